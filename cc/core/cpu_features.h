@@ -1,0 +1,33 @@
+// Which instruction sets this CPU has, and which one the kernels use.
+#ifndef DWSCONV_CORE_CPU_FEATURES_H_
+#define DWSCONV_CORE_CPU_FEATURES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dwsconv {
+
+enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+
+struct CpuFeatures {
+  bool avx2 = false;         // AVX2, FMA and F16C together
+  bool avx512 = false;       // F, BW, VL and DQ together, and the operating system saves zmm
+  bool avx512_bf16 = false;  // vdpbf16ps
+  int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; l3 as one core sees it; 0 where unknown
+  int cores = 1;                                      // this process may run on
+};
+
+const CpuFeatures& GetCpuFeatures();       // probed once
+bool IsaSupported(Isa isa);                // by this CPU
+std::vector<Isa> SupportedIsas();          // least first
+const char* IsaName(Isa isa);              // "generic", "avx2", "avx512"
+bool ParseIsa(const std::string& word, Isa* isa);
+
+// The path to use: DWSCONV_ISA if set (read on every call, so that tests can switch), else the best. Returns "" or what
+// is wrong with DWSCONV_ISA (an unknown word, or a path this CPU lacks).
+std::string ChooseIsa(Isa* isa);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CORE_CPU_FEATURES_H_

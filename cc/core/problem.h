@@ -1,0 +1,68 @@
+// One depthwise-separable (DWS) convolution, described once.
+//
+//   Z[n,p,q,cm] = mid( sum_{r,s} X[n, p*stride_h - pad_top + r*dilation_h, q*stride_w - pad_left + s*dilation_w, cm/M]
+//                      * D[r,s,cm/M,cm%M] + depthwise_bias[cm] )
+//   Y[n,p,q,k]  = out( sum_{cm} Z[n,p,q,cm] * P[cm,k] + bias[k] + residual[n,p,q,k] )
+//
+// Taps outside the input are left out of the sum (not multiplied by zero), so a NaN in the filter does not leak in from
+// the padding. All sizes are in elements and 64 bits wide; MakeProblem has checked that every product of them fits.
+#ifndef DWSCONV_CORE_PROBLEM_H_
+#define DWSCONV_CORE_PROBLEM_H_
+
+#include <cstdint>
+
+namespace dwsconv {
+
+enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+enum class Layout : int { kNHWC = 0, kNCHW = 1 };
+
+enum class ActivationKind : int {
+  kNone = 0,
+  kRelu,
+  kRelu6,
+  kHardSwish,
+  kSilu,
+  kGelu,  // exact, by erf
+  kLeakyRelu,
+  kSigmoid,
+  kTanh,
+};
+
+struct Activation {
+  ActivationKind kind = ActivationKind::kNone;
+  float alpha = 0.2f;  // slope of leaky_relu below zero; unused by the others
+};
+
+struct Problem {
+  int64_t N = 0, H = 0, W = 0;  // batch, input rows and columns
+  int64_t C = 0, M = 1, K = 0;  // input channels, depth multiplier, output channels
+  int64_t R = 0, S = 0;         // depthwise filter rows and columns
+  int64_t Ho = 0, Wo = 0;       // output rows and columns
+  int64_t stride_h = 1, stride_w = 1;
+  int64_t dilation_h = 1, dilation_w = 1;
+  int64_t pad_top = 0, pad_left = 0;  // what is past the bottom and right follows from Ho and Wo
+  DType dtype = DType::kFloat32;
+  Layout layout = Layout::kNHWC;  // of X, residual and Y
+  Activation mid, out;
+  bool has_depthwise_bias = false, has_bias = false, has_residual = false;
+
+  int64_t CM() const { return C * M; }
+  int64_t output_pixels() const { return Ho * Wo; }  // of one image
+};
+
+// What the kernels read and write: element type `Problem::dtype`, dense.
+struct ForwardBuffers {
+  const void* input = nullptr;             // [N,H,W,C] or [N,C,H,W]
+  const void* depthwise_filter = nullptr;  // [R,S,C,M]
+  const void* pointwise_filter = nullptr;  // [C*M,K]
+  const void* depthwise_bias = nullptr;    // [C*M], null without one
+  const void* bias = nullptr;              // [K], null without one
+  const void* residual = nullptr;          // as the output, null without one; may be the output's own buffer
+  void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
+};
+
+inline int64_t SizeOf(DType t) { return t == DType::kFloat32 ? 4 : 2; }
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CORE_PROBLEM_H_

@@ -1,0 +1,39 @@
+// The CPU forward pass: what the TensorFlow op and the pybind11 module call.
+#ifndef DWSCONV_CPU_FORWARD_H_
+#define DWSCONV_CPU_FORWARD_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "cc/core/cpu_features.h"
+#include "cc/core/problem.h"
+#include "cc/plan/plan.h"
+
+namespace dwsconv {
+
+// Filters and biases laid out for one ISA's kernels, in float. Immutable once made, so threads may share it.
+class PackedFilters;
+using PackedFiltersPtr = std::shared_ptr<const PackedFilters>;
+
+// The filters and biases of `buffers` (input, residual and output are not read). Null when memory is out.
+PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
+
+// Whether filters packed for one problem serve another: same R, S, C, M, K, dtype, biases and ISA.
+bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);
+int64_t PackedBytes(const PackedFilters& packed);
+
+struct ForwardOptions {
+  Isa isa = Isa::kGeneric;  // from ChooseIsa
+  int num_threads = 1;      // at most this many; from ResolveThreads
+  Variant variant = Variant::kAuto;
+};
+
+// Computes the layer. `packed` may be null: then the filters are packed for this call. Returns "" or what went wrong
+// (memory). Never throws; an empty batch returns at once.
+std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
+                    const ForwardOptions& options);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_FORWARD_H_

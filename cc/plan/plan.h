@@ -1,0 +1,43 @@
+// How one problem is cut into tasks: a pure function of the problem and the machine.
+#ifndef DWSCONV_PLAN_PLAN_H_
+#define DWSCONV_PLAN_PLAN_H_
+
+#include <cstdint>
+#include <string>
+
+#include "cc/core/cpu_features.h"
+#include "cc/core/problem.h"
+
+namespace dwsconv {
+
+// Which implementation runs. kAuto is the fused, planned kernel of the ISA; the others are the report's ladder.
+enum class Variant : int { kAuto = 0, kReference, kFused };
+
+const char* VariantName(Variant variant);  // "auto", "reference", "fused"
+bool ParseVariant(const std::string& word, Variant* variant);
+
+// What the planner needs to know of a machine and a kernel.
+struct Machine {
+  Isa isa = Isa::kGeneric;
+  int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
+  int threads = 1;
+  int vector_floats = 4;   // floats in a vector register
+  int tile_pixels = 6;     // rows of the pointwise register tile
+  int tile_channels = 8;   // columns of it
+};
+
+struct Plan {
+  int64_t block_pixels = 0;   // consecutive output pixels (of one image, row-major) in one task
+  int64_t block_channels = 0; // output channels in one task
+  int64_t tasks = 0;
+  int threads = 1;            // used, at most Machine::threads
+  int64_t scratch_floats = 0; // a thread: Z of one block, rows padded
+  int64_t z_stride = 0;       // floats from one pixel of Z to the next
+};
+
+// 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K for every problem with Ho, Wo, K > 0.
+Plan MakePlan(const Problem& problem, const Machine& machine);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_PLAN_PLAN_H_
