@@ -34,6 +34,10 @@ struct ForwardOptions {
 std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                     const ForwardOptions& options);
 
+// How often this process ran Forward on an ISA's kernels and packed filters: for tests that assert which path ran.
+int64_t ForwardCalls(Isa isa);
+int64_t PackCalls();
+
 }  // namespace dwsconv
 
 #endif  // DWSCONV_CPU_FORWARD_H_

@@ -1,0 +1,105 @@
+#include "cc/core/cpu_features.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace dwsconv {
+namespace {
+
+int AllowedCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return online > 0 ? static_cast<int>(online) : 1;
+}
+
+int64_t CacheBytes(int name) {
+  const long bytes = sysconf(name);
+  return bytes > 0 ? bytes : 0;
+}
+
+CpuFeatures Probe() {
+  CpuFeatures f;
+  f.cores = AllowedCores();
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  f.l1d_bytes = CacheBytes(_SC_LEVEL1_DCACHE_SIZE);
+  f.l2_bytes = CacheBytes(_SC_LEVEL2_CACHE_SIZE);
+  f.l3_bytes = CacheBytes(_SC_LEVEL3_CACHE_SIZE);
+#endif
+#if defined(__x86_64__)
+  // __builtin_cpu_supports also asks XGETBV whether the system saves the wide registers.
+  __builtin_cpu_init();
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+  f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+  return f;
+}
+
+}  // namespace
+
+const CpuFeatures& GetCpuFeatures() {
+  static const CpuFeatures features = Probe();
+  return features;
+}
+
+bool IsaSupported(Isa isa) {
+  switch (isa) {
+    case Isa::kGeneric: return true;
+    case Isa::kAvx2: return GetCpuFeatures().avx2;
+    case Isa::kAvx512: return GetCpuFeatures().avx512;
+  }
+  return false;
+}
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> isas;
+  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+    if (IsaSupported(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+const char* IsaName(Isa isa) {
+  switch (isa) {
+    case Isa::kGeneric: return "generic";
+    case Isa::kAvx2: return "avx2";
+    case Isa::kAvx512: return "avx512";
+  }
+  return "?";
+}
+
+bool ParseIsa(const std::string& word, Isa* isa) {
+  for (Isa known : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+    if (word == IsaName(known)) {
+      *isa = known;
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string ChooseIsa(Isa* isa) {
+  const char* forced = std::getenv("DWSCONV_ISA");
+  if (forced == nullptr || *forced == '\0') {
+    *isa = SupportedIsas().back();
+    return "";
+  }
+  if (!ParseIsa(forced, isa)) {
+    return std::string("DWSCONV_ISA is \"") + forced + "\"; it must be generic, avx2 or avx512";
+  }
+  if (!IsaSupported(*isa)) return std::string("DWSCONV_ISA is \"") + forced + "\", which this CPU lacks";
+  return "";
+}
+
+}  // namespace dwsconv
