@@ -23,6 +23,7 @@ struct Request {
   std::string depthwise_activation = "none", activation = "none";
   float depthwise_alpha = 0.2f, alpha = 0.2f;
   DType dtype = DType::kFloat32;
+  const char* input_name = "input";  // what messages call the input: the module for NumPy arrays calls it x
 };
 
 // Fills *problem and returns "", or returns what is wrong: the argument's name, what was given, what is allowed.
