@@ -1,0 +1,1 @@
+"""The tiny face detector: the network, the pictures it reads and the boxes it draws."""
