@@ -33,6 +33,7 @@ struct Plan {
   int threads = 1;            // used, at most Machine::threads
   int64_t scratch_floats = 0; // a thread: Z of one block, rows padded
   int64_t z_stride = 0;       // floats from one pixel of Z to the next
+  bool stream = false;        // Y is too large to stay in cache: write around it
 };
 
 // 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K for every problem with Ho, Wo, K > 0.

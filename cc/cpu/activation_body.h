@@ -1,0 +1,102 @@
+// Activations on one Vec. Part of a kernel's translation unit: include after a vec_<isa>.h.
+#ifndef DWSCONV_CPU_ACTIVATION_BODY_H_
+#define DWSCONV_CPU_ACTIVATION_BODY_H_
+
+#include "cc/core/problem.h"
+
+namespace dwsconv {
+namespace {
+
+// relu, relu6 and none are min(max(x, low), high): cheap enough to be always on in the kernels' stores. A NaN passes
+// through, as in TensorFlow's own relu and relu6.
+struct Clamp {
+  Vec low, high;
+};
+
+inline bool IsClamp(ActivationKind kind) {
+  return kind == ActivationKind::kNone || kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
+}
+inline Clamp MakeClamp(ActivationKind kind) {
+  const float inf = __builtin_inff();
+  const bool bounded = kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
+  return Clamp{Set1(bounded ? 0.0f : -inf), Set1(kind == ActivationKind::kRelu6 ? 6.0f : inf)};
+}
+inline Vec Apply(Vec v, const Clamp& clamp) { return MinSecondOnNan(clamp.high, MaxSecondOnNan(clamp.low, v)); }
+
+// e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, a polynomial for e^r, and 2^n in two halves so that results down to
+// the subnormals and up to infinity come out right.
+inline Vec Exp(Vec x) {
+  x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
+  const Vec n = RoundNearest(x * Set1(1.44269504088896341f));
+  Vec r = Fma(n, Set1(-0.693145751953125f), x);    // ln2 in two parts: the first has few bits, so n times it is exact
+  r = Fma(n, Set1(-1.428606820309417e-6f), r);
+  Vec p = Set1(1.0f / 5040.0f);
+  p = Fma(p, r, Set1(1.0f / 720.0f));
+  p = Fma(p, r, Set1(1.0f / 120.0f));
+  p = Fma(p, r, Set1(1.0f / 24.0f));
+  p = Fma(p, r, Set1(1.0f / 6.0f));
+  p = Fma(p, r, Set1(0.5f));
+  p = Fma(p, r, Set1(1.0f));
+  p = Fma(p, r, Set1(1.0f));
+  const Vec half = RoundNearest(n * Set1(0.5f));
+  return p * Pow2(half) * Pow2(n - half);
+}
+
+inline Vec Sigmoid(Vec x) { return Set1(1.0f) / (Set1(1.0f) + Exp(-x)); }
+
+inline Vec Tanh(Vec x) {
+  // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
+  const Vec s = x * x;
+  Vec p = Set1(-5.70498872745e-3f);
+  p = Fma(p, s, Set1(2.06390887954e-2f));
+  p = Fma(p, s, Set1(-5.37397155531e-2f));
+  p = Fma(p, s, Set1(1.33314422036e-1f));
+  p = Fma(p, s, Set1(-3.33332819422e-1f));
+  const Vec small = Fma(p * s, x, x);
+  const Vec large = Set1(1.0f) - Set1(2.0f) / (Set1(1.0f) + Exp(x + x));
+  return s < Set1(0.625f * 0.625f) ? small : large;
+}
+
+// x * Phi(x), Phi by Abramowitz & Stegun 7.1.26 for erfc (absolute error 1.5e-7). The tail is taken from erfc directly,
+// so negative x suffer no cancellation.
+inline Vec Gelu(Vec x) {
+  const Vec zero = Set1(0.0f);
+  const Vec a = (x < zero ? -x : x) * Set1(0.70710678118654752f);
+  const Vec t = Set1(1.0f) / Fma(Set1(0.3275911f), a, Set1(1.0f));
+  Vec p = Set1(1.061405429f);
+  p = Fma(p, t, Set1(-1.453152027f));
+  p = Fma(p, t, Set1(1.421413741f));
+  p = Fma(p, t, Set1(-0.284496736f));
+  p = Fma(p, t, Set1(0.254829592f));
+  const Vec half_erfc = Set1(0.5f) * p * t * Exp(-a * a);
+  return x * (x < zero ? half_erfc : Set1(1.0f) - half_erfc);
+}
+
+// Any activation, for the stores that are not hot.
+inline Vec Activate(Vec x, ActivationKind kind, float alpha) {
+  switch (kind) {
+    case ActivationKind::kNone: return x;
+    case ActivationKind::kRelu:
+    case ActivationKind::kRelu6: return Apply(x, MakeClamp(kind));
+    case ActivationKind::kHardSwish: {
+      const Vec gate = Apply(x + Set1(3.0f), MakeClamp(ActivationKind::kRelu6));
+      return x * gate * Set1(1.0f / 6.0f);
+    }
+    case ActivationKind::kSilu: return x * Sigmoid(x);
+    case ActivationKind::kGelu: return Gelu(x);
+    case ActivationKind::kLeakyRelu: return x < Set1(0.0f) ? x * Set1(alpha) : x;
+    case ActivationKind::kSigmoid: return Sigmoid(x);
+    case ActivationKind::kTanh: return Tanh(x);
+  }
+  return x;
+}
+
+// row[0:n] in place; n is a whole number of vectors.
+__attribute__((noinline)) void ActivateRow(float* row, int64_t n, Activation activation) {
+  for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), activation.kind, activation.alpha));
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_ACTIVATION_BODY_H_

@@ -1,0 +1,131 @@
+#include "cc/cpu/forward.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "cc/core/parallel.h"
+#include "cc/cpu/layout.h"
+#include "cc/cpu/packed_filters.h"
+#include "cc/cpu/scratch_pool.h"
+#include "cc/ref/reference.h"
+
+namespace dwsconv {
+namespace {
+
+std::atomic<int64_t> forward_calls[3];
+
+constexpr char kOutOfMemory[] = "out of memory for the working buffers of the depthwise-separable convolution";
+
+Machine MachineOf(const KernelTable& kernels, const ForwardOptions& options) {
+  const CpuFeatures& cpu = GetCpuFeatures();
+  Machine machine;
+  machine.isa = options.isa;
+  if (cpu.l1d_bytes > 0) machine.l1d_bytes = cpu.l1d_bytes;
+  if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
+  if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
+  machine.threads = std::max(options.num_threads, 1);
+  machine.vector_floats = kernels.vector_floats;
+  machine.tile_pixels = kernels.tile_pixels;
+  machine.tile_channels = kernels.tile_channels;
+  return machine;
+}
+
+// The fused kernel on channels-last buffers.
+std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
+                         const ForwardOptions& options) {
+  const KernelTable& kernels = Kernels(options.isa);
+  const Plan plan = MakePlan(problem, MachineOf(kernels, options));
+  Scratch scratch(plan.threads * plan.scratch_floats);
+  if (scratch.data() == nullptr) return kOutOfMemory;
+
+  const int64_t pixels = problem.output_pixels(), item = SizeOf(problem.dtype);
+  const int64_t blocks = (pixels + plan.block_pixels - 1) / plan.block_pixels;
+  const int64_t shares = (problem.K + plan.block_channels - 1) / plan.block_channels;
+  const int64_t line = 64 / static_cast<int64_t>(sizeof(float));
+  const bool stream =
+      plan.stream && problem.K % line == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
+  ParallelFor(plan.threads, plan.tasks, [&](int64_t task, int worker) {
+    const int64_t share = task % shares, block = task / shares % blocks, n = task / shares / blocks;
+    float* z = scratch.data() + worker * plan.scratch_floats;
+
+    DepthwiseArgs depthwise;
+    depthwise.problem = &problem;
+    depthwise.image = static_cast<const char*>(buffers.input) + n * problem.H * problem.W * problem.C * item;
+    depthwise.filter = packed.depthwise();
+    depthwise.bias = packed.depthwise_bias();
+    depthwise.channel_stride = packed.channel_stride();
+    depthwise.first_pixel = block * plan.block_pixels;
+    depthwise.pixels = std::min(plan.block_pixels, pixels - depthwise.first_pixel);
+    depthwise.z = z;
+    depthwise.z_stride = plan.z_stride;
+    kernels.depthwise[static_cast<int>(problem.dtype)](depthwise);
+
+    const int64_t at = (n * pixels + depthwise.first_pixel) * problem.K * item;
+    PointwiseArgs pointwise;
+    pointwise.z = z;
+    pointwise.z_stride = plan.z_stride;
+    pointwise.pixels = depthwise.pixels;
+    pointwise.cm = problem.CM();
+    pointwise.panels = packed.panels();
+    pointwise.bias = packed.bias();
+    pointwise.k_begin = share * plan.block_channels;
+    pointwise.k_end = std::min(problem.K, pointwise.k_begin + plan.block_channels);
+    pointwise.K = problem.K;
+    pointwise.residual = buffers.residual ? static_cast<const char*>(buffers.residual) + at : nullptr;
+    pointwise.y = static_cast<char*>(buffers.output) + at;
+    pointwise.dtype = problem.dtype;
+    pointwise.activation = problem.out;
+    pointwise.stream = stream;
+    kernels.pointwise(pointwise);
+  });
+  return "";
+}
+
+// Channels-first: the same kernel between two transpositions.
+std::string ForwardChannelsFirst(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
+                                 const ForwardOptions& options) {
+  const int64_t item = SizeOf(problem.dtype), pixels = problem.output_pixels();
+  const int64_t y_bytes = problem.N * pixels * problem.K * item;
+  AlignedBuffer<char> x = AllocateAligned<char>(problem.N * problem.H * problem.W * problem.C * item);
+  AlignedBuffer<char> y = AllocateAligned<char>(y_bytes);
+  AlignedBuffer<char> residual = AllocateAligned<char>(problem.has_residual ? y_bytes : 0);
+  if (!x || !y || !residual) return kOutOfMemory;
+  const int threads = options.num_threads;
+  TransposeMatrices(buffers.input, x.get(), problem.N, problem.C, problem.H * problem.W, item, threads);
+  if (buffers.residual) TransposeMatrices(buffers.residual, residual.get(), problem.N, problem.K, pixels, item, threads);
+
+  Problem inner = problem;
+  inner.layout = Layout::kNHWC;
+  ForwardBuffers inside = buffers;
+  inside.input = x.get();
+  inside.residual = buffers.residual ? residual.get() : nullptr;
+  inside.output = y.get();
+  const std::string wrong = ForwardFused(inner, inside, packed, options);
+  if (!wrong.empty()) return wrong;
+  TransposeMatrices(y.get(), buffers.output, problem.N, pixels, problem.K, item, threads);
+  return "";
+}
+
+}  // namespace
+
+std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
+                    const ForwardOptions& options) {
+  if (problem.N == 0 || problem.output_pixels() == 0) return "";
+  if (options.variant == Variant::kReference) {
+    ForwardReference(problem, buffers, options.num_threads);
+    return "";
+  }
+  forward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
+  PackedFiltersPtr own;
+  if (packed == nullptr || !packed->Serves(problem, options.isa)) {
+    own = PackFilters(problem, options.isa, buffers);
+    if (!own) return kOutOfMemory;
+    packed = own.get();
+  }
+  return problem.layout == Layout::kNHWC ? ForwardFused(problem, buffers, *packed, options)
+                                         : ForwardChannelsFirst(problem, buffers, *packed, options);
+}
+
+int64_t ForwardCalls(Isa isa) { return forward_calls[static_cast<int>(isa)].load(std::memory_order_relaxed); }
+
+}  // namespace dwsconv

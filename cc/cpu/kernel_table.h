@@ -1,0 +1,60 @@
+// What one instruction set offers. Each ISA is one translation unit (kernels_<isa>.cc) compiled with its own flags; all
+// it exports is its table. Such a unit must not emit code that others could link to: no STL, no OpenMP, nothing inline
+// with external linkage, or the linker may keep the AVX-512 copy of a function for everyone (a test over nm holds it).
+// A kernel computes one tile on one thread.
+#ifndef DWSCONV_CPU_KERNEL_TABLE_H_
+#define DWSCONV_CPU_KERNEL_TABLE_H_
+
+#include <cstdint>
+
+#include "cc/core/problem.h"
+
+namespace dwsconv {
+
+// Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, in float, activation applied.
+struct DepthwiseArgs {
+  const Problem* problem;
+  const void* image;         // [H,W,C] of Problem::dtype
+  const float* filter;       // [M][R*S][channel_stride]: the sub-filter of multiplier m, channels past C zero
+  const float* bias;         // [M][channel_stride], zeros without a bias
+  int64_t channel_stride;    // C rounded up to whole vectors
+  int64_t first_pixel;
+  int64_t pixels;
+  float* z;                  // [pixels][z_stride]; channel (c, m) is at m*C + c. Up to a vector past C*M is overwritten
+  int64_t z_stride;
+};
+
+// Pointwise half: Y[:, k_begin:k_end] of the same pixels.
+struct PointwiseArgs {
+  const float* z;            // [pixels][z_stride]
+  int64_t z_stride;
+  int64_t pixels;
+  int64_t cm;                // C*M, in Z's channel order
+  const float* panels;       // [ceil(K/tile_channels)][cm][tile_channels], channels past K zero
+  const float* bias;         // [K rounded up to tile_channels], zeros without a bias
+  int64_t k_begin, k_end;    // k_begin is a multiple of tile_channels
+  int64_t K;                 // row stride of residual and y
+  const void* residual;      // of Problem::dtype, first pixel, channel 0; null without one
+  void* y;                   // likewise
+  DType dtype;
+  Activation activation;
+  bool stream;               // write around the caches (float only, y aligned to a cache line, K whole vectors)
+};
+
+struct KernelTable {
+  int vector_floats;
+  int tile_pixels;
+  int tile_channels;
+  void (*depthwise[3])(const DepthwiseArgs& args);  // by DType
+  void (*pointwise)(const PointwiseArgs& args);
+};
+
+const KernelTable& KernelsGeneric();
+#if defined(__x86_64__)
+const KernelTable& KernelsAvx2();
+const KernelTable& KernelsAvx512();
+#endif
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNEL_TABLE_H_

@@ -1,0 +1,150 @@
+// The pointwise half of a tile: Z times packed panels of P to Y. Part of a kernel's translation unit.
+//
+// The register tile is kTilePixels x (kTileVectors vectors): per step of the sum, the filter's vectors are loaded once
+// and each pixel's value is broadcast once. The sum runs over all of C*M in one go, in order, so Y's bits depend on
+// neither the block nor the tile a pixel fell into.
+#ifndef DWSCONV_CPU_POINTWISE_BODY_H_
+#define DWSCONV_CPU_POINTWISE_BODY_H_
+
+#include "cc/cpu/kernel_table.h"
+
+namespace dwsconv {
+namespace {
+
+constexpr int kTileChannels = kTileVectors * kV;
+
+// acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
+// + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop.
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void MultiplyTile(const float* z, int64_t z_stride, int64_t cm, const float* panel,
+                                                        Vec (&acc)[kRows][kVectors]) {
+  constexpr int kBases = (kRows + 2) / 3;
+  const float* base[kBases];
+#pragma GCC unroll 8
+  for (int b = 0; b < kBases; ++b) base[b] = z + 3 * b * z_stride;
+#pragma GCC unroll 4
+  for (int64_t c = 0; c < cm; ++c) {
+    Vec f[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) f[v] = Load(panel + c * kTileChannels + v * kV);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const Vec x = Set1(base[i / 3][(i % 3) * z_stride + c]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = Fma(x, f[v], acc[i][v]);
+    }
+  }
+}
+
+// What a tile's end needs besides its sums.
+struct TileEnd {
+  const float* bias;
+  int64_t k, lanes;          // first output channel, how many of them are wanted (1 .. kTileChannels)
+  Clamp clamp;
+};
+
+// One row of sums in a buffer to Y: the path of 16-bit types and of activations that are not clamps.
+template <typename T>
+inline void FinishRow(const PointwiseArgs& a, const float* sums, int64_t pixel, int64_t k, int64_t lanes) {
+  const T* residual = a.residual ? static_cast<const T*>(a.residual) + pixel * a.K + k : nullptr;
+  T* y = static_cast<T*>(a.y) + pixel * a.K + k;
+  for (int64_t i = 0; i < lanes; i += kV) {
+    const int64_t n = lanes - i;
+    Vec v = Load(sums + i);
+    if (residual) v = v + (n >= kV ? Load(residual + i) : LoadN(residual + i, n));
+    v = Activate(v, a.activation.kind, a.activation.alpha);
+    if (n >= kV) {
+      Store(y + i, v);
+    } else {
+      StoreN(y + i, v, n);
+    }
+  }
+}
+
+template <int kRows, int kVectors>
+void Tile(const PointwiseArgs& a, const TileEnd& end, const float* z, const float* panel, int64_t pixel) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
+  MultiplyTile<kRows, kVectors>(z, a.z_stride, a.cm, panel, acc);
+
+  if (a.dtype == DType::kFloat32 && IsClamp(a.activation.kind)) {
+    const float* residual = static_cast<const float*>(a.residual);
+    float* y = static_cast<float*>(a.y) + pixel * a.K + end.k;
+    if (residual) residual += pixel * a.K + end.k;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = i * a.K + v * kV, n = end.lanes - v * kV;
+        Vec value = acc[i][v];
+        if (n >= kV) {
+          if (residual) value = value + Load(residual + at);
+          value = Apply(value, end.clamp);
+          if (a.stream) {
+            Stream(y + at, value);
+          } else {
+            Store(y + at, value);
+          }
+        } else if (n > 0) {
+          if (residual) value = value + LoadN(residual + at, n);
+          StoreN(y + at, Apply(value, end.clamp), n);
+        }
+      }
+    }
+    return;
+  }
+  float sums[kRows][kVectors * kV];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Store(&sums[i][v * kV], acc[i][v]);
+  for (int i = 0; i < kRows; ++i) {
+    switch (a.dtype) {
+      case DType::kFloat32: FinishRow<float>(a, sums[i], pixel + i, end.k, end.lanes); break;
+      case DType::kBFloat16: FinishRow<BFloat16>(a, sums[i], pixel + i, end.k, end.lanes); break;
+      case DType::kFloat16: FinishRow<Float16>(a, sums[i], pixel + i, end.k, end.lanes); break;
+    }
+  }
+}
+
+// Rows given at run time to the tile compiled for that many.
+template <int kRows, int kVectors>
+inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const float* z, const float* panel,
+                       int64_t pixel) {
+  if (rows == kRows) {
+    Tile<kRows, kVectors>(a, end, z, panel, pixel);
+  } else if constexpr (kRows > 1) {
+    TileOfRows<kRows - 1, kVectors>(rows, a, end, z, panel, pixel);
+  }
+}
+
+void Pointwise(const PointwiseArgs& a) {
+  // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
+  const int64_t groups = CeilDiv(a.pixels, kTilePixels);
+  TileEnd end;
+  end.clamp = MakeClamp(a.activation.kind);
+  // A panel stays in the nearest cache while all the block's pixels pass by.
+  for (end.k = a.k_begin; end.k < a.k_end; end.k += kTileChannels) {
+    end.lanes = Min(kTileChannels, a.k_end - end.k);
+    end.bias = a.bias + end.k;
+    const float* panel = a.panels + end.k * a.cm;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
+      const float* z = a.z + pixel * a.z_stride;
+      if (end.lanes > kV) {
+        TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel);
+      } else {
+        TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel);
+      }
+    }
+  }
+  if (a.stream) StreamFence();
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_POINTWISE_BODY_H_

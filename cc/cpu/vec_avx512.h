@@ -1,0 +1,80 @@
+// The vector primitives of kernel bodies, for AVX-512 (F, BW, VL, DQ). Included by kernels_avx512.cc alone.
+#ifndef DWSCONV_CPU_VEC_AVX512_H_
+#define DWSCONV_CPU_VEC_AVX512_H_
+
+// GCC's own header leaves the pass-through operand of unmasked intrinsics uninitialised on purpose, and warns of it
+// wherever they are inlined (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cc/core/half.h"
+
+namespace dwsconv {
+namespace {
+
+constexpr int kV = 16;             // floats in a Vec
+constexpr int kTilePixels = 14;    // 14 x 32: 28 accumulators, 2 filter vectors, 2 broadcasts
+constexpr int kTileVectors = 2;
+constexpr int kDepthwisePixels = 8;
+
+using Vec = __m512;
+using IntVec = __m512i;
+
+inline Vec Set1(float v) { return _mm512_set1_ps(v); }
+inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// Where b is NaN the result is b: the value goes second, the bound first.
+inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// 2^n for whole n in [-126, 127].
+inline Vec Pow2(Vec n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec Load(const BFloat16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline Vec Load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+
+// The first n (below kV) lanes; the others are zero and their memory is not touched.
+inline Vec LoadN(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
+inline Vec LoadN(const BFloat16* p, int64_t n) {
+  const __m256i half = _mm256_maskz_loadu_epi16(FirstLanes(n), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline Vec LoadN(const Float16* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p)); }
+
+// Round to nearest even; NaN stays NaN. The integer form is used rather than vcvtneps2bf16, which needs AVX512_BF16
+// and flushes subnormals.
+inline __m256i ToBFloat16(Vec v) {
+  const __m512i u = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  return _mm512_cvtepi32_epi16(r);
+}
+inline __m256i ToFloat16(Vec v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+inline void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline void Store(BFloat16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ToBFloat16(v)); }
+inline void Store(Float16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ToFloat16(v)); }
+inline void StoreN(float* p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
+inline void StoreN(BFloat16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToBFloat16(v)); }
+inline void StoreN(Float16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToFloat16(v)); }
+inline void Stream(float* p, Vec v) { _mm512_stream_ps(p, v); }
+inline void StreamFence() { _mm_sfence(); }
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_VEC_AVX512_H_

@@ -1,0 +1,86 @@
+#include "cc/ref/reference.h"
+
+#include <cmath>
+#include <vector>
+
+#include "cc/core/half.h"
+#include "cc/core/parallel.h"
+
+namespace dwsconv {
+namespace {
+
+double Activate(double x, Activation activation) {
+  switch (activation.kind) {
+    case ActivationKind::kNone: return x;
+    case ActivationKind::kRelu: return x < 0 ? 0 : x;  // this way round a NaN stays one
+    case ActivationKind::kRelu6: return x < 0 ? 0 : (x > 6 ? 6 : x);
+    case ActivationKind::kHardSwish: {
+      const double gate = x + 3 < 0 ? 0 : (x + 3 > 6 ? 6 : x + 3);
+      return x * gate / 6;
+    }
+    case ActivationKind::kSilu: return x / (1 + std::exp(-x));
+    case ActivationKind::kGelu: return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
+    case ActivationKind::kLeakyRelu: return x < 0 ? x * activation.alpha : x;
+    case ActivationKind::kSigmoid: return 1 / (1 + std::exp(-x));
+    case ActivationKind::kTanh: return std::tanh(x);
+  }
+  return x;
+}
+
+// Offset of element (n, h, w, c) in a [N,H,W,C] or [N,C,H,W] tensor.
+int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_t h, int64_t w, int64_t c) {
+  return layout == Layout::kNHWC ? ((n * H + h) * W + w) * C + c : ((n * C + c) * H + h) * W + w;
+}
+
+template <typename T>
+void Run(const Problem& p, const ForwardBuffers& b, int threads) {
+  const T* X = static_cast<const T*>(b.input);
+  const T* D = static_cast<const T*>(b.depthwise_filter);
+  const T* P = static_cast<const T*>(b.pointwise_filter);
+  const T* depthwise_bias = static_cast<const T*>(b.depthwise_bias);
+  const T* bias = static_cast<const T*>(b.bias);
+  const T* residual = static_cast<const T*>(b.residual);
+  T* Y = static_cast<T*>(b.output);
+  const int64_t CM = p.CM();
+  ParallelFor(threads, p.N * p.Ho, [&](int64_t task, int) {
+    const int64_t n = task / p.Ho, ho = task % p.Ho;
+    std::vector<double> z(CM);
+    for (int64_t wo = 0; wo < p.Wo; ++wo) {
+      for (int64_t cm = 0; cm < CM; ++cm) {
+        double sum = 0;
+        for (int64_t r = 0; r < p.R; ++r) {
+          const int64_t h = ho * p.stride_h - p.pad_top + r * p.dilation_h;
+          if (h < 0 || h >= p.H) continue;
+          for (int64_t s = 0; s < p.S; ++s) {
+            const int64_t w = wo * p.stride_w - p.pad_left + s * p.dilation_w;
+            if (w < 0 || w >= p.W) continue;
+            sum += static_cast<double>(ToFloat(X[Offset(p.layout, p.H, p.W, p.C, n, h, w, cm / p.M)])) *
+                   ToFloat(D[(r * p.S + s) * CM + cm]);
+          }
+        }
+        if (depthwise_bias) sum += ToFloat(depthwise_bias[cm]);
+        z[cm] = Activate(sum, p.mid);
+      }
+      for (int64_t k = 0; k < p.K; ++k) {
+        double sum = 0;
+        for (int64_t cm = 0; cm < CM; ++cm) sum += z[cm] * ToFloat(P[cm * p.K + k]);
+        const int64_t at = Offset(p.layout, p.Ho, p.Wo, p.K, n, ho, wo, k);
+        if (bias) sum += ToFloat(bias[k]);
+        if (residual) sum += ToFloat(residual[at]);
+        Y[at] = FromFloat<T>(static_cast<float>(Activate(sum, p.out)));
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void ForwardReference(const Problem& problem, const ForwardBuffers& buffers, int threads) {
+  switch (problem.dtype) {
+    case DType::kFloat32: Run<float>(problem, buffers, threads); break;
+    case DType::kBFloat16: Run<BFloat16>(problem, buffers, threads); break;
+    case DType::kFloat16: Run<Float16>(problem, buffers, threads); break;
+  }
+}
+
+}  // namespace dwsconv
