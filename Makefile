@@ -1,0 +1,68 @@
+# Each target does what it needs first, on a bare Debian machine as root: `make help` lists them.
+
+PYTHON ?= python3
+export PYTHON
+VENV := .venv/bin
+SOURCES := cc examples python_tests tf_dwsconv tools setup.py
+CPP = $(shell git ls-files --cached --others --exclude-standard 'cc/*.cc' 'cc/*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build test demo lint format wheel bench cuda asan clean distclean
+
+help:
+	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
+	@echo "make build   the libraries (Bazel), copied into tf_dwsconv/"
+	@echo "make test    all tests"
+	@echo "make demo    the face detector, with stock layers and with ours"
+	@echo "make bench   the benchmarks of examples/"
+	@echo "make lint    ruff and clang-format; make format applies them"
+	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
+	@echo "make asan    the tests of the op under AddressSanitizer"
+	@echo "make cuda    the GPU library (not there yet)"
+	@echo "make clean   removes what was built; make distclean also .venv"
+
+venv: .venv/ready
+
+.venv/ready: pyproject.toml
+	@tools/venv.sh
+
+build: venv
+	@tools/build.sh
+
+test: build
+	$(VENV)/pytest $(ARGS)
+
+demo: build
+	$(VENV)/python examples/detect_faces.py $(ARGS)
+
+bench: build
+	@set -e; for program in examples/benchmark*.py; do \
+	  [ -e "$$program" ] || { echo "error: there is no examples/benchmark*.py" >&2; exit 1; }; \
+	  echo ">> $$program"; $(VENV)/python "$$program" $(ARGS); done
+
+lint: venv
+	$(VENV)/ruff check $(wildcard $(SOURCES))
+	$(VENV)/ruff format --check $(wildcard $(SOURCES))
+	$(VENV)/clang-format --dry-run -Werror $(CPP)
+
+format: venv
+	$(VENV)/ruff check --fix $(wildcard $(SOURCES))
+	$(VENV)/ruff format $(wildcard $(SOURCES))
+	$(VENV)/clang-format -i $(CPP)
+
+wheel: build
+	@tools/wheel.sh
+
+asan: venv
+	@tools/asan.sh
+
+cuda:
+	@echo "error: there is no GPU code yet. cuda/README.md says what will live there and how it will be built." >&2
+	@exit 1
+
+clean:
+	@if [ -e .bazel ]; then $${BAZEL:-bazel} clean; fi
+	rm -rf .bazel build dist tf_dwsconv.egg-info tf_dwsconv/*.so tf_dwsconv/_build_info.json
+
+distclean: clean
+	rm -rf .venv .venv.lock

@@ -1,0 +1,46 @@
+"""Compiler flags of our own code, by what a room may do. Those for everything are in .bazelrc."""
+
+# Both libraries may be loaded into one process, each with its own copy of the core: hidden symbols keep either from
+# binding to the other's. cc/tf does without: TensorFlow identifies types by the address of statics in its inline
+# functions, which must stay visible (third_party/exports_ops.lds hides our names there).
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+]
+
+CORE = WARNINGS + ["-fvisibility=hidden"]
+
+# Kernels have few scalar registers to spare, and no buffers a canary would guard.
+_KERNEL = CORE + [
+    "-fomit-frame-pointer",
+    "-fno-stack-protector",
+]
+
+# A baseline of the architecture (x86-64: SSE2) unless the file's name says otherwise.
+ISA_COPTS = {
+    "generic": _KERNEL,
+    "avx2": _KERNEL + [
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+    ],
+    "avx512": _KERNEL + [
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+    ],
+    "avx512bf16": _KERNEL + [
+        "-mavx2",
+        "-mfma",
+        "-mf16c",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512bf16",
+    ],
+}

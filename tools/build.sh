@@ -1,0 +1,39 @@
+#!/bin/bash
+# tools/build.sh [asan]: builds both libraries with Bazel and copies them, where they changed, into tf_dwsconv/ (asan:
+# build/asan/tf_dwsconv/), next to a record of what they were built with and for.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command -v g++ >/dev/null || tools/apt_install.sh "g++" g++
+bazel=${BAZEL:-bazel}
+command -v "$bazel" >/dev/null || tools/apt_install.sh "Bazel" \
+  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib
+
+export DWSCONV_PYTHON=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
+# What the repository rules of third_party/ would answer differently for.
+DWSCONV_STAMP=$("$DWSCONV_PYTHON" -c '
+import sys
+from importlib.metadata import version
+print(sys.version.split()[0], version("tensorflow"), version("pybind11"))')
+export DWSCONV_STAMP
+
+flags=()
+bin=.bazel/bin
+package=tf_dwsconv
+if [[ ${1:-} == asan ]]; then
+  flags+=(--config=asan)
+  bin=.bazel/asan-bin
+  package=build/asan/tf_dwsconv
+fi
+"$bazel" build "${flags[@]}" //:_native.so //:_dwsconv_ops.so
+
+mkdir -p "$package"
+for library in _native.so _dwsconv_ops.so; do
+  if ! cmp -s "$bin/$library" "$package/$library"; then
+    # A process that has the old file mapped keeps it: the new one gets a name of its own until it is whole.
+    install -m 755 "$bin/$library" "$package/$library.new"
+    mv -f "$package/$library.new" "$package/$library"
+    echo ">> new: $package/$library"
+  fi
+done
+"$DWSCONV_PYTHON" tools/write_build_info.py "$bin" "$package"
