@@ -10,6 +10,7 @@ the ratio holds on a machine that is not quiet; the times of two runs do not com
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -19,9 +20,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from timing import time_in_turn
 
 import tf_dwsconv
-from timing import time_in_turn
 
 LAYERS = {"stock": keras.layers.SeparableConv2D, "ours": tf_dwsconv.DepthwiseSepConv2D}
 MOBILENET_V1 = (
@@ -66,7 +67,7 @@ def flops(shape: tuple[int, ...], filters: int, kernel: int, strides: int) -> in
 
 
 def forward_step(layer: keras.layers.Layer) -> tf.types.experimental.PolymorphicFunction:
-    return tf.function(lambda x: layer(x), jit_compile=False)
+    return tf.function(layer, jit_compile=False)
 
 
 def training_step(layer: keras.layers.Layer) -> tf.types.experimental.PolymorphicFunction:
@@ -106,9 +107,11 @@ def run_row(shape: tuple[int, ...], filters: int, names: list[str]) -> tuple[dic
     if _TRAIN.value:
         output_shape = first.compute_output_shape(x.shape)
         gradient = tf.cast(random.standard_normal(output_shape, np.float32), dtype)
-        calls = {name: lambda step=training_step(layer): step(x, gradient) for name, layer in layers.items()}
+        arguments = (x, gradient)
     else:
-        calls = {name: lambda step=forward_step(layer): step(x) for name, layer in layers.items()}
+        arguments = (x,)
+    steps = {name: (training_step if _TRAIN.value else forward_step)(layer) for name, layer in layers.items()}
+    calls = {name: functools.partial(step, *arguments) for name, step in steps.items()}
     results = [call() for call in calls.values()]
     worst = largest_relative_difference(results) if len(results) == 2 else 0.0
     del results

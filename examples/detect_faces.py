@@ -12,6 +12,7 @@ any box or score differs by more than 1e-4, and with 2 if a picture cannot be re
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -77,9 +78,8 @@ def run_in_new_process(folder: Path, images: list[np.ndarray], size: int, thresh
         pixels = Path(scratch) / "pixels.npy"
         np.save(pixels, np.stack([square for square, _ in fitted]))
         serve = Path(__file__).parent / "face_detector" / "serve.py"
-        done = subprocess.run(
-            [sys.executable, str(serve), str(folder), str(pixels), repr(threshold)], capture_output=True, text=True
-        )
+        command = [sys.executable, str(serve), str(folder), str(pixels), repr(threshold)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the SavedModel does not run in a new process:\n{done.stderr}")
     found = json.loads(done.stdout.splitlines()[-1])
@@ -137,8 +137,7 @@ def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> Non
     from timing import time_in_turn
 
     pixels = tf.constant(pictures.fit_square(image, size)[0][None])
-    compiled = {name: tf.function(model) for name, model in models.items()}
-    forward = {name: lambda run=run: run(pixels, training=False) for name, run in compiled.items()}
+    forward = {name: functools.partial(tf.function(model), pixels, training=False) for name, model in models.items()}
     taken = time_in_turn(forward, repeat)
     print(f"\nMilliseconds an image (network alone, batch 1, median of {repeat} runs taken in turn)")
     for name, milliseconds in taken.items():

@@ -12,7 +12,8 @@ import tensorflow as tf
 def time_in_turn(functions: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
     """Times each function after a warm-up.
 
-    One call of each is taken in turn, so that a slow moment of the machine does not fall on one of them alone.
+    One call of each is taken in turn, so that a slow moment of the machine does not fall on one of them alone, and the
+    order turns round every time, as what ran before leaves its traces in caches and clocks.
 
     Args:
         functions: callables without arguments that run TensorFlow ops, by name.
@@ -25,11 +26,13 @@ def time_in_turn(functions: dict[str, Callable[[], object]], repeat: int) -> dic
         for function in functions.values():
             function()
     taken = {name: [] for name in functions}
+    order = list(functions)
     for _ in range(repeat):
-        for name, function in functions.items():
+        order.reverse()
+        for name in order:
             tf.test.experimental.sync_devices()
             start = time.perf_counter()
-            function()
+            functions[name]()
             tf.test.experimental.sync_devices()  # GPUs run behind; the CPU has ended already
             taken[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(times) for name, times in taken.items()}

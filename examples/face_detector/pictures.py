@@ -1,5 +1,7 @@
-"""Pictures in and pictures out: decoding, fitting to the network's square, drawing boxes. No TensorFlow here, so that a
-wrong file name is reported before a second is spent on importing it."""
+"""Pictures in and pictures out: decoding, fitting to the network's square, drawing boxes.
+
+No TensorFlow here, so that a wrong file name is reported before a second is spent on importing it.
+"""
 
 from __future__ import annotations
 
