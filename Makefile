@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
-SOURCES := cc examples python_tests tf_dwsconv tools setup.py
+SOURCES := examples python_tests tf_dwsconv tools setup.py
 CPP = $(shell git ls-files --cached --others --exclude-standard 'cc/*.cc' 'cc/*.h')
 
 .DEFAULT_GOAL := help

@@ -1,0 +1,53 @@
+#!/bin/bash
+# tools/asan.sh [PYTEST ARGUMENTS]: the tests of the op and of the NumPy module, with both libraries built by
+# AddressSanitizer, in build/asan/. TensorFlow is the stock wheel, so the sanitizer's runtime is preloaded.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+
+tools/build.sh asan
+
+# A package of links to the Python files, with the sanitized libraries in place of the others.
+package=build/asan/tf_dwsconv
+find "$package" -type l -delete
+for file in tf_dwsconv/*; do
+  case $file in
+    *.so | *_build_info.json | *__pycache__) ;;
+    *) ln -s "$root/$file" "$package/" ;;
+  esac
+done
+for library in "$package"/*.so; do
+  if ! nm -D "$library" | grep -q __asan_init; then
+    echo "error: $library was built without AddressSanitizer" >&2
+    exit 1
+  fi
+done
+
+tests=("$@")
+if [[ ${#tests[@]} == 0 ]]; then
+  shopt -s nullglob
+  tests=(python_tests/test_op*.py python_tests/test_bad_input*.py python_tests/test_native*.py)
+  shopt -u nullglob
+  if [[ ${#tests[@]} == 0 ]]; then
+    echo "error: there are no tests of the op" >&2
+    exit 1
+  fi
+fi
+
+# Reports go to files: a test that runs a call in a process of its own, or expects an error, would swallow them.
+# TensorFlow and Python keep memory until the process ends, so leaks are not looked for.
+rm -f build/asan/report*
+runtime=$(g++ -print-file-name=libasan.so)
+status=0
+env LD_PRELOAD="$(realpath "$runtime")" PYTHONPATH="$root/build/asan" \
+  ASAN_OPTIONS="detect_leaks=0:exitcode=99:log_path=$root/build/asan/report" \
+  .venv/bin/pytest -p no:cacheprovider "${tests[@]}" || status=$?
+
+for report in build/asan/report*; do
+  if [[ -e $report ]]; then
+    cat "$report" >&2
+    status=99
+  fi
+done
+if [[ $status == 0 ]]; then echo ">> AddressSanitizer has nothing to report"; fi
+exit "$status"
