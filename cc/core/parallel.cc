@@ -1,7 +1,6 @@
 #include "cc/core/parallel.h"
 
 #include <omp.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,24 +10,34 @@
 
 namespace dwsconv {
 
-void ParallelFor(int threads, int64_t tasks, const TaskBody& body) {
+void ParallelForRuns(int threads, int64_t tasks, const RunBody& body) {
   if (tasks <= 0) return;
   threads = static_cast<int>(std::min<int64_t>(threads, tasks));
   if (threads <= 1) {
-    for (int64_t t = 0; t < tasks; ++t) body(t, 0);
+    body(0, tasks, 0);
     return;
   }
-  // A counter of our own instead of schedule(dynamic): when the runtime gives fewer threads than asked for (nested
+  // A counter of our own instead of schedule(guided): when the runtime gives fewer threads than asked for (nested
   // regions, limits), the same code still runs every task.
   std::atomic<int64_t> next{0};
 #pragma omp parallel num_threads(threads)
   {
     const int worker = omp_get_thread_num();
-    for (int64_t t = next.fetch_add(1, std::memory_order_relaxed); t < tasks;
-         t = next.fetch_add(1, std::memory_order_relaxed)) {
-      body(t, worker);
+    int64_t begin = next.load(std::memory_order_relaxed);
+    while (begin < tasks) {
+      const int64_t run = std::max<int64_t>(1, (tasks - begin) / (2 * threads));
+      if (next.compare_exchange_weak(begin, begin + run, std::memory_order_relaxed)) {
+        body(begin, begin + run, worker);
+        begin = next.load(std::memory_order_relaxed);
+      }
     }
   }
+}
+
+void ParallelFor(int threads, int64_t tasks, const TaskBody& body) {
+  ParallelForRuns(threads, tasks, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t t = begin; t < end; ++t) body(t, worker);
+  });
 }
 
 int ResolveThreads(int requested) {

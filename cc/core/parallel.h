@@ -14,6 +14,11 @@ using TaskBody = std::function<void(int64_t task, int worker)>;
 // Runs all tasks and returns when the last has ended. threads >= 1; one thread (or one task) runs in the caller.
 void ParallelFor(int threads, int64_t tasks, const TaskBody& body);
 
+// The same, a run of consecutive tasks [begin, end) at a time: long runs first, so that a worker can look ahead to its
+// next task, single tasks last, so that all end together.
+using RunBody = std::function<void(int64_t begin, int64_t end, int worker)>;
+void ParallelForRuns(int threads, int64_t tasks, const RunBody& body);
+
 // How many threads to use: `requested` if positive, else DWSCONV_NUM_THREADS, else the cores this process may run on.
 int ResolveThreads(int requested);
 

@@ -44,13 +44,20 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
   const int64_t line = 64 / static_cast<int64_t>(sizeof(float));
   const bool stream =
       plan.stream && problem.K % line == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
-  ParallelFor(plan.threads, plan.tasks, [&](int64_t task, int worker) {
+  const int64_t row_bytes = problem.W * problem.C * item, image_bytes = problem.H * row_bytes;
+  // Offset of the first byte of X past what output pixels [0, end) of an image read.
+  const auto bytes_read = [&](int64_t end) {
+    const int64_t last = (end - 1) / problem.Wo * problem.stride_h - problem.pad_top + (problem.R - 1) * problem.dilation_h;
+    return std::clamp<int64_t>(last + 1, 0, problem.H) * row_bytes;
+  };
+  const auto run_task = [&](int64_t task, bool last, int worker) {
     const int64_t share = task % shares, block = task / shares % blocks, n = task / shares / blocks;
     float* z = scratch.data() + worker * plan.scratch_floats;
+    const char* image = static_cast<const char*>(buffers.input) + n * image_bytes;
 
     DepthwiseArgs depthwise;
     depthwise.problem = &problem;
-    depthwise.image = static_cast<const char*>(buffers.input) + n * problem.H * problem.W * problem.C * item;
+    depthwise.image = image;
     depthwise.filter = packed.depthwise();
     depthwise.bias = packed.depthwise_bias();
     depthwise.channel_stride = packed.channel_stride();
@@ -76,7 +83,21 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
     pointwise.dtype = problem.dtype;
     pointwise.activation = problem.out;
     pointwise.stream = stream;
+    pointwise.ahead = nullptr;
+    pointwise.ahead_bytes = 0;
+    if (!last && shares == 1) {
+      // The rows of X that the next task is the first to read.
+      const int64_t done = depthwise.first_pixel + depthwise.pixels;
+      const int64_t begin = block + 1 < blocks ? bytes_read(done) : image_bytes;
+      const int64_t end = block + 1 < blocks ? bytes_read(std::min(done + plan.block_pixels, pixels))
+                                             : image_bytes + bytes_read(std::min(plan.block_pixels, pixels));
+      pointwise.ahead = image + begin;
+      pointwise.ahead_bytes = end - begin;
+    }
     kernels.pointwise(pointwise);
+  };
+  ParallelForRuns(plan.threads, plan.tasks, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t task = begin; task < end; ++task) run_task(task, task + 1 == end, worker);
   });
   return "";
 }

@@ -38,6 +38,8 @@ struct PointwiseArgs {
   void* y;                   // likewise
   DType dtype;
   Activation activation;
+  const char* ahead;         // memory the caller will read next: fetched into L2 between tiles
+  int64_t ahead_bytes;
   bool stream;               // write around the caches (float only, y aligned to a cache line, K whole vectors)
 };
 

@@ -11,6 +11,7 @@
 namespace dwsconv {
 namespace {
 
+constexpr int64_t kCacheLine = 64;
 constexpr int kTileChannels = kTileVectors * kV;
 
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
@@ -124,6 +125,10 @@ inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end,
 void Pointwise(const PointwiseArgs& a) {
   // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
   const int64_t groups = CeilDiv(a.pixels, kTilePixels);
+  // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over them.
+  const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
+  const int64_t ahead_step = CeilDiv(CeilDiv(a.ahead_bytes, kCacheLine), tiles) * kCacheLine;
+  int64_t ahead = 0;
   TileEnd end;
   end.clamp = MakeClamp(a.activation.kind);
   // A panel stays in the nearest cache while all the block's pixels pass by.
@@ -134,6 +139,9 @@ void Pointwise(const PointwiseArgs& a) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
       const float* z = a.z + pixel * a.z_stride;
+      for (const int64_t stop = Min(ahead + ahead_step, a.ahead_bytes); ahead < stop; ahead += kCacheLine) {
+        __builtin_prefetch(a.ahead + ahead, 0, 2);
+      }
       if (end.lanes > kV) {
         TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel);
       } else {
