@@ -1,0 +1,72 @@
+"""Fused depthwise-separable convolutions for Keras and TensorFlow.
+
+    layer = tf_dwsconv.DepthwiseSepConv2D(64, 3)           # in the place of keras.layers.SeparableConv2D
+    y = tf_dwsconv.depthwise_sep_conv2d(x, depthwise_filter, pointwise_filter)
+    tf_dwsconv.native                                      # the same kernels on NumPy arrays, without TensorFlow
+    tf_dwsconv.analysis                                    # FLOPs, communication bounds, tilings
+
+Importing this package imports neither TensorFlow nor Keras. What has to be known to them (the op, its gradient, the
+layer's name in saved models) is registered as soon as they are there, whichever is imported first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tf_dwsconv import _registration
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "DepthwiseSepConv2D": "layers",
+    "depthwise_sep_conv2d": "ops",
+}
+_MODULES = ("activations", "analysis", "layers", "native", "ops")
+
+__all__ = ["DepthwiseSepConv2D", "build_info", "depthwise_sep_conv2d", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def build_info() -> dict[str, Any]:
+    """What this package is, and whether its op library runs here.
+
+    Returns:
+        A dict: `version` of the package; `op_library`, its path, or None where stock ops compute; `reason`, why it is
+        None, else ""; `tensorflow`, the installed version or None; `built`, what the build recorded: the TensorFlow and
+        the instruction sets it was for, the compiler.
+
+    Example:
+
+    >>> import tf_dwsconv
+    >>> sorted(tf_dwsconv.build_info())
+    ['built', 'op_library', 'reason', 'tensorflow', 'version']
+    """
+    from tf_dwsconv import _library
+
+    info: dict[str, Any] = {"version": __version__, "built": _library.read_build_info(), "op_library": None}
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return {**info, "tensorflow": None, "reason": "TensorFlow is not installed."}
+    state = _library.load()
+    info.update(tensorflow=tf.version.VERSION, op_library=state.path, reason=state.reason)
+    if _library.disabled():
+        info.update(op_library=None, reason="DWSCONV_DISABLE is set.")
+    return info
+
+
+_registration.install()

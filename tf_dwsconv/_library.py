@@ -1,0 +1,122 @@
+"""Finds the op library, loads it once, and says why where it cannot.
+
+Whoever calls gets the op or None; None means that stock ops have to do, and `warn_once` has told the user why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
+LIBRARY = Path(__file__).with_name("_dwsconv_ops.so")
+
+# Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
+BUILD_INFO = Path(__file__).with_name("_build_info.json")
+
+_lock = threading.RLock()
+_state: Optional[_State] = None
+_warned: set = set()
+
+
+class StockOpsWarning(RuntimeWarning):
+    """Stock TensorFlow ops compute what the fused kernel was asked for; the message says why."""
+
+
+class _State:
+    """The outcome of loading: the module of op wrappers, or the reason why there is none."""
+
+    def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
+        self.module = module
+        self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d if module is not None else None
+        self.path = path
+        self.reason = reason
+
+
+def warn_once(key: str, message: str) -> None:
+    """Warns the first time that `key` is given in this process."""
+    with _lock:
+        if key in _warned:
+            return
+        _warned.add(key)
+    warnings.warn(message, StockOpsWarning, stacklevel=4)
+
+
+def disabled() -> bool:
+    """Whether the environment asks for stock ops."""
+    return os.environ.get("DWSCONV_DISABLE", "") not in ("", "0")
+
+
+def op() -> Optional[Callable]:
+    """The op's wrapper; or None, after one warning, where stock ops have to compute."""
+    state = _state or load()
+    if state.op is None:
+        warn_once("library", f"tf_dwsconv computes with stock TensorFlow ops: {state.reason}")
+        return None
+    # Asked for by the user, who needs no warning.
+    return None if disabled() else state.op
+
+
+def load() -> _State:
+    """Loads the library if no call has yet, and tells how that went."""
+    global _state
+    with _lock:
+        if _state is None:
+            _state = _load()
+        return _state
+
+
+def _load() -> _State:
+    import tensorflow as tf
+    from tensorflow.python.framework import op_def_registry
+
+    path = str(LIBRARY.resolve())
+    if op_def_registry.get(OP_NAME) is not None:
+        # Somebody loaded it before us. A second copy from another path would register the kernels twice, and after that
+        # every call of the op fails; the same file again is harmless.
+        loaded = _mapped_libraries()
+        if len(loaded) != 1:
+            return _State(reason=f"{OP_NAME} is registered already, by a library that is not {path}.")
+        path = loaded[0]
+    else:
+        if not os.path.exists(path):
+            return _State(reason=f"{LIBRARY.name} is not in {LIBRARY.parent}; `make build` makes it.")
+        built_for = read_build_info().get("tensorflow")
+        if built_for is None:
+            return _State(reason=f"{BUILD_INFO} does not say which TensorFlow the op library was built for.")
+        if _minor(built_for) != _minor(tf.version.VERSION):
+            return _State(
+                reason=f"its op library was built for TensorFlow {built_for}, and {tf.version.VERSION} is installed; "
+                "install the tf_dwsconv built for that, or build it anew."
+            )
+    try:
+        module = tf.load_op_library(path)
+        return _State(module, path)
+    except (tf.errors.OpError, OSError, RuntimeError, AttributeError) as error:
+        return _State(reason=f"{path} does not load: {str(error).splitlines()[0]}")
+
+
+def read_build_info() -> dict[str, Any]:
+    """What the build recorded of itself; empty where there is no record."""
+    try:
+        return json.loads(BUILD_INFO.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _mapped_libraries() -> list[str]:
+    """Files of our library's name that are mapped into this process."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            fields = [line.rstrip("\n").split(maxsplit=5) for line in maps]
+    except OSError:
+        return []
+    return sorted({parts[5] for parts in fields if len(parts) == 6 and os.path.basename(parts[5]) == LIBRARY.name})

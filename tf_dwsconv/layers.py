@@ -1,0 +1,249 @@
+"""The Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tf_dwsconv import activations
+from tf_dwsconv._arguments import Attributes
+
+if keras.config.backend() == "tensorflow":
+    from tf_dwsconv import _library, ops, stock
+
+keras.saving.register_keras_serializable(package="tf_dwsconv")(activations.LeakyRelu)
+
+
+@keras.saving.register_keras_serializable(package="tf_dwsconv")
+class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
+    """2D separable convolution whose halves, biases and activations run as one fused kernel.
+
+    Put it where `keras.layers.SeparableConv2D` stands: arguments, weights, config and results are the same. Beyond it,
+    the layer takes a bias and an activation between the halves, and strides together with dilations.
+
+    An activation that the kernel does not know is applied as an op of its own after it. Inside XLA, in float64 and
+    where the op library cannot load, stock TensorFlow ops compute the same (with one warning where nobody chose that).
+
+    Args:
+        filters: K, the number of output channels.
+        kernel_size: an integer, or a pair (height, width): the depthwise window.
+        strides: an integer, or a pair (height, width).
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
+        dilation_rate: an integer, or a pair (height, width).
+        depth_multiplier: M, the outputs of the depthwise half for each input channel.
+        activation: None, a name, a function, a layer, or a pair `("leaky_relu", slope)`.
+        use_bias: whether to add a bias after the pointwise half.
+        depthwise_initializer, pointwise_initializer, bias_initializer: initializers of the weights.
+        depthwise_regularizer, pointwise_regularizer, bias_regularizer: regularizers of the weights, or None.
+        activity_regularizer: regularizer of the output, or None.
+        depthwise_constraint, pointwise_constraint, bias_constraint: constraints on the weights, or None.
+        depthwise_use_bias: whether to add a bias between the halves.
+        depthwise_activation: applied between the halves; as `activation`. One that the kernel does not know makes stock
+            ops compute the layer, with one warning.
+        depthwise_bias_initializer, depthwise_bias_regularizer, depthwise_bias_constraint: of the bias between.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`, ...
+
+    Input shape:
+        `(batch, height, width, channels)`, or `(batch, channels, height, width)` with `"channels_first"`.
+
+    Output shape:
+        `(batch, new_height, new_width, filters)`, or `(batch, filters, new_height, new_width)`.
+
+    Returns:
+        A tensor of the layer's compute dtype: float32, bfloat16, float16 or float64.
+
+    Raises:
+        ValueError: an argument out of range, or a Keras backend other than TensorFlow.
+        TypeError: an activation of a kind that cannot be one.
+
+    Source: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions" (2017); Sandler et al.,
+    "MobileNetV2" (2018) for the activation between the halves.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tf_dwsconv
+    >>> layer = tf_dwsconv.DepthwiseSepConv2D(
+    ...     8, 3, strides=2, padding="same", activation="relu6", depthwise_use_bias=True, depthwise_activation="relu6")
+    >>> layer(np.zeros((4, 10, 10, 12), "float32")).shape
+    TensorShape([4, 5, 5, 8])
+    >>> [tuple(weight.shape) for weight in layer.weights]
+    [(3, 3, 12, 1), (1, 1, 12, 8), (8,), (12,)]
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=(1, 1),
+        padding="valid",
+        data_format=None,
+        dilation_rate=(1, 1),
+        depth_multiplier=1,
+        activation=None,
+        use_bias=True,
+        depthwise_initializer="glorot_uniform",
+        pointwise_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        depthwise_regularizer=None,
+        pointwise_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        depthwise_constraint=None,
+        pointwise_constraint=None,
+        bias_constraint=None,
+        *,
+        depthwise_use_bias=False,
+        depthwise_activation=None,
+        depthwise_bias_initializer="zeros",
+        depthwise_bias_regularizer=None,
+        depthwise_bias_constraint=None,
+        **kwargs,
+    ):
+        backend = keras.config.backend()
+        if backend != "tensorflow":
+            raise ValueError(
+                f"tf_dwsconv.DepthwiseSepConv2D runs on Keras' TensorFlow backend; the backend is {backend!r}. Set "
+                'the environment variable KERAS_BACKEND=tensorflow (or "backend" in keras.json) before Keras is '
+                "imported, or use keras.layers.SeparableConv2D."
+            )
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            depth_multiplier=depth_multiplier,
+            activation=_callable_activation(activation, "activation"),
+            use_bias=use_bias,
+            depthwise_initializer=depthwise_initializer,
+            pointwise_initializer=pointwise_initializer,
+            bias_initializer=bias_initializer,
+            depthwise_regularizer=depthwise_regularizer,
+            pointwise_regularizer=pointwise_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            depthwise_constraint=depthwise_constraint,
+            pointwise_constraint=pointwise_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+        self.depthwise_use_bias = depthwise_use_bias
+        self.depthwise_activation = keras.activations.get(
+            _callable_activation(depthwise_activation, "depthwise_activation")
+        )
+        self.depthwise_bias_initializer = keras.initializers.get(depthwise_bias_initializer)
+        self.depthwise_bias_regularizer = keras.regularizers.get(depthwise_bias_regularizer)
+        self.depthwise_bias_constraint = keras.constraints.get(depthwise_bias_constraint)
+        self.depthwise_bias = None
+        # XLA cannot call the kernel: with this, jit_compile="auto" leaves it alone.
+        self.supports_jit = False
+        self._arguments = _Arguments(self)
+
+    def build(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(f"`inputs` must have rank 4, {self.data_format}; given shape {tuple(input_shape)}.")
+        super().build(input_shape)
+        if self.depthwise_use_bias:
+            channels = input_shape[-1 if self.data_format == "channels_last" else 1]
+            self.depthwise_bias = self.add_weight(
+                name="depthwise_bias",
+                shape=(channels * self.depth_multiplier,),
+                initializer=self.depthwise_bias_initializer,
+                regularizer=self.depthwise_bias_regularizer,
+                constraint=self.depthwise_bias_constraint,
+                trainable=True,
+                dtype=self.dtype,
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes=self.input_spec.axes)
+
+    def call(self, inputs):
+        arguments = self._arguments
+        if not arguments.hold(self):
+            arguments = self._arguments = _Arguments(self)
+        x = ops.convert(inputs, "inputs", None)
+        # `.value` casts to the compute dtype; reading a variable outside Keras' scopes costs least this way.
+        depthwise_filter = ops.convert(self.depthwise_kernel.value, "depthwise_kernel", x.dtype)
+        pointwise_filter = ops.convert(self.pointwise_kernel.value, "pointwise_kernel", x.dtype)
+        depthwise_bias = bias = None
+        if self.depthwise_bias is not None:
+            depthwise_bias = ops.convert(self.depthwise_bias.value, "depthwise_bias", x.dtype)
+        if self.bias is not None:
+            bias = ops.convert(self.bias.value, "bias", x.dtype)
+        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, None, arguments.attributes)
+        if arguments.between is None:
+            outputs = ops.run(*tensors)
+        else:
+            _library.warn_once(
+                "depthwise_activation",
+                f"tf_dwsconv computes with stock TensorFlow ops where `depthwise_activation` is not one of "
+                f"{', '.join(activations.WORDS)}; here it is {arguments.between!r}.",
+            )
+            outputs = stock.depthwise_sep_conv2d(*tensors, depthwise_function=arguments.between)
+        return outputs if arguments.after is None else arguments.after(outputs)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            depthwise_use_bias=self.depthwise_use_bias,
+            depthwise_activation=keras.activations.serialize(self.depthwise_activation),
+            depthwise_bias_initializer=keras.initializers.serialize(self.depthwise_bias_initializer),
+            depthwise_bias_regularizer=keras.regularizers.serialize(self.depthwise_bias_regularizer),
+            depthwise_bias_constraint=keras.constraints.serialize(self.depthwise_bias_constraint),
+        )
+        return config
+
+
+class _Arguments:
+    """A layer's settings as the op takes them, worked out once and not at each call.
+
+    attributes: of the op; between: the activation between the halves if the kernel does not know it; after: the last
+    activation if the op does not apply it.
+    """
+
+    def __init__(self, layer: DepthwiseSepConv2D):
+        self.settings = _settings(layer)
+        middle = activations.parse(layer.depthwise_activation, "depthwise_activation")
+        last = activations.parse(layer.activation, "activation")
+        if last is not None and last.word == "sigmoid":
+            # Keras' sigmoid leaves its argument on its result, where a crossentropy loss looks for it to stay accurate.
+            last = None
+        self.between = layer.depthwise_activation if middle is None else None
+        self.after = layer.activation if last is None else None
+        self.attributes = Attributes(
+            strides=tuple(layer.strides),
+            dilations=tuple(layer.dilation_rate),
+            padding=layer.padding.upper(),
+            data_format="NHWC" if layer.data_format == "channels_last" else "NCHW",
+            depthwise_activation=middle or activations.NONE,
+            activation=last or activations.NONE,
+        )
+
+    def hold(self, layer: DepthwiseSepConv2D) -> bool:
+        """Whether the layer still is as it was: users do set, say, `layer.activation` later."""
+        return self.settings == _settings(layer)
+
+
+def _settings(layer: DepthwiseSepConv2D) -> tuple:
+    return (
+        layer.strides,
+        layer.dilation_rate,
+        layer.padding,
+        layer.data_format,
+        layer.depthwise_activation,
+        layer.activation,
+    )
+
+
+def _callable_activation(activation: Any, argument: str) -> Any:
+    """What Keras takes, from what we take beyond it."""
+    if isinstance(activation, str):
+        return None if activation == "none" else activation
+    if isinstance(activation, (tuple, list)):
+        return activations.LeakyRelu(activations.parse(activation, argument).alpha)
+    if activation is not None and not callable(activation) and not isinstance(activation, dict):
+        activations.parse(activation, argument)  # raises
+    return activation

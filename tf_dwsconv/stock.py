@@ -1,0 +1,283 @@
+"""The same computation by TensorFlow's own ops.
+
+It runs where the fused kernels cannot: inside XLA, in float64, without the op library. It is right for every
+attribute, also where TensorFlow's ops are not: strides that differ, strides with dilations, NCHW on a CPU, pads of any
+size, empty batches. 16-bit floats are computed in float32 and rounded once, at the end, as the fused kernels do.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, Union
+
+import tensorflow as tf
+from tensorflow.python.framework import ops as framework_ops
+from tensorflow.python.ops import control_flow_util
+
+from tf_dwsconv import _shapes
+from tf_dwsconv._arguments import Attributes
+from tf_dwsconv.activations import Fused
+
+Size = Union[int, tf.Tensor]
+
+# Above these, padding the input would cost more than gathering the rows and columns that are needed; TensorFlow's
+# depthwise op also keeps strides and pads in 32 bits without checking them.
+_LARGE_STEP = 1024
+_LARGE_PAD = 4096
+
+
+def in_xla() -> bool:
+    """Whether ops made now are to be compiled by XLA."""
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        framework_ops.get_default_graph()
+    )
+
+
+def activate(x: tf.Tensor, activation: Fused) -> tf.Tensor:
+    """Applies an activation of the fused kernels."""
+    word = activation.word
+    if word == "none":
+        return x
+    if word == "leaky_relu":
+        return tf.nn.leaky_relu(x, alpha=activation.alpha)
+    return _FUNCTIONS[word](x)
+
+
+_FUNCTIONS = {
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) / 6.0,
+    # Not tf.nn.silu: its custom gradient holds no second derivative in graphs of TensorFlow 1.
+    "silu": lambda x: x * tf.sigmoid(x),
+    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    "sigmoid": tf.sigmoid,
+    "tanh": tf.tanh,
+}
+
+
+def static_shape(tensor: tf.Tensor) -> list | None:
+    """A tensor's shape as a list with None for unknown dimensions; None where even the rank is unknown."""
+    return tensor.shape.as_list() if tensor.shape.rank is not None else None
+
+
+def check_shapes(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes) -> list:
+    """The output's static shape; raises ValueError where the static shapes do not fit."""
+    optional = [_shapes.absent if t is None else static_shape(t) for t in (depthwise_bias, bias, residual)]
+    operands = _shapes.Operands(
+        static_shape(x), static_shape(depthwise_filter), static_shape(pointwise_filter), *optional
+    )
+    return _shapes.check(operands, attributes)
+
+
+def depthwise_sep_conv2d(
+    x: tf.Tensor,
+    depthwise_filter: tf.Tensor,
+    pointwise_filter: tf.Tensor,
+    depthwise_bias: Optional[tf.Tensor],
+    bias: Optional[tf.Tensor],
+    residual: Optional[tf.Tensor],
+    attributes: Attributes,
+    depthwise_function: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
+) -> tf.Tensor:
+    """Computes what `tf_dwsconv.depthwise_sep_conv2d` computes.
+
+    Args:
+        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual: tensors of one dtype (float16, bfloat16,
+            float32 or float64); the last three may be None.
+        attributes: see `Attributes`.
+        depthwise_function: applied between the halves in place of `attributes.depthwise_activation`; it sees a tensor
+            of `x`'s dtype in NHWC.
+
+    Returns:
+        A tensor of `x`'s dtype.
+
+    Raises:
+        ValueError: shapes that do not fit, as far as they are known.
+        tf.errors.InvalidArgumentError: the same, for what is known only when the graph runs.
+    """
+    output_shape = check_shapes(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes)
+    dtype = x.dtype
+    x = to_nhwc(widen(x), attributes)
+    z = depthwise(x, widen(depthwise_filter), attributes)
+    if depthwise_bias is not None:
+        z += _vector(widen(depthwise_bias), z)
+    if depthwise_function is not None:
+        z = widen(depthwise_function(tf.cast(z, dtype)))
+    else:
+        z = activate(z, attributes.depthwise_activation)
+    y = pointwise(z, widen(pointwise_filter))
+    if bias is not None:
+        y += _vector(widen(bias), y)
+    if residual is not None:
+        y += _same_shape(to_nhwc(widen(residual), attributes), y)
+    y = activate(y, attributes.activation)
+    y = tf.cast(from_nhwc(y, attributes), dtype)
+    y.set_shape(output_shape)
+    return y
+
+
+def widen(t: tf.Tensor) -> tf.Tensor:
+    """To the type that sums are kept in: float32, or float64 as it is."""
+    return t if t.dtype == tf.float64 else tf.cast(t, tf.float32)
+
+
+def to_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
+    t = _ensure_rank4(t)
+    return t if attributes.data_format == "NHWC" else tf.transpose(t, [0, 2, 3, 1])
+
+
+def from_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
+    return t if attributes.data_format == "NHWC" else tf.transpose(t, [0, 3, 1, 2])
+
+
+def _ensure_rank4(t: tf.Tensor) -> tf.Tensor:
+    # TensorFlow's depthwise ops end the process on another rank, so this is checked before them.
+    return t if t.shape.rank == 4 else tf.ensure_shape(t, [None] * 4)
+
+
+# A bias or residual of another shape is an error, not something to broadcast, also where shapes are known only later.
+def _vector(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    return t if t.shape.is_fully_defined() else tf.reshape(t, [_dim(like, 3)])
+
+
+def _same_shape(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    if (t.shape.is_fully_defined() and like.shape.is_fully_defined()) or in_xla():
+        return t
+    message = "`residual` must have the shape of the output."
+    check = tf.debugging.assert_equal(tf.shape(t), tf.shape(like), message)
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(t)
+
+
+def pointwise(z: tf.Tensor, pointwise_filter: tf.Tensor) -> tf.Tensor:
+    """`[N, Ho, Wo, C*M]` times `[1, 1, C*M, K]`."""
+    pointwise_filter = _ensure_rank4(pointwise_filter)
+    matrix = tf.reshape(pointwise_filter, tf.shape(pointwise_filter, out_type=tf.int64)[2:])
+    matrix.set_shape(pointwise_filter.shape[2:])
+    return tf.tensordot(z, matrix, axes=1)
+
+
+def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes) -> tf.Tensor:
+    """The depthwise half, without bias: NHWC `[N, H, W, C]` to `[N, Ho, Wo, C*M]`, float32 or float64."""
+    x, depthwise_filter = _ensure_rank4(x), _ensure_rank4(depthwise_filter)
+    axes = [_Axis(x, depthwise_filter, attributes, i) for i in (0, 1)]
+    if any(axis.huge() for axis in axes) or 0 in x.shape.as_list():
+        return _by_gathering(x, depthwise_filter, axes)
+    if any(not isinstance(size, int) for axis in axes for size in (axis.size, axis.kernel)):
+        x = _with_run_time_checks(x, axes, attributes)
+    strides = [axis.stride for axis in axes]
+    dilations = [axis.dilation for axis in axes]
+    if dilations == [1, 1] and strides[0] == strides[1]:
+        padding = attributes.padding
+        if padding == "EXPLICIT":
+            padding = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
+        z = tf.nn.depthwise_conv2d(x, depthwise_filter, [1, strides[0], strides[0], 1], padding)
+    elif dilations != [1, 1] and None in depthwise_filter.shape.as_list():
+        return _by_gathering(x, depthwise_filter, axes)
+    else:
+        z = _by_padding(x, depthwise_filter, axes)
+    # For an empty batch TensorFlow's op answers with the input's shape.
+    channels = _dim(depthwise_filter, 2) * _dim(depthwise_filter, 3)
+    return _reshape(z, [_dim(x, 0), axes[0].out, axes[1].out, channels])
+
+
+class _Axis:
+    """The window arithmetic of one spatial axis, in ints where they are known and in int64 tensors elsewhere."""
+
+    def __init__(self, x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes, i: int):
+        self.size: Size = _dim(x, i + 1)
+        self.kernel: Size = _dim(depthwise_filter, i)
+        self.stride = attributes.strides[i]
+        self.dilation = 1 if self.kernel == 1 and isinstance(self.kernel, int) else attributes.dilations[i]
+        window = (self.kernel - 1) * self.dilation + 1
+        if attributes.padding == "SAME":
+            self.out: Size = -(-self.size // self.stride)
+            total = (self.out - 1) * self.stride + window - self.size
+            total = max(total, 0) if isinstance(total, int) else tf.maximum(total, 0)
+            self.before: Size = total // 2
+            self.after: Size = total - self.before
+        else:
+            explicit = attributes.padding == "EXPLICIT"
+            self.before, self.after = attributes.pads(attributes.spatial_axes[i]) if explicit else (0, 0)
+            self.out = (self.size + self.before + self.after - window) // self.stride + 1
+        self.slack = self.size + self.before + self.after - window  # negative: the window does not fit
+        # A stride past the end is never taken: a smaller one that is not taken either keeps sizes in range.
+        if isinstance(self.out, int) and isinstance(self.size, int) and self.out <= 1:
+            self.stride = min(self.stride, max(self.size, self.slack + 1, 1))
+
+    def huge(self) -> bool:
+        pads = [n for n in (self.before, self.after) if isinstance(n, int)]
+        return max(self.stride, self.dilation) > _LARGE_STEP or max(pads, default=0) > _LARGE_PAD
+
+
+def _dim(t: tf.Tensor, axis: int) -> Size:
+    size = t.shape[axis]
+    return size if size is not None else tf.shape(t, out_type=tf.int64)[axis]
+
+
+def _reshape(t: tf.Tensor, shape: list) -> tf.Tensor:
+    known = [size if isinstance(size, int) else None for size in shape]
+    if t.shape.is_fully_defined() and t.shape.as_list() == known:
+        return t
+    t = tf.reshape(t, tf.stack([tf.cast(size, tf.int64) for size in shape]))
+    t.set_shape(known)
+    return t
+
+
+def _with_run_time_checks(x: tf.Tensor, axes: list, attributes: Attributes) -> tf.Tensor:
+    """What the static check could not see. XLA drops assertions; its own compiler checks shapes."""
+    if attributes.padding == "SAME" or in_xla():
+        return x
+    checks = [
+        tf.debugging.assert_non_negative(
+            axis.slack, f"`depthwise_filter` with `dilations` is larger than the padded input along the {word}."
+        )
+        for axis, word in zip(axes, ("height", "width"))
+        if not isinstance(axis.slack, int)
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(x)
+
+
+def _by_padding(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.Tensor:
+    """Strides that differ, or dilations: pads, convolves at a stride TensorFlow has, and leaves the rest out."""
+    pads = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
+    if any(not isinstance(n, int) or n for row in pads for n in row):
+        x = tf.pad(x, tf.stack([tf.stack([tf.cast(n, tf.int64) for n in row]) for row in pads]))
+    if all(axis.dilation == 1 for axis in axes):
+        step = min(axis.stride for axis in axes)
+        if any(axis.stride % step for axis in axes):
+            step = 1
+        z = tf.nn.depthwise_conv2d(x, depthwise_filter, [1, step, step, 1], "VALID")
+    else:
+        step = 1
+        dilations = [axis.dilation for axis in axes]
+        z = tf.nn.depthwise_conv2d(x, depthwise_filter, [1, 1, 1, 1], "VALID", dilations=dilations)
+    rows, columns = (axis.stride // step for axis in axes)
+    return z if rows == columns == 1 else z[:, ::rows, ::columns, :]
+
+
+def _by_gathering(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.Tensor:
+    """Any attribute at all: takes the rows and columns under every tap, and sums over the taps.
+
+    It holds R*S times the output, so it is for what the others cannot do; it never holds the padding.
+    """
+    windows = x
+    for i, axis in enumerate(axes):
+        windows = _take(windows, axis, 1 + 2 * i)
+    z = tf.einsum("nprqsc,rscm->npqcm", windows, depthwise_filter)
+    channels = _dim(depthwise_filter, 2) * _dim(depthwise_filter, 3)
+    return _reshape(z, [_dim(x, 0), axes[0].out, axes[1].out, channels])
+
+
+def _take(x: tf.Tensor, axis: _Axis, position: int) -> tf.Tensor:
+    """Replaces the axis at `position` by two, [outputs, taps]; zero where a tap is outside."""
+    taps = tf.range(axis.kernel, dtype=tf.int64) * axis.dilation
+    places = tf.range(axis.out, dtype=tf.int64)[:, None] * axis.stride + taps[None, :] - axis.before
+    inside = (places >= 0) & (places < tf.cast(axis.size, tf.int64))
+    if isinstance(axis.size, int) and axis.size == 0:
+        # Nothing can be taken from an empty axis; one row of zeros stands in for what is outside.
+        x = tf.pad(x, [[0, 1] if i == position else [0, 0] for i in range(x.shape.rank)])
+    places = tf.clip_by_value(places, 0, tf.maximum(tf.cast(axis.size, tf.int64) - 1, 0))
+    taken = tf.gather(x, places, axis=position)
+    inside = tf.reshape(inside, tf.concat([tf.shape(inside), tf.ones([x.shape.rank - position - 1], tf.int32)], axis=0))
+    return tf.where(inside, taken, tf.zeros([], x.dtype))
