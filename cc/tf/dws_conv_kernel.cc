@@ -1,0 +1,131 @@
+// The op's CPU kernel: checks, allocates, dispatches. The arithmetic is in cc/cpu.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "cc/core/make_problem.h"
+#include "cc/core/parallel.h"
+#include "cc/cpu/forward.h"
+#include "cc/tf/filter_cache.h"
+#include "cc/tf/op_attributes.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace dwsconv {
+namespace {
+
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+
+std::vector<int64_t> Sizes(const Tensor& tensor) {
+  const auto sizes = tensor.shape().dim_sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+// No more than TensorFlow gives an op, nor than the user asks of us: OpenMP knows nothing of intra_op_parallelism.
+int Threads(OpKernelContext* context) {
+  return std::max(1, std::min(context->device()->tensorflow_cpu_worker_threads()->num_threads, ResolveThreads(0)));
+}
+
+class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
+ public:
+  explicit DepthwiseSepConv2DOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, ReadAttributes(context, &attributes_));
+    OP_REQUIRES_OK(context, context->GetAttr("stable_filters", &stable_filters_));
+  }
+
+  // With a function its filters often go.
+  ~DepthwiseSepConv2DOp() override { FilterCache::Global().Sweep(); }
+
+  void Compute(OpKernelContext* context) override {
+    int next = kFirstOptional;
+    const int depthwise_bias_at = attributes_.has_depthwise_bias ? next++ : -1;
+    const int bias_at = attributes_.has_bias ? next++ : -1;
+    const int residual_at = attributes_.has_residual ? next++ : -1;
+
+    Request request = attributes_;
+    request.input = Sizes(context->input(kInput));
+    request.depthwise_filter = Sizes(context->input(kDepthwiseFilter));
+    request.pointwise_filter = Sizes(context->input(kPointwiseFilter));
+    if (depthwise_bias_at > 0) request.depthwise_bias = Sizes(context->input(depthwise_bias_at));
+    if (bias_at > 0) request.bias = Sizes(context->input(bias_at));
+    if (residual_at > 0) request.residual = Sizes(context->input(residual_at));
+    Problem problem;
+    std::string error = MakeProblem(request, &problem);
+    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+
+    const auto data = [context](int at) { return at < 0 ? nullptr : context->input(at).data(); };
+    ForwardBuffers buffers;
+    buffers.input = data(kInput);
+    buffers.depthwise_filter = data(kDepthwiseFilter);
+    buffers.pointwise_filter = data(kPointwiseFilter);
+    buffers.depthwise_bias = data(depthwise_bias_at);
+    buffers.bias = data(bias_at);
+    buffers.residual = data(residual_at);
+
+    TensorShape shape;
+    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(problem), &shape));
+    Tensor* output = nullptr;
+    if (residual_at > 0) {
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({residual_at}, 0, shape, &output));
+    } else {
+      OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
+    }
+    if (output->NumElements() == 0) return;
+    buffers.output = output->data();
+
+    ForwardOptions options;
+    error = ChooseIsa(&options.isa);
+    OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
+    options.num_threads = Threads(context);
+    absl::InlinedVector<const Tensor*, 4> filters = {&context->input(kDepthwiseFilter),
+                                                     &context->input(kPointwiseFilter)};
+    if (depthwise_bias_at > 0) filters.push_back(&context->input(depthwise_bias_at));
+    if (bias_at > 0) filters.push_back(&context->input(bias_at));
+    const PackedFiltersPtr packed = FilterCache::Global().Get(problem, options.isa, buffers, filters, stable_filters_);
+    error = Forward(problem, buffers, packed.get(), options);
+    OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
+  }
+
+ private:
+  Request attributes_;
+  bool stable_filters_ = false;
+};
+
+#define REGISTER_CPU(T)                                                                                               \
+  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>DepthwiseSepConv2D").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          DepthwiseSepConv2DOp)
+REGISTER_CPU(float);
+REGISTER_CPU(tensorflow::bfloat16);
+REGISTER_CPU(Eigen::half);
+#undef REGISTER_CPU
+
+}  // namespace
+}  // namespace dwsconv
+
+// What ran in this process, for tests: read through ctypes. Counters only, so any thread may call at any time.
+extern "C" {
+
+// Calls that ran on the kernels of an ISA ("generic", "avx2", "avx512"), or -1 for a word that is none.
+int64_t dwsconv_calls(const char* isa) {
+  dwsconv::Isa parsed;
+  if (isa == nullptr || !dwsconv::ParseIsa(isa, &parsed)) return -1;
+  return dwsconv::ForwardCalls(parsed);
+}
+
+int64_t dwsconv_pack_calls() { return dwsconv::PackCalls(); }
+
+// The filter cache: now its entries, their bytes and the tensors held; so far its hits, misses and skipped calls.
+void dwsconv_filter_cache(int64_t values[6]) {
+  const dwsconv::FilterCache::Stats stats = dwsconv::FilterCache::Global().stats();
+  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.skipped};
+  std::copy(all, all + 6, values);
+}
+
+void dwsconv_filter_cache_sweep() { dwsconv::FilterCache::Global().Sweep(); }
+
+}  // extern "C"
