@@ -40,6 +40,10 @@ absl::Status ReadAttributes(Context* context, Request* request) {
   tensorflow::DataType dtype;
   TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
   TF_RETURN_IF_ERROR(ToDType(dtype, &request->dtype));
+  // GetAttr appends to a list.
+  request->strides.clear();
+  request->dilations.clear();
+  request->explicit_paddings.clear();
   TF_RETURN_IF_ERROR(context->GetAttr("strides", &request->strides));
   TF_RETURN_IF_ERROR(context->GetAttr("dilations", &request->dilations));
   TF_RETURN_IF_ERROR(context->GetAttr("padding", &request->padding));
