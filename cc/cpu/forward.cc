@@ -34,7 +34,7 @@ Machine MachineOf(const KernelTable& kernels, const ForwardOptions& options) {
 std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
                          const ForwardOptions& options) {
   const KernelTable& kernels = Kernels(options.isa);
-  const Plan plan = MakePlan(problem, MachineOf(kernels, options));
+  const Plan plan = ForwardPlan(problem, options);
   Scratch scratch(plan.threads * plan.scratch_floats);
   if (scratch.data() == nullptr) return kOutOfMemory;
 
@@ -145,6 +145,10 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
   }
   return problem.layout == Layout::kNHWC ? ForwardFused(problem, buffers, *packed, options)
                                          : ForwardChannelsFirst(problem, buffers, *packed, options);
+}
+
+Plan ForwardPlan(const Problem& problem, const ForwardOptions& options) {
+  return MakePlan(problem, MachineOf(Kernels(options.isa), options));
 }
 
 int64_t ForwardCalls(Isa isa) { return forward_calls[static_cast<int>(isa)].load(std::memory_order_relaxed); }

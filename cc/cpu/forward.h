@@ -34,6 +34,9 @@ struct ForwardOptions {
 std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                     const ForwardOptions& options);
 
+// What Forward would do for the problem: its plan for this machine.
+Plan ForwardPlan(const Problem& problem, const ForwardOptions& options);
+
 // How often this process ran Forward on an ISA's kernels and packed filters: for tests that assert which path ran.
 int64_t ForwardCalls(Isa isa);
 int64_t PackCalls();
