@@ -60,8 +60,13 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     block = std::min(block, CeilDiv(problem.N * pixels, plan.threads * kTasksPerThread));
   }
   block = std::min(RoundUp(std::max<int64_t>(block, 1), machine.tile_pixels), pixels);
-  // Blocks of nearly equal size.
-  plan.block_pixels = CeilDiv(pixels, CeilDiv(pixels, block));
+  // Blocks of nearly equal size, of whole rows where a row is not too long: rows of one block share their inputs.
+  if (block >= problem.Wo) {
+    const int64_t rows = block / problem.Wo;
+    plan.block_pixels = CeilDiv(problem.Ho, CeilDiv(problem.Ho, rows)) * problem.Wo;
+  } else {
+    plan.block_pixels = CeilDiv(pixels, CeilDiv(pixels, block));
+  }
   const int64_t pixel_tasks = problem.N * CeilDiv(pixels, plan.block_pixels);
 
   // Too few pixels for the threads: share out the output channels too, at the price of computing Z once a share.
