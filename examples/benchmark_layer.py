@@ -10,21 +10,15 @@ the ratio holds on a machine that is not quiet; the times of two runs do not com
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
 
-import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags, logging
-from timing import time_in_turn
 
-import tf_dwsconv
-
-LAYERS = {"stock": keras.layers.SeparableConv2D, "ours": tf_dwsconv.DepthwiseSepConv2D}
+LAYERS = {"stock": "keras SeparableConv2D", "ours": "tf_dwsconv DepthwiseSepConv2D"}
 MOBILENET_V1 = (
     ((1, 112, 112, 32), 64),
     ((1, 56, 56, 128), 128),
@@ -66,58 +60,6 @@ def flops(shape: tuple[int, ...], filters: int, kernel: int, strides: int) -> in
     return 2 * n * -(-h // strides) * -(-w // strides) * c * (kernel * kernel + filters)
 
 
-def forward_step(layer: keras.layers.Layer) -> tf.types.experimental.PolymorphicFunction:
-    return tf.function(layer, jit_compile=False)
-
-
-def training_step(layer: keras.layers.Layer) -> tf.types.experimental.PolymorphicFunction:
-    """Forward, then the gradients of the input and of every weight for a given gradient of the output."""
-
-    @tf.function(jit_compile=False)
-    def step(x, output_gradient):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x)
-        return y, tape.gradient(y, [x, *[weight.value for weight in layer.trainable_weights]], output_gradient)
-
-    return step
-
-
-def largest_relative_difference(results: list) -> float:
-    """max |a - b| / max |a| over all tensors of two results of the same structure."""
-    pairs = zip(*(tf.nest.flatten(result) for result in results))
-    arrays = [[np.asarray(tf.cast(tensor, tf.float32)) for tensor in pair] for pair in pairs]
-    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in arrays)
-
-
-def run_row(shape: tuple[int, ...], filters: int, names: list[str]) -> tuple[dict[str, float], float]:
-    """Milliseconds by name, and the largest relative difference of the results (0 where only one layer runs)."""
-    random = np.random.default_rng(0)
-    dtype = tf.as_dtype(_DTYPE.value)
-    x = tf.cast(random.standard_normal(shape, np.float32), dtype)
-    layers = {
-        name: LAYERS[name](filters, _KERNEL.value, strides=_STRIDES.value, padding="same", dtype=_DTYPE.value)
-        for name in names
-    }
-    for layer in layers.values():
-        layer.build(x.shape)
-    first = next(iter(layers.values()))
-    for layer in layers.values():
-        layer.set_weights(first.get_weights())
-    if _TRAIN.value:
-        output_shape = first.compute_output_shape(x.shape)
-        gradient = tf.cast(random.standard_normal(output_shape, np.float32), dtype)
-        arguments = (x, gradient)
-    else:
-        arguments = (x,)
-    steps = {name: (training_step if _TRAIN.value else forward_step)(layer) for name, layer in layers.items()}
-    calls = {name: functools.partial(step, *arguments) for name, step in steps.items()}
-    results = [call() for call in calls.values()]
-    worst = largest_relative_difference(results) if len(results) == 2 else 0.0
-    del results
-    return time_in_turn(calls, _REPEAT.value), worst
-
-
 def plot(rows: list[tuple[str, dict[str, float]]], title: str, path: Path) -> None:
     """Bars of milliseconds for each layer, with the ratio above where both were timed."""
     import matplotlib
@@ -130,8 +72,8 @@ def plot(rows: list[tuple[str, dict[str, float]]], title: str, path: Path) -> No
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         offsets = np.arange(len(rows)) + (i - (len(names) - 1) / 2) * width
-        label = f"{LAYERS[name].__module__.split('.')[0]} {LAYERS[name].__name__}"
-        axes.bar(offsets, [taken[name] for _, taken in rows], width * 0.95, label=label, color=("0.65", "tab:green")[i])
+        heights = [taken[name] for _, taken in rows]
+        axes.bar(offsets, heights, width * 0.95, label=LAYERS[name], color=("0.65", "tab:green")[i])
     for i, (_, taken) in enumerate(rows):
         if len(taken) == 2:
             axes.text(i, max(taken.values()), f"{taken['stock'] / taken['ours']:.2f}x", ha="center", va="bottom")
@@ -149,6 +91,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
     problems = parse_rows(_SHAPE.value, _FILTERS.value)
+
+    # Imported late: a mistake in the arguments is answered before TensorFlow has started.
+    import tensorflow as tf
+    from layer_timing import time_layers
+
     logging.set_verbosity(logging.WARNING)
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
@@ -161,7 +108,16 @@ def main(argv: list[str]) -> None:
     print(f" {'stock/ours':>11} {'difference':>11}" if len(names) == 2 else "")
     rows = []
     for shape, filters in problems:
-        taken, worst = run_row(shape, filters, names)
+        taken, worst = time_layers(
+            shape,
+            filters,
+            names=names,
+            kernel=_KERNEL.value,
+            strides=_STRIDES.value,
+            dtype=_DTYPE.value,
+            train=_TRAIN.value,
+            repeat=_REPEAT.value,
+        )
         work = flops(shape, filters, _KERNEL.value, _STRIDES.value) * (3 if _TRAIN.value else 1)
         print(f"{' x '.join(map(str, shape)) + f' -> {filters}':26}", end=" ")
         print(*(f"{taken[name]:10.3f} {work / taken[name] / 1e6:8.1f}" for name in names), end="")

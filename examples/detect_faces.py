@@ -171,7 +171,9 @@ def main(argv: list[str]) -> int:
     fused = network.count_fused_ops(detectors[OURS])
     print(f"Tiny face detector, {size} x {size}, threshold {threshold:g}, TensorFlow {tf.__version__}")
     reason = tf_dwsconv.build_info()["reason"]
-    print(f"{fused} of {len(network.SEPARABLE_FILTERS)} layers of the second network run the fused op. {reason}".rstrip())
+    print(
+        f"{fused} of {len(network.SEPARABLE_FILTERS)} layers of the second network run the fused op. {reason}".rstrip()
+    )
 
     failures = []
     found = {}

@@ -22,8 +22,9 @@ ASTRONAUT_416 = (0.318, 0.146, 0.229, 0.224, 0.954)
 
 @pytest.fixture(scope="module")
 def astronaut():
-    data = pytest.importorskip("skimage.data", reason="scikit-image holds the astronaut picture")
-    return data.astronaut()
+    import skimage.data
+
+    return skimage.data.astronaut()
 
 
 @pytest.fixture(scope="module")
