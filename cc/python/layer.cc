@@ -1,0 +1,194 @@
+#include "cc/python/layer.h"
+
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "cc/core/aligned_buffer.h"
+#include "cc/core/parallel.h"
+
+namespace dwsconv {
+namespace py = pybind11;
+namespace {
+
+// More threads than any machine has cores only cost memory, and libgomp ends the process where it cannot start one.
+constexpr long kMostThreads = 1024;
+
+[[noreturn]] void ThrowOutOfMemory(const std::string& message) {
+  PyErr_SetString(PyExc_MemoryError, message.c_str());
+  throw py::error_already_set();
+}
+
+std::string Join(const std::vector<Isa>& isas) {
+  std::string text;
+  for (Isa isa : isas) text += (text.empty() ? "" : ", ") + std::string(IsaName(isa));
+  return text;
+}
+
+// A copy that nobody else can write into.
+DenseArray PrivateCopy(const DenseArray& from) {
+  DenseArray copy = from;
+  copy.array = py::array(from.array.dtype(), from.shape());
+  std::memcpy(copy.array.mutable_data(), from.data(), static_cast<size_t>(from.array.nbytes()));
+  return copy;
+}
+
+}  // namespace
+
+ForwardOptions ToForwardOptions(const LayerOptions& options) {
+  ForwardOptions forward;
+  if (!ParseVariant(options.variant, &forward.variant)) {
+    throw py::value_error("variant must be \"auto\", \"fused\" or \"reference\", but is \"" + options.variant + "\"");
+  }
+  if (!options.isa) {
+    const std::string error = ChooseIsa(&forward.isa);
+    if (!error.empty()) throw py::value_error(error);
+  } else if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
+    throw py::value_error("isa must be None or one that this CPU has (" + Join(SupportedIsas()) + "), but is \"" +
+                          *options.isa + "\"");
+  }
+  return forward;
+}
+
+int ToThreads(py::handle num_threads) {
+  PyObject* const index = PyNumber_Index(num_threads.ptr());
+  if (index == nullptr) {
+    PyErr_Clear();
+    throw py::type_error(std::string("num_threads must be an integer, but is a ") +
+                         Py_TYPE(num_threads.ptr())->tp_name);
+  }
+  int overflow = 0;
+  const long value = PyLong_AsLongAndOverflow(index, &overflow);
+  Py_DECREF(index);
+  if (overflow != 0 || value < 0 || value > kMostThreads) {
+    throw py::value_error("num_threads must be 0 (as many as there are cores) to " + std::to_string(kMostThreads) +
+                          ", but is " + py::repr(num_threads).cast<std::string>());
+  }
+  return ResolveThreads(static_cast<int>(value));
+}
+
+Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handle depthwise_bias, py::handle bias,
+             const LayerOptions& options, bool pack)
+    : request_(options.attributes), options_(ToForwardOptions(options)) {
+  request_.input_name = "x";
+  depthwise_filter_ = ToDense(depthwise_filter, "depthwise_filter");
+  request_.dtype = depthwise_filter_.dtype;
+  request_.depthwise_filter = depthwise_filter_.shape();
+  pointwise_filter_ = ToDense(pointwise_filter, "pointwise_filter", request_.dtype);
+  request_.pointwise_filter = pointwise_filter_.shape();
+  if (!depthwise_bias.is_none()) {
+    depthwise_bias_ = ToDense(depthwise_bias, "depthwise_bias", request_.dtype);
+    request_.depthwise_bias = depthwise_bias_.shape();
+    request_.has_depthwise_bias = true;
+  }
+  if (!bias.is_none()) {
+    bias_ = ToDense(bias, "bias", request_.dtype);
+    request_.bias = bias_.shape();
+    request_.has_bias = true;
+  }
+  std::string error = CheckAttributes(request_);
+  if (!error.empty()) throw py::value_error(error);
+
+  // What can be told without x: any window fits a pixel of SAME. The rank of the filter is MakeProblem's to complain
+  // of.
+  Request probe = request_;
+  probe.padding = "SAME";
+  probe.explicit_paddings.clear();
+  probe.data_format = "NHWC";
+  probe.input = {1, 1, 1, probe.depthwise_filter.size() == 4 ? probe.depthwise_filter[2] : 1};
+  Problem problem;
+  error = MakeProblem(probe, &problem);
+  if (!error.empty()) throw py::value_error(error);
+
+  if (pack && options_.variant == Variant::kReference) {  // reads filters as they are
+    depthwise_filter_ = PrivateCopy(depthwise_filter_);
+    pointwise_filter_ = PrivateCopy(pointwise_filter_);
+    if (request_.has_depthwise_bias) depthwise_bias_ = PrivateCopy(depthwise_bias_);
+    if (request_.has_bias) bias_ = PrivateCopy(bias_);
+  }
+  buffers_.depthwise_filter = depthwise_filter_.data();
+  buffers_.pointwise_filter = pointwise_filter_.data();
+  if (request_.has_depthwise_bias) buffers_.depthwise_bias = depthwise_bias_.data();
+  if (request_.has_bias) buffers_.bias = bias_.data();
+  if (!pack || options_.variant == Variant::kReference) return;
+  {
+    py::gil_scoped_release release;
+    packed_ = PackFilters(problem, options_.isa, buffers_);
+  }
+  if (packed_ == nullptr) ThrowOutOfMemory("out of memory for the packed filters");
+  depthwise_filter_ = pointwise_filter_ = depthwise_bias_ = bias_ = DenseArray{};
+  buffers_ = ForwardBuffers{};
+}
+
+py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::handle num_threads) const {
+  ForwardOptions options = options_;
+  options.num_threads = ToThreads(num_threads);
+  const DenseArray input = ToDense(x, "x");
+  if (input.dtype != request_.dtype) {
+    throw py::type_error(std::string("x must have the dtype of depthwise_filter, ") + DTypeName(request_.dtype) +
+                         ", but has " + DTypeName(input.dtype));
+  }
+  Request request = request_;
+  request.input = input.shape();
+  DenseArray addend;
+  if (!residual.is_none()) {
+    addend = ToDense(residual, "residual", request_.dtype);
+    request.residual = addend.shape();
+    request.has_residual = true;
+  }
+  Problem problem;
+  const std::string error = MakeProblem(request, &problem);
+  if (!error.empty()) throw py::value_error(error);
+  if (packed_ != nullptr && !Serves(*packed_, problem, options.isa)) {
+    throw std::runtime_error("the packed filters do not fit the problem: a defect of tf_dwsconv");
+  }
+
+  const std::vector<int64_t> shape = OutputShape(problem);
+  py::array output = NoArray();
+  if (out.is_none()) {
+    output = py::array(input.array.dtype(), shape);
+  } else {
+    output = ToOutput(out, request_.dtype, shape);
+    const struct {
+      const char* name;
+      const DenseArray& array;
+      const void* used;
+    } inputs[] = {{"x", input, input.data()},
+                  {"depthwise_filter", depthwise_filter_, buffers_.depthwise_filter},
+                  {"pointwise_filter", pointwise_filter_, buffers_.pointwise_filter},
+                  {"depthwise_bias", depthwise_bias_, buffers_.depthwise_bias},
+                  {"bias", bias_, buffers_.bias}};
+    for (const auto& other : inputs) {
+      if (other.used != nullptr && Overlap(output, other.array.array)) {
+        throw py::value_error(std::string("out must not share memory with ") + other.name);
+      }
+    }
+    if (problem.has_residual && addend.data() != output.data() && Overlap(output, addend.array)) {
+      throw py::value_error("out must be residual itself or not share memory with it");
+    }
+  }
+
+  ForwardBuffers buffers = buffers_;
+  buffers.input = input.data();
+  buffers.residual = problem.has_residual ? addend.data() : nullptr;
+  // The kernels write whole elements, which an array viewed out of a byte buffer may not be aligned to.
+  void* const target = output.mutable_data();
+  const size_t bytes = static_cast<size_t>(output.nbytes());
+  const bool aligned = reinterpret_cast<uintptr_t>(target) % static_cast<uintptr_t>(SizeOf(problem.dtype)) == 0;
+  AlignedBuffer<char> copy;
+  if (!aligned) {
+    copy = AllocateAligned<char>(static_cast<int64_t>(bytes));
+    if (copy == nullptr) ThrowOutOfMemory("out of memory for an aligned copy of out");
+  }
+  buffers.output = aligned ? target : copy.get();
+  std::string failure;
+  {
+    py::gil_scoped_release release;
+    failure = Forward(problem, buffers, packed_.get(), options);
+    if (failure.empty() && !aligned) std::memcpy(target, copy.get(), bytes);
+  }
+  if (!failure.empty()) ThrowOutOfMemory(failure);
+  return std::move(output);
+}
+
+}  // namespace dwsconv

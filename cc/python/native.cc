@@ -1,0 +1,131 @@
+// The module tf_dwsconv._native: what tf_dwsconv/native.py is made of. Users do not import it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cc/core/cpu_features.h"
+#include "cc/core/make_problem.h"
+#include "cc/cpu/forward.h"
+#include "cc/plan/plan.h"
+#include "cc/python/layer.h"
+
+namespace dwsconv {
+namespace py = pybind11;
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Sizes explicit_paddings,
+                         std::string data_format, std::string depthwise_activation, float depthwise_alpha,
+                         std::string activation, float alpha, std::optional<std::string> isa, std::string variant) {
+  LayerOptions options;
+  options.attributes.strides = std::move(strides);
+  options.attributes.dilations = std::move(dilations);
+  options.attributes.padding = std::move(padding);
+  options.attributes.explicit_paddings = std::move(explicit_paddings);
+  options.attributes.data_format = std::move(data_format);
+  options.attributes.depthwise_activation = std::move(depthwise_activation);
+  options.attributes.depthwise_alpha = depthwise_alpha;
+  options.attributes.activation = std::move(activation);
+  options.attributes.alpha = alpha;
+  options.isa = std::move(isa);
+  options.variant = std::move(variant);
+  return options;
+}
+
+DType ParseDType(const std::string& word) {
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    if (word == DTypeName(dtype)) return dtype;
+  }
+  throw py::type_error("dtype must be float32, float16 or bfloat16, but is " + word);
+}
+
+py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
+                const LayerOptions& options, const py::object& num_threads) {
+  Request request = options.attributes;
+  request.input_name = "x";
+  request.input = x;
+  request.depthwise_filter = depthwise_filter;
+  request.pointwise_filter = pointwise_filter;
+  request.dtype = ParseDType(dtype);
+  Problem problem;
+  const std::string error = MakeProblem(request, &problem);
+  if (!error.empty()) throw py::value_error(error);
+  ForwardOptions forward = ToForwardOptions(options);
+  forward.num_threads = ToThreads(num_threads);
+
+  py::dict result;
+  result["output_shape"] = py::tuple(py::cast(OutputShape(problem)));
+  result["flops"] = Flops(problem);
+  result["isa"] = IsaName(forward.isa);
+  // An empty output has no blocks to plan.
+  const bool empty = problem.N == 0 || problem.output_pixels() == 0;
+  const Plan plan = empty ? Plan{} : ForwardPlan(problem, forward);
+  result["block_pixels"] = plan.block_pixels;
+  result["block_channels"] = plan.block_channels;
+  result["tasks"] = plan.tasks;
+  result["threads"] = plan.threads;
+  result["scratch_bytes_per_thread"] = plan.scratch_bytes;
+  result["stream"] = plan.stream;
+  return result;
+}
+
+py::dict CpuInfo() {
+  Isa chosen;
+  const std::string error = ChooseIsa(&chosen);
+  if (!error.empty()) throw py::value_error(error);
+  py::list isas;
+  for (Isa isa : SupportedIsas()) isas.append(IsaName(isa));
+  const CpuFeatures& cpu = GetCpuFeatures();
+  py::dict result;
+  result["isas"] = isas;
+  result["isa"] = IsaName(chosen);
+  result["bf16"] = cpu.avx512_bf16;
+  result["cores"] = cpu.cores;
+  result["l1d_bytes"] = cpu.l1d_bytes;
+  result["l2_bytes"] = cpu.l2_bytes;
+  result["l3_bytes"] = cpu.l3_bytes;
+  return result;
+}
+
+py::dict Calls() {
+  py::dict result;
+  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) result[IsaName(isa)] = ForwardCalls(isa);
+  result["pack"] = PackCalls();
+  return result;
+}
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The kernels of tf_dwsconv on NumPy arrays; use tf_dwsconv.native.";
+
+  py::class_<LayerOptions>(m, "Options")
+      .def(py::init(&MakeOptions), py::kw_only(), py::arg("strides"), py::arg("dilations"), py::arg("padding"),
+           py::arg("explicit_paddings"), py::arg("data_format"), py::arg("depthwise_activation"),
+           py::arg("depthwise_alpha"), py::arg("activation"), py::arg("alpha"), py::arg("isa"), py::arg("variant"));
+
+  py::class_<Layer>(m, "Layer")
+      .def(py::init([](const py::object& depthwise_filter, const py::object& pointwise_filter,
+                       const py::object& depthwise_bias, const py::object& bias, const LayerOptions& options) {
+        return new Layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/true);
+      }))
+      .def("__call__", &Layer::Call, py::arg("x"), py::arg("out") = py::none(), py::arg("residual") = py::none(),
+           py::arg("num_threads") = 0);
+
+  m.def("forward", [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,
+                      const py::object& depthwise_bias, const py::object& bias, const py::object& residual,
+                      const py::object& out, const py::object& num_threads, const LayerOptions& options) {
+    const Layer layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/false);
+    return layer.Call(x, out, residual, num_threads);
+  });
+  m.def("plan", &PlanOf);
+  m.def("cpu_info", &CpuInfo);
+  m.def("calls", &Calls);
+}
+
+}  // namespace
+}  // namespace dwsconv

@@ -1,0 +1,264 @@
+"""The fused kernels on NumPy arrays, without TensorFlow.
+
+>>> import numpy as np
+>>> from tf_dwsconv import native
+>>> x = np.ones((1, 8, 8, 4), np.float32)
+>>> depthwise_filter = np.ones((3, 3, 4, 2), np.float32)
+>>> pointwise_filter = np.ones((1, 1, 8, 16), np.float32)
+>>> native.depthwise_sep_conv2d(x, depthwise_filter, pointwise_filter, strides=2, activation="relu").shape
+(1, 4, 4, 16)
+
+Where one layer is called often, `Layer` packs its filters once:
+
+>>> layer = native.Layer(depthwise_filter, pointwise_filter, strides=2, activation="relu")
+>>> y = np.empty((1, 4, 4, 16), np.float32)
+>>> layer(x, out=y) is y
+True
+
+Arrays are float32, float16 or bfloat16 (of `ml_dtypes`), all of one dtype; sums are kept in float32. What is not
+C-contiguous, or not aligned to its elements, is copied first. Everything here may be called from several threads at
+once, and other Python threads run while a kernel does.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tf_dwsconv import _arguments, activations
+
+try:
+    from tf_dwsconv import _native
+except ImportError as error:
+    raise ImportError(
+        f"tf_dwsconv._native, the compiled half of tf_dwsconv.native, cannot be loaded ({error}). In a checkout, run "
+        "`make build`; otherwise reinstall tf_dwsconv for this Python and platform."
+    ) from error
+
+__all__ = ["Layer", "calls", "cpu_info", "depthwise_sep_conv2d", "plan"]
+
+
+def depthwise_sep_conv2d(
+    x: Any,
+    depthwise_filter: Any,
+    pointwise_filter: Any,
+    *,
+    bias: Any = None,
+    depthwise_bias: Any = None,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilations: Any = 1,
+    data_format: str = "NHWC",
+    depthwise_activation: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    out: Any = None,
+    num_threads: int = 0,
+    isa: str | None = None,
+    variant: str = "auto",
+) -> Any:
+    """`activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)`.
+
+    Args:
+        x: `[N,H,W,C]`, or `[N,C,H,W]` with `data_format="NCHW"`. N may be 0.
+        depthwise_filter: `[R,S,C,M]`.
+        pointwise_filter: `[1,1,C*M,K]`.
+        bias: `[K]`, or None.
+        depthwise_bias: `[C*M]`, or None.
+        strides: an integer, or a pair (height, width).
+        padding: "SAME" or "VALID" in any case; or explicit: four pairs (before, after), one for each axis in the order
+            of `data_format`, or the two pairs of height and width alone.
+        dilations: an integer, or a pair (height, width). May be combined with strides.
+        data_format: "NHWC" or "NCHW".
+        depthwise_activation: between the convolutions: None, a word of `tf_dwsconv.activations.WORDS`, or a pair
+            `("leaky_relu", slope)`.
+        activation: at the end; as `depthwise_activation`.
+        residual: added before `activation`; of the output's shape, or None.
+        out: where to put the result: a C-contiguous, writeable array of the output's shape and dtype, which shares no
+            memory with the other arrays, except that it may be `residual` itself. None for a new array.
+        num_threads: 0 for the environment's `DWSCONV_NUM_THREADS`, or else all cores this process may run on. The
+            result is the same bit for bit whatever the number.
+        isa: "generic", "avx2" or "avx512"; None for the environment's `DWSCONV_ISA`, or else the best this CPU has.
+        variant: "auto", the fastest; "fused", the planned fused kernel; "reference", plain loops with double sums.
+
+    Returns:
+        `out`, or a new array: `[N,Ho,Wo,K]` or `[N,K,Ho,Wo]`, of the dtype of x.
+
+    Raises:
+        TypeError: an argument of a wrong type, or a dtype that is not one of the three or not that of the others.
+        ValueError: an argument of a wrong shape or value; a window larger than the padded x; an `isa` that this CPU
+            does not have.
+        MemoryError: no memory for the result or for working buffers.
+
+    Source: the depthwise and pointwise halves are `tf.nn.separable_conv2d`'s; Chollet, "Xception" (CVPR 2017).
+    """
+    options = _options(
+        strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
+    )
+    return _native.forward(
+        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, out, num_threads, options
+    )
+
+
+class Layer(_native.Layer):
+    """One layer with its filters packed at construction: a later change of the arrays is not seen.
+
+    Args:
+        depthwise_filter: `[R,S,C,M]`.
+        pointwise_filter: `[1,1,C*M,K]`.
+        bias, depthwise_bias, strides, padding, dilations, data_format, depthwise_activation, activation, isa, variant:
+            as in `depthwise_sep_conv2d`. `isa` is settled at construction.
+
+    Call arguments:
+        x: `[N,H,W,C]` or `[N,C,H,W]`, of the filters' dtype; its batch, height and width may differ between calls.
+        out, residual, num_threads: as in `depthwise_sep_conv2d`; `out` may share memory with the filters.
+
+    Raises:
+        TypeError, ValueError, MemoryError: as in `depthwise_sep_conv2d`; for the filters, at construction.
+    """
+
+    def __init__(
+        self,
+        depthwise_filter: Any,
+        pointwise_filter: Any,
+        *,
+        bias: Any = None,
+        depthwise_bias: Any = None,
+        strides: Any = 1,
+        padding: Any = "SAME",
+        dilations: Any = 1,
+        data_format: str = "NHWC",
+        depthwise_activation: Any = None,
+        activation: Any = None,
+        isa: str | None = None,
+        variant: str = "auto",
+    ):
+        options = _options(
+            strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
+        )
+        super().__init__(depthwise_filter, pointwise_filter, depthwise_bias, bias, options)
+
+
+def plan(
+    x_shape: Any,
+    depthwise_filter_shape: Any,
+    pointwise_filter_shape: Any,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilations: Any = 1,
+    data_format: str = "NHWC",
+    dtype: Any = "float32",
+    num_threads: int = 0,
+    isa: str | None = None,
+) -> dict[str, Any]:
+    """How a layer of these shapes is cut into tasks on this machine. Computes nothing.
+
+    Args:
+        x_shape: `[N,H,W,C]`, or `[N,C,H,W]` with `data_format="NCHW"`.
+        depthwise_filter_shape: `[R,S,C,M]`.
+        pointwise_filter_shape: `[1,1,C*M,K]`.
+        dtype: "float32", "float16", "bfloat16", or a NumPy dtype of those names.
+        strides, padding, dilations, data_format, num_threads, isa: as in `depthwise_sep_conv2d`.
+
+    Returns:
+        output_shape; flops (a multiply-add counts two); isa; block_pixels and block_channels, the output pixels and
+        channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; stream, whether the
+        output is written around the caches. Blocks and tasks are 0 for an empty output.
+
+    Raises:
+        TypeError, ValueError: as in `depthwise_sep_conv2d`.
+    """
+    options = _options(strides, padding, dilations, data_format, None, None, isa=isa, variant="auto")
+    word = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", repr(dtype)))
+    return _native.plan(
+        _shape(x_shape, "x_shape"),
+        _shape(depthwise_filter_shape, "depthwise_filter_shape"),
+        _shape(pointwise_filter_shape, "pointwise_filter_shape"),
+        word,
+        options,
+        num_threads,
+    )
+
+
+def cpu_info() -> dict[str, Any]:
+    """What the kernels know of this CPU.
+
+    Returns:
+        isas, those it has, least first; isa, the one in use (`DWSCONV_ISA`, or the best); bf16, whether it multiplies
+        bfloat16; cores, those this process may run on; l1d_bytes, l2_bytes and l3_bytes of one core, 0 where unknown.
+
+    Raises:
+        ValueError: `DWSCONV_ISA` is no ISA, or one that this CPU lacks.
+    """
+    return _native.cpu_info()
+
+
+def calls() -> dict[str, int]:
+    """How often this process ran the kernels of each ISA, and under "pack" how often it packed filters.
+
+    Counts the calls through this module: TensorFlow's op has counters of its own.
+    """
+    return _native.calls()
+
+
+def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
+    """Strides, padding, dilations, data_format and both activations, checked and translated."""
+    try:
+        return _known_options(*arguments, isa, variant)
+    except TypeError:  # a list among them; or a wrong type, which raises again
+        return _make_options(*arguments, isa, variant)
+
+
+def _make_options(
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    data_format: Any,
+    depthwise_activation: Any,
+    activation: Any,
+    isa: Any,
+    variant: Any,
+) -> _native.Options:
+    for name, value in (("isa", isa), ("variant", variant)):
+        if not isinstance(value, str) and not (name == "isa" and value is None):
+            raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
+    between = activations.require(depthwise_activation, "depthwise_activation")
+    after = activations.require(activation, "activation")
+    attributes = _arguments.normalise(strides, _four_pairs(padding, data_format), dilations, data_format, between, after)
+    return _native.Options(
+        strides=attributes.strides,
+        dilations=attributes.dilations,
+        padding=attributes.padding,
+        explicit_paddings=attributes.explicit_paddings,
+        data_format=attributes.data_format,
+        depthwise_activation=between.word,
+        depthwise_alpha=between.alpha,
+        activation=after.word,
+        alpha=after.alpha,
+        isa=isa,
+        variant=variant,
+    )
+
+
+# Checking takes longer than a small layer. Typed, so that True or 1.0 does not pass for the 1 of an earlier call.
+_known_options = functools.lru_cache(maxsize=256, typed=True)(_make_options)
+
+
+def _four_pairs(padding: Any, data_format: Any) -> Any:
+    """`padding` with the pairs of batch and channels put around those of height and width, where only these are given."""
+    if isinstance(padding, (list, tuple)) and len(padding) == 2:
+        window = list(padding)
+        return [(0, 0), (0, 0), *window] if data_format == "NCHW" else [(0, 0), *window, (0, 0)]
+    return padding
+
+
+def _shape(shape: Any, argument: str) -> list[int]:
+    try:
+        sizes = [size.__index__() for size in shape]
+    except (AttributeError, TypeError):
+        raise TypeError(f"`{argument}` must be a sequence of integers; given {shape!r}.") from None
+    for size in sizes:
+        if not 0 <= size < 2**63:
+            raise ValueError(f"`{argument}` must hold sizes from 0 to 2**63 - 1; given {shape!r}.")
+    return sizes
