@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import tensorflow as tf
 
 
-def time_in_turn(functions: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+def time_in_turn(functions: dict[Hashable, Callable[[], object]], repeat: int) -> dict[Hashable, float]:
     """Times each function after a warm-up.
 
     One call of each is taken in turn, so that a slow moment of the machine does not fall on one of them alone, and the

@@ -56,6 +56,13 @@ def build(separable_layer: type[keras.layers.Layer], size: int) -> keras.Model:
     return model
 
 
+def split(model: keras.Model) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
+    """The layers up to conv0's pooling, which no choice of separable layer changes, and those from conv1 on."""
+    names = [layer.name for layer in model.layers]
+    first = names.index("conv1")
+    return model.layers[:first], model.layers[first:]
+
+
 def _load_weights(model: keras.Model) -> None:
     names = {0: ("filters", "bias"), 8: ("filters", "bias")}
     with np.load(DATA / "weights.npz") as arrays:
