@@ -204,10 +204,15 @@ def calls() -> dict[str, int]:
 
 def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
     """Strides, padding, dilations, data_format and both activations, checked and translated."""
-    try:
+    # Checking takes longer than a small layer. Only exact types are looked up: True, 1.0 and 1 are equal as keys.
+    if _is_plain((*arguments, isa, variant)):
         return _known_options(*arguments, isa, variant)
-    except TypeError:  # a list among them; or a wrong type, which raises again
-        return _make_options(*arguments, isa, variant)
+    return _make_options(*arguments, isa, variant)
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or kind is str or value is None or (kind is tuple and all(map(_is_plain, value)))
 
 
 def _make_options(
@@ -225,7 +230,9 @@ def _make_options(
             raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
     between = activations.require(depthwise_activation, "depthwise_activation")
     after = activations.require(activation, "activation")
-    attributes = _arguments.normalise(strides, _four_pairs(padding, data_format), dilations, data_format, between, after)
+    attributes = _arguments.normalise(
+        strides, _four_pairs(padding, data_format), dilations, data_format, between, after
+    )
     return _native.Options(
         strides=attributes.strides,
         dilations=attributes.dilations,
@@ -241,12 +248,11 @@ def _make_options(
     )
 
 
-# Checking takes longer than a small layer. Typed, so that True or 1.0 does not pass for the 1 of an earlier call.
-_known_options = functools.lru_cache(maxsize=256, typed=True)(_make_options)
+_known_options = functools.lru_cache(maxsize=256)(_make_options)
 
 
 def _four_pairs(padding: Any, data_format: Any) -> Any:
-    """`padding` with the pairs of batch and channels put around those of height and width, where only these are given."""
+    """`padding`, with the pairs of batch and channels put in where only those of height and width are given."""
     if isinstance(padding, (list, tuple)) and len(padding) == 2:
         window = list(padding)
         return [(0, 0), (0, 0), *window] if data_format == "NCHW" else [(0, 0), *window, (0, 0)]
