@@ -28,6 +28,11 @@ enum class ActivationKind : int {
   kTanh,
 };
 
+// The activations that are min(max(x, low), high).
+constexpr bool IsClamp(ActivationKind kind) {
+  return kind == ActivationKind::kNone || kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
+}
+
 struct Activation {
   ActivationKind kind = ActivationKind::kNone;
   float alpha = 0.2f;  // slope of leaky_relu below zero; unused by the others

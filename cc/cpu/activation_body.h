@@ -13,9 +13,6 @@ struct Clamp {
   Vec low, high;
 };
 
-inline bool IsClamp(ActivationKind kind) {
-  return kind == ActivationKind::kNone || kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
-}
 inline Clamp MakeClamp(ActivationKind kind) {
   const float inf = __builtin_inff();
   const bool bounded = kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
@@ -92,7 +89,7 @@ inline Vec Activate(Vec x, ActivationKind kind, float alpha) {
 }
 
 // row[0:n] in place; n is a whole number of vectors.
-__attribute__((noinline)) void ActivateRow(float* row, int64_t n, Activation activation) {
+[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, Activation activation) {
   for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), activation.kind, activation.alpha));
 }
 

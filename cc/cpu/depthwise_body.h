@@ -1,4 +1,4 @@
-// The depthwise half of a tile: X (NHWC) to Z. Part of a kernel's translation unit: include after activation_body.h.
+// The depthwise half of a tile: X (NHWC, elements T) to Z. Part of a kernel's translation unit: include after activation_body.h.
 //
 // Every path sums the taps of a pixel in the same order (rows, then columns) with the same operations, so a pixel's
 // bits do not depend on which path or which block computed it.
@@ -34,8 +34,8 @@ inline Vec LoadInput(const T* p, int64_t lanes) {
 
 // kPixels pixels whose windows lie inside the row: each input vector is loaded once for all the taps it serves. The
 // filter's row is reloaded from L1 for each group: 0.54 loads a multiply-add for 3x3 and 8 pixels.
-template <typename T, int kS, int kStride, int kPixels, bool kTail>
-inline void InteriorChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, float* z) {
+template <typename T, typename Z, int kS, int kStride, int kPixels, bool kTail>
+inline void InteriorChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, Z* z) {
   Vec acc[kPixels];
 #pragma GCC unroll 16
   for (int i = 0; i < kPixels; ++i) acc[i] = Load(row.bias + c);
@@ -61,39 +61,39 @@ inline void InteriorChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, 
   for (int i = 0; i < kPixels; ++i) Store(z + i * row.z_stride + c, Apply(acc[i], row.clamp));
 }
 
-template <typename T, int kS, int kStride, int kPixels>
-inline void InteriorPixels(const DepthwiseRow<T>& row, const T* x, float* z) {
+template <typename T, typename Z, int kS, int kStride, int kPixels>
+inline void InteriorPixels(const DepthwiseRow<T>& row, const T* x, Z* z) {
   int64_t c = 0;
-  for (; c + kV <= row.C; c += kV) InteriorChannels<T, kS, kStride, kPixels, false>(row, x, c, kV, z);
-  if (c < row.C) InteriorChannels<T, kS, kStride, kPixels, true>(row, x, c, row.C - c, z);
+  for (; c + kV <= row.C; c += kV) InteriorChannels<T, Z, kS, kStride, kPixels, false>(row, x, c, kV, z);
+  if (c < row.C) InteriorChannels<T, Z, kS, kStride, kPixels, true>(row, x, c, row.C - c, z);
 }
 
 // A run of pixels whose windows lie inside the row.
-template <typename T, int kS, int kStride>
-void InteriorRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, float* z) {
+template <typename T, typename Z, int kS, int kStride>
+void InteriorRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z) {
   for (; pixels >= kDepthwisePixels; pixels -= kDepthwisePixels) {
-    InteriorPixels<T, kS, kStride, kDepthwisePixels>(row, x, z);
+    InteriorPixels<T, Z, kS, kStride, kDepthwisePixels>(row, x, z);
     x += kDepthwisePixels * row.pixel_step;
     z += kDepthwisePixels * row.z_stride;
   }
   for (; pixels >= 4; pixels -= 4) {
-    InteriorPixels<T, kS, kStride, 4>(row, x, z);
+    InteriorPixels<T, Z, kS, kStride, 4>(row, x, z);
     x += 4 * row.pixel_step;
     z += 4 * row.z_stride;
   }
   for (; pixels >= 2; pixels -= 2) {
-    InteriorPixels<T, kS, kStride, 2>(row, x, z);
+    InteriorPixels<T, Z, kS, kStride, 2>(row, x, z);
     x += 2 * row.pixel_step;
     z += 2 * row.z_stride;
   }
-  if (pixels > 0) InteriorPixels<T, kS, kStride, 1>(row, x, z);
+  if (pixels > 0) InteriorPixels<T, Z, kS, kStride, 1>(row, x, z);
 }
 
 // kGroup output rows by kPixels pixels of a square kernel, all windows inside the image: an input vector serves the taps
 // of several output rows while it is in a register. One row at a time, each input line comes from L2 once for every
 // filter row; that traffic, not arithmetic, bounds the 3x3 layers.
-template <typename T, int kS, int kStride, int kGroup, int kPixels, bool kTail>
-inline void GroupChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, float* z, int64_t z_row) {
+template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels, bool kTail>
+inline void GroupChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, Z* z, int64_t z_row) {
   Vec acc[kGroup][kPixels];
 #pragma GCC unroll 8
   for (int g = 0; g < kGroup; ++g)
@@ -126,33 +126,33 @@ inline void GroupChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int
     for (int i = 0; i < kPixels; ++i) Store(z + g * z_row + i * row.z_stride + c, Apply(acc[g][i], row.clamp));
 }
 
-template <typename T, int kS, int kStride, int kGroup, int kPixels>
-inline void GroupPixels(const DepthwiseRow<T>& row, const T* x, float* z, int64_t z_row) {
+template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels>
+inline void GroupPixels(const DepthwiseRow<T>& row, const T* x, Z* z, int64_t z_row) {
   int64_t c = 0;
-  for (; c + kV <= row.C; c += kV) GroupChannels<T, kS, kStride, kGroup, kPixels, false>(row, x, c, kV, z, z_row);
-  if (c < row.C) GroupChannels<T, kS, kStride, kGroup, kPixels, true>(row, x, c, row.C - c, z, z_row);
+  for (; c + kV <= row.C; c += kV) GroupChannels<T, Z, kS, kStride, kGroup, kPixels, false>(row, x, c, kV, z, z_row);
+  if (c < row.C) GroupChannels<T, Z, kS, kStride, kGroup, kPixels, true>(row, x, c, row.C - c, z, z_row);
 }
 
-template <typename T, int kS, int kStride, int kGroup>
-void GroupRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, float* z, int64_t z_row) {
+template <typename T, typename Z, int kS, int kStride, int kGroup>
+void GroupRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z, int64_t z_row) {
   for (; pixels >= kGroupPixels; pixels -= kGroupPixels) {
-    GroupPixels<T, kS, kStride, kGroup, kGroupPixels>(row, x, z, z_row);
+    GroupPixels<T, Z, kS, kStride, kGroup, kGroupPixels>(row, x, z, z_row);
     x += kGroupPixels * row.pixel_step;
     z += kGroupPixels * row.z_stride;
   }
   for (; pixels >= 2; pixels -= 2) {
-    GroupPixels<T, kS, kStride, kGroup, 2>(row, x, z, z_row);
+    GroupPixels<T, Z, kS, kStride, kGroup, 2>(row, x, z, z_row);
     x += 2 * row.pixel_step;
     z += 2 * row.z_stride;
   }
-  if (pixels > 0) GroupPixels<T, kS, kStride, kGroup, 1>(row, x, z, z_row);
+  if (pixels > 0) GroupPixels<T, Z, kS, kStride, kGroup, 1>(row, x, z, z_row);
 }
 
 // Any filter width, stride and dilation: tap columns [s0, s1) of kPixels pixels, kVectors channel vectors at once so
 // that the additions of one pixel do not wait for each other.
-template <typename T, int kPixels, int kVectors, bool kTail>
+template <typename T, typename Z, int kPixels, int kVectors, bool kTail>
 inline void GeneralChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, int64_t s0, int64_t s1,
-                            float* z) {
+                            Z* z) {
   Vec acc[kPixels][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kPixels; ++i)
@@ -178,26 +178,26 @@ inline void GeneralChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, i
     for (int v = 0; v < kVectors; ++v) Store(z + i * row.z_stride + c + v * kV, Apply(acc[i][v], row.clamp));
 }
 
-template <typename T, int kPixels>
-void GeneralPixels(const DepthwiseRow<T>& row, const T* x, int64_t s0, int64_t s1, float* z) {
+template <typename T, typename Z, int kPixels>
+void GeneralPixels(const DepthwiseRow<T>& row, const T* x, int64_t s0, int64_t s1, Z* z) {
   constexpr int kVectors = kPixels == 1 ? 4 : 1;
   int64_t c = 0;
   for (; c + kVectors * kV <= row.C; c += kVectors * kV) {
-    GeneralChannels<T, kPixels, kVectors, false>(row, x, c, kV, s0, s1, z);
+    GeneralChannels<T, Z, kPixels, kVectors, false>(row, x, c, kV, s0, s1, z);
   }
-  for (; c + kV <= row.C; c += kV) GeneralChannels<T, kPixels, 1, false>(row, x, c, kV, s0, s1, z);
-  if (c < row.C) GeneralChannels<T, kPixels, 1, true>(row, x, c, row.C - c, s0, s1, z);
+  for (; c + kV <= row.C; c += kV) GeneralChannels<T, Z, kPixels, 1, false>(row, x, c, kV, s0, s1, z);
+  if (c < row.C) GeneralChannels<T, Z, kPixels, 1, true>(row, x, c, row.C - c, s0, s1, z);
 }
 
-template <typename T>
-void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t S, float* z) {
+template <typename T, typename Z>
+void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t S, Z* z) {
   for (; pixels >= 4; pixels -= 4) {
-    GeneralPixels<T, 4>(row, x, 0, S, z);
+    GeneralPixels<T, Z, 4>(row, x, 0, S, z);
     x += 4 * row.pixel_step;
     z += 4 * row.z_stride;
   }
   for (; pixels > 0; --pixels) {
-    GeneralPixels<T, 1>(row, x, 0, S, z);
+    GeneralPixels<T, Z, 1>(row, x, 0, S, z);
     x += row.pixel_step;
     z += row.z_stride;
   }
@@ -221,39 +221,39 @@ inline void SplitRow(const Problem& p, int64_t q, int64_t q_end, int64_t* inside
 }
 
 // Pixels [from, to) of a row one by one, each with the taps that lie inside the row. z is pixel `from`.
-template <typename T>
-void EdgePixels(const Problem& p, const DepthwiseRow<T>& row, int64_t from, int64_t to, float* z) {
+template <typename T, typename Z>
+void EdgePixels(const Problem& p, const DepthwiseRow<T>& row, int64_t from, int64_t to, Z* z) {
   for (int64_t i = from; i < to; ++i, z += row.z_stride) {
     const int64_t w = i * p.stride_w - p.pad_left;
     int64_t s0, s1;
     TapRange(w, p.S, p.dilation_w, p.W, &s0, &s1);
     // w may be negative: taps below s0, which would lie before the row, are not read.
-    GeneralPixels<T, 1>(row, row.x + w * p.C, s0, s1, z);
+    GeneralPixels<T, Z, 1>(row, row.x + w * p.C, s0, s1, z);
   }
 }
 
 // Output pixels [q, q_end) of one row.
-template <typename T>
-void RowSegment(const Problem& p, const DepthwiseRow<T>& row, int64_t q, int64_t q_end, float* z) {
+template <typename T, typename Z>
+void RowSegment(const Problem& p, const DepthwiseRow<T>& row, int64_t q, int64_t q_end, Z* z) {
   int64_t inside, outside;
   SplitRow(p, q, q_end, &inside, &outside);
-  EdgePixels<T>(p, row, q, inside, z);
+  EdgePixels<T, Z>(p, row, q, inside, z);
   if (outside > inside) {
     const T* x = row.x + (inside * p.stride_w - p.pad_left) * p.C;
-    float* to = z + (inside - q) * row.z_stride;
+    Z* to = z + (inside - q) * row.z_stride;
     const int64_t run = outside - inside;
     const int64_t kind = p.dilation_w == 1 && p.stride_w <= 2 ? p.S * 4 + p.stride_w : 0;
     switch (kind) {
-      case 3 * 4 + 1: InteriorRun<T, 3, 1>(row, x, run, to); break;
-      case 3 * 4 + 2: InteriorRun<T, 3, 2>(row, x, run, to); break;
-      case 5 * 4 + 1: InteriorRun<T, 5, 1>(row, x, run, to); break;
-      case 5 * 4 + 2: InteriorRun<T, 5, 2>(row, x, run, to); break;
-      case 7 * 4 + 1: InteriorRun<T, 7, 1>(row, x, run, to); break;
-      case 7 * 4 + 2: InteriorRun<T, 7, 2>(row, x, run, to); break;
-      default: GeneralRun<T>(row, x, run, p.S, to);
+      case 3 * 4 + 1: InteriorRun<T, Z, 3, 1>(row, x, run, to); break;
+      case 3 * 4 + 2: InteriorRun<T, Z, 3, 2>(row, x, run, to); break;
+      case 5 * 4 + 1: InteriorRun<T, Z, 5, 1>(row, x, run, to); break;
+      case 5 * 4 + 2: InteriorRun<T, Z, 5, 2>(row, x, run, to); break;
+      case 7 * 4 + 1: InteriorRun<T, Z, 7, 1>(row, x, run, to); break;
+      case 7 * 4 + 2: InteriorRun<T, Z, 7, 2>(row, x, run, to); break;
+      default: GeneralRun<T, Z>(row, x, run, p.S, to);
     }
   }
-  EdgePixels<T>(p, row, outside, q_end, z + (outside - q) * row.z_stride);
+  EdgePixels<T, Z>(p, row, outside, q_end, z + (outside - q) * row.z_stride);
 }
 
 // How many whole output rows one pass can take. Only 3x3 at stride 1 gains from more than one (measured: 1.3 to 1.6
@@ -264,25 +264,25 @@ inline int64_t GroupRows(const Problem& p) {
 }
 
 // kGroupRows whole output rows whose windows lie inside the image vertically; row.x is the first input row of the first.
-template <typename T>
-void RowGroup(const Problem& p, DepthwiseRow<T> row, float* z) {
+template <typename T, typename Z>
+void RowGroup(const Problem& p, DepthwiseRow<T> row, Z* z) {
   int64_t inside, outside;
   SplitRow(p, 0, p.Wo, &inside, &outside);
   const int64_t z_row = p.Wo * row.z_stride, run = outside - inside;
   if (run > 0) {
     const T* x = row.x + (inside * p.stride_w - p.pad_left) * p.C;
-    float* to = z + inside * row.z_stride;
-    GroupRun<T, 3, 1, kGroupRows>(row, x, run, to, z_row);
+    Z* to = z + inside * row.z_stride;
+    GroupRun<T, Z, 3, 1, kGroupRows>(row, x, run, to, z_row);
   }
   for (int g = 0; g < kGroupRows; ++g) {
-    EdgePixels<T>(p, row, 0, inside, z);
-    EdgePixels<T>(p, row, outside, p.Wo, z + outside * row.z_stride);
+    EdgePixels<T, Z>(p, row, 0, inside, z);
+    EdgePixels<T, Z>(p, row, outside, p.Wo, z + outside * row.z_stride);
     row.x += p.stride_h * p.W * p.C;
     z += z_row;
   }
 }
 
-template <typename T>
+template <typename T, typename Z>
 void Depthwise(const DepthwiseArgs& a) {
   const Problem& p = *a.problem;
   DepthwiseRow<T> row;
@@ -294,10 +294,10 @@ void Depthwise(const DepthwiseArgs& a) {
   row.channel_stride = a.channel_stride;
   row.clamp = MakeClamp(p.mid.kind);
   row.z_stride = a.z_stride;
-  const bool post = !IsClamp(p.mid.kind);
+  [[maybe_unused]] const bool post = !IsClamp(p.mid.kind);
   const int64_t group = GroupRows(p);
   int64_t q = a.first_pixel % p.Wo, out_row = a.first_pixel / p.Wo, left = a.pixels;
-  for (float* z = a.z; left > 0; q = 0) {
+  for (Z* z = static_cast<Z*>(a.z); left > 0; q = 0) {
     const int64_t h = out_row * p.stride_h - p.pad_top;
     const bool grouped = group > 1 && q == 0 && left >= group * p.Wo && h >= 0 &&
                          h + (group - 1) * p.stride_h + p.R <= p.H;
@@ -312,13 +312,16 @@ void Depthwise(const DepthwiseArgs& a) {
       row.filter = a.filter + (m * p.R + r0) * row.filter_row;
       row.bias = a.bias + m * a.channel_stride;
       if (grouped) {
-        RowGroup<T>(p, row, z + m * p.C);
+        RowGroup<T, Z>(p, row, z + m * p.C);
       } else {
-        RowSegment<T>(p, row, q, q + run, z + m * p.C);
+        RowSegment<T, Z>(p, row, q, q + run, z + m * p.C);
       }
     }
-    if (post) {
-      for (int64_t i = 0; i < run; ++i) ActivateRow(z + i * a.z_stride, CeilDiv(p.C * p.M, kV) * kV, p.mid);
+    // A Z of 16 bits is rounded as it is stored, so its activation must be a clamp: dispatch sees to it.
+    if constexpr (sizeof(Z) == sizeof(float)) {
+      if (post) {
+        for (int64_t i = 0; i < run; ++i) ActivateRow(z + i * a.z_stride, CeilDiv(p.C * p.M, kV) * kV, p.mid);
+      }
     }
     z += run * a.z_stride;
     left -= run;

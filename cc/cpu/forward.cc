@@ -25,6 +25,7 @@ Machine MachineOf(const KernelTable& kernels, const ForwardOptions& options) {
   if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
   machine.threads = std::max(options.num_threads, 1);
   machine.vector_floats = kernels.vector_floats;
+  machine.z_bytes = SizeOf(kernels.z_type);
   machine.tile_pixels = kernels.tile_pixels;
   machine.tile_channels = kernels.tile_channels;
   return machine;
@@ -33,17 +34,16 @@ Machine MachineOf(const KernelTable& kernels, const ForwardOptions& options) {
 // The fused kernel on channels-last buffers.
 std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
                          const ForwardOptions& options) {
-  const KernelTable& kernels = Kernels(options.isa);
+  const KernelTable& kernels = packed.kernels();
   const Plan plan = ForwardPlan(problem, options);
-  Scratch scratch(plan.threads * plan.scratch_floats);
+  Scratch scratch(plan.threads * plan.scratch_bytes);
   if (scratch.data() == nullptr) return kOutOfMemory;
 
   const int64_t pixels = problem.output_pixels(), item = SizeOf(problem.dtype);
   const int64_t blocks = (pixels + plan.block_pixels - 1) / plan.block_pixels;
   const int64_t shares = (problem.K + plan.block_channels - 1) / plan.block_channels;
-  const int64_t line = 64 / static_cast<int64_t>(sizeof(float));
-  const bool stream =
-      plan.stream && problem.K % line == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
+  const bool stream = plan.stream && problem.dtype == kernels.z_type && problem.K * item % 64 == 0 &&
+                      reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
   const int64_t row_bytes = problem.W * problem.C * item, image_bytes = problem.H * row_bytes;
   // Offset of the first byte of X past what output pixels [0, end) of an image read.
   const auto bytes_read = [&](int64_t end) {
@@ -52,7 +52,7 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
   };
   const auto run_task = [&](int64_t task, bool last, int worker) {
     const int64_t share = task % shares, block = task / shares % blocks, n = task / shares / blocks;
-    float* z = scratch.data() + worker * plan.scratch_floats;
+    char* z = scratch.data() + worker * plan.scratch_bytes;
     const char* image = static_cast<const char*>(buffers.input) + n * image_bytes;
 
     DepthwiseArgs depthwise;
@@ -148,7 +148,7 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
 }
 
 Plan ForwardPlan(const Problem& problem, const ForwardOptions& options) {
-  return MakePlan(problem, MachineOf(Kernels(options.isa), options));
+  return MakePlan(problem, MachineOf(Kernels(options.isa, problem), options));
 }
 
 int64_t ForwardCalls(Isa isa) { return forward_calls[static_cast<int>(isa)].load(std::memory_order_relaxed); }

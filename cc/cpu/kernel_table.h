@@ -11,7 +11,7 @@
 
 namespace dwsconv {
 
-// Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, in float, activation applied.
+// Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, activation applied.
 struct DepthwiseArgs {
   const Problem* problem;
   const void* image;         // [H,W,C] of Problem::dtype
@@ -20,17 +20,18 @@ struct DepthwiseArgs {
   int64_t channel_stride;    // C rounded up to whole vectors
   int64_t first_pixel;
   int64_t pixels;
-  float* z;                  // [pixels][z_stride]; channel (c, m) is at m*C + c. Up to a vector past C*M is overwritten
+  void* z;                   // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
+                             // past C*M is overwritten, with finite numbers
   int64_t z_stride;
 };
 
 // Pointwise half: Y[:, k_begin:k_end] of the same pixels.
 struct PointwiseArgs {
-  const float* z;            // [pixels][z_stride]
-  int64_t z_stride;
+  const void* z;             // [pixels][z_stride] of KernelTable::z_type
+  int64_t z_stride;          // in elements
   int64_t pixels;
   int64_t cm;                // C*M, in Z's channel order
-  const float* panels;       // [ceil(K/tile_channels)][cm][tile_channels], channels past K zero
+  const void* panels;        // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
   const float* bias;         // [K rounded up to tile_channels], zeros without a bias
   int64_t k_begin, k_end;    // k_begin is a multiple of tile_channels
   int64_t K;                 // row stride of residual and y
@@ -40,14 +41,16 @@ struct PointwiseArgs {
   Activation activation;
   const char* ahead;         // memory the caller will read next: fetched into L2 between tiles
   int64_t ahead_bytes;
-  bool stream;               // write around the caches (float only, y aligned to a cache line, K whole vectors)
+  bool stream;               // write around the caches (y aligned to a cache line, K a whole number of lines)
 };
 
 struct KernelTable {
   int vector_floats;
   int tile_pixels;
   int tile_channels;
-  void (*depthwise[3])(const DepthwiseArgs& args);  // by DType
+  DType z_type;              // of Z and of the packed pointwise filter
+  int pair;                  // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
+  void (*depthwise[3])(const DepthwiseArgs& args);  // by DType; null where the table does not serve it
   void (*pointwise)(const PointwiseArgs& args);
 };
 
@@ -55,6 +58,7 @@ const KernelTable& KernelsGeneric();
 #if defined(__x86_64__)
 const KernelTable& KernelsAvx2();
 const KernelTable& KernelsAvx512();
+const KernelTable& KernelsAvx512Bf16();  // bfloat16 problems on CPUs with AVX512_BF16; the mid activation a clamp
 #endif
 
 }  // namespace dwsconv

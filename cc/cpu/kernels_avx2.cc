@@ -1,16 +1,25 @@
 // The kernels of one instruction set: the common bodies over its vectors. Compiled with that set's flags.
+// The bodies build on the headers before them, so the order matters.
+// clang-format off
 #include "cc/cpu/vec_avx2.h"
-// The bodies build on the vectors above, so their order matters.
 #include "cc/cpu/activation_body.h"
 #include "cc/cpu/depthwise_body.h"
-#include "cc/cpu/kernel_table.h"
+#include "cc/cpu/step_float.h"
 #include "cc/cpu/pointwise_body.h"
+// clang-format on
 
 namespace dwsconv {
 
 const KernelTable& KernelsAvx2() {
   static constexpr KernelTable table = {
-      kV, kTilePixels, kTileChannels, {Depthwise<float>, Depthwise<BFloat16>, Depthwise<Float16>}, Pointwise};
+      kV,
+      kTilePixels,
+      kTileChannels,
+      kZType,
+      kPair,
+      {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
+      Pointwise,
+  };
   return table;
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #include "cc/core/half.h"
 
@@ -23,23 +24,54 @@ void ToFloats<float>(const float* from, int64_t n, float* to) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
 }
 
+// Row `cm` of a panel of floats: n channels from `from`, zeros after them.
+template <typename T>
+void PanelRow(const T* from, int64_t n, int64_t cm, int64_t tile_channels, float* panel) {
+  float* to = panel + cm * tile_channels;
+  ToFloats(from, n, to);
+  std::fill(to + n, to + tile_channels, 0.0f);
+}
+
+// The same in a panel of bfloat16 pairs: row cm is one half of the pairs of row cm / 2.
+void PanelRow(const BFloat16* from, int64_t n, int64_t cm, int64_t tile_channels, BFloat16* panel) {
+  BFloat16* to = panel + cm / 2 * 2 * tile_channels + cm % 2;
+  for (int64_t i = 0; i < tile_channels; ++i) to[2 * i] = i < n ? from[i] : BFloat16{0};
+}
+
+// P [C*M][K] to panels, rows in Z's channel order, m * C + c, where TensorFlow's is c * M + m.
+template <typename T, typename Z>
+void PackPanels(const Problem& p, const T* P, int64_t tile_channels, int64_t pair, Z* panels) {
+  const int64_t rows = RoundUp(p.CM(), pair);
+  for (int64_t k = 0; k < p.K; k += tile_channels) {
+    const int64_t n = std::min(tile_channels, p.K - k);
+    Z* panel = panels + k * rows;
+    for (int64_t m = 0; m < p.M; ++m) {
+      for (int64_t c = 0; c < p.C; ++c) PanelRow(P + (c * p.M + m) * p.K + k, n, m * p.C + c, tile_channels, panel);
+    }
+    if (rows > p.CM()) PanelRow(P, 0, p.CM(), tile_channels, panel);
+  }
+}
+
 }  // namespace
 
-const KernelTable& Kernels(Isa isa) {
+const KernelTable& Kernels(Isa isa, const Problem& problem) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return KernelsAvx512();
+  if (isa == Isa::kAvx512) {
+    const bool bf16 = problem.dtype == DType::kBFloat16 && IsClamp(problem.mid.kind) && GetCpuFeatures().avx512_bf16;
+    return bf16 ? KernelsAvx512Bf16() : KernelsAvx512();
+  }
   if (isa == Isa::kAvx2) return KernelsAvx2();
 #endif
-  (void)isa;
+  (void)isa, (void)problem;
   return KernelsGeneric();
 }
 
 template <typename T>
-void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b, int64_t tile_channels) {
+void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
   const T* D = static_cast<const T*>(b.depthwise_filter);
   const T* P = static_cast<const T*>(b.pointwise_filter);
   const T* depthwise_bias = static_cast<const T*>(b.depthwise_bias);
-  const int64_t taps = p.R * p.S, cm = p.CM();
+  const int64_t taps = p.R * p.S;
   for (int64_t m = 0; m < p.M; ++m) {
     for (int64_t t = 0; t < taps; ++t) {
       float* to = depthwise_ + (m * taps + t) * channel_stride_;
@@ -52,16 +84,11 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b, int64_t tile
       for (int64_t c = 0; c < p.C; ++c) to[c] = ToFloat(depthwise_bias[c * p.M + m]);
     }
   }
-  // Rows of P in Z's channel order, m * C + c, where TensorFlow's is c * M + m.
-  for (int64_t k = 0; k < p.K; k += tile_channels) {
-    const int64_t n = std::min(tile_channels, p.K - k);
-    float* to = panels_ + k * cm;
-    for (int64_t m = 0; m < p.M; ++m) {
-      for (int64_t c = 0; c < p.C; ++c, to += tile_channels) {
-        ToFloats(P + (c * p.M + m) * p.K + k, n, to);
-        std::fill(to + n, to + tile_channels, 0.0f);
-      }
-    }
+  const int64_t tile_channels = kernels_->tile_channels;
+  if (kernels_->z_type == DType::kFloat32) {
+    PackPanels(p, P, tile_channels, kernels_->pair, panels_);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    PackPanels(p, P, tile_channels, kernels_->pair, reinterpret_cast<BFloat16*>(panels_));
   }
   const int64_t padded = RoundUp(p.K, tile_channels);
   std::fill(bias_, bias_ + padded, 0.0f);
@@ -69,20 +96,21 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b, int64_t tile
 }
 
 std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {
-  const KernelTable& kernels = Kernels(isa);
+  const KernelTable& kernels = Kernels(isa, problem);
   std::unique_ptr<PackedFilters> packed(new (std::nothrow) PackedFilters);
   if (!packed) return nullptr;
   packed->of_ = problem;
-  packed->isa_ = isa;
+  packed->kernels_ = &kernels;
   const int64_t stride = RoundUp(problem.C, kernels.vector_floats);
   const int64_t padded_k = RoundUp(problem.K, kernels.tile_channels);
   packed->channel_stride_ = stride;
   // Each part starts on a cache line.
   int64_t depthwise, depthwise_bias, panels, total;
   if (__builtin_mul_overflow(problem.M * stride, problem.R * problem.S, &depthwise) ||
-      __builtin_mul_overflow(problem.CM(), padded_k, &panels) || __builtin_add_overflow(depthwise, panels, &total)) {
+      __builtin_mul_overflow(RoundUp(problem.CM(), kernels.pair), padded_k, &panels) || __builtin_add_overflow(depthwise, panels, &total)) {
     return nullptr;
   }
+  if (kernels.z_type == DType::kBFloat16) panels = (panels + 1) / 2;
   depthwise = RoundUp(depthwise, 16);
   depthwise_bias = RoundUp(problem.M * stride, 16);
   panels = RoundUp(panels, 16);
@@ -95,16 +123,16 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   packed->panels_ = packed->depthwise_bias_ + depthwise_bias;
   packed->bias_ = packed->panels_ + panels;
   switch (problem.dtype) {
-    case DType::kFloat32: packed->Fill<float>(problem, buffers, kernels.tile_channels); break;
-    case DType::kBFloat16: packed->Fill<BFloat16>(problem, buffers, kernels.tile_channels); break;
-    case DType::kFloat16: packed->Fill<Float16>(problem, buffers, kernels.tile_channels); break;
+    case DType::kFloat32: packed->Fill<float>(problem, buffers); break;
+    case DType::kBFloat16: packed->Fill<BFloat16>(problem, buffers); break;
+    case DType::kFloat16: packed->Fill<Float16>(problem, buffers); break;
   }
   pack_calls.fetch_add(1, std::memory_order_relaxed);
   return packed;
 }
 
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
-  return isa == isa_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
+  return &Kernels(isa, p) == kernels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
          p.dtype == of_.dtype && p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
 }
 

@@ -1,4 +1,4 @@
-// Filters and biases in the layout of one ISA's kernels (see kernel_table.h), in float.
+// Filters and biases in the layout of one kernel table (see kernel_table.h).
 #ifndef DWSCONV_CPU_PACKED_FILTERS_H_
 #define DWSCONV_CPU_PACKED_FILTERS_H_
 
@@ -16,26 +16,28 @@ class PackedFilters {
   static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
 
   bool Serves(const Problem& problem, Isa isa) const;
+  const KernelTable& kernels() const { return *kernels_; }
   int64_t bytes() const { return bytes_; }
 
   int64_t channel_stride() const { return channel_stride_; }
   const float* depthwise() const { return depthwise_; }            // [M][R*S][channel_stride]
   const float* depthwise_bias() const { return depthwise_bias_; }  // [M][channel_stride]
-  const float* panels() const { return panels_; }                  // [panels][C*M][tile_channels]
+  const void* panels() const { return panels_; }                   // as PointwiseArgs::panels
   const float* bias() const { return bias_; }                      // [panels * tile_channels]
 
  private:
   template <typename T>
-  void Fill(const Problem& p, const ForwardBuffers& b, int64_t tile_channels);
+  void Fill(const Problem& p, const ForwardBuffers& b);
 
   Problem of_;  // what it was packed for
-  Isa isa_ = Isa::kGeneric;
+  const KernelTable* kernels_ = nullptr;
   int64_t channel_stride_ = 0, bytes_ = 0;
   AlignedBuffer<float> memory_;
-  float *depthwise_ = nullptr, *depthwise_bias_ = nullptr, *panels_ = nullptr, *bias_ = nullptr;
+  float *depthwise_ = nullptr, *depthwise_bias_ = nullptr, *panels_ = nullptr, *bias_ = nullptr;  // parts of memory_
 };
 
-const KernelTable& Kernels(Isa isa);
+// The kernels of an ISA for a problem.
+const KernelTable& Kernels(Isa isa, const Problem& problem);
 
 }  // namespace dwsconv
 

@@ -1,4 +1,5 @@
-// The pointwise half of a tile: Z times packed panels of P to Y. Part of a kernel's translation unit.
+// The pointwise half of a tile: Z times packed panels of P to Y. Part of a kernel's translation unit: include after a
+// step_<kind>.h, which says what Z's elements are and what one multiply-add takes in.
 //
 // The register tile is kTilePixels x (kTileVectors vectors): per step of the sum, the filter's vectors are loaded once
 // and each pixel's value is broadcast once. The sum runs over all of C*M in one go, in order, so Y's bits depend on
@@ -17,22 +18,22 @@ constexpr int kTileChannels = kTileVectors * kV;
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
 // + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop.
 template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void MultiplyTile(const float* z, int64_t z_stride, int64_t cm, const float* panel,
-                                                        Vec (&acc)[kRows][kVectors]) {
+inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t z_stride, int64_t cm,
+                                                        const ZType* panel, Vec (&acc)[kRows][kVectors]) {
   constexpr int kBases = (kRows + 2) / 3;
-  const float* base[kBases];
+  const ZType* base[kBases];
 #pragma GCC unroll 8
   for (int b = 0; b < kBases; ++b) base[b] = z + 3 * b * z_stride;
 #pragma GCC unroll 4
-  for (int64_t c = 0; c < cm; ++c) {
-    Vec f[kVectors];
+  for (int64_t c = 0; c < cm; c += kPair) {
+    StepVec f[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) f[v] = Load(panel + c * kTileChannels + v * kV);
+    for (int v = 0; v < kVectors; ++v) f[v] = LoadStep(panel + c * kTileChannels + v * kV * kPair);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vec x = Set1(base[i / 3][(i % 3) * z_stride + c]);
+      const StepVec x = BroadcastStep(base[i / 3] + (i % 3) * z_stride + c);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = Fma(x, f[v], acc[i][v]);
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = MultiplyStep(x, f[v], acc[i][v]);
     }
   }
 }
@@ -44,7 +45,7 @@ struct TileEnd {
   Clamp clamp;
 };
 
-// One row of sums in a buffer to Y: the path of 16-bit types and of activations that are not clamps.
+// One row of sums in a buffer to Y: the path of other types and of activations that are not clamps.
 template <typename T>
 inline void FinishRow(const PointwiseArgs& a, const float* sums, int64_t pixel, int64_t k, int64_t lanes) {
   const T* residual = a.residual ? static_cast<const T*>(a.residual) + pixel * a.K + k : nullptr;
@@ -63,7 +64,7 @@ inline void FinishRow(const PointwiseArgs& a, const float* sums, int64_t pixel, 
 }
 
 template <int kRows, int kVectors>
-void Tile(const PointwiseArgs& a, const TileEnd& end, const float* z, const float* panel, int64_t pixel) {
+void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel) {
   Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
@@ -71,9 +72,10 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const float* z, const floa
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
   MultiplyTile<kRows, kVectors>(z, a.z_stride, a.cm, panel, acc);
 
-  if (a.dtype == DType::kFloat32 && IsClamp(a.activation.kind)) {
-    const float* residual = static_cast<const float*>(a.residual);
-    float* y = static_cast<float*>(a.y) + pixel * a.K + end.k;
+  // The hot case: Y of Z's own type.
+  if (a.dtype == kZType && IsClamp(a.activation.kind)) {
+    const ZType* residual = static_cast<const ZType*>(a.residual);
+    ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
     if (residual) residual += pixel * a.K + end.k;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
@@ -113,7 +115,7 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const float* z, const floa
 
 // Rows given at run time to the tile compiled for that many.
 template <int kRows, int kVectors>
-inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const float* z, const float* panel,
+inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel,
                        int64_t pixel) {
   if (rows == kRows) {
     Tile<kRows, kVectors>(a, end, z, panel, pixel);
@@ -135,10 +137,10 @@ void Pointwise(const PointwiseArgs& a) {
   for (end.k = a.k_begin; end.k < a.k_end; end.k += kTileChannels) {
     end.lanes = Min(kTileChannels, a.k_end - end.k);
     end.bias = a.bias + end.k;
-    const float* panel = a.panels + end.k * a.cm;
+    const ZType* panel = static_cast<const ZType*>(a.panels) + end.k * CeilDiv(a.cm, kPair) * kPair;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
-      const float* z = a.z + pixel * a.z_stride;
+      const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
       for (const int64_t stop = Min(ahead + ahead_step, a.ahead_bytes); ahead < stop; ahead += kCacheLine) {
         __builtin_prefetch(a.ahead + ahead, 0, 2);
       }

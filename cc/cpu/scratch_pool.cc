@@ -8,10 +8,10 @@ namespace {
 
 // Calls that overlap each hold one buffer; more than a few at once are rare, and larger ones are not worth keeping.
 constexpr size_t kKept = 8;
-constexpr int64_t kLargestKept = int64_t{64} << 20;  // floats
+constexpr int64_t kLargestKept = int64_t{256} << 20;  // bytes
 
 struct Entry {
-  AlignedBuffer<float> buffer;
+  AlignedBuffer<char> buffer;
   int64_t capacity;
 };
 
@@ -27,14 +27,14 @@ Pool& ThePool() {
 
 }  // namespace
 
-Scratch::Scratch(int64_t floats) {
+Scratch::Scratch(int64_t bytes) {
   Pool& pool = ThePool();
   {
     std::lock_guard<std::mutex> lock(pool.mutex);
     size_t best = pool.free.size();
     for (size_t i = 0; i < pool.free.size(); ++i) {
       const int64_t capacity = pool.free[i].capacity;
-      if (capacity >= floats && (best == pool.free.size() || capacity < pool.free[best].capacity)) best = i;
+      if (capacity >= bytes && (best == pool.free.size() || capacity < pool.free[best].capacity)) best = i;
     }
     if (best < pool.free.size()) {
       buffer_ = std::move(pool.free[best].buffer);
@@ -43,8 +43,8 @@ Scratch::Scratch(int64_t floats) {
       return;
     }
   }
-  buffer_ = AllocateAligned<float>(floats);
-  capacity_ = buffer_ ? floats : 0;
+  buffer_ = AllocateAligned<char>(bytes);
+  capacity_ = buffer_ ? bytes : 0;
 }
 
 Scratch::~Scratch() {

@@ -9,17 +9,17 @@
 
 namespace dwsconv {
 
-// A lease on `floats` floats, given back to a process-wide pool on destruction. data() is null when memory is out.
+// A lease on `bytes` bytes, given back to a process-wide pool on destruction. data() is null when memory is out.
 class Scratch {
  public:
-  explicit Scratch(int64_t floats);
+  explicit Scratch(int64_t bytes);
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  float* data() { return buffer_.get(); }
+  char* data() { return buffer_.get(); }
 
  private:
-  AlignedBuffer<float> buffer_;
+  AlignedBuffer<char> buffer_;
   int64_t capacity_ = 0;
 };
 

@@ -55,8 +55,10 @@ inline Vec LoadN(const BFloat16* p, int64_t n) {
 }
 inline Vec LoadN(const Float16* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p)); }
 
-// Round to nearest even; NaN stays NaN. The integer form is used rather than vcvtneps2bf16, which needs AVX512_BF16
-// and flushes subnormals.
+// Round to nearest even; NaN stays NaN. With AVX512_BF16 one instruction (which flushes subnormals to zero).
+#ifdef __AVX512BF16__
+inline __m256i ToBFloat16(Vec v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
+#else
 inline __m256i ToBFloat16(Vec v) {
   const __m512i u = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -65,6 +67,7 @@ inline __m256i ToBFloat16(Vec v) {
   r = _mm512_mask_or_epi32(r, nan, _mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   return _mm512_cvtepi32_epi16(r);
 }
+#endif
 inline __m256i ToFloat16(Vec v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 inline void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
@@ -74,6 +77,7 @@ inline void StoreN(float* p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, FirstL
 inline void StoreN(BFloat16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToBFloat16(v)); }
 inline void StoreN(Float16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToFloat16(v)); }
 inline void Stream(float* p, Vec v) { _mm512_stream_ps(p, v); }
+inline void Stream(BFloat16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), ToBFloat16(v)); }
 inline void StreamFence() { _mm_sfence(); }
 
 }  // namespace

@@ -45,8 +45,9 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   const int64_t pixels = problem.output_pixels(), cm = problem.CM();
   // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
   // rows would all fall into the same sets of L1.
-  plan.z_stride = RoundUp(cm, machine.vector_floats) + 16;
-  if (plan.z_stride % 1024 == 0) plan.z_stride += 16;
+  const int64_t line = 64 / machine.z_bytes;
+  plan.z_stride = RoundUp(cm, line) + line;
+  if (plan.z_stride * machine.z_bytes % 4096 == 0) plan.z_stride += line;
 
   const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(cm) *
                        static_cast<double>(problem.R * problem.S + problem.K);
@@ -54,7 +55,7 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
       std::clamp<double>(flops / static_cast<double>(kFlopsPerThread), 1.0, static_cast<double>(machine.threads)));
 
   // Z of a block in half of L2: the other half is for the input rows and the filter panel in use.
-  int64_t block = machine.l2_bytes / 2 / (4 * plan.z_stride);
+  int64_t block = machine.l2_bytes / 2 / (machine.z_bytes * plan.z_stride);
   block = std::min(block, kMostPixels);
   if (plan.threads > 1) {
     block = std::min(block, CeilDiv(problem.N * pixels, plan.threads * kTasksPerThread));
@@ -76,9 +77,9 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, problem.K);
   plan.tasks = pixel_tasks * CeilDiv(problem.K, plan.block_channels);
   plan.threads = static_cast<int>(std::min<int64_t>(plan.threads, plan.tasks));
-  const double y_bytes = 4.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(problem.K);
-  plan.stream = problem.dtype == DType::kFloat32 && y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
-  plan.scratch_floats = plan.block_pixels * plan.z_stride + 16;
+  const double y_bytes = static_cast<double>(SizeOf(problem.dtype)) * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(problem.K);
+  plan.stream = y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
+  plan.scratch_bytes = (plan.block_pixels * plan.z_stride + line) * machine.z_bytes;
   return plan;
 }
 

@@ -22,6 +22,7 @@ struct Machine {
   int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
   int threads = 1;
   int vector_floats = 4;   // floats in a vector register
+  int64_t z_bytes = 4;     // of an element of Z
   int tile_pixels = 6;     // rows of the pointwise register tile
   int tile_channels = 8;   // columns of it
 };
@@ -31,8 +32,8 @@ struct Plan {
   int64_t block_channels = 0; // output channels in one task
   int64_t tasks = 0;
   int threads = 1;            // used, at most Machine::threads
-  int64_t scratch_floats = 0; // a thread: Z of one block, rows padded
-  int64_t z_stride = 0;       // floats from one pixel of Z to the next
+  int64_t scratch_bytes = 0;  // a thread: Z of one block, rows padded
+  int64_t z_stride = 0;       // elements from one pixel of Z to the next
   bool stream = false;        // Y is too large to stay in cache: write around it
 };
 

@@ -1,0 +1,23 @@
+// The pointwise sum in float: one channel a multiply-add. Included by a kernel's translation unit before
+// pointwise_body.h.
+#ifndef DWSCONV_CPU_STEP_FLOAT_H_
+#define DWSCONV_CPU_STEP_FLOAT_H_
+
+#include "cc/core/problem.h"
+
+namespace dwsconv {
+namespace {
+
+using ZType = float;
+using StepVec = Vec;
+constexpr DType kZType = DType::kFloat32;
+constexpr int kPair = 1;
+
+inline StepVec BroadcastStep(const float* z) { return Set1(*z); }
+inline StepVec LoadStep(const float* panel) { return Load(panel); }
+inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return Fma(x, f, sum); }
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_STEP_FLOAT_H_
