@@ -1,0 +1,62 @@
+"""The roofline as a picture."""
+
+import os
+
+import numpy as np
+
+from tf_dwsconv.analysis._optional import require
+from tf_dwsconv.analysis.costs import Machine, layer_cost
+from tf_dwsconv.analysis.problem import check_problem
+
+
+def plot_roofline(problems, machine, path, dtype="float32"):
+    """Saves a roofline plot: for each layer the fused DWS layer, the unfused one, and the dense convolution.
+
+    Args:
+        problems: `Problem`s, at least one.
+        machine: a `Machine`.
+        path: file to write; its ending names the format (.png, .pdf, .svg).
+        dtype: of every array.
+
+    Raises:
+        TypeError, ValueError: no problems, an argument of the wrong type, an ending matplotlib does not know.
+        ImportError: matplotlib is missing.
+    """
+    problems = [check_problem(p) for p in problems]
+    if not problems:
+        raise ValueError("problems must not be empty")
+    if not isinstance(machine, Machine):
+        raise TypeError(f"machine must be an analysis.Machine, got {type(machine).__name__}")
+    figures = require("matplotlib.figure", "plot_roofline")
+    canvas = require("matplotlib.backends.backend_agg", "plot_roofline")
+    figure = figures.Figure(figsize=(8, 5))  # not pyplot: no global state, no display
+    canvas.FigureCanvasAgg(figure)
+    formats = figure.canvas.get_supported_filetypes()
+    ending = os.path.splitext(str(path))[1][1:].lower()
+    if ending not in formats:
+        raise ValueError(f"path must end in one of {', '.join('.' + f for f in sorted(formats))}, got {str(path)!r}")
+    axes = figure.add_subplot()
+    variants = (("DWS, fused", "dws", True, "o"), ("DWS, unfused", "dws", False, "v"), ("dense", "dense", True, "s"))
+    points = {
+        label: [layer_cost(p, kind, dtype, fused).intensity for p in problems] for label, kind, fused, _ in variants
+    }
+    every = [x for values in points.values() for x in values] + [machine.ridge]
+    span = np.geomspace(min(every) / 2, max(every) * 2, 256)
+
+    def limit(x):
+        return np.minimum(machine.peak_flops, np.asarray(x) * machine.dram_bytes_per_s) / 1e9
+
+    axes.loglog(span, limit(span), color="black", linewidth=1)
+    for label, _, _, marker in variants:
+        axes.loglog(points[label], limit(points[label]), marker, label=label, alpha=0.7)
+    axes.axvline(machine.ridge, color="grey", linewidth=0.5, linestyle="--")
+    axes.set_xlabel("arithmetic intensity, FLOP a byte of compulsory traffic")
+    axes.set_ylabel("attainable GFLOP/s")
+    axes.set_title(
+        f"Roofline of {machine.name}: {machine.peak_flops / 1e9:.4g} GFLOP/s, "
+        f"{machine.dram_bytes_per_s / 1e9:.4g} GB/s, {dtype}"
+    )
+    axes.grid(True, which="both", linewidth=0.2)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)

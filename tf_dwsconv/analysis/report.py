@@ -1,0 +1,238 @@
+"""Tables of layers: what each costs, what it must move, and what the best tiling moves. For models and for shapes."""
+
+import contextlib
+import dataclasses
+from typing import Optional
+
+from tf_dwsconv.analysis._optional import require
+from tf_dwsconv.analysis.costs import Cost, Machine, layer_cost, roofline_seconds
+from tf_dwsconv.analysis.fused import FusedTiling, dws_lower_bound, fused_tiling
+from tf_dwsconv.analysis.problem import Problem, check_problem, choice, integer, itemsize
+
+_QUANTA = (1, 16, 16)
+
+
+def format_table(headers, rows):
+    """Text columns, the first to the left and the others to the right.
+
+    >>> print(format_table(("layer", "MB"), [("a", "1.0"), ("bb", "12.5")]))
+    layer    MB
+    a       1.0
+    bb     12.5
+    """
+    rows = [tuple(headers), *map(tuple, rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
+    return "\n".join(
+        "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One layer's figures.
+
+    Attributes:
+        name, problem, dtype: which layer.
+        kind: "dws", or "depthwise" where no pointwise half follows.
+        cost: fused (for kind "dws"). unfused: with the intermediate written and read.
+        bound_bytes: what any fused order moves, from `dws_lower_bound`.
+        tiling: the tiling that moves least with channels in multiples of 16, a vector's worth; None where not even one
+            pixel fits, and for kind "depthwise".
+        seconds: the roofline's time of the fused layer, None without a machine.
+    """
+
+    name: str
+    problem: Problem
+    kind: str
+    dtype: str
+    cost: Cost
+    unfused: Cost
+    bound_bytes: float
+    tiling: Optional[FusedTiling]
+    seconds: Optional[float]
+
+    @property
+    def tiling_bytes(self):
+        """What `tiling` moves, or None."""
+        return None if self.tiling is None else self.tiling.traffic.total * self.cost.itemsize
+
+
+def report_layer(problem: Problem, name=None, *, kind="dws", dtype="float32", fast_bytes=1 << 20, machine=None):
+    """The figures of one layer.
+
+    Args:
+        problem: a `Problem`.
+        name: for tables; None: the shape.
+        kind: "dws" or "depthwise".
+        dtype: of every array.
+        fast_bytes: fast memory, a core's L2 cache say.
+        machine: a `Machine`, or None.
+
+    Returns:
+        A `LayerReport`.
+
+    Raises:
+        TypeError, ValueError: an argument out of range.
+    """
+    check_problem(problem)
+    choice("kind", kind, ("dws", "depthwise"))
+    memory = max(2, integer("fast_bytes", fast_bytes) // itemsize(dtype))
+    if machine is not None and not isinstance(machine, Machine):
+        raise TypeError(f"machine must be an analysis.Machine or None, got {type(machine).__name__}")
+    cost = layer_cost(problem, kind, dtype)
+    unfused, tiling, bound = cost, None, float(cost.accesses)
+    if kind == "dws":
+        unfused = layer_cost(problem, kind, dtype, fused=False)
+        bound = dws_lower_bound(problem, memory)
+        # Every other argument is checked by now: what is left to raise is that not even one pixel fits.
+        with contextlib.suppress(ValueError):
+            tiling = fused_tiling(problem, memory, quanta=_QUANTA)
+    return LayerReport(
+        name or str(problem),
+        problem,
+        kind,
+        dtype,
+        cost,
+        unfused,
+        bound * cost.itemsize,
+        tiling,
+        None if machine is None else roofline_seconds(cost, machine),
+    )
+
+
+HEADERS = (
+    "layer",
+    "shape",
+    "MFLOP",
+    "params",
+    "fused MB",
+    "unfused MB",
+    "FLOP/B",
+    "bound MB",
+    "tiled MB",
+    "tile bp x bc x bk",
+    "limit ms",
+)
+
+
+def report_table(reports):
+    """A text table of `LayerReport`s with a line of totals."""
+
+    def cells(name, shape, flops, parameters, sizes, intensity, tile, seconds):
+        fused, unfused, bound, tiled = ("-" if b is None else f"{b / 1e6:.2f}" for b in sizes)
+        return (
+            name,
+            shape,
+            f"{flops / 1e6:.1f}",
+            f"{parameters}",
+            fused,
+            unfused,
+            f"{intensity:.1f}",
+            bound,
+            tiled,
+            tile,
+            "-" if seconds is None else f"{seconds * 1e3:.3f}",
+        )
+
+    rows = []
+    for r in reports:
+        tile = "-" if r.tiling is None else f"{r.tiling.bp} x {r.tiling.bc} x {r.tiling.bk}"
+        rows.append(
+            cells(
+                r.name,
+                str(r.problem),
+                r.cost.flops,
+                r.cost.parameters,
+                (r.cost.accesses_bytes, r.unfused.accesses_bytes, r.bound_bytes, r.tiling_bytes),
+                r.cost.intensity,
+                tile,
+                r.seconds,
+            )
+        )
+    if len(reports) > 1:
+
+        def total(values):
+            values = list(values)
+            return None if None in values else sum(values)
+
+        moved, flops = total(r.cost.accesses_bytes for r in reports), total(r.cost.flops for r in reports)
+        rows.append(
+            cells(
+                "total",
+                "",
+                flops,
+                total(r.cost.parameters for r in reports),
+                (
+                    moved,
+                    total(r.unfused.accesses_bytes for r in reports),
+                    total(r.bound_bytes for r in reports),
+                    total(r.tiling_bytes for r in reports),
+                ),
+                flops / moved,
+                "",
+                total(r.seconds for r in reports),
+            )
+        )
+    return format_table(HEADERS, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSummary:
+    """The DWS layers of a model. `str()` is the table.
+
+    Attributes:
+        layers: a `LayerReport` for each call of a layer, in the order of the graph.
+    """
+
+    name: str
+    layers: tuple[LayerReport, ...]
+
+    def __str__(self):
+        if not self.layers:
+            return f"{self.name}: no depthwise layers"
+        return f"{self.name}\n{report_table(self.layers)}"
+
+
+def summary(model, *, batch_size=1, dtype=None, fast_bytes=1 << 20, machine=None):
+    """What the DWS layers of a Keras model cost.
+
+    Found are `SeparableConv2D` (and its subclasses), `DepthwiseConv2D` followed, but for batch norms, activations and
+    dropouts, by a pointwise `Conv2D`, and other `DepthwiseConv2D` on their own. A `ZeroPadding2D` in front of a VALID
+    one counts as the layer's own padding, for that is how it is run fused.
+
+    Args:
+        model: a built Functional or Sequential `keras.Model`; models inside it are searched too.
+        batch_size: N, where the model leaves it open.
+        dtype: of every array; None: each layer's compute dtype.
+        fast_bytes: fast memory for the bounds and tilings, in bytes.
+        machine: a `Machine` for the roofline's time, or None.
+
+    Returns:
+        A `ModelSummary`.
+
+    Raises:
+        ImportError: Keras is missing.
+        TypeError: model is not a `keras.Model`.
+        ValueError: a model without a graph (subclassed, or not built), a layer whose input size is unknown, or an
+            argument out of range.
+    """
+    keras = require("keras", "summary(model)")
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, got {type(model).__name__}")
+    batch_size = integer("batch_size", batch_size)
+    from tf_dwsconv.analysis.graph import dws_calls
+
+    layers = []
+    for call in dws_calls(keras, model, batch_size):
+        layers.append(
+            report_layer(
+                call.problem,
+                call.name,
+                kind=call.kind,
+                dtype=dtype or call.dtype,
+                fast_bytes=fast_bytes,
+                machine=machine,
+            )
+        )
+    return ModelSummary(model.name, tuple(layers))
