@@ -80,30 +80,27 @@ def _gradient(op: Any, grad: tf.Tensor) -> list:
     wide = [stock.widen(t) for t in call.inputs]
     x = stock.to_nhwc(wide[0], attributes)
     pointwise_filter = wide[2]
-    bias_of_z = call.depthwise_bias
     grad = stock.to_nhwc(stock.widen(grad), attributes)
 
-    sources = [i for i in (0, 1, bias_of_z) if i is not None and wanted[i]]
-    watched = {0: x, 1: wide[1]}
-    if bias_of_z is not None:
-        watched[bias_of_z] = wide[bias_of_z]
-    needs_y = attributes.activation.word in ("hard_swish", "silu", "gelu") or (
-        attributes.activation.word == "leaky_relu" and attributes.activation.alpha < 0
-    )
-    z = None
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([watched[i] for i in sources])
-        if sources or wanted[2] or needs_y:
-            z = stock.depthwise(x, wide[1], attributes)
-            if bias_of_z is not None:
-                z += wide[bias_of_z]
-            z = stock.activate(z, attributes.depthwise_activation)
+    # What of the forward pass is needed again, and no more: in eager mode nothing would drop the rest.
+    last, middle = attributes.activation, attributes.depthwise_activation
+    from_input = last.word in ("hard_swish", "silu", "gelu") or (last.word == "leaky_relu" and last.alpha < 0)
+    sources = [i for i in (0, 1, call.depthwise_bias) if i is not None and wanted[i]]
+    before = z = None
+    tape = tf.GradientTape(watch_accessed_variables=False)
+    if wanted[2] or from_input or (sources and middle.word != "none"):
+        before = stock.depthwise(x, wide[1], attributes)
+        if call.depthwise_bias is not None:
+            before += wide[call.depthwise_bias]
+        with tape:
+            tape.watch(before)
+            z = stock.activate(before, middle)
 
-    if needs_y:
+    if from_input:
         grad = _through_activation(call, wide, z, pointwise_filter, grad)
     else:
         y = stock.to_nhwc(stock.widen(tf.identity(op.outputs[0])), attributes)
-        grad = _from_output(attributes.activation, y, grad)
+        grad = _from_output(last, y, grad)
 
     result: list = [None] * len(call.inputs)
     if call.residual is not None and wanted[call.residual]:
@@ -114,10 +111,13 @@ def _gradient(op: Any, grad: tf.Tensor) -> list:
         matrix = tf.tensordot(z, grad, axes=[[0, 1, 2], [0, 1, 2]])
         result[2] = tf.reshape(matrix, tf.shape(pointwise_filter))
     if sources:
-        grad_z = stock.pointwise(grad, tf.transpose(pointwise_filter, [0, 1, 3, 2]))
-        found = tape.gradient(z, [watched[i] for i in sources], output_gradients=grad_z)
-        for i, gradient in zip(sources, found):
-            result[i] = stock.from_nhwc(gradient, attributes) if i == 0 else gradient
+        grad = stock.pointwise(grad, tf.transpose(pointwise_filter, [0, 1, 3, 2]))
+        if middle.word != "none":
+            grad = tape.gradient(z, before, output_gradients=grad)
+        if call.depthwise_bias in sources:
+            result[call.depthwise_bias] = tf.reduce_sum(grad, [0, 1, 2])
+        of_x, result[1] = stock.depthwise_gradients(x, wide[1], grad, attributes, wanted[0], wanted[1])
+        result[0] = None if of_x is None else stock.from_nhwc(of_x, attributes)
     for i, gradient in enumerate(result):
         if gradient is not None:
             gradient = tf.cast(gradient, call.inputs[i].dtype)

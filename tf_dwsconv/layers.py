@@ -10,7 +10,7 @@ from tf_dwsconv import activations
 from tf_dwsconv._arguments import Attributes
 
 if keras.config.backend() == "tensorflow":
-    from tf_dwsconv import _library, ops, stock
+    from tf_dwsconv import _library, ops
 
 keras.saving.register_keras_serializable(package="tf_dwsconv")(activations.LeakyRelu)
 
@@ -165,14 +165,12 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         if not arguments.hold(self):
             arguments = self._arguments = _Arguments(self)
         x = ops.convert(inputs, "inputs", None)
-        # `.value` casts to the compute dtype; reading a variable outside Keras' scopes costs least this way.
-        depthwise_filter = ops.convert(self.depthwise_kernel.value, "depthwise_kernel", x.dtype)
-        pointwise_filter = ops.convert(self.pointwise_kernel.value, "pointwise_kernel", x.dtype)
-        depthwise_bias = bias = None
-        if self.depthwise_bias is not None:
-            depthwise_bias = ops.convert(self.depthwise_bias.value, "depthwise_bias", x.dtype)
-        if self.bias is not None:
-            bias = ops.convert(self.bias.value, "bias", x.dtype)
+        depthwise_bias = None if self.depthwise_bias is None else _value(self.depthwise_bias, x.dtype)
+        bias = None if self.bias is None else _value(self.bias, x.dtype)
+        depthwise_filter, pointwise_filter = (
+            _value(self.depthwise_kernel, x.dtype),
+            _value(self.pointwise_kernel, x.dtype),
+        )
         tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, None, arguments.attributes)
         if arguments.between is None:
             outputs = ops.run(*tensors)
@@ -182,7 +180,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
                 f"tf_dwsconv computes with stock TensorFlow ops where `depthwise_activation` is not one of "
                 f"{', '.join(activations.WORDS)}; here it is {arguments.between!r}.",
             )
-            outputs = stock.depthwise_sep_conv2d(*tensors, depthwise_function=arguments.between)
+            outputs = ops.run_stock(*tensors, depthwise_function=arguments.between)
         return outputs if arguments.after is None else arguments.after(outputs)
 
     def get_config(self):
@@ -195,6 +193,17 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
             depthwise_bias_constraint=keras.constraints.serialize(self.depthwise_bias_constraint),
         )
         return config
+
+
+def _value(variable: Any, dtype: Any) -> Any:
+    """A weight in the compute dtype: the variable itself where it has that, which the op reads faster than Python."""
+    value = variable.value
+    if value.dtype != dtype:
+        raise TypeError(
+            f"`inputs` must be of the dtype of the layer's weights, {value.dtype.name} (see `{variable.path}`); given "
+            f"{dtype.name}."
+        )
+    return value
 
 
 class _Arguments:

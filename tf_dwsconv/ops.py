@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework_ops
@@ -18,6 +18,7 @@ _FUSED_DTYPES = frozenset((tf.float32, tf.bfloat16, tf.float16))
 _DTYPES = _FUSED_DTYPES | {tf.float64}
 
 
+@tf.autograph.experimental.do_not_convert
 def depthwise_sep_conv2d(
     x,
     depthwise_filter,
@@ -119,16 +120,13 @@ def run(
     attributes: Attributes,
     name: Optional[str] = None,
 ) -> tf.Tensor:
-    """As `depthwise_sep_conv2d`, with tensors of one dtype and attributes that are checked already.
+    """As `depthwise_sep_conv2d`, with tensors or variables of one dtype and attributes that are checked already.
 
     The layer calls this, so nothing here is paid for twice. Shapes are checked by the op, or by the stock path.
     """
     op = fused_op(x.dtype)
     if op is None:
-        with tf.name_scope(name or "depthwise_sep_conv2d"):
-            return stock.depthwise_sep_conv2d(
-                x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes
-            )
+        return run_stock(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes, name)
     middle, last = attributes.depthwise_activation, attributes.activation
     return op(
         input=x,
@@ -150,6 +148,24 @@ def run(
         stable_filters=framework_ops.executing_eagerly_outside_functions(),
         name=name,
     )
+
+
+def run_stock(
+    x: tf.Tensor,
+    depthwise_filter: tf.Tensor,
+    pointwise_filter: tf.Tensor,
+    depthwise_bias: Optional[tf.Tensor],
+    bias: Optional[tf.Tensor],
+    residual: Optional[tf.Tensor],
+    attributes: Attributes,
+    name: Optional[str] = None,
+    depthwise_function: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
+) -> tf.Tensor:
+    """As `run`, by stock TensorFlow ops; `depthwise_function`, if given, is the activation between the halves."""
+    with tf.name_scope(name or "depthwise_sep_conv2d"):
+        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
+        tensors = (None if tensor is None else tf.convert_to_tensor(tensor) for tensor in tensors)
+        return stock.depthwise_sep_conv2d(*tensors, attributes, depthwise_function)
 
 
 def fused_op(dtype: tf.DType):

@@ -7,6 +7,7 @@ size, empty batches. 16-bit floats are computed in float32 and rounded once, at 
 
 from __future__ import annotations
 
+import math
 from typing import Callable, Optional, Union
 
 import tensorflow as tf
@@ -37,6 +38,8 @@ def activate(x: tf.Tensor, activation: Fused) -> tf.Tensor:
     word = activation.word
     if word == "none":
         return x
+    if word == "leaky_relu" and x.dtype == tf.float64:
+        return tf.where(x > 0, x, x * activation.alpha)  # TensorFlow's op keeps the slope in float32
     if word == "leaky_relu":
         return tf.nn.leaky_relu(x, alpha=activation.alpha)
     return _FUNCTIONS[word](x)
@@ -48,7 +51,8 @@ _FUNCTIONS = {
     "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) / 6.0,
     # Not tf.nn.silu: its custom gradient holds no second derivative in graphs of TensorFlow 1.
     "silu": lambda x: x * tf.sigmoid(x),
-    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    # Not tf.nn.gelu, which takes the root of two from float32 also in float64.
+    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(math.sqrt(0.5), x.dtype))),
     "sigmoid": tf.sigmoid,
     "tanh": tf.tanh,
 }
@@ -160,24 +164,74 @@ def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes)
     """The depthwise half, without bias: NHWC `[N, H, W, C]` to `[N, Ho, Wo, C*M]`, float32 or float64."""
     x, depthwise_filter = _ensure_rank4(x), _ensure_rank4(depthwise_filter)
     axes = [_Axis(x, depthwise_filter, attributes, i) for i in (0, 1)]
-    if any(axis.huge() for axis in axes) or 0 in x.shape.as_list():
+    method = _method(x, depthwise_filter, axes)
+    if method == "gather":
         return _by_gathering(x, depthwise_filter, axes)
     if any(not isinstance(size, int) for axis in axes for size in (axis.size, axis.kernel)):
         x = _with_run_time_checks(x, axes, attributes)
-    strides = [axis.stride for axis in axes]
-    dilations = [axis.dilation for axis in axes]
-    if dilations == [1, 1] and strides[0] == strides[1]:
-        padding = attributes.padding
-        if padding == "EXPLICIT":
-            padding = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
-        z = tf.nn.depthwise_conv2d(x, depthwise_filter, [1, strides[0], strides[0], 1], padding)
-    elif dilations != [1, 1] and None in depthwise_filter.shape.as_list():
-        return _by_gathering(x, depthwise_filter, axes)
+    if method == "direct":
+        z = tf.raw_ops.DepthwiseConv2dNative(input=x, filter=depthwise_filter, **_direct(axes, attributes))
     else:
         z = _by_padding(x, depthwise_filter, axes)
-    # For an empty batch TensorFlow's op answers with the input's shape.
     channels = _dim(depthwise_filter, 2) * _dim(depthwise_filter, 3)
-    return _reshape(z, [_dim(x, 0), axes[0].out, axes[1].out, channels])
+    shape = [_dim(x, 0), axes[0].out, axes[1].out, channels]
+    if all(isinstance(size, int) for size in shape):
+        return z
+    # For an empty batch TensorFlow's op answers with the input's shape. Graph optimisation would trust the shape that
+    # it was inferred to have, and drop the correction; a placeholder is what it cannot see through.
+    target = tf.stack([tf.cast(size, tf.int64) for size in shape])
+    z = tf.reshape(z, target if tf.executing_eagerly() else tf.compat.v1.placeholder_with_default(target, [4]))
+    z.set_shape([size if isinstance(size, int) else None for size in shape])
+    return z
+
+
+def depthwise_gradients(
+    x: tf.Tensor, depthwise_filter: tf.Tensor, grad: tf.Tensor, attributes: Attributes, of_x: bool, of_filter: bool
+) -> tuple[Optional[tf.Tensor], Optional[tf.Tensor]]:
+    """The gradients of `depthwise` with respect to `x` and the filter, None for one that is not wanted.
+
+    TensorFlow's gradient of its depthwise op computes both, wanted or not, so that is called by its parts.
+    """
+    axes = [_Axis(x, depthwise_filter, attributes, i) for i in (0, 1)]
+    if _method(x, depthwise_filter, axes) != "direct":
+        sources = [t for t, wanted in ((x, of_x), (depthwise_filter, of_filter)) if wanted]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            z = depthwise(x, depthwise_filter, attributes)
+        found = iter(tape.gradient(z, sources, output_gradients=grad))
+        return next(found) if of_x else None, next(found) if of_filter else None
+    options = _direct(axes, attributes)
+    grad_x = grad_filter = None
+    if of_x:
+        grad_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=tf.shape(x), filter=depthwise_filter, out_backprop=grad, **options
+        )
+        grad_x.set_shape(x.shape)
+    if of_filter:
+        grad_filter = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=x, filter_sizes=tf.shape(depthwise_filter), out_backprop=grad, **options
+        )
+        grad_filter.set_shape(depthwise_filter.shape)
+    return grad_x, grad_filter
+
+
+def _method(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> str:
+    """How to compute: "direct", "pad" or "gather"; the first that is right."""
+    if any(axis.huge() for axis in axes) or 0 in x.shape.as_list():
+        return "gather"
+    if any(axis.dilation != 1 for axis in axes):
+        return "gather" if None in depthwise_filter.shape.as_list() else "pad"
+    return "direct" if axes[0].stride == axes[1].stride else "pad"
+
+
+def _direct(axes: list, attributes: Attributes) -> dict:
+    """Attributes of TensorFlow's depthwise op."""
+    pads = [n for axis in axes for n in (axis.before, axis.after)] if attributes.padding == "EXPLICIT" else None
+    return {
+        "strides": [1, axes[0].stride, axes[0].stride, 1],
+        "padding": attributes.padding,
+        "explicit_paddings": [] if pads is None else [0, 0, *pads, 0, 0],
+    }
 
 
 class _Axis:
@@ -187,7 +241,7 @@ class _Axis:
         self.size: Size = _dim(x, i + 1)
         self.kernel: Size = _dim(depthwise_filter, i)
         self.stride = attributes.strides[i]
-        self.dilation = 1 if self.kernel == 1 and isinstance(self.kernel, int) else attributes.dilations[i]
+        self.dilation = 1 if isinstance(self.kernel, int) and self.kernel == 1 else attributes.dilations[i]
         window = (self.kernel - 1) * self.dilation + 1
         if attributes.padding == "SAME":
             self.out: Size = -(-self.size // self.stride)
@@ -212,15 +266,6 @@ class _Axis:
 def _dim(t: tf.Tensor, axis: int) -> Size:
     size = t.shape[axis]
     return size if size is not None else tf.shape(t, out_type=tf.int64)[axis]
-
-
-def _reshape(t: tf.Tensor, shape: list) -> tf.Tensor:
-    known = [size if isinstance(size, int) else None for size in shape]
-    if t.shape.is_fully_defined() and t.shape.as_list() == known:
-        return t
-    t = tf.reshape(t, tf.stack([tf.cast(size, tf.int64) for size in shape]))
-    t.set_shape(known)
-    return t
 
 
 def _with_run_time_checks(x: tf.Tensor, axes: list, attributes: Attributes) -> tf.Tensor:
@@ -265,8 +310,11 @@ def _by_gathering(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.T
     for i, axis in enumerate(axes):
         windows = _take(windows, axis, 1 + 2 * i)
     z = tf.einsum("nprqsc,rscm->npqcm", windows, depthwise_filter)
-    channels = _dim(depthwise_filter, 2) * _dim(depthwise_filter, 3)
-    return _reshape(z, [_dim(x, 0), axes[0].out, axes[1].out, channels])
+    shape = tf.shape(z, out_type=tf.int64)
+    merged = tf.reshape(z, tf.concat([shape[:3], shape[3:4] * shape[4:]], axis=0))
+    channels = None if None in z.shape[3:] else z.shape[3] * z.shape[4]
+    merged.set_shape([*z.shape[:3], channels])
+    return merged
 
 
 def _take(x: tf.Tensor, axis: _Axis, position: int) -> tf.Tensor:

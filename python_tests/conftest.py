@@ -1,0 +1,61 @@
+"""Set-up for all tests: quiet TensorFlow on the CPU, and how to run a program in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# A test that wants stock ops or one instruction set asks for it itself.
+for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS"):
+    os.environ.pop(name, None)
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    """Every thread of a program that hypothesis drives may be slow the first time: deadlines only make tests flaky."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "dwsconv", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("dwsconv")
+
+
+def run_python(program: str, *arguments: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a program (its text) in a new interpreter that finds this checkout; does not raise where it fails."""
+    env = {**os.environ, **environment}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "python_tests"), env.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=env, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def check_python(program: str, *arguments: str, **options) -> str:
+    """As `run_python`, but fails where the program does; returns what it printed."""
+    done = run_python(program, *arguments, **options)
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def op_library():
+    """For tests of the fused kernels: without the library they fail, rather than pass on stock ops."""
+    import tf_dwsconv
+
+    info = tf_dwsconv.build_info()
+    assert info["op_library"], f"the op library is missing: {info['reason']}"
+
+
+@pytest.fixture
+def stock_only(monkeypatch):
+    """Stock ops, as where the library cannot load."""
+    monkeypatch.setenv("DWSCONV_DISABLE", "1")
