@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,22 @@ def test_an_axis_counts_what_it_reads(arguments):
         assert axis.touched == len(set(inside.values()))
         assert axis.taps_used == len({r for _, r in inside})
         assert axis.has_anchor == any(all((q, r) in inside for q in range(axis.out)) for r in range(axis.taps))
+
+
+@pytest.mark.parametrize(
+    "size, kernel, stride, dilation, out, before",
+    [
+        (8, 3, 2, 1, 4, 0),
+        (7, 3, 2, 1, 4, 1),
+        (8, 2, 1, 1, 8, 0),
+        (8, 4, 1, 1, 8, 1),
+        (9, 3, 1, 2, 9, 2),
+        (9, 1, 3, 1, 3, 0),
+    ],
+)
+def test_same_padding_as_tensorflow_has_it(size, kernel, stride, dilation, out, before):
+    p = Problem(N=1, H=size, W=size, C=1, K=1, R=kernel, S=kernel, stride=stride, dilation=dilation)
+    assert (p.Ho, p.Wo, p.height.before, p.width.before) == (out, out, before, before)
 
 
 def test_roofline():
@@ -294,6 +311,15 @@ def test_conv_blocks_fit_and_respect_the_bound(shape, precisions, memory, kind):
         assert real <= memory / sum(precisions) * (1 + 1e-6)
     if kind == "dense":
         assert blocking.traffic >= analysis.conv_lower_bound(problem, memory, precisions).words * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("kernel, stride, dilation", [*itertools.product(range(1, 6), range(1, 5), range(1, 5))])
+def test_windows_that_share_an_element(kernel, stride, dilation):
+    """q of the small-filter term is the most windows that read one element."""
+    p = Problem(N=1, H=200, W=1, C=512, K=512, R=kernel, S=1, stride=stride, dilation=dilation, padding="VALID")
+    most = Counter(taps(p.height).values()).most_common(1)[0][1]
+    bound, updates = analysis.conv_lower_bound(p, 100), p.Ho * kernel * 512 * 512
+    assert bound.small_filter == pytest.approx(2 * updates / math.sqrt(most * 100) - 200)
 
 
 def test_conv_blocks_are_near_the_best():

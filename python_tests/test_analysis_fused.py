@@ -135,21 +135,23 @@ def test_tiling_against_exhaustive_search(problem, order, spare, whole, quantum)
     image = problem.Ho * problem.Wo
     smallest = problem.sizes["D"] + problem.C * (problem.M + 1) + 1
     memory = smallest + spare
-    best = math.inf
+    best, ties = math.inf, []
     for bp in [*range(1, image + 1), *(image * n for n in range(2, problem.N + 1))]:
         for bk in range(1, problem.K + 1):
             for bc in range(1, problem.C + 1):
                 if (whole and bc < problem.C) or (bk % quantum and bk < problem.K):
                     continue
                 traffic = analysis.fused_traffic(problem, bp, bk, bc=bc, order=order)
-                if traffic.tile_total <= memory:
-                    best = min(best, traffic.total)
+                if traffic.tile_total <= memory and traffic.total <= best:
+                    ties = [*(ties if traffic.total == best else []), (-bc, bp % problem.Wo != 0)]
+                    best = traffic.total
     if best == math.inf:
         with pytest.raises(ValueError, match="memory"):
             analysis.fused_tiling(problem, memory, order=order, quanta=quanta)
         return
     tiling = analysis.fused_tiling(problem, memory, order=order, quanta=quanta)
     assert tiling.traffic.total == best
+    assert (-tiling.bc, tiling.bp % problem.Wo != 0) == min(ties)  # whole C first, then whole rows
     assert tiling.traffic.tile_total <= memory
     assert tiling.bk % quantum == 0 or tiling.bk == problem.K
 
@@ -159,6 +161,9 @@ def test_ties_take_whole_channels_then_whole_rows():
     tiling = analysis.fused_tiling(problem, 10**6)
     assert (tiling.bp, tiling.bc, tiling.bk) == (64, 4, 4)
     assert tiling.traffic.total == sum(problem.sizes[a] for a in "XDPY")
+    # 32 to 63 pixels make two blocks, and 64 do not fit: the fewest leave room for the most channels.
+    tiling = analysis.fused_tiling(Problem(N=1, H=8, W=8, C=8, K=8, R=1, S=1), 655)
+    assert (tiling.bp, tiling.bc, tiling.bk) == (32, 5, 8)
     # No halo, P stays: every block of pixels moves as much, whole rows or not.
     tiling = analysis.fused_tiling(problem, 150, order="pixels", quanta=(1, 4, 4))
     assert tiling.traffic.total == sum(problem.sizes[a] for a in "XDPY")

@@ -41,7 +41,7 @@ def plot_roofline(problems, machine, path, dtype="float32"):
         label: [layer_cost(p, kind, dtype, fused).intensity for p in problems] for label, kind, fused, _ in variants
     }
     every = [x for values in points.values() for x in values] + [machine.ridge]
-    span = np.geomspace(min(every) / 2, max(every) * 2, 256)
+    span = np.geomspace(min(every) / 8, max(every) * 2, 256)
 
     def limit(x):
         return np.minimum(machine.peak_flops, np.asarray(x) * machine.dram_bytes_per_s) / 1e9
