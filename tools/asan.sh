@@ -17,7 +17,7 @@ for file in tf_dwsconv/*; do
   esac
 done
 for library in "$package"/*.so; do
-  if ! nm -D "$library" | grep -q __asan_init; then
+  if [[ $(nm -D "$library") != *__asan_init* ]]; then
     echo "error: $library was built without AddressSanitizer" >&2
     exit 1
   fi
@@ -37,9 +37,10 @@ fi
 # Reports go to files: a test that runs a call in a process of its own, or expects an error, would swallow them.
 # TensorFlow and Python keep memory until the process ends, so leaks are not looked for.
 rm -f build/asan/report*
-runtime=$(g++ -print-file-name=libasan.so)
+# libstdc++ too: Python is not linked with it, and the sanitizer looks for the function that throws when it starts.
+runtime=$(realpath "$(g++ -print-file-name=libasan.so)"):$(realpath "$(g++ -print-file-name=libstdc++.so.6)")
 status=0
-env LD_PRELOAD="$(realpath "$runtime")" PYTHONPATH="$root/build/asan" \
+env LD_PRELOAD="$runtime" PYTHONPATH="$root/build/asan" \
   ASAN_OPTIONS="detect_leaks=0:exitcode=99:log_path=$root/build/asan/report" \
   .venv/bin/pytest -p no:cacheprovider "${tests[@]}" || status=$?
 
