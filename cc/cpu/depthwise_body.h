@@ -25,6 +25,9 @@ struct DepthwiseRow {
   const float* bias;
   Clamp clamp;
   int64_t z_stride;
+  int64_t packed_pixels;   // as in DepthwiseArgs; where it is not 0:
+  const float* packed_filter;  // of the first row
+  const float* packed_bias;
 };
 
 template <typename T, bool kTail>
@@ -203,6 +206,22 @@ void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t 
   }
 }
 
+// Packed pixels: a run of row.packed_pixels of them is one "pixel" of packed_pixels * C channels, whose taps are still
+// C apart. What is left over of the run goes one by one: each spills zeros past its channels, which the next overwrites.
+template <typename T, typename Z>
+void PackedRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t S, Z* z) {
+  DepthwiseRow<T> wide = row;
+  wide.C = wide.channel_stride = wide.pixel_step = wide.z_stride = row.packed_pixels * row.C;
+  wide.filter = row.packed_filter;
+  wide.filter_row = S * wide.channel_stride;
+  wide.bias = row.packed_bias;
+  const int64_t whole = pixels / row.packed_pixels;
+  GeneralRun<T, Z>(wide, x, whole, S, z);
+  for (int64_t i = whole * row.packed_pixels; i < pixels; ++i) {
+    GeneralPixels<T, Z, 1>(row, x + i * row.pixel_step, 0, S, z + i * row.z_stride);
+  }
+}
+
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0, b > 0
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -242,6 +261,11 @@ void RowSegment(const Problem& p, const DepthwiseRow<T>& row, int64_t q, int64_t
     const T* x = row.x + (inside * p.stride_w - p.pad_left) * p.C;
     Z* to = z + (inside - q) * row.z_stride;
     const int64_t run = outside - inside;
+    if (row.packed_pixels > 0) {
+      PackedRun<T, Z>(row, x, run, p.S, to);
+      EdgePixels<T, Z>(p, row, outside, q_end, z + (outside - q) * row.z_stride);
+      return;
+    }
     const int64_t kind = p.dilation_w == 1 && p.stride_w <= 2 ? p.S * 4 + p.stride_w : 0;
     switch (kind) {
       case 3 * 4 + 1: InteriorRun<T, Z, 3, 1>(row, x, run, to); break;
@@ -294,8 +318,10 @@ void Depthwise(const DepthwiseArgs& a) {
   row.channel_stride = a.channel_stride;
   row.clamp = MakeClamp(p.mid.kind);
   row.z_stride = a.z_stride;
+  row.packed_pixels = a.packed_pixels;
+  row.packed_bias = a.packed_bias;
   [[maybe_unused]] const bool post = !IsClamp(p.mid.kind);
-  const int64_t group = GroupRows(p);
+  const int64_t group = a.packed_pixels > 0 ? 1 : GroupRows(p);
   int64_t q = a.first_pixel % p.Wo, out_row = a.first_pixel / p.Wo, left = a.pixels;
   for (Z* z = static_cast<Z*>(a.z); left > 0; q = 0) {
     const int64_t h = out_row * p.stride_h - p.pad_top;
@@ -311,6 +337,7 @@ void Depthwise(const DepthwiseArgs& a) {
     for (int64_t m = 0; m < p.M; ++m) {
       row.filter = a.filter + (m * p.R + r0) * row.filter_row;
       row.bias = a.bias + m * a.channel_stride;
+      row.packed_filter = a.packed_filter + r0 * p.S * a.packed_pixels * p.C;
       if (grouped) {
         RowGroup<T, Z>(p, row, z + m * p.C);
       } else {
@@ -320,7 +347,11 @@ void Depthwise(const DepthwiseArgs& a) {
     // A Z of 16 bits is rounded as it is stored, so its activation must be a clamp: dispatch sees to it.
     if constexpr (sizeof(Z) == sizeof(float)) {
       if (post) {
-        for (int64_t i = 0; i < run; ++i) ActivateRow(z + i * a.z_stride, CeilDiv(p.C * p.M, kV) * kV, p.mid);
+        if (a.z_stride == p.C) {  // dense: one long row, whose spill is activated too and then overwritten
+          ActivateRow(z, CeilDiv(run * p.C, kV) * kV, p.mid);
+        } else {
+          for (int64_t i = 0; i < run; ++i) ActivateRow(z + i * a.z_stride, CeilDiv(p.C * p.M, kV) * kV, p.mid);
+        }
       }
     }
     z += run * a.z_stride;

@@ -61,6 +61,9 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
     depthwise.filter = packed.depthwise();
     depthwise.bias = packed.depthwise_bias();
     depthwise.channel_stride = packed.channel_stride();
+    depthwise.packed_pixels = packed.packed_pixels();
+    depthwise.packed_filter = packed.packed_filter();
+    depthwise.packed_bias = packed.packed_bias();
     depthwise.first_pixel = block * plan.block_pixels;
     depthwise.pixels = std::min(plan.block_pixels, pixels - depthwise.first_pixel);
     depthwise.z = z;

@@ -18,6 +18,9 @@ struct DepthwiseArgs {
   const float* filter;       // [M][R*S][channel_stride]: the sub-filter of multiplier m, channels past C zero
   const float* bias;         // [M][channel_stride], zeros without a bias
   int64_t channel_stride;    // C rounded up to whole vectors
+  int64_t packed_pixels;     // of PackedPixels in plan.h; where it is not 0:
+  const float* packed_filter;  // [R*S][packed_pixels][C]
+  const float* packed_bias;    // [packed_pixels][C]
   int64_t first_pixel;
   int64_t pixels;
   void* z;                   // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector

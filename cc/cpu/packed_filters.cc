@@ -84,6 +84,14 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
       for (int64_t c = 0; c < p.C; ++c) to[c] = ToFloat(depthwise_bias[c * p.M + m]);
     }
   }
+  if (packed_pixels_ > 0) {
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t i = 0; i < packed_pixels_; ++i) {
+        std::copy_n(depthwise_ + t * channel_stride_, p.C, packed_filter_ + (t * packed_pixels_ + i) * p.C);
+      }
+    }
+    for (int64_t i = 0; i < packed_pixels_; ++i) std::copy_n(depthwise_bias_, p.C, packed_bias_ + i * p.C);
+  }
   const int64_t tile_channels = kernels_->tile_channels;
   if (kernels_->z_type == DType::kFloat32) {
     PackPanels(p, P, tile_channels, kernels_->pair, panels_);
@@ -114,13 +122,18 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   depthwise = RoundUp(depthwise, 16);
   depthwise_bias = RoundUp(problem.M * stride, 16);
   panels = RoundUp(panels, 16);
-  total = depthwise + depthwise_bias + panels + padded_k;
+  packed->packed_pixels_ = PackedPixels(problem, kernels.vector_floats, SizeOf(kernels.z_type));
+  const int64_t packed_bias = RoundUp(packed->packed_pixels_ * problem.C, 16);
+  const int64_t packed_filter = RoundUp(packed->packed_pixels_ * problem.C * problem.R * problem.S, 16);
+  total = depthwise + depthwise_bias + packed_filter + packed_bias + panels + padded_k;
   packed->memory_ = AllocateAligned<float>(total);
   if (!packed->memory_) return nullptr;
   packed->bytes_ = total * static_cast<int64_t>(sizeof(float));
   packed->depthwise_ = packed->memory_.get();
   packed->depthwise_bias_ = packed->depthwise_ + depthwise;
-  packed->panels_ = packed->depthwise_bias_ + depthwise_bias;
+  packed->packed_filter_ = packed->depthwise_bias_ + depthwise_bias;
+  packed->packed_bias_ = packed->packed_filter_ + packed_filter;
+  packed->panels_ = packed->packed_bias_ + packed_bias;
   packed->bias_ = packed->panels_ + panels;
   switch (problem.dtype) {
     case DType::kFloat32: packed->Fill<float>(problem, buffers); break;
@@ -132,7 +145,8 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
 }
 
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
-  return &Kernels(isa, p) == kernels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
+  return &Kernels(isa, p) == kernels_ &&
+         PackedPixels(p, kernels_->vector_floats, SizeOf(kernels_->z_type)) == packed_pixels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
          p.dtype == of_.dtype && p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
 }
 

@@ -22,6 +22,9 @@ class PackedFilters {
   int64_t channel_stride() const { return channel_stride_; }
   const float* depthwise() const { return depthwise_; }            // [M][R*S][channel_stride]
   const float* depthwise_bias() const { return depthwise_bias_; }  // [M][channel_stride]
+  int64_t packed_pixels() const { return packed_pixels_; }         // as in DepthwiseArgs, with the next two
+  const float* packed_filter() const { return packed_filter_; }
+  const float* packed_bias() const { return packed_bias_; }
   const void* panels() const { return panels_; }                   // as PointwiseArgs::panels
   const float* bias() const { return bias_; }                      // [panels * tile_channels]
 
@@ -31,8 +34,9 @@ class PackedFilters {
 
   Problem of_;  // what it was packed for
   const KernelTable* kernels_ = nullptr;
-  int64_t channel_stride_ = 0, bytes_ = 0;
+  int64_t channel_stride_ = 0, packed_pixels_ = 0, bytes_ = 0;
   AlignedBuffer<float> memory_;
+  float *packed_filter_ = nullptr, *packed_bias_ = nullptr;
   float *depthwise_ = nullptr, *depthwise_bias_ = nullptr, *panels_ = nullptr, *bias_ = nullptr;  // parts of memory_
 };
 

@@ -1,6 +1,7 @@
 #include "cc/plan/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "cc/core/make_problem.h"
 
@@ -40,14 +41,22 @@ bool ParseVariant(const std::string& word, Variant* variant) {
   return false;
 }
 
+int64_t PackedPixels(const Problem& problem, int vector_floats, int64_t z_bytes) {
+  // With more than half a vector of channels the unaligned loads cost what the fuller vectors save. A Z of bfloat16
+  // is read in pairs, which must not straddle pixels.
+  if (2 * problem.C > vector_floats || problem.M != 1 || problem.stride_w != 1 || z_bytes != 4) return 0;
+  return vector_floats / std::gcd(problem.C, static_cast<int64_t>(vector_floats));
+}
+
 Plan MakePlan(const Problem& problem, const Machine& machine) {
   Plan plan;
   const int64_t pixels = problem.output_pixels(), cm = problem.CM();
+  const int64_t line = 64 / machine.z_bytes;
   // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
   // rows would all fall into the same sets of L1.
-  const int64_t line = 64 / machine.z_bytes;
   plan.z_stride = RoundUp(cm, line) + line;
   if (plan.z_stride * machine.z_bytes % 4096 == 0) plan.z_stride += line;
+  if (PackedPixels(problem, machine.vector_floats, machine.z_bytes) > 0) plan.z_stride = cm;
 
   const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(cm) *
                        static_cast<double>(problem.R * problem.S + problem.K);
