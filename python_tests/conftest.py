@@ -30,12 +30,21 @@ def pytest_configure(config):
     settings.load_profile("dwsconv")
 
 
+def python_environment(**changes: str) -> dict:
+    """The environment of a new interpreter that finds this checkout."""
+    env = {**os.environ, **changes}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "python_tests"), env.get("PYTHONPATH", "")])
+    return env
+
+
 def run_python(program: str, *arguments: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program (its text) in a new interpreter that finds this checkout; does not raise where it fails."""
-    env = {**os.environ, **environment}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "python_tests"), env.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], env=env, capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-c", program, *arguments],
+        env=python_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 

@@ -164,8 +164,8 @@ def _flops(graph: tf.Graph, node: Any) -> framework_ops.OpStats:
     )
     for shape in (depthwise, pointwise, output):
         shape.assert_is_fully_defined()
-    kernel_rows, kernel_columns = depthwise[0], depthwise[1]
-    middle, filters = pointwise[2], pointwise[3]
+    kernel_rows, kernel_columns = depthwise.as_list()[:2]
+    middle, filters = pointwise.as_list()[2:]
     pixels = output.num_elements() // filters
     return framework_ops.OpStats("flops", 2 * pixels * middle * (kernel_rows * kernel_columns + filters))
 

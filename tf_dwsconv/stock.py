@@ -264,7 +264,7 @@ class _Axis:
 
 
 def _dim(t: tf.Tensor, axis: int) -> Size:
-    size = t.shape[axis]
+    size = t.shape.as_list()[axis]  # an int or None, also where TensorFlow 1 has a Dimension
     return size if size is not None else tf.shape(t, out_type=tf.int64)[axis]
 
 
@@ -312,8 +312,8 @@ def _by_gathering(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.T
     z = tf.einsum("nprqsc,rscm->npqcm", windows, depthwise_filter)
     shape = tf.shape(z, out_type=tf.int64)
     merged = tf.reshape(z, tf.concat([shape[:3], shape[3:4] * shape[4:]], axis=0))
-    channels = None if None in z.shape[3:] else z.shape[3] * z.shape[4]
-    merged.set_shape([*z.shape[:3], channels])
+    sizes = z.shape.as_list()
+    merged.set_shape([*sizes[:3], None if None in sizes[3:] else sizes[3] * sizes[4]])
     return merged
 
 
