@@ -119,10 +119,10 @@ int64_t dwsconv_calls(const char* isa) {
 
 int64_t dwsconv_pack_calls() { return dwsconv::PackCalls(); }
 
-// The filter cache: now its entries, their bytes and the tensors held; so far its hits, misses and skipped calls.
+// The filter cache: now its entries, their bytes and the tensors held; so far its hits, misses and inserts.
 void dwsconv_filter_cache(int64_t values[6]) {
   const dwsconv::FilterCache::Stats stats = dwsconv::FilterCache::Global().stats();
-  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.skipped};
+  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.inserts};
   std::copy(all, all + 6, values);
 }
 

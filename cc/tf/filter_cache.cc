@@ -1,6 +1,7 @@
 #include "cc/tf/filter_cache.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "cc/tf/content_hash.h"
@@ -19,6 +20,12 @@ bool IsForeign(const Tensor& tensor) {
 }
 
 uint64_t HashTensor(const Tensor& tensor, uint64_t seed) { return HashBytes(tensor.data(), tensor.TotalBytes(), seed); }
+
+uint64_t HashAll(absl::Span<const Tensor* const> tensors) {
+  uint64_t hash = 0;
+  for (const Tensor* tensor : tensors) hash = HashTensor(*tensor, hash);
+  return hash;
+}
 
 }  // namespace
 
@@ -58,143 +65,140 @@ PackedFiltersPtr FilterCache::Get(const Problem& problem, Isa isa, const Forward
                                   absl::Span<const Tensor* const> filters, bool stable) {
   Released released;
   Lookup lookup = MakeLookup(problem, isa, filters, stable);
-  PackedFiltersPtr packed;
-  if (FindByAddress(lookup, &packed, &released)) return packed;
-  uint64_t contents = 0;
-  for (const Tensor* filter : filters) contents = HashTensor(*filter, contents);
+  PackedFiltersPtr packed = FindByAddress(lookup, &released);
+  if (packed != nullptr) return packed;
+  const uint64_t contents = HashAll(filters);
   lookup.contents.identity = {contents};
   packed = FindByContents(lookup, &released);
-  if (packed != nullptr) return packed;
+  if (packed != nullptr || !MetBefore(lookup)) return packed;
 
   packed = PackFilters(problem, isa, buffers);
-  if (packed == nullptr) return nullptr;
   // A foreign buffer may have been written into after it was hashed and before it was packed.
-  uint64_t after = 0;
-  for (const Tensor* filter : filters) after = HashTensor(*filter, after);
-  if (after != contents) return packed;
+  if (packed == nullptr || HashAll(filters) != contents) return packed;
   return Insert(lookup, std::move(packed), &released);
 }
 
-bool FilterCache::FindByAddress(const Lookup& lookup, PackedFiltersPtr* packed, Released* released) {
+PackedFiltersPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
+  // What a model that is gone has left is found here when another runs on.
+  if (++lookups_ % 1024 == 0) SweepUnderLock(released);
   const auto found = slots_.find(lookup.addresses);
-  if (found == slots_.end()) return false;
-  Slot& slot = found->second;
-  if (slot.known && slot.foreign_hash == lookup.foreign_hash) {
-    Use(slot.entry);
-    *packed = slot.entry->packed;
-    // Filters of a model that is gone are found here when another model runs on.
-    if (++stats_.hits % 1024 == 0) SweepUnderLock(released);
-    return true;
-  }
-  if (slot.skip == 0) return false;
-  --slot.skip;
-  ++stats_.skipped;
-  return true;
+  if (found == slots_.end() || found->second.foreign_hash != lookup.foreign_hash) return nullptr;
+  ++stats_.hits;
+  Use(found->second.entry);
+  return found->second.entry->packed;
 }
 
 PackedFiltersPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   const auto found = by_contents_.find(lookup.contents);
   if (found == by_contents_.end()) return nullptr;
-  const Entries::iterator entry = found->second;
-  Use(entry);
-  entry->proven = true;
   ++stats_.hits;
-  Slot& slot = SlotFor(lookup, released);
-  slot.misses = 0;
-  slot.next_skip = kMinSkip;
-  slot.missed.clear();
-  const bool twice_running = slot.entry == entry;
-  Forget(&slot, released);
-  slot.entry = entry;
-  if (twice_running) {
-    slot.known = true;
-    slot.foreign_hash = lookup.foreign_hash;
-    for (size_t i = 0; i < lookup.filters.size(); ++i) {
-      if (!lookup.foreign[i]) slot.held.push_back(*lookup.filters[i]);
-    }
-  }
-  return entry->packed;
+  Use(found->second);
+  // Met elsewhere, so the entry is alive, but what it held may not be.
+  DropDead(*found->second, released);
+  if (SameAsLastTime(lookup)) Learn(lookup, found->second, released);
+  return found->second->packed;
+}
+
+bool FilterCache::MetBefore(const Lookup& lookup) {
+  std::lock_guard<std::mutex> lock(mu_);
+  ++stats_.misses;
+  ContentsNote& note = NoteOf(lookup.contents);
+  if (note.met) return true;
+  note.met = true;
+  SameAsLastTime(lookup);
+  return false;
 }
 
 PackedFiltersPtr FilterCache::Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
-  ++stats_.misses;
   SweepUnderLock(released);
   const auto found = by_contents_.find(lookup.contents);
-  if (found != by_contents_.end()) return found->second->packed;  // another thread packed them meanwhile
-
+  if (found != by_contents_.end()) return found->second->packed;  // another thread was faster
   const int64_t bytes = PackedBytes(*packed);
   if (bytes > max_bytes_) return packed;
-  entries_.push_front(Entry{lookup.contents, packed, bytes, false});
-  const Entries::iterator entry = entries_.begin();
-  by_contents_[lookup.contents] = entry;
+  entries_.push_front(Entry{lookup.contents, packed, bytes, lookups_});
+  by_contents_[lookup.contents] = entries_.begin();
   stats_.bytes += bytes;
+  ++stats_.inserts;
   while (stats_.bytes > max_bytes_ || entries_.size() > max_entries_) Erase(std::prev(entries_.end()), released);
-
-  Slot& slot = SlotFor(lookup, released);
-  Forget(&slot, released);
-  slot.entry = entry;
-  slot.missed.push_back(lookup.contents);
-  if (++slot.misses < kMissesBeforeSkip) return packed;
-  // Weights in training, most likely: what was packed of them is of no more use.
-  for (const ContentsKey& key : std::exchange(slot.missed, {})) {
-    const auto missed = by_contents_.find(key);
-    if (missed != by_contents_.end() && !missed->second->proven) Erase(missed->second, released);
-  }
-  // When the skip is over, two calls must agree, or the next begins.
-  slot.misses = kMissesBeforeSkip - 2;
-  slot.skip = slot.next_skip;
-  slot.next_skip = std::min(2 * slot.next_skip, kMaxSkip);
+  if (SameAsLastTime(lookup)) Learn(lookup, entries_.begin(), released);
   return packed;
 }
 
-FilterCache::Slot& FilterCache::SlotFor(const Lookup& lookup, Released* released) {
-  // Addresses come and go with a model's temporaries, and a slot is only a memory of them; start over when they pile
-  // up.
-  if (slots_.size() >= 4 * max_entries_ && slots_.find(lookup.addresses) == slots_.end()) {
-    for (auto& item : slots_) Forget(&item.second, released);
-    slots_.clear();
-  }
-  const auto [found, inserted] = slots_.try_emplace(lookup.addresses);
-  if (inserted) found->second.entry = entries_.end();
-  return found->second;
+void FilterCache::Use(Entries::iterator entry) {
+  entry->last_use = lookups_;
+  entries_.splice(entries_.begin(), entries_, entry);
 }
 
-void FilterCache::Use(Entries::iterator entry) { entries_.splice(entries_.begin(), entries_, entry); }
+bool FilterCache::SameAsLastTime(const Lookup& lookup) {
+  const size_t addresses = Hasher()(lookup.addresses);
+  AddressNote& note = address_notes_[addresses % kNotes];
+  const bool same = note.addresses == addresses && note.contents == lookup.contents.identity[0];
+  note = {addresses, lookup.contents.identity[0]};
+  return same;
+}
 
-void FilterCache::Forget(Slot* slot, Released* released) {
-  for (Tensor& tensor : slot->held) released->tensors.push_back(std::move(tensor));
-  slot->held.clear();
-  slot->known = false;
-  slot->entry = entries_.end();
+FilterCache::ContentsNote& FilterCache::NoteOf(const ContentsKey& contents) {
+  ContentsNote& note = contents_notes_[Hasher()(contents) % kNotes];
+  if (note.contents != contents.identity[0]) note = ContentsNote{contents.identity[0], false, 0};
+  return note;
+}
+
+void FilterCache::Learn(const Lookup& lookup, Entries::iterator entry, Released* released) {
+  if (NoteOf(lookup.contents).vain_holds >= kMostVainHolds) return;
+  const auto known = slots_.find(lookup.addresses);
+  if (known != slots_.end()) Forget(known, released);
+  if (slots_.size() >= 2 * max_entries_) {
+    for (auto slot = slots_.begin(); slot != slots_.end();) slot = Forget(slot, released);
+  }
+  Slot& slot = slots_[lookup.addresses];
+  slot.entry = entry;
+  slot.foreign_hash = lookup.foreign_hash;
+  for (size_t i = 0; i < lookup.filters.size(); ++i) {
+    if (!lookup.foreign[i]) slot.held.push_back(*lookup.filters[i]);
+  }
+}
+
+FilterCache::Slots::iterator FilterCache::Forget(Slots::iterator slot, Released* released) {
+  for (Tensor& tensor : slot->second.held) released->tensors.push_back(std::move(tensor));
+  return slots_.erase(slot);
 }
 
 void FilterCache::Erase(Entries::iterator entry, Released* released) {
-  for (auto& item : slots_) {
-    if (item.second.entry == entry) Forget(&item.second, released);
+  for (auto slot = slots_.begin(); slot != slots_.end();) {
+    slot = slot->second.entry == entry ? Forget(slot, released) : std::next(slot);
   }
   by_contents_.erase(entry->contents);
   stats_.bytes -= entry->bytes;
   released->entries.splice(released->entries.end(), entries_, entry);
 }
 
-void FilterCache::SweepUnderLock(Released* released) {
+bool FilterCache::IsDead(const Slot& slot) {
+  // A new reference to a buffer is made from another, so a count of one does not rise again.
+  return std::any_of(slot.held.begin(), slot.held.end(), [](const Tensor& t) { return t.RefCountIsOne(); });
+}
+
+void FilterCache::DropDead(const Entry& of, Released* released) {
   for (auto slot = slots_.begin(); slot != slots_.end();) {
-    const std::vector<Tensor>& held = slot->second.held;
-    // Only the cache could hand out another reference, and it asks for one in return: a count of one stays.
-    const bool dead = std::any_of(held.begin(), held.end(), [](const Tensor& t) { return t.RefCountIsOne(); });
-    if (!dead) {
-      ++slot;
-      continue;
-    }
-    const Entries::iterator entry = slot->second.entry;
-    Forget(&slot->second, released);
-    slot = slots_.erase(slot);
-    const bool shared = std::any_of(slots_.begin(), slots_.end(),
-                                    [&](const auto& item) { return item.second.known && item.second.entry == entry; });
-    if (!shared) Erase(entry, released);
+    const bool dead = &*slot->second.entry == &of && IsDead(slot->second);
+    if (dead) ++NoteOf(of.contents).vain_holds;
+    slot = dead ? Forget(slot, released) : std::next(slot);
+  }
+}
+
+void FilterCache::SweepUnderLock(Released* released) {
+  const int64_t long_ago = lookups_ - kIdleLookups;
+  for (const auto& slot : slots_) {
+    if (!IsDead(slot.second)) continue;
+    slot.second.entry->last_use = long_ago;
+    ++NoteOf(slot.second.entry->contents).vain_holds;
+  }
+  for (auto entry = entries_.begin(); entry != entries_.end();) {
+    const auto next = std::next(entry);
+    if (entry->last_use <= long_ago) Erase(entry, released);
+    entry = next;
   }
 }
 

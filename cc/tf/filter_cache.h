@@ -27,9 +27,14 @@ namespace dwsconv {
 //   aligned array), and everything while stable_filters is false (Assign writes into the buffer of a v1 reference
 //   variable whoever holds it). It also knows filters again at a new address (mixed precision casts in each call).
 //
-// Holding makes each update of a variable copy it, which training must not pay. So the cache takes hold only of filters
-// met twice running at one address with the same contents. Filters that differ in every call are not worth a hash:
-// an address that misses again and again is passed over for a while, for longer each time.
+// Holding makes each update of a variable copy it, and keeping what is never met again wastes memory. In training,
+// where filters differ in every call, both would be pure loss. So the first time contents are met they are only noted,
+// the call packs for itself, and nothing is kept; the second time they are packed to stay, and held if met at the same
+// address as the last time. What nobody else holds any more goes, packed filters and all, before others come. Filters
+// that live only for a call (casts) are held in vain, so after a few times they are not again, but known by contents.
+// What training pays is the hash.
+//
+// Out of reach: memory that somebody outside TensorFlow writes into behind its back (a tensor exported through DLPack).
 class FilterCache {
  public:
   FilterCache(int64_t max_bytes, size_t max_entries) : max_bytes_(max_bytes), max_entries_(max_entries) {}
@@ -42,17 +47,15 @@ class FilterCache {
   PackedFiltersPtr Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                        absl::Span<const tensorflow::Tensor* const> filters, bool stable);
 
-  // Lets go of filters that nobody but the cache holds any more: their variable has moved on or is gone.
+  // Lets go of tensors that nobody but the cache holds any more (their variable has moved on or is gone), and of packed
+  // filters that were not used for long.
   void Sweep();
 
   struct Stats {
     int64_t entries = 0, bytes = 0, held = 0;   // now; held: tensors
-    int64_t hits = 0, misses = 0, skipped = 0;  // calls so far
+    int64_t hits = 0, misses = 0, inserts = 0;  // calls so far; a miss that is no insert left nothing behind
   };
   Stats stats() const;
-
-  static constexpr int kMissesBeforeSkip = 8;  // so many layers may share an address in turn (temporaries of casts)
-  static constexpr int64_t kMinSkip = 8, kMaxSkip = 256;  // calls
 
  private:
   static constexpr int kMaxFilters = 4;
@@ -80,21 +83,33 @@ class FilterCache {
     ContentsKey contents;
     PackedFiltersPtr packed;
     int64_t bytes = 0;
-    bool proven = false;  // found again at least once
+    int64_t last_use = 0;  // by lookups_
   };
   using Entries = std::list<Entry>;  // the last used first
 
-  // What was last met at one set of addresses.
+  // Addresses whose contents are known: `entry`, as long as foreign_hash agrees.
   struct Slot {
-    Entries::iterator entry;               // or end()
-    bool known = false;                    // the addresses' contents are `entry` for sure, if foreign_hash agrees
+    Entries::iterator entry;
     uint64_t foreign_hash = 0;             // of the filters not known by address
     std::vector<tensorflow::Tensor> held;  // those known by address
-    int misses = 0;                        // in a row
-    int64_t skip = 0, next_skip = kMinSkip;
-    std::vector<ContentsKey> missed;  // the entries that those misses made
   };
   using Slots = std::unordered_map<AddressKey, Slot, Hasher>;
+
+  // A use counts as long ago after so many calls: some hundred of a model with a hundred layers.
+  static constexpr int64_t kIdleLookups = 16384;
+  static constexpr int kMostVainHolds = 3;
+
+  // What is remembered of hashes met lately, each at its own place, until another takes it.
+  static constexpr size_t kNotes = 4096;
+  struct ContentsNote {
+    uint64_t contents = 0;
+    bool met = false;
+    int vain_holds = 0;
+  };
+  struct AddressNote {
+    size_t addresses = 0;
+    uint64_t contents = 0;
+  };
 
   // Released after the lock is, because the last reference to a tensor runs its allocator.
   struct Released {
@@ -113,15 +128,19 @@ class FilterCache {
 
   static Lookup MakeLookup(const Problem& problem, Isa isa, absl::Span<const tensorflow::Tensor* const> filters,
                            bool stable);
-  // True where *packed is the answer: filters known, or null for a call that skips the cache.
-  bool FindByAddress(const Lookup& lookup, PackedFiltersPtr* packed, Released* released);
+  PackedFiltersPtr FindByAddress(const Lookup& lookup, Released* released);
   PackedFiltersPtr FindByContents(const Lookup& lookup, Released* released);
+  bool MetBefore(const Lookup& lookup);  // and takes note
   PackedFiltersPtr Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released);
 
   // These want the lock.
-  Slot& SlotFor(const Lookup& lookup, Released* released);
   void Use(Entries::iterator entry);
-  void Forget(Slot* slot, Released* released);
+  void Learn(const Lookup& lookup, Entries::iterator entry, Released* released);
+  bool SameAsLastTime(const Lookup& lookup);  // at these addresses; and takes note
+  ContentsNote& NoteOf(const ContentsKey& contents);
+  static bool IsDead(const Slot& slot);  // nobody else holds what it holds
+  void DropDead(const Entry& of, Released* released);
+  Slots::iterator Forget(Slots::iterator slot, Released* released);
   void Erase(Entries::iterator entry, Released* released);
   void SweepUnderLock(Released* released);
 
@@ -131,6 +150,9 @@ class FilterCache {
   Entries entries_;
   std::unordered_map<ContentsKey, Entries::iterator, Hasher> by_contents_;
   Slots slots_;
+  std::vector<ContentsNote> contents_notes_ = std::vector<ContentsNote>(kNotes);
+  std::vector<AddressNote> address_notes_ = std::vector<AddressNote>(kNotes);
+  int64_t lookups_ = 0;
   Stats stats_;
 };
 
