@@ -20,6 +20,15 @@ constexpr int64_t kMostPixels = 392;
 // Tasks wanted for each thread, so that an unlucky one does not leave the others waiting.
 constexpr int64_t kTasksPerThread = 4;
 
+int64_t ZStride(const Problem& problem, const Machine& machine) {
+  if (PackedPixels(problem, machine.vector_floats, machine.z_bytes) > 0) return problem.CM();
+  // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
+  // rows would all fall into the same sets of L1.
+  const int64_t line = 64 / machine.z_bytes;
+  const int64_t stride = RoundUp(problem.CM(), line) + line;
+  return stride * machine.z_bytes % 4096 == 0 ? stride + line : stride;
+}
+
 }  // namespace
 
 const char* VariantName(Variant variant) {
@@ -48,15 +57,17 @@ int64_t PackedPixels(const Problem& problem, int vector_floats, int64_t z_bytes)
   return vector_floats / std::gcd(problem.C, static_cast<int64_t>(vector_floats));
 }
 
+void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan) {
+  plan->tasks = problem.N * CeilDiv(problem.output_pixels(), plan->block_pixels) *
+                CeilDiv(problem.K, plan->block_channels);
+  plan->threads = static_cast<int>(std::min<int64_t>(plan->threads, plan->tasks));
+  plan->z_stride = ZStride(problem, machine);
+  plan->scratch_bytes = plan->block_pixels * plan->z_stride * machine.z_bytes + 64;
+}
+
 Plan MakePlan(const Problem& problem, const Machine& machine) {
   Plan plan;
   const int64_t pixels = problem.output_pixels(), cm = problem.CM();
-  const int64_t line = 64 / machine.z_bytes;
-  // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
-  // rows would all fall into the same sets of L1.
-  plan.z_stride = RoundUp(cm, line) + line;
-  if (plan.z_stride * machine.z_bytes % 4096 == 0) plan.z_stride += line;
-  if (PackedPixels(problem, machine.vector_floats, machine.z_bytes) > 0) plan.z_stride = cm;
 
   const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(cm) *
                        static_cast<double>(problem.R * problem.S + problem.K);
@@ -64,7 +75,7 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
       std::clamp<double>(flops / static_cast<double>(kFlopsPerThread), 1.0, static_cast<double>(machine.threads)));
 
   // Z of a block in half of L2: the other half is for the input rows and the filter panel in use.
-  int64_t block = machine.l2_bytes / 2 / (machine.z_bytes * plan.z_stride);
+  int64_t block = machine.l2_bytes / 2 / (machine.z_bytes * ZStride(problem, machine));
   block = std::min(block, kMostPixels);
   if (plan.threads > 1) {
     block = std::min(block, CeilDiv(problem.N * pixels, plan.threads * kTasksPerThread));
@@ -84,11 +95,9 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   int64_t shares = 1;
   if (pixel_tasks < plan.threads) shares = std::min(CeilDiv(plan.threads, pixel_tasks), panels);
   plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, problem.K);
-  plan.tasks = pixel_tasks * CeilDiv(problem.K, plan.block_channels);
-  plan.threads = static_cast<int>(std::min<int64_t>(plan.threads, plan.tasks));
   const double y_bytes = static_cast<double>(SizeOf(problem.dtype)) * static_cast<double>(problem.N) * static_cast<double>(pixels) * static_cast<double>(problem.K);
   plan.stream = y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
-  plan.scratch_bytes = (plan.block_pixels * plan.z_stride + line) * machine.z_bytes;
+  FinishPlan(problem, machine, &plan);
   return plan;
 }
 

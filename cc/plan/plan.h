@@ -21,10 +21,10 @@ struct Machine {
   Isa isa = Isa::kGeneric;
   int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
   int threads = 1;
-  int vector_floats = 4;   // floats in a vector register
-  int64_t z_bytes = 4;     // of an element of Z
-  int tile_pixels = 6;     // rows of the pointwise register tile
-  int tile_channels = 8;   // columns of it
+  int vector_floats = 4;  // floats in a vector register
+  int64_t z_bytes = 4;    // of an element of Z
+  int tile_pixels = 6;    // rows of the pointwise register tile
+  int tile_channels = 8;  // columns of it
 };
 
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are
@@ -33,8 +33,8 @@ struct Machine {
 int64_t PackedPixels(const Problem& problem, int vector_floats, int64_t z_bytes);
 
 struct Plan {
-  int64_t block_pixels = 0;   // consecutive output pixels (of one image, row-major) in one task
-  int64_t block_channels = 0; // output channels in one task
+  int64_t block_pixels = 0;    // consecutive output pixels (of one image, row-major) in one task
+  int64_t block_channels = 0;  // output channels in one task
   int64_t tasks = 0;
   int threads = 1;            // used, at most Machine::threads
   int64_t scratch_bytes = 0;  // a thread: Z of one block, rows padded
@@ -44,6 +44,9 @@ struct Plan {
 
 // 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K for every problem with Ho, Wo, K > 0.
 Plan MakePlan(const Problem& problem, const Machine& machine);
+
+// Fills what follows from the blocks, tasks, z_stride and scratch_bytes, and takes away threads that get no task.
+void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan);
 
 }  // namespace dwsconv
 
