@@ -6,6 +6,7 @@ The op's library counts what it packs and keeps; the counters are read through c
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import itertools
 import random
@@ -401,7 +402,8 @@ def test_training_keeps_nothing(counters, uses):
         # Only filters used again within one step are kept, until the next comes.
         assert now["held"] <= before["held"] + (0 if uses == 1 else 2)
         assert now["entries"] <= before["entries"] + (0 if uses == 1 else 1)
-    assert counters.packs() == packs + 50 * min(uses, 2)
+    # One pack for the call and one to stay; calls of one step may run at once, and then each packs for itself.
+    assert packs + 50 * min(uses, 2) <= counters.packs() <= packs + 50 * uses
     call = tf.function(lambda: op(X, d, p))
     warm(call, counters)
     expect(call(), X, d, p)
@@ -422,7 +424,7 @@ def test_filters_of_deleted_variables_are_let_go(counters):
     d, p = tf.Variable(fresh(*D_SHAPE)), tf.Variable(fresh(*P_SHAPE))
     d.assign_add(tf.ones_like(d))  # into TensorFlow's own memory, whatever it began in
     p.assign_add(tf.ones_like(p))
-    warm(lambda: op(X, d, p), counters)
+    warm(functools.partial(op, X, d, p), counters)
     now = counters.cache()
     assert (now["entries"], now["held"]) == (before["entries"] + 1, before["held"] + 2)
     assert now["bytes"] > before["bytes"]
