@@ -13,6 +13,7 @@ namespace dwsconv {
 namespace {
 
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kNearBytes = 16 << 10;  // half of the smallest L1 in use
 constexpr int kTileChannels = kTileVectors * kV;
 
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
@@ -133,22 +134,31 @@ void Pointwise(const PointwiseArgs& a) {
   int64_t ahead = 0;
   TileEnd end;
   end.clamp = MakeClamp(a.activation.kind);
-  // A panel stays in the nearest cache while all the block's pixels pass by.
-  for (end.k = a.k_begin; end.k < a.k_end; end.k += kTileChannels) {
-    end.lanes = Min(kTileChannels, a.k_end - end.k);
-    end.bias = a.bias + end.k;
-    const ZType* panel = static_cast<const ZType*>(a.panels) + end.k * CeilDiv(a.cm, kPair) * kPair;
+  const auto tile = [&](int64_t g, int64_t k) {
+    const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
+    const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
+    const ZType* panel = static_cast<const ZType*>(a.panels) + k * CeilDiv(a.cm, kPair) * kPair;
+    end.k = k;
+    end.lanes = Min(kTileChannels, a.k_end - k);
+    end.bias = a.bias + k;
+    for (const int64_t stop = Min(ahead + ahead_step, a.ahead_bytes); ahead < stop; ahead += kCacheLine) {
+      __builtin_prefetch(a.ahead + ahead, 0, 2);
+    }
+    if (end.lanes > kV) {
+      TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel);
+    } else {
+      TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel);
+    }
+  };
+  // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
+  // are written from end to end. Otherwise a panel stays near while all the block's pixels pass by.
+  if (a.cm * (a.k_end - a.k_begin) * static_cast<int64_t>(sizeof(ZType)) <= kNearBytes) {
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
-      const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
-      for (const int64_t stop = Min(ahead + ahead_step, a.ahead_bytes); ahead < stop; ahead += kCacheLine) {
-        __builtin_prefetch(a.ahead + ahead, 0, 2);
-      }
-      if (end.lanes > kV) {
-        TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel);
-      } else {
-        TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel);
-      }
+      for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(g, k);
+    }
+  } else {
+    for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) {
+      for (int64_t g = 0; g < groups; ++g) tile(g, k);
     }
   }
   if (a.stream) StreamFence();

@@ -7,14 +7,9 @@
 
 #include "cc/core/cpu_features.h"
 #include "cc/core/problem.h"
+#include "cc/plan/variant.h"
 
 namespace dwsconv {
-
-// Which implementation runs. kAuto is the fused, planned kernel of the ISA; the others are the report's ladder.
-enum class Variant : int { kAuto = 0, kReference, kFused };
-
-const char* VariantName(Variant variant);  // "auto", "reference", "fused"
-bool ParseVariant(const std::string& word, Variant* variant);
 
 // What the planner needs to know of a machine and a kernel.
 struct Machine {
@@ -40,7 +35,11 @@ struct Plan {
   int64_t scratch_bytes = 0;  // a thread: Z of one block, rows padded
   int64_t z_stride = 0;       // elements from one pixel of Z to the next
   bool stream = false;        // Y is too large to stay in cache: write around it
+  bool tuned = false;         // from the tuner's file (tuned_plans.h)
 };
+
+// What the communication model says the plan moves between L2 and beyond, in all.
+double ModelledBytes(const Problem& problem, const Machine& machine, const Plan& plan);
 
 // 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K for every problem with Ho, Wo, K > 0.
 Plan MakePlan(const Problem& problem, const Machine& machine);

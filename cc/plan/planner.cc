@@ -1,0 +1,137 @@
+// The search for a plan: an integer search of the communication model of docs/design.md, over whole-row blocks and
+// shares of the output channels.
+//
+// A block of `rows` output rows reads its input rows with their halo, the pointwise filter's share, and writes its part
+// of Y. Moving fewer bytes wants large blocks; so do register tiles (few part-filled). Against that stand the capacity
+// of L2, in which Z of a block has to stay between its two halves, and threads that wait for the last task.
+#include <algorithm>
+
+#include "cc/plan/plan.h"
+
+namespace dwsconv {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+// Below this much arithmetic a second thread costs more to wake than it saves.
+constexpr double kFlopsPerThread = 500'000;
+
+// Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
+// pointwise ones (loads bound it); a byte from beyond L2 what it does at a few bytes a cycle, one of Z in L2 less; a task its bookkeeping.
+constexpr double kDepthwiseCycles = 2;
+constexpr double kCyclesPerByte = 1.0 / 8;
+constexpr double kCyclesPerZByte = 1.0 / 32;
+constexpr double kCyclesPerTask = 500;
+
+// Z beyond this is no longer read from the nearer caches at full speed, and scratch has to stay small for a thread.
+constexpr int64_t kLargestScratch = 1 << 20;
+
+// How a block of pixels fares in the model.
+struct Cost {
+  double cycles = 0;  // until the last thread ends
+  double bytes = 0;   // moved between L2 and beyond
+};
+
+// Input rows that a block of `pixels` output pixels reads on average, times the image's blocks, over the image's rows:
+// 1 where nothing is read twice.
+double Halo(const Problem& p, int64_t pixels) {
+  const double blocks = static_cast<double>(CeilDiv(p.output_pixels(), pixels));
+  const double rows = pixels >= p.Wo ? static_cast<double>(CeilDiv(pixels, p.Wo)) : 1;
+  const double read = (rows - 1) * static_cast<double>(p.stride_h) + static_cast<double>((p.R - 1) * p.dilation_h + 1);
+  // Parts of one row share its input rows, which the caches still hold.
+  const double distinct = pixels >= p.Wo ? blocks : static_cast<double>(p.Ho);
+  return std::max(1.0, distinct * std::min(read, static_cast<double>(p.H)) / static_cast<double>(p.H));
+}
+
+Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
+  const double item = static_cast<double>(SizeOf(p.dtype));
+  const double N = static_cast<double>(p.N), cm = static_cast<double>(p.CM());
+  const int64_t pixels = p.output_pixels(), blocks = CeilDiv(pixels, plan.block_pixels);
+  const int64_t shares = CeilDiv(p.K, plan.block_channels);
+  const double vector = machine.vector_floats;
+  const double padded_k = static_cast<double>(RoundUp(plan.block_channels, machine.tile_channels) * shares);
+
+  const double x_bytes = item * N * static_cast<double>(p.H * p.W * p.C) * Halo(p, plan.block_pixels) *
+                         static_cast<double>(shares);
+  const double y_bytes = item * N * static_cast<double>(pixels * p.K);
+  // A share of the filter that fits into L2 beside Z stays there from block to block of a thread.
+  const double share_bytes = static_cast<double>(machine.z_bytes) * cm * padded_k / static_cast<double>(shares);
+  const bool stays = share_bytes + static_cast<double>(plan.scratch_bytes) < 0.5 * static_cast<double>(machine.l2_bytes);
+  const double loads = stays ? static_cast<double>(std::min<int64_t>(plan.threads * shares, plan.tasks))
+                             : static_cast<double>(plan.tasks);
+  Cost cost;
+  cost.bytes = x_bytes + y_bytes + share_bytes * loads;
+
+  // Of a whole block; the last of an image may be smaller.
+  const double taps = static_cast<double>(p.R * p.S);
+  const double groups = static_cast<double>(CeilDiv(plan.block_pixels, machine.tile_pixels));
+  const double depthwise = static_cast<double>(plan.block_pixels) * cm * taps / vector * kDepthwiseCycles;
+  const double pointwise =
+      groups * machine.tile_pixels * cm * padded_k / static_cast<double>(shares) / vector / (4.0 / machine.z_bytes);
+  // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
+  const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
+  const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
+                       ? 0
+                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * kCyclesPerZByte;
+  const double task = depthwise + pointwise + z + kCyclesPerTask;
+  const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
+                       static_cast<double>(shares);  // tasks, the smaller ones in part
+  // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
+  const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
+  const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
+  cost.cycles = std::max(whole / plan.threads, slowest) * task + cost.bytes * kCyclesPerByte / plan.threads;
+  return cost;
+}
+
+}  // namespace
+
+double ModelledBytes(const Problem& problem, const Machine& machine, const Plan& plan) {
+  return Model(problem, machine, plan).bytes;
+}
+
+Plan MakePlan(const Problem& problem, const Machine& machine) {
+  const int64_t pixels = problem.output_pixels(), panels = CeilDiv(problem.K, machine.tile_channels);
+  const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) *
+                       static_cast<double>(problem.CM()) * static_cast<double>(problem.R * problem.S + problem.K);
+  const int threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
+  const double y_bytes = static_cast<double>(SizeOf(problem.dtype)) * static_cast<double>(problem.N) *
+                         static_cast<double>(pixels) * static_cast<double>(problem.K);
+  const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2);
+
+  Plan best;
+  double least = -1;
+  const auto consider = [&](int64_t block_pixels, int64_t shares) {
+    Plan plan;
+    plan.block_pixels = block_pixels;
+    plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, problem.K);
+    plan.threads = threads;
+    plan.stream = y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
+    FinishPlan(problem, machine, &plan);
+    // The smallest block is taken whatever it needs: some plan there must be.
+    if (least >= 0 && plan.scratch_bytes > most) return;
+    const double cycles = Model(problem, machine, plan).cycles;
+    if (least < 0 || cycles < least) {
+      least = cycles;
+      best = plan;
+    }
+  };
+  const auto consider_blocks = [&](int64_t shares) {
+    // Parts of a row, down to one register tile, the smallest first; then whole rows. ceil(Ho / rows) takes only about
+    // 2 sqrt(Ho) values: go from one to the next.
+    for (int64_t parts = CeilDiv(problem.Wo, machine.tile_pixels); parts > 1; parts = CeilDiv(parts, 2)) {
+      consider(RoundUp(CeilDiv(problem.Wo, parts), machine.tile_pixels), shares);
+    }
+    for (int64_t rows = 1; rows <= problem.Ho;) {
+      const int64_t blocks = CeilDiv(problem.Ho, rows);
+      consider(rows * problem.Wo, shares);
+      if (blocks == 1) break;
+      rows = CeilDiv(problem.Ho, blocks - 1);
+    }
+  };
+  // Sharing out the output channels computes Z once a share, so it is for threads that pixels cannot keep busy.
+  for (int64_t shares = 1; shares <= std::min<int64_t>(panels, threads); ++shares) consider_blocks(shares);
+  return best;
+}
+
+}  // namespace dwsconv
