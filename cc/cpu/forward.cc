@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "cc/core/parallel.h"
+#include "cc/cpu/forward_ladder.h"
 #include "cc/cpu/layout.h"
 #include "cc/cpu/packed_filters.h"
 #include "cc/cpu/scratch_pool.h"
@@ -105,8 +106,15 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
   return "";
 }
 
-// Channels-first: the same kernel between two transpositions.
-std::string ForwardChannelsFirst(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
+// `packed` may be null for variants that read plain filters.
+std::string ForwardChannelsLast(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
+                                const ForwardOptions& options) {
+  if (IsLadderStep(options.variant)) return ForwardLadderStep(problem, buffers, packed, options);
+  return ForwardFused(problem, buffers, *packed, options);
+}
+
+// Channels-first: the same between two transpositions.
+std::string ForwardChannelsFirst(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                                  const ForwardOptions& options) {
   const int64_t item = SizeOf(problem.dtype), pixels = problem.output_pixels();
   const int64_t y_bytes = problem.N * pixels * problem.K * item;
@@ -124,7 +132,7 @@ std::string ForwardChannelsFirst(const Problem& problem, const ForwardBuffers& b
   inside.input = x.get();
   inside.residual = buffers.residual ? residual.get() : nullptr;
   inside.output = y.get();
-  const std::string wrong = ForwardFused(inner, inside, packed, options);
+  const std::string wrong = ForwardChannelsLast(inner, inside, packed, options);
   if (!wrong.empty()) return wrong;
   TransposeMatrices(y.get(), buffers.output, problem.N, pixels, problem.K, item, threads);
   return "";
@@ -139,15 +147,17 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
     ForwardReference(problem, buffers, options.num_threads);
     return "";
   }
-  forward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
   PackedFiltersPtr own;
-  if (packed == nullptr || !packed->Serves(problem, options.isa)) {
-    own = PackFilters(problem, options.isa, buffers);
-    if (!own) return kOutOfMemory;
-    packed = own.get();
+  if (!ReadsPlainFilters(options.variant)) {
+    forward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
+    if (packed == nullptr || !packed->Serves(problem, options.isa)) {
+      own = PackFilters(problem, options.isa, buffers);
+      if (!own) return kOutOfMemory;
+      packed = own.get();
+    }
   }
-  return problem.layout == Layout::kNHWC ? ForwardFused(problem, buffers, *packed, options)
-                                         : ForwardChannelsFirst(problem, buffers, *packed, options);
+  return problem.layout == Layout::kNHWC ? ForwardChannelsLast(problem, buffers, packed, options)
+                                         : ForwardChannelsFirst(problem, buffers, packed, options);
 }
 
 Plan ForwardPlan(const Problem& problem, const ForwardOptions& options) {

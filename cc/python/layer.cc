@@ -38,7 +38,7 @@ DenseArray PrivateCopy(const DenseArray& from) {
 ForwardOptions ToForwardOptions(const LayerOptions& options) {
   ForwardOptions forward;
   if (!ParseVariant(options.variant, &forward.variant)) {
-    throw py::value_error("variant must be \"auto\", \"fused\" or \"reference\", but is \"" + options.variant + "\"");
+    throw py::value_error("variant must be one of " + VariantWords() + ", but is \"" + options.variant + "\"");
   }
   if (!options.isa) {
     const std::string error = ChooseIsa(&forward.isa);
@@ -100,7 +100,7 @@ Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handl
   error = MakeProblem(probe, &problem);
   if (!error.empty()) throw py::value_error(error);
 
-  if (pack && options_.variant == Variant::kReference) {  // reads filters as they are
+  if (pack && ReadsPlainFilters(options_.variant)) {  // reads filters as they are
     depthwise_filter_ = PrivateCopy(depthwise_filter_);
     pointwise_filter_ = PrivateCopy(pointwise_filter_);
     if (request_.has_depthwise_bias) depthwise_bias_ = PrivateCopy(depthwise_bias_);
@@ -110,7 +110,7 @@ Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handl
   buffers_.pointwise_filter = pointwise_filter_.data();
   if (request_.has_depthwise_bias) buffers_.depthwise_bias = depthwise_bias_.data();
   if (request_.has_bias) buffers_.bias = bias_.data();
-  if (!pack || options_.variant == Variant::kReference) return;
+  if (!pack || ReadsPlainFilters(options_.variant)) return;
   {
     py::gil_scoped_release release;
     packed_ = PackFilters(problem, options_.isa, buffers_);

@@ -1,31 +1,13 @@
 #include "cc/ref/reference.h"
 
-#include <cmath>
 #include <vector>
 
 #include "cc/core/half.h"
 #include "cc/core/parallel.h"
+#include "cc/ref/activation.h"
 
 namespace dwsconv {
 namespace {
-
-double Activate(double x, Activation activation) {
-  switch (activation.kind) {
-    case ActivationKind::kNone: return x;
-    case ActivationKind::kRelu: return x < 0 ? 0 : x;  // this way round a NaN stays one
-    case ActivationKind::kRelu6: return x < 0 ? 0 : (x > 6 ? 6 : x);
-    case ActivationKind::kHardSwish: {
-      const double gate = x + 3 < 0 ? 0 : (x + 3 > 6 ? 6 : x + 3);
-      return x * gate / 6;
-    }
-    case ActivationKind::kSilu: return x / (1 + std::exp(-x));
-    case ActivationKind::kGelu: return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
-    case ActivationKind::kLeakyRelu: return x < 0 ? x * activation.alpha : x;
-    case ActivationKind::kSigmoid: return 1 / (1 + std::exp(-x));
-    case ActivationKind::kTanh: return std::tanh(x);
-  }
-  return x;
-}
 
 // Offset of element (n, h, w, c) in a [N,H,W,C] or [N,C,H,W] tensor.
 int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_t h, int64_t w, int64_t c) {
@@ -77,9 +59,15 @@ void Run(const Problem& p, const ForwardBuffers& b, int threads) {
 
 void ForwardReference(const Problem& problem, const ForwardBuffers& buffers, int threads) {
   switch (problem.dtype) {
-    case DType::kFloat32: Run<float>(problem, buffers, threads); break;
-    case DType::kBFloat16: Run<BFloat16>(problem, buffers, threads); break;
-    case DType::kFloat16: Run<Float16>(problem, buffers, threads); break;
+    case DType::kFloat32:
+      Run<float>(problem, buffers, threads);
+      break;
+    case DType::kBFloat16:
+      Run<BFloat16>(problem, buffers, threads);
+      break;
+    case DType::kFloat16:
+      Run<Float16>(problem, buffers, threads);
+      break;
   }
 }
 
