@@ -56,6 +56,7 @@ def depthwise_sep_conv2d(
     num_threads: int = 0,
     isa: str | None = None,
     variant: str = "auto",
+    plan: Any = None,
 ) -> Any:
     """`activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)`.
 
@@ -79,7 +80,11 @@ def depthwise_sep_conv2d(
         num_threads: 0 for the environment's `DWSCONV_NUM_THREADS`, or else all cores this process may run on. The
             result is the same bit for bit whatever the number.
         isa: "generic", "avx2" or "avx512"; None for the environment's `DWSCONV_ISA`, or else the best this CPU has.
-        variant: "auto", the fastest; "fused", the planned fused kernel; "reference", plain loops with double sums.
+        variant: "auto", the fastest, by a plan of `tf_dwsconv.tune` where there is one; "fused", the fused kernel by the
+            planner's plan; "reference", plain loops with double sums.
+        plan: None, or how to cut the layer into tasks instead: a dict with the `block_pixels`, `block_channels`,
+            `threads` and `stream` that `plan` below tells of, whose dicts may be given too. The result is the same bit
+            for bit. Goes with the variants "auto" and "fused".
 
     Returns:
         `out`, or a new array: `[N,Ho,Wo,K]` or `[N,K,Ho,Wo]`, of the dtype of x.
@@ -96,7 +101,7 @@ def depthwise_sep_conv2d(
         strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
     )
     return _native.forward(
-        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, out, num_threads, options
+        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, out, num_threads, options, plan
     )
 
 
@@ -111,7 +116,7 @@ class Layer(_native.Layer):
 
     Call arguments:
         x: `[N,H,W,C]` or `[N,C,H,W]`, of the filters' dtype; its batch, height and width may differ between calls.
-        out, residual, num_threads: as in `depthwise_sep_conv2d`; `out` may share memory with the filters.
+        out, residual, num_threads, plan: as in `depthwise_sep_conv2d`; `out` may share memory with the filters.
 
     Raises:
         TypeError, ValueError, MemoryError: as in `depthwise_sep_conv2d`; for the filters, at construction.
@@ -151,6 +156,7 @@ def plan(
     dtype: Any = "float32",
     num_threads: int = 0,
     isa: str | None = None,
+    variant: str = "auto",
 ) -> dict[str, Any]:
     """How a layer of these shapes is cut into tasks on this machine. Computes nothing.
 
@@ -159,17 +165,18 @@ def plan(
         depthwise_filter_shape: `[R,S,C,M]`.
         pointwise_filter_shape: `[1,1,C*M,K]`.
         dtype: "float32", "float16", "bfloat16", or a NumPy dtype of those names.
-        strides, padding, dilations, data_format, num_threads, isa: as in `depthwise_sep_conv2d`.
+        strides, padding, dilations, data_format, num_threads, isa, variant: as in `depthwise_sep_conv2d`.
 
     Returns:
         output_shape; flops (a multiply-add counts two); isa; block_pixels and block_channels, the output pixels and
         channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; stream, whether the
-        output is written around the caches. Blocks and tasks are 0 for an empty output.
+        output is written around the caches; tuned, whether `tf_dwsconv.tune` found it. Blocks and tasks are 0 for an
+        empty output.
 
     Raises:
         TypeError, ValueError: as in `depthwise_sep_conv2d`.
     """
-    options = _options(strides, padding, dilations, data_format, None, None, isa=isa, variant="auto")
+    options = _options(strides, padding, dilations, data_format, None, None, isa=isa, variant=variant)
     word = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", repr(dtype)))
     return _native.plan(
         _shape(x_shape, "x_shape"),

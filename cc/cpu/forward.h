@@ -9,6 +9,7 @@
 #include "cc/core/cpu_features.h"
 #include "cc/core/problem.h"
 #include "cc/plan/plan.h"
+#include "cc/plan/tuned_plans.h"
 
 namespace dwsconv {
 
@@ -27,6 +28,7 @@ struct ForwardOptions {
   Isa isa = Isa::kGeneric;  // from ChooseIsa
   int num_threads = 1;      // at most this many; from ResolveThreads
   Variant variant = Variant::kAuto;
+  const PlanChoice* choice = nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
 };
 
 // Computes the layer. `packed` may be null: then the filters are packed for this call. Returns "" or what went wrong
@@ -34,8 +36,15 @@ struct ForwardOptions {
 std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                     const ForwardOptions& options);
 
-// What Forward would do for the problem: its plan for this machine.
+// What Forward would do for the problem: the choice of the options; else, for Variant::kAuto, the tuner's plan if there
+// is one; else the planner's. The output is not empty.
 Plan ForwardPlan(const Problem& problem, const ForwardOptions& options);
+
+// The machine that plans are made for: this CPU, the kernels that serve the problem, the options' threads.
+Machine ForwardMachine(const Problem& problem, const ForwardOptions& options);
+
+// "" where the options have no choice, or one that fits the problem; else what is wrong. The output is not empty.
+std::string CheckPlanChoice(const Problem& problem, const ForwardOptions& options);
 
 // How often this process ran Forward on an ISA's kernels and packed filters: for tests that assert which path ran.
 int64_t ForwardCalls(Isa isa);

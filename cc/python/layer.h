@@ -26,6 +26,10 @@ ForwardOptions ToForwardOptions(const LayerOptions& options);
 // 0 or more of a Python integer, resolved: see ResolveThreads. TypeError, ValueError otherwise.
 int ToThreads(pybind11::handle num_threads);
 
+// None, or a dict of block_pixels, block_channels, threads and stream; what else `plan` returns may be in it too, and is
+// not read. TypeError, ValueError otherwise.
+std::optional<PlanChoice> ToPlanChoice(pybind11::handle plan);
+
 // Immutable after construction, so any number of threads may call it at once.
 class Layer {
  public:
@@ -34,9 +38,9 @@ class Layer {
   Layer(pybind11::handle depthwise_filter, pybind11::handle pointwise_filter, pybind11::handle depthwise_bias,
         pybind11::handle bias, const LayerOptions& options, bool pack);
 
-  // Returns `out`, or a new array where that is None. Other Python threads run meanwhile.
+  // Returns `out`, or a new array where that is None. Other Python threads run meanwhile. `plan` as in ToPlanChoice.
   pybind11::object Call(pybind11::handle x, pybind11::handle out, pybind11::handle residual,
-                        pybind11::handle num_threads) const;
+                        pybind11::handle num_threads, pybind11::handle plan) const;
 
  private:
   Request request_;  // but the shapes of input and residual

@@ -12,6 +12,7 @@
 #include "cc/core/make_problem.h"
 #include "cc/cpu/forward.h"
 #include "cc/plan/plan.h"
+#include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
 
 namespace dwsconv {
@@ -45,33 +46,66 @@ DType ParseDType(const std::string& word) {
   throw py::type_error("dtype must be float32, float16 or bfloat16, but is " + word);
 }
 
-py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
-                const LayerOptions& options, const py::object& num_threads) {
+// What is asked about a layer that is not there: its shapes and options.
+struct Question {
+  Problem problem;
+  ForwardOptions forward;
+  bool empty = false;  // no output, so no plan
+};
+
+Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
+             const LayerOptions& options, const py::object& num_threads) {
   Request request = options.attributes;
   request.input_name = "x";
   request.input = x;
   request.depthwise_filter = depthwise_filter;
   request.pointwise_filter = pointwise_filter;
   request.dtype = ParseDType(dtype);
-  Problem problem;
-  const std::string error = MakeProblem(request, &problem);
+  Question question;
+  const std::string error = MakeProblem(request, &question.problem);
   if (!error.empty()) throw py::value_error(error);
-  ForwardOptions forward = ToForwardOptions(options);
-  forward.num_threads = ToThreads(num_threads);
+  question.forward = ToForwardOptions(options);
+  question.forward.num_threads = ToThreads(num_threads);
+  question.empty = question.problem.N == 0 || question.problem.output_pixels() == 0;
+  return question;
+}
 
+py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
+                const LayerOptions& options, const py::object& num_threads) {
+  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
   py::dict result;
-  result["output_shape"] = py::tuple(py::cast(OutputShape(problem)));
-  result["flops"] = Flops(problem);
-  result["isa"] = IsaName(forward.isa);
-  // An empty output has no blocks to plan.
-  const bool empty = problem.N == 0 || problem.output_pixels() == 0;
-  const Plan plan = empty ? Plan{} : ForwardPlan(problem, forward);
+  result["output_shape"] = py::tuple(py::cast(OutputShape(question.problem)));
+  result["flops"] = Flops(question.problem);
+  result["isa"] = IsaName(question.forward.isa);
+  const Plan plan = question.empty ? Plan{} : ForwardPlan(question.problem, question.forward);
   result["block_pixels"] = plan.block_pixels;
   result["block_channels"] = plan.block_channels;
   result["tasks"] = plan.tasks;
   result["threads"] = plan.threads;
   result["scratch_bytes_per_thread"] = plan.scratch_bytes;
   result["stream"] = plan.stream;
+  result["tuned"] = plan.tuned;
+  return result;
+}
+
+// What the tuner has to know: the limits of a plan's choices and the line that puts one into the file.
+py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                  const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
+                  const py::object& plan) {
+  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+  if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to tune");
+  const Machine machine = ForwardMachine(question.problem, question.forward);
+  py::dict result;
+  result["tile_pixels"] = machine.tile_pixels;
+  result["tile_channels"] = machine.tile_channels;
+  result["threads_limit"] = machine.threads;
+  result["l3_bytes"] = machine.l3_bytes;
+  const std::optional<PlanChoice> choice = ToPlanChoice(plan);
+  if (!choice) return result;
+  ForwardOptions forward = question.forward;
+  forward.choice = &*choice;
+  result["wrong"] = CheckPlanChoice(question.problem, forward);
+  result["line"] = TunedPlanLine(question.problem, machine, *choice);
   return result;
 }
 
@@ -114,15 +148,20 @@ PYBIND11_MODULE(_native, m) {
         return new Layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/true);
       }))
       .def("__call__", &Layer::Call, py::arg("x"), py::arg("out") = py::none(), py::arg("residual") = py::none(),
-           py::arg("num_threads") = 0);
+           py::arg("num_threads") = 0, py::arg("plan") = py::none());
 
   m.def("forward", [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,
                       const py::object& depthwise_bias, const py::object& bias, const py::object& residual,
-                      const py::object& out, const py::object& num_threads, const LayerOptions& options) {
+                      const py::object& out, const py::object& num_threads, const LayerOptions& options,
+                      const py::object& plan) {
     const Layer layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/false);
-    return layer.Call(x, out, residual, num_threads);
+    return layer.Call(x, out, residual, num_threads, plan);
   });
   m.def("plan", &PlanOf);
+  m.def("tuning", &TuningOf);
+  m.def("reload_tuned_plans", &ReloadTunedPlans);
+  m.attr("TUNED_PLANS_HEADER") = kTunedPlansHeader;
+  m.attr("TUNED_PLANS_CPU") = TunedPlansCpu();
   m.def("cpu_info", &CpuInfo);
   m.def("calls", &Calls);
 }

@@ -1,0 +1,50 @@
+// Plans that were measured to be faster than the planner's on this CPU. tf_dwsconv.tune writes them to a text file;
+// each process reads it once, at its first plan. What the file says is not trusted: a line that does not parse, or asks
+// for what no plan may, is left out.
+#ifndef DWSCONV_PLAN_TUNED_PLANS_H_
+#define DWSCONV_PLAN_TUNED_PLANS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "cc/core/problem.h"
+#include "cc/plan/plan.h"
+
+namespace dwsconv {
+
+// What of a plan can be chosen; the rest follows from it.
+struct PlanChoice {
+  int64_t block_pixels = 0;
+  int64_t block_channels = 0;
+  int64_t threads = 1;
+  bool stream = false;
+};
+
+// Fills *plan with the choice and all that follows, and returns ""; or returns what is wrong with it: 0 < block_pixels
+// <= Ho*Wo, and no more of them than a scratch of 2 MiB a thread holds; 0 < block_channels < K in whole register tiles,
+// or K; 0 < threads <= Machine::threads. N, Ho, Wo and K are not 0.
+std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, const PlanChoice& choice, Plan* plan);
+
+// The file's plan for a problem on this machine, if it has one. The activations, the biases and the layout of the
+// problem do not matter: tiles of channels-first problems are cut after their transposition.
+bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan);
+
+// A line of the file, without its end: "<what it is for> : <choice>". May be followed by " # " and a remark.
+std::string TunedPlanLine(const Problem& problem, const Machine& machine, const PlanChoice& choice);
+
+// The file's first line.
+constexpr char kTunedPlansHeader[] = "# tf_dwsconv plans v1";
+
+// How lines start that are for this CPU: "cpu=<model and caches> ".
+const std::string& TunedPlansCpu();
+
+// $DWSCONV_PLAN_CACHE if set; else tf_dwsconv/plans-v1.txt in $XDG_CACHE_HOME or ~/.cache. "" where there is none: the
+// variable is empty or "off", or no home is known.
+std::string TunedPlansPath();
+
+// Reads the file anew, for plans that are made from now on. Returns how many plans it has for this CPU.
+int64_t ReloadTunedPlans();
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_PLAN_TUNED_PLANS_H_
