@@ -17,21 +17,6 @@ std::atomic<int64_t> forward_calls[3];
 
 constexpr char kOutOfMemory[] = "out of memory for the working buffers of the depthwise-separable convolution";
 
-Machine MachineOf(const KernelTable& kernels, const ForwardOptions& options) {
-  const CpuFeatures& cpu = GetCpuFeatures();
-  Machine machine;
-  machine.isa = options.isa;
-  if (cpu.l1d_bytes > 0) machine.l1d_bytes = cpu.l1d_bytes;
-  if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
-  if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
-  machine.threads = std::max(options.num_threads, 1);
-  machine.vector_floats = kernels.vector_floats;
-  machine.z_bytes = SizeOf(kernels.z_type);
-  machine.tile_pixels = kernels.tile_pixels;
-  machine.tile_channels = kernels.tile_channels;
-  return machine;
-}
-
 // The fused kernel on channels-last buffers.
 std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
                          const ForwardOptions& options) {
@@ -160,8 +145,37 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
                                          : ForwardChannelsFirst(problem, buffers, packed, options);
 }
 
+Machine ForwardMachine(const Problem& problem, const ForwardOptions& options) {
+  const CpuFeatures& cpu = GetCpuFeatures();
+  const KernelTable& kernels = Kernels(options.isa, problem);
+  Machine machine;
+  machine.isa = options.isa;
+  if (cpu.l1d_bytes > 0) machine.l1d_bytes = cpu.l1d_bytes;
+  if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
+  if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
+  machine.threads = std::max(options.num_threads, 1);
+  machine.vector_floats = kernels.vector_floats;
+  machine.z_bytes = SizeOf(kernels.z_type);
+  machine.tile_pixels = kernels.tile_pixels;
+  machine.tile_channels = kernels.tile_channels;
+  return machine;
+}
+
 Plan ForwardPlan(const Problem& problem, const ForwardOptions& options) {
-  return MakePlan(problem, MachineOf(Kernels(options.isa, problem), options));
+  const Machine machine = ForwardMachine(problem, options);
+  Plan plan;
+  if (options.choice != nullptr) {
+    if (ApplyPlanChoice(problem, machine, *options.choice, &plan).empty()) return plan;
+  } else if (options.variant == Variant::kAuto && FindTunedPlan(problem, machine, &plan)) {
+    return plan;
+  }
+  return MakePlan(problem, machine);
+}
+
+std::string CheckPlanChoice(const Problem& problem, const ForwardOptions& options) {
+  Plan plan;
+  if (options.choice == nullptr) return "";
+  return ApplyPlanChoice(problem, ForwardMachine(problem, options), *options.choice, &plan);
 }
 
 int64_t ForwardCalls(Isa isa) { return forward_calls[static_cast<int>(isa)].load(std::memory_order_relaxed); }

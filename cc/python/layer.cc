@@ -67,6 +67,45 @@ int ToThreads(py::handle num_threads) {
   return ResolveThreads(static_cast<int>(value));
 }
 
+std::optional<PlanChoice> ToPlanChoice(py::handle plan) {
+  if (plan.is_none()) return std::nullopt;
+  if (!PyDict_Check(plan.ptr())) {
+    throw py::type_error(std::string("plan must be None or a dict, but is a ") + Py_TYPE(plan.ptr())->tp_name);
+  }
+  const py::dict dict = py::reinterpret_borrow<py::dict>(plan);
+  PlanChoice choice;
+  int64_t stream = 0;
+  const struct {
+    const char* name;
+    int64_t* value;
+  } fields[] = {{"block_pixels", &choice.block_pixels},
+                {"block_channels", &choice.block_channels},
+                {"threads", &choice.threads},
+                {"stream", &stream}};
+  for (const auto& field : fields) {
+    if (!dict.contains(field.name)) {
+      throw py::value_error(std::string("plan must have block_pixels, block_channels, threads and stream, but lacks ") +
+                            field.name);
+    }
+    const py::object value = dict[field.name];
+    PyObject* const index = PyNumber_Index(value.ptr());
+    if (index == nullptr) {
+      PyErr_Clear();
+      throw py::type_error(std::string("plan[\"") + field.name + "\"] must be an integer, but is a " +
+                           Py_TYPE(value.ptr())->tp_name);
+    }
+    int overflow = 0;
+    *field.value = PyLong_AsLongLongAndOverflow(index, &overflow);
+    Py_DECREF(index);
+    if (overflow != 0) throw py::value_error(std::string("plan[\"") + field.name + "\"] does not fit 64 bits");
+  }
+  if (stream != 0 && stream != 1) {
+    throw py::value_error("plan[\"stream\"] must be True or False, but is " + std::to_string(stream));
+  }
+  choice.stream = stream != 0;
+  return choice;
+}
+
 Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handle depthwise_bias, py::handle bias,
              const LayerOptions& options, bool pack)
     : request_(options.attributes), options_(ToForwardOptions(options)) {
@@ -120,9 +159,11 @@ Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handl
   buffers_ = ForwardBuffers{};
 }
 
-py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::handle num_threads) const {
+py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::handle num_threads,
+                       py::handle plan) const {
   ForwardOptions options = options_;
   options.num_threads = ToThreads(num_threads);
+  const std::optional<PlanChoice> choice = ToPlanChoice(plan);
   const DenseArray input = ToDense(x, "x");
   if (input.dtype != request_.dtype) {
     throw py::type_error(std::string("x must have the dtype of depthwise_filter, ") + DTypeName(request_.dtype) +
@@ -139,6 +180,16 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
   Problem problem;
   const std::string error = MakeProblem(request, &problem);
   if (!error.empty()) throw py::value_error(error);
+  if (choice) {
+    if (options.variant != Variant::kAuto && options.variant != Variant::kFused) {
+      throw py::value_error("plan goes with variant \"auto\" or \"fused\", but variant is \"" +
+                            std::string(VariantName(options.variant)) + "\"");
+    }
+    options.choice = &*choice;
+    const bool empty = problem.N == 0 || problem.output_pixels() == 0;
+    const std::string wrong = empty ? "" : CheckPlanChoice(problem, options);
+    if (!wrong.empty()) throw py::value_error("plan: " + wrong);
+  }
   if (packed_ != nullptr && !Serves(*packed_, problem, options.isa)) {
     throw std::runtime_error("the packed filters do not fit the problem: a defect of tf_dwsconv");
   }
