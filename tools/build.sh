@@ -6,8 +6,13 @@ cd "$(dirname "$0")/.."
 
 command -v g++ >/dev/null || tools/apt_install.sh "g++" g++
 bazel=${BAZEL:-bazel}
-command -v "$bazel" >/dev/null || tools/apt_install.sh "Bazel" \
-  bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib
+# Debian's Bazel leaves out what third_party/debian.bzl needs.
+debian=(bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib)
+command -v "$bazel" >/dev/null || tools/apt_install.sh "Bazel" "${debian[@]}"
+if [[ -d /usr/share/bazel && ! (-d /usr/share/bazel/rules/java && -d /usr/share/bazel/rules/proto &&
+  -d /usr/share/bazel/platforms && -d /usr/share/bazel/tools/skylib) ]]; then
+  tools/apt_install.sh "A part of Debian's Bazel" "${debian[@]}"
+fi
 
 export DWSCONV_PYTHON=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
 # What the repository rules of third_party/ would answer differently for.

@@ -17,7 +17,7 @@ flock 9
 if [[ -e .venv/ready && .venv/ready -nt pyproject.toml ]]; then exit 0; fi
 
 echo ">> making .venv (TensorFlow and the tools of the build: about 2 GB, some minutes)"
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check 'setuptools>=77' wheel
 .venv/bin/python -m pip install --progress-bar off --disable-pip-version-check --no-build-isolation -e '.[dev]'
 touch .venv/ready
