@@ -35,7 +35,10 @@ except ImportError as error:
         "`make build`; otherwise reinstall tf_dwsconv for this Python and platform."
     ) from error
 
-__all__ = ["Layer", "calls", "cpu_info", "depthwise_sep_conv2d", "plan"]
+__all__ = ["LADDER", "Layer", "calls", "cpu_info", "depthwise_sep_conv2d", "plan"]
+
+# Values of `variant`, slowest first.
+LADDER = ("naive", "reordered", "unrolled", "blocked", "simd", "openmp", "fused_unblocked", "fused")
 
 
 def depthwise_sep_conv2d(
@@ -81,7 +84,10 @@ def depthwise_sep_conv2d(
             result is the same bit for bit whatever the number.
         isa: "generic", "avx2" or "avx512"; None for the environment's `DWSCONV_ISA`, or else the best this CPU has.
         variant: "auto", the fastest, by a plan of `tf_dwsconv.tune` where there is one; "fused", the fused kernel by the
-            planner's plan; "reference", plain loops with double sums.
+            planner's plan; "reference", plain loops with double sums; or another of `LADDER`, the steps that lead up to
+            "fused", each with one optimization more than the one before (docs/ladder.md). Every variant takes every
+            argument. "naive" to "simd" run on one thread, whatever `num_threads` says, and "naive" to "openmp" allocate
+            the intermediate tensor.
         plan: None, or how to cut the layer into tasks instead: a dict with the `block_pixels`, `block_channels`,
             `threads` and `stream` that `plan` below tells of, whose dicts may be given too. The result is the same bit
             for bit. Goes with the variants "auto" and "fused".
