@@ -1,5 +1,5 @@
-// The only place that knows threads. Tasks are handed out dynamically; a task must not depend on which worker runs it,
-// so results are the same bits for any number of threads.
+// The only place that knows threads. Work is handed out dynamically; a task must not depend on which worker runs it, so
+// results are the same bits for any number of threads.
 #ifndef DWSCONV_CORE_PARALLEL_H_
 #define DWSCONV_CORE_PARALLEL_H_
 
@@ -8,16 +8,33 @@
 
 namespace dwsconv {
 
-// body(task, worker): task in [0, tasks), worker in [0, threads) and unique among those running at once.
-using TaskBody = std::function<void(int64_t task, int worker)>;
+// Threads that somebody else keeps, TensorFlow say. Work given to its own pool does not contend with its next op, as
+// OpenMP's threads do, which spin for a while after their work.
+class ThreadPool {
+ public:
+  virtual ~ThreadPool() = default;
+  // Runs `work` on some other thread, soon. Must not run it before returning.
+  virtual void Schedule(std::function<void()> work) = 0;
+};
 
-// Runs all tasks and returns when the last has ended. threads >= 1; one thread (or one task) runs in the caller.
-void ParallelFor(int threads, int64_t tasks, const TaskBody& body);
+// Who may work: the caller and up to threads - 1 more, of `pool`, or OpenMP's where it is null.
+struct Workers {
+  Workers(int threads, ThreadPool* pool = nullptr) : threads(threads), pool(pool) {}  // NOLINT: a count will do
+  int threads;
+  ThreadPool* pool;
+};
 
-// The same, a run of consecutive tasks [begin, end) at a time: long runs first, so that a worker can look ahead to its
-// next task, single tasks last, so that all end together.
+// body(begin, end, worker): tasks [begin, end), worker in [0, threads) and unique among those running at once.
 using RunBody = std::function<void(int64_t begin, int64_t end, int worker)>;
-void ParallelForRuns(int threads, int64_t tasks, const RunBody& body);
+
+// Runs all tasks and returns when the last has ended. Runs of consecutive tasks are long at first, so that a worker can
+// look ahead to its next task, and single tasks at last, so that all end together. One thread (or one task) runs in the
+// caller.
+void ParallelForRuns(const Workers& workers, int64_t tasks, const RunBody& body);
+
+// The same, task by task.
+using TaskBody = std::function<void(int64_t task, int worker)>;
+void ParallelFor(const Workers& workers, int64_t tasks, const TaskBody& body);
 
 // How many threads to use: `requested` if positive, else DWSCONV_NUM_THREADS, else the cores this process may run on.
 int ResolveThreads(int requested);

@@ -85,7 +85,7 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
     }
     kernels.pointwise(pointwise);
   };
-  ParallelForRuns(plan.threads, plan.tasks, [&](int64_t begin, int64_t end, int worker) {
+  ParallelForRuns({plan.threads, options.pool}, plan.tasks, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t task = begin; task < end; ++task) run_task(task, task + 1 == end, worker);
   });
   return "";
@@ -98,28 +98,38 @@ std::string ForwardChannelsLast(const Problem& problem, const ForwardBuffers& bu
   return ForwardFused(problem, buffers, *packed, options);
 }
 
-// Channels-first: the same between two transpositions.
+// Channels-first: the same between two transpositions, a few images at a time so that the copies stay in cache and do
+// not grow with the batch.
 std::string ForwardChannelsFirst(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                                  const ForwardOptions& options) {
+  constexpr int64_t kCopyBytes = 8 << 20;
   const int64_t item = SizeOf(problem.dtype), pixels = problem.output_pixels();
-  const int64_t y_bytes = problem.N * pixels * problem.K * item;
-  AlignedBuffer<char> x = AllocateAligned<char>(problem.N * problem.H * problem.W * problem.C * item);
-  AlignedBuffer<char> y = AllocateAligned<char>(y_bytes);
-  AlignedBuffer<char> residual = AllocateAligned<char>(problem.has_residual ? y_bytes : 0);
-  if (!x || !y || !residual) return kOutOfMemory;
-  const int threads = options.num_threads;
-  TransposeMatrices(buffers.input, x.get(), problem.N, problem.C, problem.H * problem.W, item, threads);
-  if (buffers.residual) TransposeMatrices(buffers.residual, residual.get(), problem.N, problem.K, pixels, item, threads);
+  const int64_t x_bytes = problem.H * problem.W * problem.C * item, y_bytes = pixels * problem.K * item;
+  const int64_t residual_bytes = problem.has_residual ? y_bytes : 0;
+  const int64_t images = std::clamp<int64_t>(kCopyBytes / (x_bytes + y_bytes + residual_bytes + 1), 1, problem.N);
+  Scratch x(images * x_bytes), y(images * y_bytes), residual(images * residual_bytes);
+  if (x.data() == nullptr || y.data() == nullptr || residual.data() == nullptr) return kOutOfMemory;
 
+  const Workers workers(options.num_threads, options.pool);
   Problem inner = problem;
   inner.layout = Layout::kNHWC;
   ForwardBuffers inside = buffers;
-  inside.input = x.get();
-  inside.residual = buffers.residual ? residual.get() : nullptr;
-  inside.output = y.get();
-  const std::string wrong = ForwardChannelsLast(inner, inside, packed, options);
-  if (!wrong.empty()) return wrong;
-  TransposeMatrices(y.get(), buffers.output, problem.N, pixels, problem.K, item, threads);
+  inside.input = x.data();
+  inside.residual = problem.has_residual ? residual.data() : nullptr;
+  inside.output = y.data();
+  for (int64_t n = 0; n < problem.N; n += inner.N) {
+    inner.N = std::min(images, problem.N - n);
+    const char* from = static_cast<const char*>(buffers.input) + n * x_bytes;
+    TransposeMatrices(from, x.data(), inner.N, problem.C, problem.H * problem.W, item, workers);
+    if (problem.has_residual) {
+      from = static_cast<const char*>(buffers.residual) + n * y_bytes;
+      TransposeMatrices(from, residual.data(), inner.N, problem.K, pixels, item, workers);
+    }
+    const std::string wrong = ForwardChannelsLast(inner, inside, packed, options);
+    if (!wrong.empty()) return wrong;
+    char* to = static_cast<char*>(buffers.output) + n * y_bytes;
+    TransposeMatrices(y.data(), to, inner.N, pixels, problem.K, item, workers);
+  }
   return "";
 }
 

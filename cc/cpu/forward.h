@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cc/core/cpu_features.h"
+#include "cc/core/parallel.h"
 #include "cc/core/problem.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
@@ -27,6 +28,7 @@ int64_t PackedBytes(const PackedFilters& packed);
 struct ForwardOptions {
   Isa isa = Isa::kGeneric;  // from ChooseIsa
   int num_threads = 1;      // at most this many; from ResolveThreads
+  ThreadPool* pool = nullptr;  // whose threads; null: OpenMP's
   Variant variant = Variant::kAuto;
   const PlanChoice* choice = nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
 };

@@ -11,9 +11,9 @@ namespace {
 constexpr int64_t kTile = 32;
 
 template <typename T>
-void Transpose(const T* from, T* to, int64_t N, int64_t rows, int64_t columns, int threads) {
+void Transpose(const T* from, T* to, int64_t N, int64_t rows, int64_t columns, const Workers& workers) {
   const int64_t bands = (columns + kTile - 1) / kTile;
-  ParallelFor(threads, N * bands, [&](int64_t task, int) {
+  ParallelFor(workers, N * bands, [&](int64_t task, int) {
     const int64_t n = task / bands, c0 = task % bands * kTile, c1 = std::min(columns, c0 + kTile);
     const T* source = from + n * rows * columns;
     T* target = to + n * rows * columns;
@@ -29,11 +29,11 @@ void Transpose(const T* from, T* to, int64_t N, int64_t rows, int64_t columns, i
 }  // namespace
 
 void TransposeMatrices(const void* from, void* to, int64_t N, int64_t rows, int64_t columns, int64_t element_bytes,
-                       int threads) {
+                       const Workers& workers) {
   if (element_bytes == 4) {
-    Transpose(static_cast<const uint32_t*>(from), static_cast<uint32_t*>(to), N, rows, columns, threads);
+    Transpose(static_cast<const uint32_t*>(from), static_cast<uint32_t*>(to), N, rows, columns, workers);
   } else {
-    Transpose(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), N, rows, columns, threads);
+    Transpose(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), N, rows, columns, workers);
   }
 }
 
