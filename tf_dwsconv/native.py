@@ -83,11 +83,11 @@ def depthwise_sep_conv2d(
         num_threads: 0 for the environment's `DWSCONV_NUM_THREADS`, or else all cores this process may run on. The
             result is the same bit for bit whatever the number.
         isa: "generic", "avx2" or "avx512"; None for the environment's `DWSCONV_ISA`, or else the best this CPU has.
-        variant: "auto", the fastest, by a plan of `tf_dwsconv.tune` where there is one; "fused", the fused kernel by the
-            planner's plan; "reference", plain loops with double sums; or another of `LADDER`, the steps that lead up to
-            "fused", each with one optimization more than the one before (docs/ladder.md). Every variant takes every
-            argument. "naive" to "simd" run on one thread, whatever `num_threads` says, and "naive" to "openmp" allocate
-            the intermediate tensor.
+        variant: "auto", the fastest, by a plan of `tf_dwsconv.tune` where there is one; "fused", the fused kernel by
+            the planner's plan; "reference", plain loops with double sums; or another of `LADDER`, the steps that lead
+            up to "fused", each with one optimization more than the one before (docs/ladder.md). Every variant takes
+            every argument but `plan`. "naive" to "simd" run on one thread, whatever `num_threads` says, and "naive" to
+            "openmp" allocate the intermediate tensor.
         plan: None, or how to cut the layer into tasks instead: a dict with the `block_pixels`, `block_channels`,
             `threads` and `stream` that `plan` below tells of, whose dicts may be given too. The result is the same bit
             for bit. Goes with the variants "auto" and "fused".
