@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 # A test that wants stock ops or one instruction set asks for it itself.
 for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS"):
     os.environ.pop(name, None)
+# Nor do tests run by plans that somebody tuned on this machine.
+os.environ["DWSCONV_PLAN_CACHE"] = "off"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
@@ -53,6 +56,17 @@ def check_python(program: str, *arguments: str, **options) -> str:
     done = run_python(program, *arguments, **options)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def op_calls() -> dict:
+    """How often the op ran in this process, by the instruction set that it ran on."""
+    from tf_dwsconv import _library
+
+    library = ctypes.CDLL(_library.load().path)
+    library.dwsconv_calls.restype = ctypes.c_int64
+    calls = {isa: library.dwsconv_calls(isa.encode()) for isa in ("generic", "avx2", "avx512")}
+    assert min(calls.values()) >= 0
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from conftest import check_python
+from conftest import check_python, op_calls
 from hypothesis import given, settings
 from strategies import shapes
 
@@ -65,9 +65,12 @@ def check(shape, dtype):
 
 @pytest.fixture
 def isa(request, monkeypatch):
+    """Forces one instruction set, and sees to it that the calls of the test ran on it and on no other."""
     monkeypatch.setenv("DWSCONV_ISA", request.param)
-    assert tf_dwsconv.native.cpu_info()["isa"] == request.param
-    return request.param
+    before = op_calls()
+    yield request.param
+    ran = {isa for isa, calls in op_calls().items() if calls > before[isa]}
+    assert ran == {request.param}
 
 
 @pytest.mark.parametrize("isa", ISAS, indirect=True)

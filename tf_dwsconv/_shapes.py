@@ -44,11 +44,15 @@ def output_size(
     window = (kernel - 1) * dilation + 1
     padded = size + before + after
     if window > padded:
-        raise ValueError(
-            f"`depthwise_filter` with `dilations` spans {window} along the {axis}, but `input` with its padding only "
-            f"{padded}: {padding} padding needs a window no larger than the input."
-        )
+        raise ValueError(f"{window_message(axis, padding)} It spans {window} pixels of {padded}.")
     return (padded - window) // stride + 1
+
+
+def window_message(axis: str, padding: str) -> str:
+    """What is wrong where a window does not fit."""
+    return (
+        f"`depthwise_filter` with `dilations` is larger than the padded `x` along the {axis}; `padding` is {padding}."
+    )
 
 
 def _rank4(shape: Shape, name: str, axes: str) -> list[Dim]:

@@ -8,17 +8,18 @@ size, empty batches. 16-bit floats are computed in float32 and rounded once, at 
 from __future__ import annotations
 
 import math
-from typing import Callable, Optional, Union
+from typing import Callable, Optional
 
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops import control_flow_util
 
-from tf_dwsconv import _shapes
+from tf_dwsconv import _guard, _shapes
 from tf_dwsconv._arguments import Attributes
+from tf_dwsconv._guard import Size, size_of
 from tf_dwsconv.activations import Fused
 
-Size = Union[int, tf.Tensor]
+ARGUMENTS = ("x", "depthwise_filter", "pointwise_filter", "depthwise_bias", "bias", "residual")
 
 # Above these, padding the input would cost more than gathering the rows and columns that are needed; TensorFlow's
 # depthwise op also keeps strides and pads in 32 bits without checking them.
@@ -99,20 +100,25 @@ def depthwise_sep_conv2d(
         tf.errors.InvalidArgumentError: the same, for what is known only when the graph runs.
     """
     output_shape = check_shapes(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes)
+    if not in_xla():  # XLA drops assertions, and checks shapes itself when it compiles
+        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
+        guarded = _guard.guard(dict(zip(ARGUMENTS, tensors)), attributes)
+        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual = guarded.values()
     dtype = x.dtype
     x = to_nhwc(widen(x), attributes)
     z = depthwise(x, widen(depthwise_filter), attributes)
     if depthwise_bias is not None:
-        z += _vector(widen(depthwise_bias), z)
+        z += widen(depthwise_bias)
     if depthwise_function is not None:
         z = widen(depthwise_function(tf.cast(z, dtype)))
     else:
         z = activate(z, attributes.depthwise_activation)
     y = pointwise(z, widen(pointwise_filter))
     if bias is not None:
-        y += _vector(widen(bias), y)
+        y += widen(bias)
     if residual is not None:
-        y += _same_shape(to_nhwc(widen(residual), attributes), y)
+        residual = to_nhwc(widen(residual), attributes)
+        y += residual if in_xla() else _guard.same_shape(residual, y)
     y = activate(y, attributes.activation)
     y = tf.cast(from_nhwc(y, attributes), dtype)
     y.set_shape(output_shape)
@@ -138,20 +144,6 @@ def _ensure_rank4(t: tf.Tensor) -> tf.Tensor:
     return t if t.shape.rank == 4 else tf.ensure_shape(t, [None] * 4)
 
 
-# A bias or residual of another shape is an error, not something to broadcast, also where shapes are known only later.
-def _vector(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    return t if t.shape.is_fully_defined() else tf.reshape(t, [_dim(like, 3)])
-
-
-def _same_shape(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    if (t.shape.is_fully_defined() and like.shape.is_fully_defined()) or in_xla():
-        return t
-    message = "`residual` must have the shape of the output."
-    check = tf.debugging.assert_equal(tf.shape(t), tf.shape(like), message)
-    with tf.control_dependencies([] if check is None else [check]):
-        return tf.identity(t)
-
-
 def pointwise(z: tf.Tensor, pointwise_filter: tf.Tensor) -> tf.Tensor:
     """`[N, Ho, Wo, C*M]` times `[1, 1, C*M, K]`."""
     pointwise_filter = _ensure_rank4(pointwise_filter)
@@ -167,14 +159,12 @@ def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes)
     method = _method(x, depthwise_filter, axes)
     if method == "gather":
         return _by_gathering(x, depthwise_filter, axes)
-    if any(not isinstance(size, int) for axis in axes for size in (axis.size, axis.kernel)):
-        x = _with_run_time_checks(x, axes, attributes)
     if method == "direct":
         z = tf.raw_ops.DepthwiseConv2dNative(input=x, filter=depthwise_filter, **_direct(axes, attributes))
     else:
         z = _by_padding(x, depthwise_filter, axes)
-    channels = _dim(depthwise_filter, 2) * _dim(depthwise_filter, 3)
-    shape = [_dim(x, 0), axes[0].out, axes[1].out, channels]
+    channels = size_of(depthwise_filter, 2) * size_of(depthwise_filter, 3)
+    shape = [size_of(x, 0), axes[0].out, axes[1].out, channels]
     if all(isinstance(size, int) for size in shape):
         return z
     # For an empty batch TensorFlow's op answers with the input's shape. Graph optimisation would trust the shape that
@@ -238,8 +228,8 @@ class _Axis:
     """The window arithmetic of one spatial axis, in ints where they are known and in int64 tensors elsewhere."""
 
     def __init__(self, x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes, i: int):
-        self.size: Size = _dim(x, i + 1)
-        self.kernel: Size = _dim(depthwise_filter, i)
+        self.size: Size = size_of(x, i + 1)
+        self.kernel: Size = size_of(depthwise_filter, i)
         self.stride = attributes.strides[i]
         self.dilation = 1 if isinstance(self.kernel, int) and self.kernel == 1 else attributes.dilations[i]
         window = (self.kernel - 1) * self.dilation + 1
@@ -253,34 +243,13 @@ class _Axis:
             explicit = attributes.padding == "EXPLICIT"
             self.before, self.after = attributes.pads(attributes.spatial_axes[i]) if explicit else (0, 0)
             self.out = (self.size + self.before + self.after - window) // self.stride + 1
-        self.slack = self.size + self.before + self.after - window  # negative: the window does not fit
         # A stride past the end is never taken: a smaller one that is not taken either keeps sizes in range.
         if isinstance(self.out, int) and isinstance(self.size, int) and self.out <= 1:
-            self.stride = min(self.stride, max(self.size, self.slack + 1, 1))
+            self.stride = min(self.stride, max(self.size, self.size + self.before + self.after - window + 1, 1))
 
     def huge(self) -> bool:
         pads = [n for n in (self.before, self.after) if isinstance(n, int)]
         return max(self.stride, self.dilation) > _LARGE_STEP or max(pads, default=0) > _LARGE_PAD
-
-
-def _dim(t: tf.Tensor, axis: int) -> Size:
-    size = t.shape.as_list()[axis]  # an int or None, also where TensorFlow 1 has a Dimension
-    return size if size is not None else tf.shape(t, out_type=tf.int64)[axis]
-
-
-def _with_run_time_checks(x: tf.Tensor, axes: list, attributes: Attributes) -> tf.Tensor:
-    """What the static check could not see. XLA drops assertions; its own compiler checks shapes."""
-    if attributes.padding == "SAME" or in_xla():
-        return x
-    checks = [
-        tf.debugging.assert_non_negative(
-            axis.slack, f"`depthwise_filter` with `dilations` is larger than the padded input along the {word}."
-        )
-        for axis, word in zip(axes, ("height", "width"))
-        if not isinstance(axis.slack, int)
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(x)
 
 
 def _by_padding(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.Tensor:

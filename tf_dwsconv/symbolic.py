@@ -11,8 +11,7 @@ from tf_dwsconv import _shapes
 from tf_dwsconv import ops as functional
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.activations import Fused
-
-_NAMES = ("x", "depthwise_filter", "pointwise_filter", "depthwise_bias", "bias", "residual")
+from tf_dwsconv.stock import ARGUMENTS
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
@@ -58,7 +57,7 @@ class DepthwiseSepConv2DOp(keras.Operation):
         attributes = functional.attributes_of(**self.options)
         tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
         dtype = keras.backend.standardize_dtype(x.dtype)
-        for name, tensor in zip(_NAMES, tensors):
+        for name, tensor in zip(ARGUMENTS, tensors):
             if tensor is not None and keras.backend.standardize_dtype(tensor.dtype) != dtype:
                 raise TypeError(f"`{name}` must be of the dtype of `x`, {dtype}; given {tensor.dtype}.")
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
@@ -75,7 +74,7 @@ def call(tensors: tuple, attributes: Attributes, name: Optional[str]) -> Any:
     """
     dtype = next(tf.as_dtype(t.dtype) for t in tensors if isinstance(t, keras.KerasTensor))
     converted = []
-    for i, (argument, tensor) in enumerate(zip(_NAMES, tensors)):
+    for i, (argument, tensor) in enumerate(zip(ARGUMENTS, tensors)):
         if not isinstance(tensor, keras.KerasTensor) and not (tensor is None and i >= 3):
             tensor = functional.convert(tensor, argument, dtype)
         converted.append(tensor)

@@ -1,0 +1,137 @@
+"""How activations are recognised."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tf_dwsconv.activations import WORDS, Fused, LeakyRelu, parse, require
+
+RECOGNISED = [
+    (None, "none"),
+    *[(word, word) for word in WORDS],
+    ("linear", "none"),
+    ("swish", "silu"),
+    ("hard_silu", "hard_swish"),
+    (keras.activations.linear, "none"),
+    (keras.activations.relu, "relu"),
+    (keras.activations.relu6, "relu6"),
+    (keras.activations.hard_silu, "hard_swish"),
+    (keras.activations.hard_swish, "hard_swish"),
+    (keras.activations.silu, "silu"),
+    (keras.activations.swish, "silu"),
+    (keras.activations.gelu, "gelu"),
+    (keras.activations.leaky_relu, "leaky_relu"),
+    (keras.activations.sigmoid, "sigmoid"),
+    (keras.activations.tanh, "tanh"),
+    (keras.ops.relu, "relu"),
+    (keras.ops.relu6, "relu6"),
+    (tf.nn.relu, "relu"),
+    (tf.nn.relu6, "relu6"),
+    (tf.nn.silu, "silu"),
+    (tf.nn.swish, "silu"),
+    (tf.nn.gelu, "gelu"),
+    (tf.nn.leaky_relu, "leaky_relu"),
+    (tf.sigmoid, "sigmoid"),
+    (tf.tanh, "tanh"),
+    (tf.identity, "none"),
+    (keras.layers.Activation("silu"), "silu"),
+    (keras.layers.Activation(keras.layers.ReLU(6.0)), "relu6"),
+    (keras.layers.ReLU(), "relu"),
+    (keras.layers.ReLU(max_value=6), "relu6"),
+    (functools.partial(keras.activations.relu, max_value=6), "relu6"),
+    (functools.partial(keras.activations.relu), "relu"),
+    (functools.partial(tf.nn.gelu, approximate=False), "gelu"),
+    (functools.partial(tf.nn.relu, name="r"), "relu"),
+]
+
+
+@pytest.mark.parametrize("given, word", RECOGNISED, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_recognised(given, word):
+    assert parse(given) == Fused(word)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("leaky_relu", 0.3),
+        ["leaky_relu", 0.3],
+        keras.layers.LeakyReLU(negative_slope=0.3),
+        keras.layers.ReLU(negative_slope=0.3),
+        functools.partial(tf.nn.leaky_relu, alpha=0.3),
+        functools.partial(keras.activations.leaky_relu, negative_slope=0.3),
+        functools.partial(keras.activations.relu, negative_slope=0.3),
+        LeakyRelu(0.3),
+    ],
+    ids=str,
+)
+def test_slopes(given):
+    assert parse(given) == Fused("leaky_relu", 0.3)
+
+
+class OurReLU(keras.layers.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "elu",
+        "softmax",
+        "nonsense",
+        lambda x: x,
+        tf.nn.elu,
+        keras.activations.softmax,
+        keras.activations.hard_sigmoid,
+        keras.layers.PReLU(),
+        keras.layers.ReLU(max_value=5),
+        keras.layers.ReLU(threshold=1.0),
+        keras.layers.ReLU(max_value=6, negative_slope=0.1),
+        keras.layers.Activation("elu"),
+        OurReLU(),  # a subclass may compute anything
+        functools.partial(tf.nn.gelu, approximate=True),
+        functools.partial(tf.nn.leaky_relu, features=1),
+        functools.partial(lambda x: x),
+        keras.ops.gelu,  # the approximation, unlike keras.activations.gelu
+    ],
+    ids=str,
+)
+def test_unknown(given):
+    assert parse(given) is None
+    with pytest.raises(ValueError, match=r"`mid` must be None, one of the words none, relu, "):
+        require(given, "mid")
+
+
+@pytest.mark.parametrize("given", [1, 1.5, True, {"a": 1}, b"relu"], ids=str)
+def test_wrong_kinds(given):
+    with pytest.raises(TypeError, match="`mid`"):
+        parse(given, "mid")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("relu", 0.1), ("leaky_relu",), ("leaky_relu", None), ("leaky_relu", "0.1"), ("leaky_relu", True), (), [0.1]],
+    ids=str,
+)
+def test_wrong_pairs(given):
+    with pytest.raises(ValueError, match="`mid"):
+        parse(given, "mid")
+
+
+def test_the_words_mean_what_keras_means():
+    """Stock path and Keras agree on every word, NaN and both infinities included."""
+    from tf_dwsconv import stock
+
+    x = tf.constant([-8.0, -3.0, -1.0, -0.0, 0.0, 0.5, 3.0, 5.9, 6.1, 20.0, float("inf"), float("nan")])
+    for word in WORDS[1:]:
+        expected = keras.activations.get(word)(x)
+        # tf.nn.gelu and hard_silu make NaN of what is infinite in stock Keras too: compared as they are.
+        tf.debugging.assert_near(
+            tf.where(tf.math.is_finite(expected), stock.activate(x, Fused(word)), 0.0),
+            tf.where(tf.math.is_finite(expected), expected, 0.0),
+            rtol=1e-5,
+            atol=1e-6,
+        )
