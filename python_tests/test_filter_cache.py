@@ -217,6 +217,25 @@ def test_arrays_written_in_place_between_calls(counters):
     assert counters.cache()["held"] == 0
 
 
+def test_every_element_of_an_array_counts():
+    """Known by contents: each place, and the order."""
+    arrays = [aligned(fresh(*D_SHAPE)), aligned(fresh(*P_SHAPE)), aligned(fresh(P_SHAPE[-1]))]
+    x = X[:1, :3, :3].copy()
+    for array in arrays:
+        flat = array.reshape(-1)
+        for place in range(flat.size):
+            for _ in range(2):
+                before = op(x, *arrays).numpy()
+            flat[place] += 1000
+            assert np.any(op(x, *arrays).numpy() != before), place
+            flat[place] -= 1000
+        for change in (lambda f: f[::-1].copy(), lambda f: np.roll(f, 1), lambda f: np.roll(f, 16)):
+            for _ in range(3):
+                op(x, *arrays)
+            flat[...] = change(flat)
+            expect(op(x, *arrays), x, *arrays)
+
+
 @pytest.mark.parametrize("aligned_constant", [False, True])
 def test_arrays_behind_constants_variables_and_functions(aligned_constant):
     arrays = [aligned(draw(1, *D_SHAPE)), aligned(draw(2, *P_SHAPE))]
@@ -295,7 +314,7 @@ with tf.compat.v1.Session() as session:
     )
 
 
-def test_one_buffer_read_as_different_filters():
+def test_one_buffer_read_as_different_filters(counters):
     """The same address says nothing about shape, dtype or the other filter."""
     values = draw(1, 3 * 3 * 12)
     flat = tf.Variable(values)
@@ -306,6 +325,11 @@ def test_one_buffer_read_as_different_filters():
             d = tf.reshape(flat, [3, 3, channels, 12 // channels])
             expect(op(x, d, p[channels]), x, d, p[channels])
         flat.assign_add(tf.ones_like(flat))
+    packs = counters.packs()
+    for _ in range(5):
+        for channels in (12, 6, 4):
+            op(X[..., :channels], tf.reshape(flat, [3, 3, channels, 12 // channels]), p[channels])
+    assert counters.packs() <= packs + 2 * 3
 
 
 def test_slices_of_a_stacked_variable(counters):
@@ -382,6 +406,8 @@ def test_training_keeps_nothing(counters, uses):
     """What is kept would be of no use, and a held filter would make each step of the optimizer copy it."""
     d, p = tf.Variable(fresh(*D_SHAPE)), tf.Variable(fresh(*P_SHAPE))
     x = tf.Variable(X)
+    d.assign_add(tf.ones_like(d))  # into TensorFlow's own memory, whatever it began in
+    p.assign_add(tf.ones_like(p))
 
     @tf.function
     def step():
