@@ -8,6 +8,7 @@
 #include "cc/cpu/layout.h"
 #include "cc/cpu/packed_filters.h"
 #include "cc/cpu/scratch_pool.h"
+#include "cc/plan/plan_cache.h"
 #include "cc/ref/reference.h"
 
 namespace dwsconv {
@@ -179,7 +180,7 @@ Plan ForwardPlan(const Problem& problem, const ForwardOptions& options) {
   } else if (options.variant == Variant::kAuto && FindTunedPlan(problem, machine, &plan)) {
     return plan;
   }
-  return MakePlan(problem, machine);
+  return CachedPlan(problem, machine);
 }
 
 std::string CheckPlanChoice(const Problem& problem, const ForwardOptions& options) {

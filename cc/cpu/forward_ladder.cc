@@ -114,17 +114,17 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
   // channels and runs of pixels, so a tile is a run of rows, or of columns where not even one row fits.
   const int64_t l2 = GetCpuFeatures().l2_bytes;
   const int64_t words = (l2 > 0 ? l2 : 1 << 20) / 2 / 4;
-  const DepthwiseTile tile = SolveDepthwiseTile(p, words);
   const int64_t pixels = p.output_pixels();
-  int64_t run = tile.w == p.Wo ? tile.h * p.Wo : tile.w;
+  int64_t run = SolveDepthwiseRun(p, words);
+  const bool rows = run >= p.Wo;
   int64_t block = SolvePointwiseTile(p, words).pixels;
   if (threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
     const int64_t parts = int64_t{4} * threads;
-    if (tile.w == p.Wo) run = std::min(tile.h, CeilDiv(p.N * p.Ho, parts)) * p.Wo;
+    if (rows) run = std::min(run / p.Wo, CeilDiv(p.N * p.Ho, parts)) * p.Wo;
     block = std::min(block, CeilDiv(p.N * pixels, parts));
   }
-  // Where the tile is part of a row, runs start and end with rows.
-  const int64_t span = tile.w == p.Wo ? pixels : p.Wo, runs = CeilDiv(span, run);
+  // Where a run is part of a row, it ends with the row.
+  const int64_t span = rows ? pixels : p.Wo, runs = CeilDiv(span, run);
   const int64_t run_bytes = passes.RunBytes(run);
   Scratch copies(passes.dense() ? threads * run_bytes : 0);
   if (copies.data() == nullptr) return kOutOfMemory;

@@ -24,7 +24,7 @@ struct DepthwiseArgs {
   int64_t first_pixel;
   int64_t pixels;
   void* z;                   // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
-                             // past C*M is overwritten, with finite numbers
+                             // past C*M is overwritten
   int64_t z_stride;
 };
 

@@ -122,7 +122,7 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   depthwise = RoundUp(depthwise, 16);
   depthwise_bias = RoundUp(problem.M * stride, 16);
   panels = RoundUp(panels, 16);
-  packed->packed_pixels_ = PackedPixels(problem, kernels.vector_floats, SizeOf(kernels.z_type));
+  packed->packed_pixels_ = PackedPixels(problem, kernels.vector_floats);
   const int64_t packed_bias = RoundUp(packed->packed_pixels_ * problem.C, 16);
   const int64_t packed_filter = RoundUp(packed->packed_pixels_ * problem.C * problem.R * problem.S, 16);
   total = depthwise + depthwise_bias + packed_filter + packed_bias + panels + padded_k;
@@ -146,7 +146,7 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
 
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
   return &Kernels(isa, p) == kernels_ &&
-         PackedPixels(p, kernels_->vector_floats, SizeOf(kernels_->z_type)) == packed_pixels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
+         PackedPixels(p, kernels_->vector_floats) == packed_pixels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
          p.dtype == of_.dtype && p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
 }
 

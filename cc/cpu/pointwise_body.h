@@ -25,18 +25,22 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
   const ZType* base[kBases];
 #pragma GCC unroll 8
   for (int b = 0; b < kBases; ++b) base[b] = z + 3 * b * z_stride;
-#pragma GCC unroll 4
-  for (int64_t c = 0; c < cm; c += kPair) {
+  const auto step = [&](int64_t c, auto broadcast) __attribute__((always_inline)) {
     StepVec f[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) f[v] = LoadStep(panel + c * kTileChannels + v * kV * kPair);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const StepVec x = BroadcastStep(base[i / 3] + (i % 3) * z_stride + c);
+      const StepVec x = broadcast(base[i / 3] + (i % 3) * z_stride + c);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) acc[i][v] = MultiplyStep(x, f[v], acc[i][v]);
     }
-  }
+  };
+  int64_t c = 0;
+#pragma GCC unroll 4
+  for (; c + kPair <= cm; c += kPair) step(c, [](const ZType* z) { return BroadcastStep(z); });
+  // The other half of a last pair is the next pixel's, or nobody's: it must not be read, for zero times NaN is NaN.
+  if (kPair > 1 && c < cm) step(c, [](const ZType* z) { return BroadcastLast(z); });
 }
 
 // What a tile's end needs besides its sums.

@@ -22,6 +22,7 @@ inline StepVec BroadcastStep(const BFloat16* z) {
   memcpy(&pair, z, sizeof(pair));
   return reinterpret_cast<StepVec>(_mm512_set1_epi32(pair));
 }
+inline StepVec BroadcastLast(const BFloat16* z) { return reinterpret_cast<StepVec>(_mm512_set1_epi32(z->bits)); }
 inline StepVec LoadStep(const BFloat16* panel) { return reinterpret_cast<StepVec>(_mm512_loadu_si512(panel)); }
 inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return _mm512_dpbf16_ps(sum, x, f); }
 

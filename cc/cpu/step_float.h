@@ -14,6 +14,7 @@ constexpr DType kZType = DType::kFloat32;
 constexpr int kPair = 1;
 
 inline StepVec BroadcastStep(const float* z) { return Set1(*z); }
+inline StepVec BroadcastLast(const float* z) { return BroadcastStep(z); }
 inline StepVec LoadStep(const float* panel) { return Load(panel); }
 inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return Fma(x, f, sum); }
 

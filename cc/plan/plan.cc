@@ -16,7 +16,7 @@ constexpr int64_t kFlopsPerThread = 500'000;
 
 
 int64_t ZStride(const Problem& problem, const Machine& machine) {
-  if (PackedPixels(problem, machine.vector_floats, machine.z_bytes) > 0) return problem.CM();
+  if (PackedPixels(problem, machine.vector_floats) > 0) return problem.CM();
   // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
   // rows would all fall into the same sets of L1.
   const int64_t line = 64 / machine.z_bytes;
@@ -26,10 +26,9 @@ int64_t ZStride(const Problem& problem, const Machine& machine) {
 
 }  // namespace
 
-int64_t PackedPixels(const Problem& problem, int vector_floats, int64_t z_bytes) {
-  // With more than half a vector of channels the unaligned loads cost what the fuller vectors save. A Z of bfloat16
-  // is read in pairs, which must not straddle pixels.
-  if (2 * problem.C > vector_floats || problem.M != 1 || problem.stride_w != 1 || z_bytes != 4) return 0;
+int64_t PackedPixels(const Problem& problem, int vector_floats) {
+  // With more than half a vector of channels the unaligned loads cost what the fuller vectors save.
+  if (2 * problem.C > vector_floats || problem.M != 1 || problem.stride_w != 1) return 0;
   return vector_floats / std::gcd(problem.C, static_cast<int64_t>(vector_floats));
 }
 

@@ -25,7 +25,7 @@ struct Machine {
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are
 // dense (z_stride is C) and the depthwise filter is packed a second time, repeated over `packed_pixels` pixels, so that
 // their channels fill whole vectors. 0 where pixels are not packed.
-int64_t PackedPixels(const Problem& problem, int vector_floats, int64_t z_bytes);
+int64_t PackedPixels(const Problem& problem, int vector_floats);
 
 struct Plan {
   int64_t block_pixels = 0;    // consecutive output pixels (of one image, row-major) in one task

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "cc/core/cpu_features.h"
+#include "cc/plan/plan_key.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -37,48 +38,12 @@ constexpr int64_t kMostFileBytes = 4 << 20;
 // Of any number in the file. Products of two fit into 64 bits whatever the file says.
 constexpr int64_t kMostNumber = int64_t{1} << 28;
 
-// What a plan is for, as numbers in the order of kKeyNames.
-constexpr const char* kKeyNames[] = {"isa",      "threads",     "vector_floats",
-                                     "z_bytes",  "tile_pixels", "tile_channels",
-                                     "N",        "H",           "W",
-                                     "C",        "M",           "K",
-                                     "R",        "S",           "stride_h",
-                                     "stride_w", "dilation_h",  "dilation_w",
-                                     "pad_top",  "pad_left",    "Ho",
-                                     "Wo",       "dtype"};
 constexpr const char* kChoiceNames[] = {"block_pixels", "block_channels", "threads", "stream"};
-constexpr size_t kKeySize = std::size(kKeyNames), kChoiceSize = std::size(kChoiceNames);
-using Key = std::array<int64_t, kKeySize>;
+constexpr size_t kChoiceSize = std::size(kChoiceNames);
 using Numbers = std::array<int64_t, kChoiceSize>;
 
-Key KeyOf(const Problem& p, const Machine& m) {
-  return {static_cast<int64_t>(m.isa),
-          m.threads,
-          m.vector_floats,
-          m.z_bytes,
-          m.tile_pixels,
-          m.tile_channels,
-          p.N,
-          p.H,
-          p.W,
-          p.C,
-          p.M,
-          p.K,
-          p.R,
-          p.S,
-          p.stride_h,
-          p.stride_w,
-          p.dilation_h,
-          p.dilation_w,
-          p.pad_top,
-          p.pad_left,
-          p.Ho,
-          p.Wo,
-          static_cast<int64_t>(p.dtype)};
-}
-
-// The inverse, as far as a plan depends on it.
-void FromKey(const Key& key, Problem* p, Machine* m) {
+// The inverse of PlanKeyOf, as far as a plan depends on it.
+void FromKey(const PlanKey& key, Problem* p, Machine* m) {
   size_t at = 0;
   m->isa = static_cast<Isa>(key[at++]);
   for (int* field : {&m->threads, &m->vector_floats}) *field = static_cast<int>(key[at++]);
@@ -93,19 +58,8 @@ void FromKey(const Key& key, Problem* p, Machine* m) {
 
 PlanChoice ChoiceOf(const Numbers& n) { return {n[0], n[1], n[2], n[3] != 0}; }
 
-struct KeyHash {
-  size_t operator()(const Key& key) const {
-    uint64_t hash = 0x9e3779b97f4a7c15u;
-    for (int64_t number : key) {
-      hash = (hash ^ static_cast<uint64_t>(number)) * 0xff51afd7ed558ccdu;
-      hash ^= hash >> 32;
-    }
-    return hash;
-  }
-};
-
 struct Table {
-  std::unordered_map<Key, PlanChoice, KeyHash> plans;
+  std::unordered_map<PlanKey, PlanChoice, NumbersHash> plans;
   const Table* before = nullptr;  // what this one took the place of
 };
 
@@ -113,6 +67,7 @@ struct Table {
 // many as there were reloads.
 std::atomic<const Table*> current{nullptr};
 std::mutex loading;
+std::atomic<int64_t> used{0};
 
 std::string CpuModel() {
   std::string name;
@@ -168,10 +123,10 @@ bool TakeNumber(const char* name, std::string_view* text, int64_t* number) {
 // Reads a line that is for this CPU, without its start. "" or what is wrong; the line itself is not repeated there, as
 // it may hold anything.
 std::string ReadLine(std::string_view line, Table* table) {
-  Key key;
+  PlanKey key;
   Numbers numbers;
-  for (size_t i = 0; i < kKeySize; ++i) {
-    if (!TakeNumber(kKeyNames[i], &line, &key[i])) return std::string("no good number for ") + kKeyNames[i];
+  for (size_t i = 0; i < kPlanKeySize; ++i) {
+    if (!TakeNumber(kPlanKeyNames[i], &line, &key[i])) return std::string("no good number for ") + kPlanKeyNames[i];
   }
   if (line.substr(0, 2) != ": ") return "no colon after the problem";
   line.remove_prefix(2);
@@ -326,16 +281,19 @@ bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan) {
     if (table == nullptr) return false;
   }
   if (table->plans.empty()) return false;
-  const auto found = table->plans.find(KeyOf(problem, machine));
+  const auto found = table->plans.find(PlanKeyOf(problem, machine));
   if (found == table->plans.end()) return false;
   if (!ApplyPlanChoice(problem, machine, found->second, plan).empty()) return false;
   plan->tuned = true;
+  used.fetch_add(1, std::memory_order_relaxed);
   return true;
 }
 
+int64_t TunedPlansUsed() { return used.load(std::memory_order_relaxed); }
+
 std::string TunedPlanLine(const Problem& problem, const Machine& machine, const PlanChoice& choice) {
   std::string line = TunedPlansCpu();
-  Append(kKeyNames, KeyOf(problem, machine), &line);
+  Append(kPlanKeyNames, PlanKeyOf(problem, machine), &line);
   line += " : ";
   Append(kChoiceNames, {choice.block_pixels, choice.block_channels, choice.threads, choice.stream}, &line);
   return line;

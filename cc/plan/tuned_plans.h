@@ -29,6 +29,9 @@ std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, cons
 // problem do not matter: tiles of channels-first problems are cut after their transposition.
 bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan);
 
+// How often this process found one: for tests.
+int64_t TunedPlansUsed();
+
 // A line of the file, without its end: "<what it is for> : <choice>". May be followed by " # " and a remark.
 std::string TunedPlanLine(const Problem& problem, const Machine& machine, const PlanChoice& choice);
 
