@@ -35,20 +35,18 @@ if [[ ${#tests[@]} == 0 ]]; then
 fi
 
 # Reports go to files: a test that runs a call in a process of its own, or expects an error, would swallow them.
-# TensorFlow and Python keep memory until the process ends, so leaks are not looked for.
+# TensorFlow and Python keep memory until the process ends, so leaks are not looked for. Tests ask for more memory than
+# there is: malloc answers null then, as without the sanitizer, and a line of warning is all that it writes.
 rm -f build/asan/report*
 # libstdc++ too: Python is not linked with it, and the sanitizer looks for the function that throws when it starts.
 runtime=$(realpath "$(g++ -print-file-name=libasan.so)"):$(realpath "$(g++ -print-file-name=libstdc++.so.6)")
 status=0
 env LD_PRELOAD="$runtime" PYTHONPATH="$root/build/asan" \
-  ASAN_OPTIONS="detect_leaks=0:exitcode=99:log_path=$root/build/asan/report" \
+  ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:exitcode=99:log_path=$root/build/asan/report" \
   .venv/bin/pytest -p no:cacheprovider "${tests[@]}" || status=$?
 
 for report in build/asan/report*; do
-  if [[ -e $report ]]; then
-    cat "$report" >&2
-    status=99
-  fi
+  if [[ -e $report ]] && grep -v 'WARNING: AddressSanitizer failed to allocate' "$report" >&2; then status=99; fi
 done
 if [[ $status == 0 ]]; then echo ">> AddressSanitizer has nothing to report"; fi
 exit "$status"
