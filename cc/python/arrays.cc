@@ -1,8 +1,11 @@
 #include "cc/python/arrays.h"
 
 #include <atomic>
+#include <cstdlib>
 #include <new>
 #include <string>
+
+#include "cc/core/aligned_buffer.h"
 
 namespace dwsconv {
 namespace py = pybind11;
@@ -105,6 +108,21 @@ py::array ToOutput(py::handle object, DType dtype, const std::vector<int64_t>& s
   if ((array.flags() & py::array::c_style) == 0) throw py::value_error("out must be C-contiguous, but is not");
   if (!array.writeable()) throw py::value_error("out must be writeable, but is read-only");
   return array;
+}
+
+py::array NewOutput(const py::dtype& dtype, const std::vector<int64_t>& shape) {
+  constexpr int64_t kLargeBytes = 1 << 20;
+  int64_t bytes = dtype.itemsize();
+  for (int64_t size : shape) {
+    if (__builtin_mul_overflow(bytes, size, &bytes)) throw std::bad_alloc();
+  }
+  if (bytes < kLargeBytes) return py::array(dtype, shape);
+  AlignedBuffer<char> memory = AllocateAligned<char>(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  char* const data = memory.get();
+  const py::capsule owner(data, [](void* p) { std::free(p); });
+  memory.release();
+  return py::array(dtype, shape, data, owner);
 }
 
 bool Overlap(const py::array& a, const py::array& b) {

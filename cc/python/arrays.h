@@ -39,6 +39,9 @@ DenseArray ToDense(pybind11::handle object, const char* name, DType dtype);
 // not of this type and shape, dense and writeable.
 pybind11::array ToOutput(pybind11::handle object, DType dtype, const std::vector<int64_t>& shape);
 
+// A new array for a result: large ones start on a cache line, which lets the kernels write around the caches.
+pybind11::array NewOutput(const pybind11::dtype& dtype, const std::vector<int64_t>& shape);
+
 bool Overlap(const pybind11::array& a, const pybind11::array& b);
 
 }  // namespace dwsconv

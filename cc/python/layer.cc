@@ -197,7 +197,7 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
   const std::vector<int64_t> shape = OutputShape(problem);
   py::array output = NoArray();
   if (out.is_none()) {
-    output = py::array(input.array.dtype(), shape);
+    output = NewOutput(input.array.dtype(), shape);
   } else {
     output = ToOutput(out, request_.dtype, shape);
     const struct {
