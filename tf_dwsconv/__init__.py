@@ -4,6 +4,7 @@
     y = tf_dwsconv.depthwise_sep_conv2d(x, depthwise_filter, pointwise_filter)
     tf_dwsconv.native                                      # the same kernels on NumPy arrays, without TensorFlow
     tf_dwsconv.analysis                                    # FLOPs, communication bounds, tilings
+    tf_dwsconv.tune                                        # faster plans, found by measuring on this machine
 
 Importing this package imports neither TensorFlow nor Keras. What has to be known to them (the op, its gradient, the
 layer's name in saved models) is registered as soon as they are there, whichever is imported first.
@@ -22,7 +23,7 @@ _WHERE = {
     "DepthwiseSepConv2D": "layers",
     "depthwise_sep_conv2d": "ops",
 }
-_MODULES = ("activations", "analysis", "layers", "native", "ops")
+_MODULES = ("activations", "analysis", "layers", "native", "ops", "tune")
 
 __all__ = ["DepthwiseSepConv2D", "build_info", "depthwise_sep_conv2d", *_MODULES]
 

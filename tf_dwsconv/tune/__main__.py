@@ -1,0 +1,170 @@
+"""Tunes the layers of a model, or of given shapes, for this machine.
+
+python -m tf_dwsconv.tune --application MobileNet --batch 8
+python -m tf_dwsconv.tune --model my_model.keras --dtype bfloat16
+python -m tf_dwsconv.tune --shape 1,56,56,128,128 --shape 8,28,28,256,256,5,2      # N,H,W,C,K,kernel,stride
+python -m tf_dwsconv.tune --show
+"""
+
+import collections
+import math
+import sys
+
+from tf_dwsconv import tune
+from tf_dwsconv.analysis._optional import require
+from tf_dwsconv.analysis.problem import Problem
+from tf_dwsconv.analysis.report import format_table
+from tf_dwsconv.native import _native
+from tf_dwsconv.tune import _cache
+
+app = require("absl.app", "the command line of tf_dwsconv.tune")
+flags = require("absl.flags", "the command line of tf_dwsconv.tune")
+
+_MODEL = flags.DEFINE_string("model", None, "A file that keras.saving.load_model reads (.keras).")
+_APPLICATION = flags.DEFINE_string("application", None, "The name of a model in keras.applications.")
+_SHAPE = flags.DEFINE_multi_string(
+    "shape", [], "A layer as N,H,W,C,K, kernel (3 if left out), stride (1 if left out); SAME padding. Repeatable."
+)
+_BATCH = flags.DEFINE_integer("batch", 1, "N of the layers of --model and --application.")
+_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for what the op uses by default.")
+_DTYPE = flags.DEFINE_enum("dtype", None, list(tune.DTYPES), "By default what the model computes in, or float32.")
+_SECONDS = flags.DEFINE_float("seconds", 2.0, "Time for a layer, about.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Measure and print, but leave the cache as it is.")
+_CLEAR = flags.DEFINE_bool("clear", False, "Forget all tuned plans, and do nothing else.")
+_SHOW = flags.DEFINE_bool("show", False, "List the plans tuned on this CPU, and do nothing else.")
+
+
+def _shape(text):
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not 5 <= len(numbers) <= 7:
+        raise ValueError(f"--shape must be 5 to 7 numbers N,H,W,C,K,kernel,stride, got {text!r}")
+    n, h, w, c, k, kernel, stride = (*numbers, *(3, 1)[len(numbers) - 5 :])
+    return Problem(N=n, H=h, W=w, C=c, K=k, R=kernel, S=kernel, stride=stride)
+
+
+def _model():
+    """The model asked for, or None."""
+    if _MODEL.value and _APPLICATION.value:
+        raise ValueError("--model and --application cannot be given together")
+    if _MODEL.value:
+        return require("keras", "--model").saving.load_model(_MODEL.value, compile=False)
+    if _APPLICATION.value:
+        make = getattr(require("keras", "--application").applications, _APPLICATION.value, None)
+        if not isinstance(_APPLICATION.value, str) or not callable(make):
+            raise ValueError(f"--application must be a name in keras.applications, got {_APPLICATION.value!r}")
+        return make(weights=None)
+    return None
+
+
+def _plan(plan):
+    words = f"{plan['block_pixels']}x{plan['block_channels']}"
+    return words + f" t{plan['threads']}" + (" stream" if plan["stream"] else "")
+
+
+def _row(result):
+    return (
+        f"{result.name} {result.problem}".strip(),
+        f"{result.planned_seconds * 1e6:.1f}",
+        f"{result.best_seconds * 1e6:.1f}",
+        f"{result.default_seconds * 1e6:.1f}",
+        f"{result.gain:.3f}",
+        _plan(result.planned),
+        _plan(result.best),
+        "yes" if result.kept else "no",
+    )
+
+
+def _mean(numbers):
+    numbers = list(numbers)
+    return math.exp(sum(map(math.log, numbers)) / len(numbers))
+
+
+def _progress(number, count, result):
+    verdict = f"{result.gain:.2f} times as fast" if result.kept else "the planner's stays"
+    print(
+        f"[{number}/{count}] {result.name} {result.problem} {result.dtype}: {result.candidates} plans, {verdict}",
+        flush=True,
+    )
+
+
+def _report(results):
+    headers = ("layer", "planned us", "best us", "default us", "planned/best", "planned", "best", "kept")
+    print()
+    print(format_table(headers, [_row(result) for result in results]))
+    print("A plan: output pixels x output channels of a task, threads, whether it writes around the caches.")
+    # The planned plan is one of those swept, so the sweep's best is never behind it.
+    gap = _mean(max(result.gain, 1.0) for result in results)
+    default = _mean(result.default_seconds / result.planned_seconds for result in results)
+    used = _mean(result.gain if result.kept else 1.0 for result in results)
+    print(
+        f"Geometric means over {len(results)} layers: planned/best {gap:.3f}, default/planned {default:.3f}; "
+        f"the plans kept gain {used:.3f}."
+    )
+
+
+def _show():
+    path = tune.cache_path()
+    if path is None:
+        print("The cache is off (DWSCONV_PLAN_CACHE).")
+        return
+    lines = _cache.read(path)
+    own = [line for line in lines if line.startswith(_native.TUNED_PLANS_CPU)]
+    print(f"{path}: {len(own)} plans for this CPU, {len(lines) - len(own)} for others")
+    rows = []
+    for line in own:
+        subject, _, rest = line.partition(" : ")
+        plan, _, remark = rest.partition(" # ")
+        of = collections.defaultdict(lambda: "?", (field.partition("=")[::2] for field in subject.split(" ")))
+        dtype = dict(zip("012", ("float32", "bfloat16", "float16"))).get(of["dtype"], "?")
+        name = (
+            f"{of['N']}x{of['H']}x{of['W']}x{of['C']} -> {of['K']}, {of['R']}x{of['S']} "
+            f"s{of['stride_h']}x{of['stride_w']} {dtype}, {of['threads']} threads"
+        )
+        rows.append((name, plan, remark))
+    if rows:
+        print(format_table(("layer", "plan", "when tuned"), rows))
+
+
+def main(argv):
+    """Runs the command line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    try:
+        if _SHOW.value:
+            _show()
+            return 0
+        if _CLEAR.value:
+            print(f"Forgot {tune.clear()} plans.")
+            return 0
+        layers = [_shape(text) for text in _SHAPE.value]
+        model = _model()
+        if model is not None:
+            layers += tune.model_layers(model, _BATCH.value)
+        if not layers:
+            reason = "the model has no depthwise-separable layers" if model is not None else "nothing to tune"
+            raise ValueError(f"{reason}: give --model, --application or --shape")
+        results = tune.tune(
+            layers,
+            dtype=_DTYPE.value,
+            seconds=_SECONDS.value,
+            num_threads=_THREADS.value,
+            write=not _DRY_RUN.value,
+            progress=_progress,
+        )
+        _report(results)
+        kept = sum(result.kept for result in results)
+        if _DRY_RUN.value:
+            print(f"{kept} plans would be kept (dry run).")
+        else:
+            print(f"{kept} plans kept in {tune.cache_path()}")
+    except (ImportError, TypeError, ValueError, OSError, MemoryError) as error:
+        print(f"tf_dwsconv.tune: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,241 @@
+"""Measures the neighbours of a layer's plan against it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from typing import Any, Optional
+
+import numpy as np
+
+from tf_dwsconv import native
+from tf_dwsconv.analysis.problem import Problem
+from tf_dwsconv.native import _native
+
+# A plan is kept where it wins by more than this in both of two duels. A layer timed twice on a quiet machine differs by
+# 1 to 2%.
+MARGIN = 1.03
+
+# Shorter samples than this are of several calls: a call through Python costs some microseconds itself.
+_SAMPLE_SECONDS = 200e-6
+
+# Writing around the caches is tried for outputs from this size on, or half of L3 where that is less. Below, the next op
+# finds its input in L3, which timing a layer by itself does not show.
+_STREAM_BYTES = 16 << 20
+
+# What "default" stands for in tables: blocks as one would write them down without a planner.
+_DEFAULT_PIXELS = 64
+
+CHOICES = ("block_pixels", "block_channels", "threads", "stream")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What tuning found for one layer.
+
+    Attributes:
+        name: what the caller called it.
+        problem: a `tf_dwsconv.analysis.Problem`.
+        dtype: "float32", "bfloat16" or "float16".
+        planned, best, default: plans, as dicts of block_pixels, block_channels, threads and stream: the planner's; the
+            fastest of its neighbours, or itself; blocks of 64 pixels and all channels.
+        planned_seconds, best_seconds, default_seconds: of one call, medians.
+        gain: planned time over best time, the smaller of two comparisons; 1.0 where `best` is `planned`.
+        kept: whether `gain` is above the noise, so that `best` is worth being used.
+        candidates: plans measured.
+        line: `best` as a line of the cache.
+    """
+
+    name: str
+    problem: Problem
+    dtype: str
+    planned: dict[str, Any]
+    best: dict[str, Any]
+    default: dict[str, Any]
+    planned_seconds: float
+    best_seconds: float
+    default_seconds: float
+    gain: float
+    kept: bool
+    candidates: int
+    line: str
+
+
+class Bench:
+    """One layer with its arrays, ready to be timed by any plan."""
+
+    def __init__(self, problem: Problem, dtype: str, num_threads: int, isa: Optional[str]):
+        self.problem, self.num_threads = problem, num_threads
+        self._shapes = (
+            [problem.N, problem.H, problem.W, problem.C],
+            [problem.R, problem.S, problem.C, problem.M],
+            [1, 1, problem.CM, problem.K],
+        )
+        self._dtype = dtype
+        options = {"strides": problem.stride, "dilations": problem.dilation, "padding": problem.padding, "isa": isa}
+        self._options = native._options(
+            problem.stride, problem.padding, problem.dilation, "NHWC", None, None, isa=isa, variant="fused"
+        )
+        self.limits = self._tuning(None)
+        planned = native.plan(*self._shapes, dtype=dtype, num_threads=num_threads, variant="fused", **options)
+        self.planned = {name: planned[name] for name in CHOICES}
+
+        kind = _numpy_dtype(dtype)
+        random = np.random.default_rng(0)
+        x, depthwise, pointwise = (_aligned(shape, kind) for shape in self._shapes)
+        for array in (depthwise, pointwise):
+            array[...] = random.uniform(-1, 1, array.shape)
+        # An image at a time: uniform() makes float64 first.
+        for image in x:
+            image[...] = random.uniform(-1, 1, image.shape)
+        self._x, self._out = x, _aligned(planned["output_shape"], kind)
+        self._layer = native.Layer(depthwise, pointwise, variant="fused", **options)
+        self.call(self.planned)
+        begin = time.perf_counter()
+        self.call(self.planned)
+        self._calls = max(1, math.ceil(_SAMPLE_SECONDS / max(time.perf_counter() - begin, 1e-7)))
+
+    def _tuning(self, plan: Optional[dict[str, Any]]) -> dict[str, Any]:
+        return _native.tuning(*self._shapes, self._dtype, self._options, self.num_threads, plan)
+
+    def allowed(self, plan: dict[str, Any]) -> bool:
+        """Whether the plan may be run."""
+        return self._tuning(plan)["wrong"] == ""
+
+    def line(self, plan: dict[str, Any]) -> str:
+        """The plan as a line of the cache."""
+        return self._tuning(plan)["line"]
+
+    def call(self, plan: dict[str, Any]) -> np.ndarray:
+        """Runs the layer once; returns its output array, which the next call overwrites."""
+        return self._layer(self._x, out=self._out, num_threads=self.num_threads, plan=plan)
+
+    def sample(self, plan: dict[str, Any]) -> float:
+        """Seconds of a call."""
+        begin = time.perf_counter()
+        for _ in range(self._calls):
+            self.call(plan)
+        return (time.perf_counter() - begin) / self._calls
+
+    def samples(self, plans: list[dict[str, Any]], seconds: float) -> list[list[float]]:
+        """Samples of each plan, all of them in turn, from another one on each time, until the time is over.
+
+        At least one round is run, whatever it takes.
+        """
+        for plan in plans:
+            self.call(plan)
+        taken: list[list[float]] = [[] for _ in plans]
+        end = time.perf_counter() + seconds
+        turn = 0
+        while turn == 0 or time.perf_counter() < end:
+            for i in range(len(plans)):
+                at = (i + turn) % len(plans)
+                taken[at].append(self.sample(plans[at]))
+            turn += 1
+        return taken
+
+
+def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
+    """Sweeps the neighbours of the planned blocks, shares, threads and stores, within about `seconds`."""
+    planned = bench.planned
+    blocks = _distinct(bench, [{**planned, **change} for change in _block_changes(bench)])
+    best = _fastest(bench, _fastest(bench, blocks, 0.25 * seconds, -(-len(blocks) // 3)), 0.2 * seconds, 2)
+    others = _distinct(bench, best + [{**plan, **change} for plan in best for change in _other_changes(bench, plan)])
+    (best,) = _fastest(bench, others, 0.2 * seconds, 1)
+    measured = len(_distinct(bench, blocks + others))
+
+    plans = [planned, best, _default(bench)]
+    ratios, times = [], [[], [], []]
+    for _ in range(2):
+        samples = bench.samples(plans, 0.175 * seconds)
+        # Neighbours in time are compared, so that a change of the machine's pace meets both.
+        ratios.append(statistics.median(a / b for a, b in zip(samples[0], samples[1])))
+        for total, some in zip(times, samples):
+            total += some
+    same = best == planned
+    gain = 1.0 if same else min(ratios)
+    planned_s, best_s, default_s = (statistics.median(some) for some in times)
+    return Result(
+        name=name,
+        problem=bench.problem,
+        dtype=dtype,
+        planned=planned,
+        best=best,
+        default=plans[2],
+        planned_seconds=planned_s,
+        best_seconds=planned_s if same else best_s,
+        default_seconds=default_s,
+        gain=gain,
+        kept=gain > MARGIN,
+        candidates=measured,
+        line=bench.line(best),
+    )
+
+
+def _default(bench: Bench) -> dict[str, Any]:
+    pixels = min(_DEFAULT_PIXELS, bench.problem.Ho * bench.problem.Wo)
+    plan = {"block_pixels": pixels, "block_channels": bench.problem.K, "threads": bench.limits["threads_limit"]}
+    plan["stream"] = False
+    while not bench.allowed(plan):  # thousands of channels: too much scratch
+        plan["block_pixels"] //= 2
+    return plan
+
+
+def _block_changes(bench: Bench) -> list[dict[str, Any]]:
+    """Blocks around the planned ones, with the output channels whole or shared out."""
+    tile, channels = bench.limits["tile_channels"], bench.problem.K
+    panels = -(-channels // tile)
+    shares = {s for s in (1, 2, bench.limits["threads_limit"]) if s <= panels}
+    widths = {bench.planned["block_channels"], *(min(-(-panels // s) * tile, channels) for s in shares)}
+    pixels = {_rounded(bench, bench.planned["block_pixels"] * factor) for factor in (1 / 4, 1 / 2, 1, 2, 4)}
+    return [{"block_pixels": p, "block_channels": c} for p in sorted(pixels) for c in sorted(widths)]
+
+
+def _other_changes(bench: Bench, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Half steps between blocks, numbers of threads, and the other way to store."""
+    limit, problem = bench.limits["threads_limit"], bench.problem
+    changes = [{"block_pixels": _rounded(bench, plan["block_pixels"] * factor)} for factor in (2 / 3, 3 / 2)]
+    changes += [{"threads": threads} for threads in {1, max(1, limit // 2), limit}]
+    size = bench._out.nbytes
+    if size >= min(_STREAM_BYTES, bench.limits["l3_bytes"] // 2) and problem.K * bench._out.itemsize % 64 == 0:
+        changes.append({"stream": not plan["stream"]})
+    return changes
+
+
+def _rounded(bench: Bench, pixels: float) -> int:
+    """Whole rows, as equal as the image's height allows, or whole register tiles of a row."""
+    rows = round(pixels / bench.problem.Wo)
+    if rows >= 1:
+        return -(-bench.problem.Ho // -(-bench.problem.Ho // min(rows, bench.problem.Ho))) * bench.problem.Wo
+    tile = bench.limits["tile_pixels"]
+    return min(max(1, round(pixels / tile)) * tile, bench.problem.Ho * bench.problem.Wo)
+
+
+def _distinct(bench: Bench, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The plans that may run, each once, the planner's own among them."""
+    unique = {tuple(plan.values()): plan for plan in [bench.planned, *plans]}
+    return [plan for plan in unique.values() if plan == bench.planned or bench.allowed(plan)]
+
+
+def _fastest(bench: Bench, plans: list[dict[str, Any]], seconds: float, count: int) -> list[dict[str, Any]]:
+    taken = bench.samples(plans, seconds)
+    order = sorted(range(len(plans)), key=lambda i: statistics.median(taken[i]))
+    return [plans[i] for i in order[:count]]
+
+
+def _numpy_dtype(dtype: str) -> np.dtype:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def _aligned(shape: Any, dtype: np.dtype) -> np.ndarray:
+    """An array that starts at a cache line, as TensorFlow's tensors do: others cannot be written around the caches."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
