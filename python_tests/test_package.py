@@ -135,7 +135,7 @@ op = tf.load_op_library({str(PACKAGE / "_dwsconv_ops.so")!r}).tf_dwsconv_depthwi
 op(tf.ones([1, 5, 5, 2]), tf.ones([3, 3, 2, 1]), tf.ones([1, 1, 2, 3]), [], [], [])
 print("works")
 tf.load_op_library({str(copy / "tf_dwsconv" / "_dwsconv_ops.so")!r})
-op(tf.ones([1, 6, 6, 2]), tf.ones([3, 3, 2, 1]), tf.ones([1, 1, 2, 3]), [], [], [])
+op(tf.ones([1, 6, 6, 2]), tf.ones([3, 3, 2, 1]), tf.ones([1, 1, 2, 3]), [], [], [], strides=[2, 2])  # a new kernel
 """
     done = run_python(program)
     assert "works" in done.stdout

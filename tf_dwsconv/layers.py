@@ -24,6 +24,8 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
 
     An activation that the kernel does not know is applied as an op of its own after it. Inside XLA, in float64 and
     where the op library cannot load, stock TensorFlow ops compute the same (with one warning where nobody chose that).
+    A `tf.function` that was traced outside XLA keeps the kernel, and TensorFlow refuses to compile it from within one
+    with `jit_compile=True`: call the layer there, or a `tf.function` of its own.
 
     Args:
         filters: K, the number of output channels.
@@ -198,7 +200,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
 def _value(variable: Any, dtype: Any) -> Any:
     """A weight in the compute dtype: the variable itself where it has that, which the op reads faster than Python."""
     value = variable.value
-    if value.dtype != dtype:
+    if value.dtype is not dtype and value.dtype != dtype:  # the second takes as long as the rest
         raise TypeError(
             f"`inputs` must be of the dtype of the layer's weights, {value.dtype.name} (see `{variable.path}`); given "
             f"{dtype.name}."

@@ -199,7 +199,7 @@ def convert(value: Any, argument: str, dtype: Optional[tf.DType]) -> tf.Tensor:
             value = tf.convert_to_tensor(value, dtype=None if hasattr(value, "handle") else dtype)
         except (TypeError, ValueError, tf.errors.OpError) as error:
             raise TypeError(f"`{argument}` must convert to a dense tensor of floats; given {_kind(value)}.") from error
-    if dtype is not None and value.dtype != dtype:
+    if dtype is not None and value.dtype is not dtype and value.dtype != dtype:
         raise TypeError(f"`{argument}` must be of the dtype of `x`, {dtype.name}; given {value.dtype.name}.")
     return value
 
