@@ -132,12 +132,35 @@ def test_the_same_bits_for_any_number_of_threads(isa, dtype, attributes):
         assert layer(x, residual=residual, num_threads=threads).tobytes() == one.tobytes()
 
 
-def test_subnormal_results_are_the_same_bits_for_any_number_of_threads():
-    """Flushing to zero is a setting of each thread."""
-    x = np.full((1, 64, 64, 8), 1e-20, np.float32)
-    layer = native.Layer(np.full((3, 3, 8, 1), 1e-20, np.float32), np.ones((1, 1, 8, 64), np.float32))
-    one = layer(x, num_threads=1)
-    assert layer(x, num_threads=2).tobytes() == one.tobytes()
+def test_workers_round_and_flush_as_their_caller_does():
+    """TensorFlow flushes subnormals in its threads and Python does not; a worker serves either in turn."""
+    check_python(
+        """
+import os
+import numpy as np
+import tensorflow as tf
+import tf_dwsconv
+from tf_dwsconv import native
+x, d = np.full((1, 96, 96, 8), 1e-20, "f"), np.full((3, 3, 8, 1), 1e-20, "f")
+p = np.ones((1, 1, 8, 64), "f")
+tensors = [tf.constant(a) for a in (x, d, p)]
+assert tf_dwsconv.build_info()["op_library"]
+graph = tf.function(lambda: tf_dwsconv.depthwise_sep_conv2d(*tensors))
+calls = {
+    "native": lambda: native.depthwise_sep_conv2d(x, d, p),
+    "eager": lambda: tf_dwsconv.depthwise_sep_conv2d(*tensors).numpy(),
+    "function": lambda: graph().numpy(),
+}
+for _ in range(10):
+    for name, call in calls.items():
+        values = []
+        for threads in ("1", "2", "2"):
+            os.environ["DWSCONV_NUM_THREADS"] = threads
+            values.append(call())
+        assert values[0].tobytes() == values[1].tobytes() == values[2].tobytes(), name
+        assert (values[0].min() > 0) == (name == "native"), name
+"""
+    )
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3, 5])

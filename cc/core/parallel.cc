@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <cstdlib>
 #include <memory>
 #include <thread>
@@ -17,11 +18,16 @@ namespace {
 // asked for (nested regions, limits, a busy pool), the same code still runs every task.
 class Dealer {
  public:
-  Dealer(int threads, int64_t tasks) : threads_(threads), tasks_(tasks) {}
+  Dealer(int threads, int64_t tasks) : threads_(threads), tasks_(tasks) { std::fegetenv(&floats_); }
 
   bool Empty() const { return next_.load() >= tasks_; }
 
   void Work(const RunBody& body, int worker) {
+    // Rounding and the flushing of subnormals are the caller's on every worker: TensorFlow flushes in its threads, and
+    // a worker keeps what the thread that started it had, so results would depend on who takes which task.
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&floats_);
     int64_t begin = next_.load();
     while (begin < tasks_) {
       const int64_t run = std::max<int64_t>(1, (tasks_ - begin) / (2 * threads_));
@@ -30,12 +36,14 @@ class Dealer {
         begin = next_.load();
       }
     }
+    std::fesetenv(&own);
   }
 
  private:
   const int threads_;
   const int64_t tasks_;
   std::atomic<int64_t> next_{0};
+  std::fenv_t floats_;
 };
 
 void RunOnOpenMp(int threads, int64_t tasks, const RunBody& body) {
