@@ -32,10 +32,13 @@ struct PointwiseTile {
 
 // Integer tiles near an optimum of the communication-avoiding linear programs (Dinh and Demmel, arXiv:2003.00119) for
 // `words` elements of fast memory, in which the tiles of all three arrays fit together, except where one iteration is
-// too large. For the depthwise half every tile whose X (or Z) fills the memory is optimal; as the report found, whole
-// filters and whole channels come first, then columns, rows and images.
+// too large.
 DepthwiseTile SolveDepthwiseTile(const Problem& problem, int64_t words);
 PointwiseTile SolvePointwiseTile(const Problem& problem, int64_t words);
+
+// The depthwise half for kernels that take whole channels of consecutive output pixels of one image: how many of them,
+// a number of whole rows where even one row fits.
+int64_t SolveDepthwiseRun(const Problem& problem, int64_t words);
 
 // Computes the layer in two passes. `problem` is channels-last; `z` holds N*Ho*Wo*C*M floats; `words` is read by
 // kBlocked alone. False when memory for one tile's sums is out.
