@@ -154,8 +154,10 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
         ratios.append(statistics.median(a / b for a, b in zip(samples[0], samples[1])))
         for total, some in zip(times, samples):
             total += some
+    gain = min(ratios)
+    if gain <= 1.0:
+        best = planned
     same = best == planned
-    gain = 1.0 if same else min(ratios)
     planned_s, best_s, default_s = (statistics.median(some) for some in times)
     return Result(
         name=name,
@@ -167,8 +169,8 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
         planned_seconds=planned_s,
         best_seconds=planned_s if same else best_s,
         default_seconds=default_s,
-        gain=gain,
-        kept=gain > MARGIN,
+        gain=1.0 if same else gain,
+        kept=not same and gain > MARGIN,
         candidates=measured,
         line=bench.line(best),
     )
@@ -189,7 +191,7 @@ def _block_changes(bench: Bench) -> list[dict[str, Any]]:
     panels = -(-channels // tile)
     shares = {s for s in (1, 2, bench.limits["threads_limit"]) if s <= panels}
     widths = {bench.planned["block_channels"], *(min(-(-panels // s) * tile, channels) for s in shares)}
-    pixels = {_rounded(bench, bench.planned["block_pixels"] * factor) for factor in (1 / 4, 1 / 2, 1, 2, 4)}
+    pixels = {_rounded(bench, bench.planned["block_pixels"] * factor) for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)}
     return [{"block_pixels": p, "block_channels": c} for p in sorted(pixels) for c in sorted(widths)]
 
 
