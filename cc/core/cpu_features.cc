@@ -74,9 +74,12 @@ const CpuFeatures& GetCpuFeatures() {
 
 bool IsaSupported(Isa isa) {
   switch (isa) {
-    case Isa::kGeneric: return true;
-    case Isa::kAvx2: return GetCpuFeatures().avx2;
-    case Isa::kAvx512: return GetCpuFeatures().avx512;
+    case Isa::kGeneric:
+      return true;
+    case Isa::kAvx2:
+      return GetCpuFeatures().avx2;
+    case Isa::kAvx512:
+      return GetCpuFeatures().avx512;
   }
   return false;
 }
@@ -91,9 +94,12 @@ std::vector<Isa> SupportedIsas() {
 
 const char* IsaName(Isa isa) {
   switch (isa) {
-    case Isa::kGeneric: return "generic";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kGeneric:
+      return "generic";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "?";
 }

@@ -11,17 +11,17 @@ namespace dwsconv {
 enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
 
 struct CpuFeatures {
-  bool avx2 = false;         // AVX2, FMA and F16C together
-  bool avx512 = false;       // F, BW, VL and DQ together, and the operating system saves zmm
-  bool avx512_bf16 = false;  // vdpbf16ps
+  bool avx2 = false;                                  // AVX2, FMA and F16C together
+  bool avx512 = false;                                // F, BW, VL and DQ together, and the operating system saves zmm
+  bool avx512_bf16 = false;                           // vdpbf16ps
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; l3 as one core sees it; 0 where unknown
   int cores = 1;                                      // this process may run on
 };
 
-const CpuFeatures& GetCpuFeatures();       // probed once
-bool IsaSupported(Isa isa);                // by this CPU
-std::vector<Isa> SupportedIsas();          // least first
-const char* IsaName(Isa isa);              // "generic", "avx2", "avx512"
+const CpuFeatures& GetCpuFeatures();  // probed once
+bool IsaSupported(Isa isa);           // by this CPU
+std::vector<Isa> SupportedIsas();     // least first
+const char* IsaName(Isa isa);         // "generic", "avx2", "avx512"
 bool ParseIsa(const std::string& word, Isa* isa);
 
 // The path to use: DWSCONV_ISA if set (read on every call, so that tests can switch), else the best. Returns "" or what

@@ -14,8 +14,8 @@
 namespace dwsconv {
 namespace {
 
-// Hands out runs of tasks. A counter of our own instead of OpenMP's schedules: when the runtime gives fewer threads than
-// asked for (nested regions, limits, a busy pool), the same code still runs every task.
+// Hands out runs of tasks. A counter of our own instead of OpenMP's schedules: when the runtime gives fewer threads
+// than asked for (nested regions, limits, a busy pool), the same code still runs every task.
 class Dealer {
  public:
   Dealer(int threads, int64_t tasks) : threads_(threads), tasks_(tasks) { std::fegetenv(&floats_); }
@@ -103,7 +103,7 @@ int ResolveThreads(int requested) {
   if (const char* word = std::getenv("DWSCONV_NUM_THREADS")) {
     char* end = nullptr;
     const long value = std::strtol(word, &end, 10);
-    if (end != word && *end == '\0' && value > 0 && value <= 4096) return static_cast<int>(value);
+    if (end != word && *end == '\0' && value > 0 && value <= 1024) return static_cast<int>(value);
   }
   return GetCpuFeatures().cores;
 }

@@ -25,7 +25,7 @@ inline Vec Apply(Vec v, const Clamp& clamp) { return MinSecondOnNan(clamp.high, 
 inline Vec Exp(Vec x) {
   x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
   const Vec n = RoundNearest(x * Set1(1.44269504088896341f));
-  Vec r = Fma(n, Set1(-0.693145751953125f), x);    // ln2 in two parts: the first has few bits, so n times it is exact
+  Vec r = Fma(n, Set1(-0.693145751953125f), x);  // ln2 in two parts: the first has few bits, so n times it is exact
   r = Fma(n, Set1(-1.428606820309417e-6f), r);
   Vec p = Set1(1.0f / 5040.0f);
   p = Fma(p, r, Set1(1.0f / 720.0f));
@@ -72,18 +72,25 @@ inline Vec Gelu(Vec x) {
 // Any activation, for the stores that are not hot.
 inline Vec Activate(Vec x, ActivationKind kind, float alpha) {
   switch (kind) {
-    case ActivationKind::kNone: return x;
+    case ActivationKind::kNone:
+      return x;
     case ActivationKind::kRelu:
-    case ActivationKind::kRelu6: return Apply(x, MakeClamp(kind));
+    case ActivationKind::kRelu6:
+      return Apply(x, MakeClamp(kind));
     case ActivationKind::kHardSwish: {
       const Vec gate = Apply(x + Set1(3.0f), MakeClamp(ActivationKind::kRelu6));
       return x * gate * Set1(1.0f / 6.0f);
     }
-    case ActivationKind::kSilu: return x * Sigmoid(x);
-    case ActivationKind::kGelu: return Gelu(x);
-    case ActivationKind::kLeakyRelu: return x < Set1(0.0f) ? x * Set1(alpha) : x;
-    case ActivationKind::kSigmoid: return Sigmoid(x);
-    case ActivationKind::kTanh: return Tanh(x);
+    case ActivationKind::kSilu:
+      return x * Sigmoid(x);
+    case ActivationKind::kGelu:
+      return Gelu(x);
+    case ActivationKind::kLeakyRelu:
+      return x < Set1(0.0f) ? x * Set1(alpha) : x;
+    case ActivationKind::kSigmoid:
+      return Sigmoid(x);
+    case ActivationKind::kTanh:
+      return Tanh(x);
   }
   return x;
 }

@@ -1,4 +1,5 @@
-// The depthwise half of a tile: X (NHWC, elements T) to Z. Part of a kernel's translation unit: include after activation_body.h.
+// The depthwise half of a tile: X (NHWC, elements T) to Z. Part of a kernel's translation unit: include after
+// activation_body.h.
 //
 // Every path sums the taps of a pixel in the same order (rows, then columns) with the same operations, so a pixel's
 // bits do not depend on which path or which block computed it.
@@ -13,19 +14,19 @@ namespace {
 // One output row of one sub-filter (one m): what the loops below share. T is the element type of X.
 template <typename T>
 struct DepthwiseRow {
-  const T* x;              // X[r0's input row, 0, 0]
-  int64_t row_step;        // elements from one tap row to the next: dilation_h * W * C
-  int64_t tap_step;        // from one tap column to the next: dilation_w * C
-  int64_t pixel_step;      // from one output pixel's window to the next: stride_w * C
+  const T* x;          // X[r0's input row, 0, 0]
+  int64_t row_step;    // elements from one tap row to the next: dilation_h * W * C
+  int64_t tap_step;    // from one tap column to the next: dilation_w * C
+  int64_t pixel_step;  // from one output pixel's window to the next: stride_w * C
   int64_t C;
-  int64_t rows;            // tap rows inside the input
-  const float* filter;     // of the first such row
-  int64_t filter_row;      // S * channel_stride
+  int64_t rows;         // tap rows inside the input
+  const float* filter;  // of the first such row
+  int64_t filter_row;   // S * channel_stride
   int64_t channel_stride;
   const float* bias;
   Clamp clamp;
   int64_t z_stride;
-  int64_t packed_pixels;   // as in DepthwiseArgs; where it is not 0:
+  int64_t packed_pixels;       // as in DepthwiseArgs; where it is not 0:
   const float* packed_filter;  // of the first row
   const float* packed_bias;
 };
@@ -92,9 +93,9 @@ void InteriorRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z) {
   if (pixels > 0) InteriorPixels<T, Z, kS, kStride, 1>(row, x, z);
 }
 
-// kGroup output rows by kPixels pixels of a square kernel, all windows inside the image: an input vector serves the taps
-// of several output rows while it is in a register. One row at a time, each input line comes from L2 once for every
-// filter row; that traffic, not arithmetic, bounds the 3x3 layers.
+// kGroup output rows by kPixels pixels of a square kernel, all windows inside the image: an input vector serves the
+// taps of several output rows while it is in a register. One row at a time, each input line comes from L2 once for
+// every filter row; that traffic, not arithmetic, bounds the 3x3 layers.
 template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels, bool kTail>
 inline void GroupChannels(const DepthwiseRow<T>& row, const T* x, int64_t c, int64_t lanes, Z* z, int64_t z_row) {
   Vec acc[kGroup][kPixels];
@@ -207,7 +208,8 @@ void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t 
 }
 
 // Packed pixels: a run of row.packed_pixels of them is one "pixel" of packed_pixels * C channels, whose taps are still
-// C apart. What is left over of the run goes one by one: each spills zeros past its channels, which the next overwrites.
+// C apart. What is left over of the run goes one by one: each spills zeros past its channels, which the next
+// overwrites.
 template <typename T, typename Z>
 void PackedRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t S, Z* z) {
   DepthwiseRow<T> wide = row;
@@ -268,13 +270,26 @@ void RowSegment(const Problem& p, const DepthwiseRow<T>& row, int64_t q, int64_t
     }
     const int64_t kind = p.dilation_w == 1 && p.stride_w <= 2 ? p.S * 4 + p.stride_w : 0;
     switch (kind) {
-      case 3 * 4 + 1: InteriorRun<T, Z, 3, 1>(row, x, run, to); break;
-      case 3 * 4 + 2: InteriorRun<T, Z, 3, 2>(row, x, run, to); break;
-      case 5 * 4 + 1: InteriorRun<T, Z, 5, 1>(row, x, run, to); break;
-      case 5 * 4 + 2: InteriorRun<T, Z, 5, 2>(row, x, run, to); break;
-      case 7 * 4 + 1: InteriorRun<T, Z, 7, 1>(row, x, run, to); break;
-      case 7 * 4 + 2: InteriorRun<T, Z, 7, 2>(row, x, run, to); break;
-      default: GeneralRun<T, Z>(row, x, run, p.S, to);
+      case 3 * 4 + 1:
+        InteriorRun<T, Z, 3, 1>(row, x, run, to);
+        break;
+      case 3 * 4 + 2:
+        InteriorRun<T, Z, 3, 2>(row, x, run, to);
+        break;
+      case 5 * 4 + 1:
+        InteriorRun<T, Z, 5, 1>(row, x, run, to);
+        break;
+      case 5 * 4 + 2:
+        InteriorRun<T, Z, 5, 2>(row, x, run, to);
+        break;
+      case 7 * 4 + 1:
+        InteriorRun<T, Z, 7, 1>(row, x, run, to);
+        break;
+      case 7 * 4 + 2:
+        InteriorRun<T, Z, 7, 2>(row, x, run, to);
+        break;
+      default:
+        GeneralRun<T, Z>(row, x, run, p.S, to);
     }
   }
   EdgePixels<T, Z>(p, row, outside, q_end, z + (outside - q) * row.z_stride);
@@ -287,7 +302,8 @@ inline int64_t GroupRows(const Problem& p) {
   return shape && p.dilation_h == 1 && p.dilation_w == 1 ? kGroupRows : 1;
 }
 
-// kGroupRows whole output rows whose windows lie inside the image vertically; row.x is the first input row of the first.
+// kGroupRows whole output rows whose windows lie inside the image vertically; row.x is the first input row of the
+// first.
 template <typename T, typename Z>
 void RowGroup(const Problem& p, DepthwiseRow<T> row, Z* z) {
   int64_t inside, outside;
@@ -325,8 +341,8 @@ void Depthwise(const DepthwiseArgs& a) {
   int64_t q = a.first_pixel % p.Wo, out_row = a.first_pixel / p.Wo, left = a.pixels;
   for (Z* z = static_cast<Z*>(a.z); left > 0; q = 0) {
     const int64_t h = out_row * p.stride_h - p.pad_top;
-    const bool grouped = group > 1 && q == 0 && left >= group * p.Wo && h >= 0 &&
-                         h + (group - 1) * p.stride_h + p.R <= p.H;
+    const bool grouped =
+        group > 1 && q == 0 && left >= group * p.Wo && h >= 0 && h + (group - 1) * p.stride_h + p.R <= p.H;
     const int64_t run = grouped ? group * p.Wo : Min(left, p.Wo - q);
     int64_t r0, r1;
     TapRange(h, p.R, p.dilation_h, p.H, &r0, &r1);

@@ -34,7 +34,8 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
   const int64_t row_bytes = problem.W * problem.C * item, image_bytes = problem.H * row_bytes;
   // Offset of the first byte of X past what output pixels [0, end) of an image read.
   const auto bytes_read = [&](int64_t end) {
-    const int64_t last = (end - 1) / problem.Wo * problem.stride_h - problem.pad_top + (problem.R - 1) * problem.dilation_h;
+    const int64_t last =
+        (end - 1) / problem.Wo * problem.stride_h - problem.pad_top + (problem.R - 1) * problem.dilation_h;
     return std::clamp<int64_t>(last + 1, 0, problem.H) * row_bytes;
   };
   const auto run_task = [&](int64_t task, bool last, int worker) {

@@ -26,11 +26,12 @@ bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);
 int64_t PackedBytes(const PackedFilters& packed);
 
 struct ForwardOptions {
-  Isa isa = Isa::kGeneric;  // from ChooseIsa
-  int num_threads = 1;      // at most this many; from ResolveThreads
+  Isa isa = Isa::kGeneric;     // from ChooseIsa
+  int num_threads = 1;         // at most this many; from ResolveThreads
   ThreadPool* pool = nullptr;  // whose threads; null: OpenMP's
   Variant variant = Variant::kAuto;
-  const PlanChoice* choice = nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
+  const PlanChoice* choice =
+      nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
 };
 
 // Computes the layer. `packed` may be null: then the filters are packed for this call. Returns "" or what went wrong

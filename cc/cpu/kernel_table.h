@@ -14,45 +14,45 @@ namespace dwsconv {
 // Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, activation applied.
 struct DepthwiseArgs {
   const Problem* problem;
-  const void* image;         // [H,W,C] of Problem::dtype
-  const float* filter;       // [M][R*S][channel_stride]: the sub-filter of multiplier m, channels past C zero
-  const float* bias;         // [M][channel_stride], zeros without a bias
-  int64_t channel_stride;    // C rounded up to whole vectors
-  int64_t packed_pixels;     // of PackedPixels in plan.h; where it is not 0:
+  const void* image;           // [H,W,C] of Problem::dtype
+  const float* filter;         // [M][R*S][channel_stride]: the sub-filter of multiplier m, channels past C zero
+  const float* bias;           // [M][channel_stride], zeros without a bias
+  int64_t channel_stride;      // C rounded up to whole vectors
+  int64_t packed_pixels;       // of PackedPixels in plan.h; where it is not 0:
   const float* packed_filter;  // [R*S][packed_pixels][C]
   const float* packed_bias;    // [packed_pixels][C]
   int64_t first_pixel;
   int64_t pixels;
-  void* z;                   // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
-                             // past C*M is overwritten
+  void* z;  // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
+            // past C*M is overwritten
   int64_t z_stride;
 };
 
 // Pointwise half: Y[:, k_begin:k_end] of the same pixels.
 struct PointwiseArgs {
-  const void* z;             // [pixels][z_stride] of KernelTable::z_type
-  int64_t z_stride;          // in elements
+  const void* z;     // [pixels][z_stride] of KernelTable::z_type
+  int64_t z_stride;  // in elements
   int64_t pixels;
-  int64_t cm;                // C*M, in Z's channel order
-  const void* panels;        // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
-  const float* bias;         // [K rounded up to tile_channels], zeros without a bias
-  int64_t k_begin, k_end;    // k_begin is a multiple of tile_channels
-  int64_t K;                 // row stride of residual and y
-  const void* residual;      // of Problem::dtype, first pixel, channel 0; null without one
-  void* y;                   // likewise
+  int64_t cm;              // C*M, in Z's channel order
+  const void* panels;      // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
+  const float* bias;       // [K rounded up to tile_channels], zeros without a bias
+  int64_t k_begin, k_end;  // k_begin is a multiple of tile_channels
+  int64_t K;               // row stride of residual and y
+  const void* residual;    // of Problem::dtype, first pixel, channel 0; null without one
+  void* y;                 // likewise
   DType dtype;
   Activation activation;
-  const char* ahead;         // memory the caller will read next: fetched into L2 between tiles
+  const char* ahead;  // memory the caller will read next: fetched into L2 between tiles
   int64_t ahead_bytes;
-  bool stream;               // write around the caches (y aligned to a cache line, K a whole number of lines)
+  bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines)
 };
 
 struct KernelTable {
   int vector_floats;
   int tile_pixels;
   int tile_channels;
-  DType z_type;              // of Z and of the packed pointwise filter
-  int pair;                  // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
+  DType z_type;  // of Z and of the packed pointwise filter
+  int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
   void (*depthwise[3])(const DepthwiseArgs& args);  // by DType; null where the table does not serve it
   void (*pointwise)(const PointwiseArgs& args);
 };

@@ -12,12 +12,8 @@ namespace dwsconv {
 
 const KernelTable& KernelsAvx512() {
   static constexpr KernelTable table = {
-      kV,
-      kTilePixels,
-      kTileChannels,
-      kZType,
-      kPair,
-      {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
+      kV,        kTilePixels, kTileChannels,
+      kZType,    kPair,       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
       Pointwise,
   };
   return table;

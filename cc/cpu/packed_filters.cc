@@ -115,7 +115,8 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   // Each part starts on a cache line.
   int64_t depthwise, depthwise_bias, panels, total;
   if (__builtin_mul_overflow(problem.M * stride, problem.R * problem.S, &depthwise) ||
-      __builtin_mul_overflow(RoundUp(problem.CM(), kernels.pair), padded_k, &panels) || __builtin_add_overflow(depthwise, panels, &total)) {
+      __builtin_mul_overflow(RoundUp(problem.CM(), kernels.pair), padded_k, &panels) ||
+      __builtin_add_overflow(depthwise, panels, &total)) {
     return nullptr;
   }
   if (kernels.z_type == DType::kBFloat16) panels = (panels + 1) / 2;
@@ -136,18 +137,24 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   packed->panels_ = packed->packed_bias_ + packed_bias;
   packed->bias_ = packed->panels_ + panels;
   switch (problem.dtype) {
-    case DType::kFloat32: packed->Fill<float>(problem, buffers); break;
-    case DType::kBFloat16: packed->Fill<BFloat16>(problem, buffers); break;
-    case DType::kFloat16: packed->Fill<Float16>(problem, buffers); break;
+    case DType::kFloat32:
+      packed->Fill<float>(problem, buffers);
+      break;
+    case DType::kBFloat16:
+      packed->Fill<BFloat16>(problem, buffers);
+      break;
+    case DType::kFloat16:
+      packed->Fill<Float16>(problem, buffers);
+      break;
   }
   pack_calls.fetch_add(1, std::memory_order_relaxed);
   return packed;
 }
 
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
-  return &Kernels(isa, p) == kernels_ &&
-         PackedPixels(p, kernels_->vector_floats) == packed_pixels_ && p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K &&
-         p.dtype == of_.dtype && p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
+  return &Kernels(isa, p) == kernels_ && PackedPixels(p, kernels_->vector_floats) == packed_pixels_ && p.R == of_.R &&
+         p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K && p.dtype == of_.dtype &&
+         p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
 }
 
 PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {

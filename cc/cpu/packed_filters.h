@@ -25,8 +25,8 @@ class PackedFilters {
   int64_t packed_pixels() const { return packed_pixels_; }         // as in DepthwiseArgs, with the next two
   const float* packed_filter() const { return packed_filter_; }
   const float* packed_bias() const { return packed_bias_; }
-  const void* panels() const { return panels_; }                   // as PointwiseArgs::panels
-  const float* bias() const { return bias_; }                      // [panels * tile_channels]
+  const void* panels() const { return panels_; }  // as PointwiseArgs::panels
+  const float* bias() const { return bias_; }     // [panels * tile_channels]
 
  private:
   template <typename T>

@@ -46,7 +46,7 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
 // What a tile's end needs besides its sums.
 struct TileEnd {
   const float* bias;
-  int64_t k, lanes;          // first output channel, how many of them are wanted (1 .. kTileChannels)
+  int64_t k, lanes;  // first output channel, how many of them are wanted (1 .. kTileChannels)
   Clamp clamp;
 };
 
@@ -111,9 +111,15 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
     for (int v = 0; v < kVectors; ++v) Store(&sums[i][v * kV], acc[i][v]);
   for (int i = 0; i < kRows; ++i) {
     switch (a.dtype) {
-      case DType::kFloat32: FinishRow<float>(a, sums[i], pixel + i, end.k, end.lanes); break;
-      case DType::kBFloat16: FinishRow<BFloat16>(a, sums[i], pixel + i, end.k, end.lanes); break;
-      case DType::kFloat16: FinishRow<Float16>(a, sums[i], pixel + i, end.k, end.lanes); break;
+      case DType::kFloat32:
+        FinishRow<float>(a, sums[i], pixel + i, end.k, end.lanes);
+        break;
+      case DType::kBFloat16:
+        FinishRow<BFloat16>(a, sums[i], pixel + i, end.k, end.lanes);
+        break;
+      case DType::kFloat16:
+        FinishRow<Float16>(a, sums[i], pixel + i, end.k, end.lanes);
+        break;
     }
   }
 }
@@ -132,7 +138,8 @@ inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end,
 void Pointwise(const PointwiseArgs& a) {
   // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
   const int64_t groups = CeilDiv(a.pixels, kTilePixels);
-  // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over them.
+  // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over
+  // them.
   const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
   const int64_t ahead_step = CeilDiv(CeilDiv(a.ahead_bytes, kCacheLine), tiles) * kCacheLine;
   int64_t ahead = 0;

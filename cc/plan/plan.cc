@@ -11,10 +11,6 @@ namespace {
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
-// Below this much arithmetic a second thread costs more to wake than it saves.
-constexpr int64_t kFlopsPerThread = 500'000;
-
-
 int64_t ZStride(const Problem& problem, const Machine& machine) {
   if (PackedPixels(problem, machine.vector_floats) > 0) return problem.CM();
   // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
@@ -33,8 +29,8 @@ int64_t PackedPixels(const Problem& problem, int vector_floats) {
 }
 
 void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan) {
-  plan->tasks = problem.N * CeilDiv(problem.output_pixels(), plan->block_pixels) *
-                CeilDiv(problem.K, plan->block_channels);
+  plan->tasks =
+      problem.N * CeilDiv(problem.output_pixels(), plan->block_pixels) * CeilDiv(problem.K, plan->block_channels);
   plan->threads = static_cast<int>(std::min<int64_t>(plan->threads, plan->tasks));
   plan->z_stride = ZStride(problem, machine);
   plan->scratch_bytes = plan->block_pixels * plan->z_stride * machine.z_bytes + 64;

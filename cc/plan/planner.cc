@@ -18,7 +18,8 @@ int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 constexpr double kFlopsPerThread = 500'000;
 
 // Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
-// pointwise ones (loads bound it); a byte from beyond L2 what it does at a few bytes a cycle, one of Z in L2 less; a task its bookkeeping.
+// pointwise ones (loads bound it); a byte from beyond L2 what it does at a few bytes a cycle, one of Z in L2 less; a
+// task its bookkeeping.
 constexpr double kDepthwiseCycles = 2;
 constexpr double kCyclesPerByte = 1.0 / 8;
 constexpr double kCyclesPerZByte = 1.0 / 32;
@@ -52,12 +53,13 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   const double vector = machine.vector_floats;
   const double padded_k = static_cast<double>(RoundUp(plan.block_channels, machine.tile_channels) * shares);
 
-  const double x_bytes = item * N * static_cast<double>(p.H * p.W * p.C) * Halo(p, plan.block_pixels) *
-                         static_cast<double>(shares);
+  const double x_bytes =
+      item * N * static_cast<double>(p.H * p.W * p.C) * Halo(p, plan.block_pixels) * static_cast<double>(shares);
   const double y_bytes = item * N * static_cast<double>(pixels * p.K);
   // A share of the filter that fits into L2 beside Z stays there from block to block of a thread.
   const double share_bytes = static_cast<double>(machine.z_bytes) * cm * padded_k / static_cast<double>(shares);
-  const bool stays = share_bytes + static_cast<double>(plan.scratch_bytes) < 0.5 * static_cast<double>(machine.l2_bytes);
+  const bool stays =
+      share_bytes + static_cast<double>(plan.scratch_bytes) < 0.5 * static_cast<double>(machine.l2_bytes);
   const double loads = stays ? static_cast<double>(std::min<int64_t>(plan.threads * shares, plan.tasks))
                              : static_cast<double>(plan.tasks);
   Cost cost;

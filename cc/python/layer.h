@@ -26,8 +26,8 @@ ForwardOptions ToForwardOptions(const LayerOptions& options);
 // 0 or more of a Python integer, resolved: see ResolveThreads. TypeError, ValueError otherwise.
 int ToThreads(pybind11::handle num_threads);
 
-// None, or a dict of block_pixels, block_channels, threads and stream; what else `plan` returns may be in it too, and is
-// not read. TypeError, ValueError otherwise.
+// None, or a dict of block_pixels, block_channels, threads and stream; what else `plan` returns may be in it too, and
+// is not read. TypeError, ValueError otherwise.
 std::optional<PlanChoice> ToPlanChoice(pybind11::handle plan);
 
 // Immutable after construction, so any number of threads may call it at once.

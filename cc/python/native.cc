@@ -150,13 +150,13 @@ PYBIND11_MODULE(_native, m) {
       .def("__call__", &Layer::Call, py::arg("x"), py::arg("out") = py::none(), py::arg("residual") = py::none(),
            py::arg("num_threads") = 0, py::arg("plan") = py::none());
 
-  m.def("forward", [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,
-                      const py::object& depthwise_bias, const py::object& bias, const py::object& residual,
-                      const py::object& out, const py::object& num_threads, const LayerOptions& options,
-                      const py::object& plan) {
-    const Layer layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/false);
-    return layer.Call(x, out, residual, num_threads, plan);
-  });
+  m.def("forward",
+        [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,
+           const py::object& depthwise_bias, const py::object& bias, const py::object& residual, const py::object& out,
+           const py::object& num_threads, const LayerOptions& options, const py::object& plan) {
+          const Layer layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/false);
+          return layer.Call(x, out, residual, num_threads, plan);
+        });
   m.def("plan", &PlanOf);
   m.def("tuning", &TuningOf);
   m.def("reload_tuned_plans", &ReloadTunedPlans);
