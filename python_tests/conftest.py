@@ -17,7 +17,10 @@ for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS"):
     os.environ.pop(name, None)
 # Nor do tests run by plans that somebody tuned on this machine.
 os.environ["DWSCONV_PLAN_CACHE"] = "off"
-if str(ROOT) not in sys.path:
+# This checkout's package, unless the environment names another one (that with AddressSanitizer does).
+_PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+if not any((Path(path) / "tf_dwsconv").is_dir() for path in _PATHS):
+    _PATHS.insert(0, str(ROOT))
     sys.path.insert(0, str(ROOT))
 
 import pytest  # noqa: E402
@@ -34,10 +37,8 @@ def pytest_configure(config):
 
 
 def python_environment(**changes: str) -> dict:
-    """The environment of a new interpreter that finds this checkout."""
-    env = {**os.environ, **changes}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "python_tests"), env.get("PYTHONPATH", "")])
-    return env
+    """The environment of a new interpreter that finds the package under test, and these tests."""
+    return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join([*_PATHS, str(ROOT / "python_tests")])}
 
 
 def run_python(program: str, *arguments: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:

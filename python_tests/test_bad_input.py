@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import run_python
+
+from tf_dwsconv import _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -271,7 +273,7 @@ def arguments(""",
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "unknown sizes", "unknown ranks"])
 def test_malformed_calls_of_the_raw_op(mode):
-    program = RAW_PROGRAM.replace("sys.argv[3]", repr(str(ROOT / "tf_dwsconv" / "_dwsconv_ops.so")))
+    program = RAW_PROGRAM.replace("sys.argv[3]", repr(str(_library.LIBRARY)))
     judge(outcomes(program, mode, RAW), RAW, ALLOWED | MEMORY | {"NotFoundError"})
 
 

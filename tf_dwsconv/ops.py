@@ -38,7 +38,8 @@ def depthwise_sep_conv2d(
     """A depthwise-separable convolution in one fused kernel.
 
     Computes `activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)` without
-    writing the depthwise result to memory. Sums are kept in float32; 16-bit results are rounded once, at the end.
+    writing the depthwise result to memory. Sums are kept in float32; 16-bit results are rounded once, at the end (and
+    bfloat16 once more between the halves, on CPUs that multiply it).
 
     Args:
         x: the input, `[N, H, W, C]`, or `[N, C, H, W]` with `data_format="NCHW"`. float32, bfloat16 or float16 for the
