@@ -274,7 +274,9 @@ def arguments(""",
 @pytest.mark.parametrize("mode", ["eager", "graph", "unknown sizes", "unknown ranks"])
 def test_malformed_calls_of_the_raw_op(mode):
     program = RAW_PROGRAM.replace("sys.argv[3]", repr(str(_library.LIBRARY)))
-    judge(outcomes(program, mode, RAW), RAW, ALLOWED | MEMORY | {"NotFoundError"})
+    # TensorFlow asks for memory that there is not for ten seconds before it gives up: once is enough.
+    cases = RAW if mode == "eager" else {name: case for name, case in RAW.items() if name != "large pads"}
+    judge(outcomes(program, mode, cases), cases, ALLOWED | MEMORY | {"NotFoundError"})
 
 
 def test_a_crash_would_be_seen():
