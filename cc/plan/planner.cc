@@ -25,8 +25,14 @@ constexpr double kCyclesPerByte = 1.0 / 8;
 constexpr double kCyclesPerZByte = 1.0 / 32;
 constexpr double kCyclesPerTask = 500;
 
-// Z beyond this is no longer read from the nearer caches at full speed, and scratch has to stay small for a thread.
+// Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
+
+// The input rows that a block of `pixels` output pixels reads.
+int64_t InputRows(const Problem& p, int64_t pixels) {
+  const int64_t rows = std::max<int64_t>(1, CeilDiv(pixels, p.Wo));
+  return std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
+}
 
 // How a block of pixels fares in the model.
 struct Cost {
@@ -38,11 +44,10 @@ struct Cost {
 // 1 where nothing is read twice.
 double Halo(const Problem& p, int64_t pixels) {
   const double blocks = static_cast<double>(CeilDiv(p.output_pixels(), pixels));
-  const double rows = pixels >= p.Wo ? static_cast<double>(CeilDiv(pixels, p.Wo)) : 1;
-  const double read = (rows - 1) * static_cast<double>(p.stride_h) + static_cast<double>((p.R - 1) * p.dilation_h + 1);
+  const double read = static_cast<double>(InputRows(p, pixels));
   // Parts of one row share its input rows, which the caches still hold.
   const double distinct = pixels >= p.Wo ? blocks : static_cast<double>(p.Ho);
-  return std::max(1.0, distinct * std::min(read, static_cast<double>(p.H)) / static_cast<double>(p.H));
+  return std::max(1.0, distinct * read / static_cast<double>(p.H));
 }
 
 Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
@@ -99,7 +104,7 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   const int threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
   const double y_bytes = static_cast<double>(SizeOf(problem.dtype)) * static_cast<double>(problem.N) *
                          static_cast<double>(pixels) * static_cast<double>(problem.K);
-  const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2);
+  const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
 
   Plan best;
   double least = -1;
@@ -110,8 +115,10 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     plan.threads = threads;
     plan.stream = y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
     FinishPlan(problem, machine, &plan);
+    // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
+    const int64_t rows_bytes = InputRows(problem, block_pixels) * problem.W * problem.C * SizeOf(problem.dtype);
     // The smallest block is taken whatever it needs: some plan there must be.
-    if (least >= 0 && plan.scratch_bytes > most) return;
+    if (least >= 0 && (plan.scratch_bytes > most || plan.scratch_bytes + rows_bytes > room)) return;
     const double cycles = Model(problem, machine, plan).cycles;
     if (least < 0 || cycles < least) {
       least = cycles;
