@@ -18,11 +18,12 @@ int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 constexpr double kFlopsPerThread = 500'000;
 
 // Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
-// pointwise ones (loads bound it); a byte from beyond L2 what it does at a few bytes a cycle, one of Z in L2 less; a
-// task its bookkeeping.
-constexpr double kDepthwiseCycles = 2;
+// pointwise ones (loads bound it), less where several rows share loads, more in parts of rows (measured); a byte from
+// beyond L2 what it does at a few bytes a cycle, one out of L2 less; a task its bookkeeping.
+constexpr double kDepthwiseCycles = 2.2, kGroupedDepthwiseCycles = 1.5, kPartRowDepthwiseCycles = 3.3;
+constexpr int64_t kGroupedRows = 3;
 constexpr double kCyclesPerByte = 1.0 / 8;
-constexpr double kCyclesPerZByte = 1.0 / 32;
+constexpr double kCyclesPerNearByte = 1.0 / 128;
 constexpr double kCyclesPerTask = 500;
 
 // Scratch has to stay small for a thread, whatever its L2.
@@ -50,6 +51,17 @@ double Halo(const Problem& p, int64_t pixels) {
   return std::max(1.0, distinct * read / static_cast<double>(p.H));
 }
 
+// Of a multiply-add of the depthwise half, in those of the pointwise half.
+double DepthwiseCycles(const Problem& p, int64_t pixels) {
+  const bool groups =
+      p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
+  const int64_t rows = pixels / p.Wo, grouped = rows / kGroupedRows * kGroupedRows;
+  if (rows == 0) return kPartRowDepthwiseCycles;
+  if (!groups) return kDepthwiseCycles;
+  return kDepthwiseCycles +
+         (kGroupedDepthwiseCycles - kDepthwiseCycles) * static_cast<double>(grouped) / static_cast<double>(rows);
+}
+
 Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   const double item = static_cast<double>(SizeOf(p.dtype));
   const double N = static_cast<double>(p.N), cm = static_cast<double>(p.CM());
@@ -58,8 +70,8 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   const double vector = machine.vector_floats;
   const double padded_k = static_cast<double>(RoundUp(plan.block_channels, machine.tile_channels) * shares);
 
-  const double x_bytes =
-      item * N * static_cast<double>(p.H * p.W * p.C) * Halo(p, plan.block_pixels) * static_cast<double>(shares);
+  const double x_bytes = item * N * static_cast<double>(p.H * p.W * p.C) * static_cast<double>(shares);
+  const double halo_bytes = x_bytes * (Halo(p, plan.block_pixels) - 1);
   const double y_bytes = item * N * static_cast<double>(pixels * p.K);
   // A share of the filter that fits into L2 beside Z stays there from block to block of a thread.
   const double share_bytes = static_cast<double>(machine.z_bytes) * cm * padded_k / static_cast<double>(shares);
@@ -68,26 +80,29 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   const double loads = stays ? static_cast<double>(std::min<int64_t>(plan.threads * shares, plan.tasks))
                              : static_cast<double>(plan.tasks);
   Cost cost;
-  cost.bytes = x_bytes + y_bytes + share_bytes * loads;
+  cost.bytes = x_bytes + halo_bytes + y_bytes + share_bytes * loads;
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);
   const double groups = static_cast<double>(CeilDiv(plan.block_pixels, machine.tile_pixels));
-  const double depthwise = static_cast<double>(plan.block_pixels) * cm * taps / vector * kDepthwiseCycles;
+  const double depthwise =
+      static_cast<double>(plan.block_pixels) * cm * taps / vector * DepthwiseCycles(p, plan.block_pixels);
   const double pointwise =
       groups * machine.tile_pixels * cm * padded_k / static_cast<double>(shares) / vector / (4.0 / machine.z_bytes);
   // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
   const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
   const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
                        ? 0
-                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * kCyclesPerZByte;
+                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * kCyclesPerNearByte;
   const double task = depthwise + pointwise + z + kCyclesPerTask;
   const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
                        static_cast<double>(shares);  // tasks, the smaller ones in part
   // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
   const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
   const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
-  cost.cycles = std::max(whole / plan.threads, slowest) * task + cost.bytes * kCyclesPerByte / plan.threads;
+  // A block's halo was the block before's, so it comes out of L2, as Z does.
+  const double far = (cost.bytes - halo_bytes) * kCyclesPerByte, near = halo_bytes * kCyclesPerNearByte;
+  cost.cycles = std::max(whole / plan.threads, slowest) * task + (far + near) / plan.threads;
   return cost;
 }
 
