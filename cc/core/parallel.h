@@ -13,7 +13,7 @@ namespace dwsconv {
 class ThreadPool {
  public:
   virtual ~ThreadPool() = default;
-  // Runs `work` on some other thread, soon. Must not run it before returning.
+  // Runs `work` on some other thread, soon (or at once on this one, if it has no room left).
   virtual void Schedule(std::function<void()> work) = 0;
 };
 
