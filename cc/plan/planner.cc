@@ -132,7 +132,7 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     FinishPlan(problem, machine, &plan);
     // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
     const int64_t rows_bytes = InputRows(problem, block_pixels) * problem.W * problem.C * SizeOf(problem.dtype);
-    // The smallest block is taken whatever it needs: some plan there must be.
+    // The first and smallest block is taken whatever it needs: some plan there must be.
     if (least >= 0 && (plan.scratch_bytes > most || plan.scratch_bytes + rows_bytes > room)) return;
     const double cycles = Model(problem, machine, plan).cycles;
     if (least < 0 || cycles < least) {
@@ -141,6 +141,12 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     }
   };
   const auto consider_blocks = [&](int64_t shares) {
+    // With very many channels not even one register tile fits: as many pixels as do.
+    Plan pixel;
+    pixel.block_pixels = pixel.block_channels = pixel.threads = 1;
+    FinishPlan(problem, machine, &pixel);
+    const int64_t fitting = std::clamp<int64_t>(most / pixel.scratch_bytes, 1, machine.tile_pixels);
+    if (fitting < machine.tile_pixels) consider(std::min(fitting, pixels), shares);
     // Parts of a row, down to one register tile, the smallest first; then whole rows. ceil(Ho / rows) takes only about
     // 2 sqrt(Ho) values: go from one to the next.
     for (int64_t parts = CeilDiv(problem.Wo, machine.tile_pixels); parts > 1; parts = CeilDiv(parts, 2)) {
