@@ -38,8 +38,7 @@ def depthwise_sep_conv2d(
     """A depthwise-separable convolution in one fused kernel.
 
     Computes `activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)` without
-    writing the depthwise result to memory. Sums are kept in float32 and 16-bit results are rounded at the end; where the
-    CPU multiplies pairs of bfloat16, the depthwise result is rounded to bfloat16 too.(and
+    writing the depthwise result to memory. Sums are kept in float32 and 16-bit results are rounded at the end (and
     bfloat16 once more between the halves, on CPUs that multiply it).
 
     Args:
