@@ -38,14 +38,19 @@ fi
 # TensorFlow and Python keep memory until the process ends, so leaks are not looked for. Tests ask for more memory than
 # there is: malloc answers null then, as without the sanitizer, and a line of warning is all that it writes.
 rm -f build/asan/report*
+# From the package's own folder: a program that a test gives to `python -c` finds what is in the current one first.
+for i in "${!tests[@]}"; do
+  if [[ -e ${tests[i]%%::*} ]]; then tests[i]=$(realpath "${tests[i]%%::*}")${tests[i]#"${tests[i]%%::*}"}; fi
+done
 # libstdc++ too: Python is not linked with it, and the sanitizer looks for the function that throws when it starts.
 runtime=$(realpath "$(g++ -print-file-name=libasan.so)"):$(realpath "$(g++ -print-file-name=libstdc++.so.6)")
 status=0
+cd build/asan
 env LD_PRELOAD="$runtime" PYTHONPATH="$root/build/asan" \
   ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:exitcode=99:log_path=$root/build/asan/report" \
-  .venv/bin/pytest -p no:cacheprovider "${tests[@]}" || status=$?
+  "$root/.venv/bin/pytest" -p no:cacheprovider "${tests[@]}" || status=$?
 
-for report in build/asan/report*; do
+for report in report*; do
   if [[ -e $report ]] && grep -v 'WARNING: AddressSanitizer failed to allocate' "$report" >&2; then status=99; fi
 done
 if [[ $status == 0 ]]; then echo ">> AddressSanitizer has nothing to report"; fi
