@@ -183,8 +183,8 @@ std::string ReadFile(const std::string& path, std::string* text) {
   return wrong;
 }
 
-// What of the file is for this CPU. One line on stderr says what was left out.
-void ReadTable(Table* table) {
+// What of the file is for this CPU. With `warn`, one line on stderr says what was left out.
+void ReadTable(bool warn, Table* table) {
   const std::string path = TunedPlansPath();
   if (path.empty()) return;
   std::string text;
@@ -212,6 +212,7 @@ void ReadTable(Table* table) {
       first_at = lines;
     }
   }
+  if (!warn) return;
   if (bad > 0) {
     std::fprintf(stderr, "tf_dwsconv: %s: %lld lines of tuned plans ignored, the first is line %lld: %s\n",
                  path.c_str(), static_cast<long long>(bad), static_cast<long long>(first_at), first.c_str());
@@ -221,11 +222,11 @@ void ReadTable(Table* table) {
 }
 
 // `loading` is held. Null only where there is no memory for an empty table.
-const Table* Load() {
+const Table* Load(bool warn) {
   try {
     auto table = std::make_unique<Table>();
     try {
-      ReadTable(table.get());
+      ReadTable(warn, table.get());
     } catch (const std::exception&) {  // out of memory: do without tuned plans
       table->plans.clear();
     }
@@ -277,7 +278,7 @@ bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan) {
   if (table == nullptr) {
     const std::lock_guard<std::mutex> lock(loading);
     table = current.load(std::memory_order_relaxed);
-    if (table == nullptr) table = Load();
+    if (table == nullptr) table = Load(true);
     if (table == nullptr) return false;
   }
   if (table->plans.empty()) return false;
@@ -323,9 +324,9 @@ std::string TunedPlansPath() {
   return home == nullptr ? "" : std::string(home) + "/.cache/tf_dwsconv/plans-v1.txt";
 }
 
-int64_t ReloadTunedPlans() {
+int64_t ReloadTunedPlans(bool warn) {
   const std::lock_guard<std::mutex> lock(loading);
-  const Table* table = Load();
+  const Table* table = Load(warn);
   return table == nullptr ? 0 : static_cast<int64_t>(table->plans.size());
 }
 

@@ -45,8 +45,9 @@ const std::string& TunedPlansCpu();
 // variable is empty or "off", or no home is known.
 std::string TunedPlansPath();
 
-// Reads the file anew, for plans that are made from now on. Returns how many plans it has for this CPU.
-int64_t ReloadTunedPlans();
+// Reads the file anew, for plans that are made from now on. Returns how many plans it has for this CPU. Says what it
+// left out only if `warn`: a process may hold two copies of this library, and once is enough.
+int64_t ReloadTunedPlans(bool warn);
 
 }  // namespace dwsconv
 

@@ -159,7 +159,7 @@ PYBIND11_MODULE(_native, m) {
         });
   m.def("plan", &PlanOf);
   m.def("tuning", &TuningOf);
-  m.def("reload_tuned_plans", &ReloadTunedPlans);
+  m.def("reload_tuned_plans", [] { return ReloadTunedPlans(/*warn=*/true); });
   m.attr("TUNED_PLANS_HEADER") = kTunedPlansHeader;
   m.attr("TUNED_PLANS_CPU") = TunedPlansCpu();
   m.def("cpu_info", &CpuInfo);

@@ -6,8 +6,8 @@
 
 extern "C" {
 
-// Reads the file of tuned plans anew. Returns how many plans it has for this CPU.
-int64_t dwsconv_reload_plans() { return dwsconv::ReloadTunedPlans(); }
+// Reads the file of tuned plans anew, silently: the module `native` has its say. Returns how many it has for this CPU.
+int64_t dwsconv_reload_plans() { return dwsconv::ReloadTunedPlans(/*warn=*/false); }
 
 // How many plans of the op's calls came from there.
 int64_t dwsconv_tuned_calls() { return dwsconv::TunedPlansUsed(); }
