@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,21 @@ def check_python(program: str, *arguments: str, **options) -> str:
     done = run_python(program, *arguments, **options)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def run_example(
+    name: str, *arguments: object, timeout: int = 300, paths: Sequence[object] = (), **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs a program of examples/; `paths` come first on its Python path. Does not raise where it fails."""
+    changed = python_environment(**environment)
+    changed["PYTHONPATH"] = os.pathsep.join([*map(str, paths), changed["PYTHONPATH"]])
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
+        env=changed,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def op_calls() -> dict:
