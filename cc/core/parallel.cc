@@ -8,45 +8,103 @@
 #include <cstdlib>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "cc/core/cpu_features.h"
+#include "cc/core/own_threads.h"
 
 namespace dwsconv {
 namespace {
 
-// Hands out runs of tasks. A counter of our own instead of OpenMP's schedules: when the runtime gives fewer threads
-// than asked for (nested regions, limits, a busy pool), the same code still runs every task.
+// Hands out tasks: a run of consecutive ones to each worker, and to who has done his, half of what another has left. A
+// counter of our own instead of OpenMP's schedules: when there come fewer workers than asked for (limits, a busy pool,
+// taken cores), the same code still runs every task.
 class Dealer {
  public:
-  Dealer(int threads, int64_t tasks) : threads_(threads), tasks_(tasks) { std::fegetenv(&floats_); }
+  Dealer(int threads, int64_t tasks)
+      : tasks_(tasks), unit_(tasks / kMostUnits + 1), runs_(static_cast<size_t>(threads)) {
+    std::fegetenv(&floats_);
+    const int64_t units = (tasks + unit_ - 1) / unit_;
+    for (int w = 0; w < threads; ++w) {
+      runs_[w].left.store(Pack(units * w / threads, units * (w + 1) / threads), std::memory_order_relaxed);
+    }
+  }
 
-  bool Empty() const { return next_.load() >= tasks_; }
+  bool Empty() const {
+    return std::all_of(runs_.begin(), runs_.end(), [](const Run& run) { return Length(run.left.load()) == 0; });
+  }
 
-  void Work(const RunBody& body, int worker) {
+  void Work(const AheadBody& body, int worker) {
     // Rounding and the flushing of subnormals are the caller's on every worker: TensorFlow flushes in its threads, and
     // a worker keeps what the thread that started it had, so results would depend on who takes which task.
     std::fenv_t own;
     std::fegetenv(&own);
     std::fesetenv(&floats_);
-    int64_t begin = next_.load();
-    while (begin < tasks_) {
-      const int64_t run = std::max<int64_t>(1, (tasks_ - begin) / (2 * threads_));
-      if (next_.compare_exchange_weak(begin, begin + run)) {
-        body(begin, begin + run, worker);
-        begin = next_.load();
+    int64_t unit, next;
+    while (Take(&runs_[worker], &unit, &next) || Steal(worker, &unit, &next)) {
+      const int64_t begin = unit * unit_, end = std::min(tasks_, begin + unit_);
+      for (int64_t task = begin; task < end; ++task) {
+        body(task, task + 1 < end ? task + 1 : next < 0 ? -1 : next * unit_, worker);
       }
     }
     std::fesetenv(&own);
   }
 
  private:
-  const int threads_;
-  const int64_t tasks_;
-  std::atomic<int64_t> next_{0};
+  // [first, end) of units, in one word that changes in one step.
+  using Packed = uint64_t;
+  static Packed Pack(int64_t first, int64_t end) { return static_cast<Packed>(first) << 32 | static_cast<Packed>(end); }
+  static int64_t First(Packed run) { return static_cast<int64_t>(run >> 32); }
+  static int64_t End(Packed run) { return static_cast<int64_t>(run & 0xffffffffu); }
+  static int64_t Length(Packed run) { return End(run) - First(run); }
+  static constexpr int64_t kMostUnits = 1 << 30;
+
+  struct alignas(64) Run {
+    std::atomic<Packed> left{0};
+  };
+
+  // The first of the worker's own run.
+  static bool Take(Run* run, int64_t* unit, int64_t* next) {
+    Packed left = run->left.load();
+    while (Length(left) > 0) {
+      if (!run->left.compare_exchange_weak(left, Pack(First(left) + 1, End(left)))) continue;
+      *unit = First(left);
+      *next = Length(left) > 1 ? *unit + 1 : -1;
+      return true;
+    }
+    return false;
+  }
+
+  // The later half of the longest run becomes the worker's own. A word never has the same value twice, as the first
+  // unit of a run is never given out again: so a change in between is always seen.
+  bool Steal(int worker, int64_t* unit, int64_t* next) {
+    for (;;) {
+      Run* longest = nullptr;
+      Packed left = 0;
+      for (Run& run : runs_) {
+        const Packed seen = run.left.load();
+        if (Length(seen) > Length(left)) longest = &run, left = seen;
+      }
+      if (longest == nullptr) return false;
+      const int64_t middle = First(left) + Length(left) / 2;
+      if (!longest->left.compare_exchange_strong(left, Pack(First(left), middle))) continue;
+      runs_[worker].left.store(Pack(middle, End(left)));
+      if (Take(&runs_[worker], unit, next)) return true;  // not if others have taken it all meanwhile
+    }
+  }
+
+  const int64_t tasks_, unit_;
+  std::vector<Run> runs_;
   std::fenv_t floats_;
 };
 
-void RunOnOpenMp(int threads, int64_t tasks, const RunBody& body) {
+// Its address stands for OpenMP.
+class OpenMpPool : public ThreadPool {
+ public:
+  void Schedule(std::function<void()> work) override { work(); }
+};
+
+void RunOnOpenMp(int threads, int64_t tasks, const AheadBody& body) {
   Dealer dealer(threads, tasks);
 #pragma omp parallel num_threads(threads)
   dealer.Work(body, omp_get_thread_num());
@@ -55,13 +113,13 @@ void RunOnOpenMp(int threads, int64_t tasks, const RunBody& body) {
 // What the caller and its helpers on a pool share. A helper that the pool starts only after all the work is gone must
 // find it still there, and leave; so it is owned by whoever is last.
 struct Shared {
-  Shared(int threads, int64_t tasks, const RunBody* body) : dealer(threads, tasks), body(body) {}
+  Shared(int threads, int64_t tasks, const AheadBody* body) : dealer(threads, tasks), body(body) {}
   Dealer dealer;
-  const RunBody* body;  // the caller's: valid while a helper that counts as active has work
+  const AheadBody* body;  // the caller's: valid while a helper that counts as active has work
   std::atomic<int> active{0};
 };
 
-void RunOnPool(ThreadPool* pool, int threads, int64_t tasks, const RunBody& body) {
+void RunOnPool(ThreadPool* pool, int threads, int64_t tasks, const AheadBody& body) {
   const auto shared = std::make_shared<Shared>(threads, tasks, &body);
   for (int worker = 1; worker < threads; ++worker) {
     pool->Schedule([shared, worker] {
@@ -80,22 +138,27 @@ void RunOnPool(ThreadPool* pool, int threads, int64_t tasks, const RunBody& body
 
 }  // namespace
 
-void ParallelForRuns(const Workers& workers, int64_t tasks, const RunBody& body) {
+ThreadPool* OpenMpThreads() {
+  static OpenMpPool pool;
+  return &pool;
+}
+
+void ParallelForAhead(const Workers& workers, int64_t tasks, const AheadBody& body) {
   if (tasks <= 0) return;
   const int threads = static_cast<int>(std::min<int64_t>(workers.threads, tasks));
   if (threads <= 1) {
-    body(0, tasks, 0);
-  } else if (workers.pool != nullptr) {
-    RunOnPool(workers.pool, threads, tasks, body);
-  } else {
+    for (int64_t task = 0; task < tasks; ++task) body(task, task + 1 < tasks ? task + 1 : -1, 0);
+  } else if (workers.pool == nullptr) {
+    RunOnPool(OwnThreads(threads - 1), threads, tasks, body);
+  } else if (workers.pool == OpenMpThreads()) {
     RunOnOpenMp(threads, tasks, body);
+  } else {
+    RunOnPool(workers.pool, threads, tasks, body);
   }
 }
 
 void ParallelFor(const Workers& workers, int64_t tasks, const TaskBody& body) {
-  ParallelForRuns(workers, tasks, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t t = begin; t < end; ++t) body(t, worker);
-  });
+  ParallelForAhead(workers, tasks, [&](int64_t task, int64_t, int worker) { body(task, worker); });
 }
 
 int ResolveThreads(int requested) {

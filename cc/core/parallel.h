@@ -8,8 +8,7 @@
 
 namespace dwsconv {
 
-// Threads that somebody else keeps, TensorFlow say. Work given to its own pool does not contend with its next op, as
-// OpenMP's threads do, which spin for a while after their work.
+// Threads that work can be given to. TensorFlow's own, say: work on them does not contend with its next op.
 class ThreadPool {
  public:
   virtual ~ThreadPool() = default;
@@ -17,22 +16,27 @@ class ThreadPool {
   virtual void Schedule(std::function<void()> work) = 0;
 };
 
-// Who may work: the caller and up to threads - 1 more, of `pool`, or OpenMP's where it is null.
+// Stands for OpenMP's threads, which spin for milliseconds after their work and all have to come before any leaves: the
+// ladder's step of that name, and for comparison.
+ThreadPool* OpenMpThreads();
+
+// Who may work: the caller and up to threads - 1 more, of `pool`, or this library's own threads where it is null.
 struct Workers {
   Workers(int threads, ThreadPool* pool = nullptr) : threads(threads), pool(pool) {}  // NOLINT: a count will do
   int threads;
   ThreadPool* pool;
 };
 
-// body(begin, end, worker): tasks [begin, end), worker in [0, threads) and unique among those running at once.
-using RunBody = std::function<void(int64_t begin, int64_t end, int worker)>;
+// body(task, next, worker): worker in [0, threads) and unique among those running at once. `next` is the task this
+// worker takes afterwards, unless another gets ahead of it, or -1: to fetch what it reads.
+using AheadBody = std::function<void(int64_t task, int64_t next, int worker)>;
 
-// Runs all tasks and returns when the last has ended. Runs of consecutive tasks are long at first, so that a worker can
-// look ahead to its next task, and single tasks at last, so that all end together. One thread (or one task) runs in the
-// caller.
-void ParallelForRuns(const Workers& workers, int64_t tasks, const RunBody& body);
+// Runs all tasks and returns when the last has ended. Each worker has a run of consecutive tasks, and takes half of the
+// longest that is left when its own is done: so one that gets no core costs no more than its task under way, and each
+// works on the same part of the data from call to call. One thread (or one task) runs in the caller.
+void ParallelForAhead(const Workers& workers, int64_t tasks, const AheadBody& body);
 
-// The same, task by task.
+// The same without looking ahead.
 using TaskBody = std::function<void(int64_t task, int worker)>;
 void ParallelFor(const Workers& workers, int64_t tasks, const TaskBody& body);
 

@@ -38,7 +38,7 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
         (end - 1) / problem.Wo * problem.stride_h - problem.pad_top + (problem.R - 1) * problem.dilation_h;
     return std::clamp<int64_t>(last + 1, 0, problem.H) * row_bytes;
   };
-  const auto run_task = [&](int64_t task, bool last, int worker) {
+  const auto run_task = [&](int64_t task, int64_t next, int worker) {
     const int64_t share = task % shares, block = task / shares % blocks, n = task / shares / blocks;
     char* z = scratch.data() + worker * plan.scratch_bytes;
     const char* image = static_cast<const char*>(buffers.input) + n * image_bytes;
@@ -76,7 +76,7 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
     pointwise.stream = stream;
     pointwise.ahead = nullptr;
     pointwise.ahead_bytes = 0;
-    if (!last && shares == 1) {
+    if (next == task + 1 && shares == 1) {
       // The rows of X that the next task is the first to read.
       const int64_t done = depthwise.first_pixel + depthwise.pixels;
       const int64_t begin = block + 1 < blocks ? bytes_read(done) : image_bytes;
@@ -87,9 +87,7 @@ std::string ForwardFused(const Problem& problem, const ForwardBuffers& buffers, 
     }
     kernels.pointwise(pointwise);
   };
-  ParallelForRuns({plan.threads, options.pool}, plan.tasks, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t task = begin; task < end; ++task) run_task(task, task + 1 == end, worker);
-  });
+  ParallelForAhead({plan.threads, options.pool}, plan.tasks, run_task);
   return "";
 }
 

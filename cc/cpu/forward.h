@@ -28,7 +28,7 @@ int64_t PackedBytes(const PackedFilters& packed);
 struct ForwardOptions {
   Isa isa = Isa::kGeneric;     // from ChooseIsa
   int num_threads = 1;         // at most this many; from ResolveThreads
-  ThreadPool* pool = nullptr;  // whose threads; null: OpenMP's
+  ThreadPool* pool = nullptr;  // whose threads; null: this library's own
   Variant variant = Variant::kAuto;
   const PlanChoice* choice =
       nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with

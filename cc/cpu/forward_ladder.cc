@@ -103,7 +103,8 @@ class Passes {
 };
 
 // Both passes in blocks, with all of Z between them.
-std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int threads) {
+std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed,
+                       const Workers& workers) {
   const Passes passes(p, buffers, packed);
   int64_t bytes;
   if (!ZBytes(p, passes.row_bytes(), &bytes) || __builtin_add_overflow(bytes, int64_t{64}, &bytes)) return kNoRoomForZ;
@@ -118,17 +119,17 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
   int64_t run = SolveDepthwiseRun(p, words);
   const bool rows = run >= p.Wo;
   int64_t block = SolvePointwiseTile(p, words).pixels;
-  if (threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
-    const int64_t parts = int64_t{4} * threads;
+  if (workers.threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
+    const int64_t parts = int64_t{4} * workers.threads;
     if (rows) run = std::min(run / p.Wo, CeilDiv(p.N * p.Ho, parts)) * p.Wo;
     block = std::min(block, CeilDiv(p.N * pixels, parts));
   }
   // Where a run is part of a row, it ends with the row.
   const int64_t span = rows ? pixels : p.Wo, runs = CeilDiv(span, run);
   const int64_t run_bytes = passes.RunBytes(run);
-  Scratch copies(passes.dense() ? threads * run_bytes : 0);
+  Scratch copies(passes.dense() ? workers.threads * run_bytes : 0);
   if (copies.data() == nullptr) return kOutOfMemory;
-  ParallelFor(threads, p.N * (pixels / span) * runs, [&](int64_t task, int worker) {
+  ParallelFor(workers, p.N * (pixels / span) * runs, [&](int64_t task, int worker) {
     const int64_t first = task / runs * span + task % runs * run;  // through the whole batch
     const int64_t count = std::min(run, span - task % runs * run);
     char* to = z.data() + first * passes.row_bytes();
@@ -138,7 +139,7 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
     if (passes.dense()) std::memcpy(to, stored, static_cast<size_t>(count * passes.row_bytes()));
   });
 
-  ParallelFor(threads, CeilDiv(p.N * pixels, block), [&](int64_t task, int) {
+  ParallelFor(workers, CeilDiv(p.N * pixels, block), [&](int64_t task, int) {
     const int64_t first = task * block;
     passes.Pointwise(first, std::min(block, p.N * pixels - first), z.data() + first * passes.row_bytes());
   });
@@ -179,7 +180,7 @@ std::string ForwardLadderStep(const Problem& problem, const ForwardBuffers& buff
     case Variant::kSimd:
       return RunUnfused(problem, buffers, *packed, 1);
     case Variant::kOpenmp:
-      return RunUnfused(problem, buffers, *packed, threads);
+      return RunUnfused(problem, buffers, *packed, {threads, OpenMpThreads()});
     case Variant::kFusedUnblocked:
       return RunFusedRows(problem, buffers, *packed, threads);
     case Variant::kAuto:

@@ -104,7 +104,7 @@ class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
     OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     options.num_threads = Threads(context);
     DevicePool pool(context->device()->tensorflow_cpu_worker_threads()->workers);
-    if (UseDevicePool()) options.pool = &pool;
+    options.pool = UseDevicePool() ? &pool : OpenMpThreads();
     absl::InlinedVector<const Tensor*, 4> filters = {&context->input(kDepthwiseFilter),
                                                      &context->input(kPointwiseFilter)};
     if (depthwise_bias_at > 0) filters.push_back(&context->input(depthwise_bias_at));
