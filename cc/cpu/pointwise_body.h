@@ -13,7 +13,6 @@
 namespace dwsconv {
 namespace {
 
-constexpr int64_t kCacheLine = 64;
 constexpr int64_t kNearBytes = 16 << 10;  // half of the smallest L1 in use
 // What a tile's end needs besides its sums.
 struct TileEnd {
@@ -40,39 +39,72 @@ inline void FinishRow(const PointwiseArgs& a, const float* sums, int64_t pixel, 
   }
 }
 
+// Sums to Y where all of the tile's channels are wanted, and nothing is added. What there is to decide is decided
+// before: with few channels in the sum, the stores are most of the work.
+template <bool kStream, bool kClamp, int kRows, int kVectors>
+inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a, const TileEnd& end,
+                                                          const Vec (&acc)[kRows][kVectors], int64_t pixel) {
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i, y += a.K) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec value = kClamp ? Apply(acc[i][v], end.clamp) : acc[i][v];
+      if (kStream) {
+        Stream(y + v * kV, value);
+      } else {
+        Store(y + v * kV, value);
+      }
+    }
+  }
+}
+
+// Any sums to a Y of Z's type, the activation a clamp.
 template <int kRows, int kVectors>
-void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel) {
+inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, const TileEnd& end,
+                                                     const Vec (&acc)[kRows][kVectors], int64_t pixel) {
+  const ZType* residual = static_cast<const ZType*>(a.residual);
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
+  if (residual) residual += pixel * a.K + end.k;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i * a.K + v * kV, n = end.lanes - v * kV;
+      Vec value = acc[i][v];
+      if (n >= kV) {
+        if (residual) value = value + Load(residual + at);
+        value = Apply(value, end.clamp);
+        if (a.stream) {
+          Stream(y + at, value);
+        } else {
+          Store(y + at, value);
+        }
+      } else if (n > 0) {
+        if (residual) value = value + LoadN(residual + at, n);
+        StoreN(y + at, Apply(value, end.clamp), n);
+      }
+    }
+  }
+}
+
+template <int kRows, int kVectors>
+void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel, Fetch* fetch) {
   Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  MultiplyTile<kRows, kVectors>(z, a.z_stride, a.cm, panel, acc);
+  MultiplyTile<kRows, kVectors>(z, a.z_stride, a.cm, panel, acc, fetch);
 
-  // The hot case: Y of Z's own type.
-  if (a.dtype == kZType && IsClamp(a.activation.kind)) {
-    const ZType* residual = static_cast<const ZType*>(a.residual);
-    ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
-    if (residual) residual += pixel * a.K + end.k;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = i * a.K + v * kV, n = end.lanes - v * kV;
-        Vec value = acc[i][v];
-        if (n >= kV) {
-          if (residual) value = value + Load(residual + at);
-          value = Apply(value, end.clamp);
-          if (a.stream) {
-            Stream(y + at, value);
-          } else {
-            Store(y + at, value);
-          }
-        } else if (n > 0) {
-          if (residual) value = value + LoadN(residual + at, n);
-          StoreN(y + at, Apply(value, end.clamp), n);
-        }
-      }
+  if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
+    const bool plain = a.activation.kind == ActivationKind::kNone;
+    if (a.residual != nullptr || end.lanes < kVectors * kV) {
+      StoreTile<kRows, kVectors>(a, end, acc, pixel);
+    } else if (a.stream) {
+      plain ? StoreWholeTile<true, false>(a, end, acc, pixel) : StoreWholeTile<true, true>(a, end, acc, pixel);
+    } else {
+      plain ? StoreWholeTile<false, false>(a, end, acc, pixel) : StoreWholeTile<false, true>(a, end, acc, pixel);
     }
     return;
   }
@@ -99,11 +131,11 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
 // Rows given at run time to the tile compiled for that many.
 template <int kRows, int kVectors>
 inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel,
-                       int64_t pixel) {
+                       int64_t pixel, Fetch* fetch) {
   if (rows == kRows) {
-    Tile<kRows, kVectors>(a, end, z, panel, pixel);
+    Tile<kRows, kVectors>(a, end, z, panel, pixel, fetch);
   } else if constexpr (kRows > 1) {
-    TileOfRows<kRows - 1, kVectors>(rows, a, end, z, panel, pixel);
+    TileOfRows<kRows - 1, kVectors>(rows, a, end, z, panel, pixel, fetch);
   }
 }
 
@@ -113,8 +145,7 @@ void Pointwise(const PointwiseArgs& a) {
   // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over
   // them.
   const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
-  const int64_t ahead_step = CeilDiv(CeilDiv(a.ahead_bytes, kCacheLine), tiles) * kCacheLine;
-  int64_t ahead = 0;
+  Fetch fetch(a.ahead, a.ahead_bytes, tiles, a.cm);
   TileEnd end;
   end.clamp = MakeClamp(a.activation.kind);
   const auto tile = [&](int64_t g, int64_t k) {
@@ -124,13 +155,10 @@ void Pointwise(const PointwiseArgs& a) {
     end.k = k;
     end.lanes = Min(kTileChannels, a.k_end - k);
     end.bias = a.bias + k;
-    for (const int64_t stop = Min(ahead + ahead_step, a.ahead_bytes); ahead < stop; ahead += kCacheLine) {
-      __builtin_prefetch(a.ahead + ahead, 0, 2);
-    }
     if (end.lanes > kV) {
-      TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel);
+      TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch);
     } else {
-      TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel);
+      TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
     }
   };
   // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
