@@ -29,6 +29,9 @@ constexpr double kCyclesPerTask = 500;
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
 
+// What X and Y may take of L3 and still be there for who reads them next.
+constexpr double kShareOfL3 = 2.0 / 3;
+
 // The input rows that a block of `pixels` output pixels reads.
 int64_t InputRows(const Problem& p, int64_t pixels) {
   const int64_t rows = std::max<int64_t>(1, CeilDiv(pixels, p.Wo));
@@ -117,8 +120,11 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) *
                        static_cast<double>(problem.CM()) * static_cast<double>(problem.R * problem.S + problem.K);
   const int threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
-  const double y_bytes = static_cast<double>(SizeOf(problem.dtype)) * static_cast<double>(problem.N) *
-                         static_cast<double>(pixels) * static_cast<double>(problem.K);
+  // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
+  const double y = static_cast<double>(pixels) * static_cast<double>(problem.K) * (problem.has_residual ? 2 : 1);
+  const double x = static_cast<double>(problem.H * problem.W * problem.C);
+  const bool stream = static_cast<double>(problem.N) * (x + y) * static_cast<double>(SizeOf(problem.dtype)) >
+                      kShareOfL3 * static_cast<double>(machine.l3_bytes);
   const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
 
   Plan best;
@@ -128,7 +134,7 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     plan.block_pixels = block_pixels;
     plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, problem.K);
     plan.threads = threads;
-    plan.stream = y_bytes > 0.75 * static_cast<double>(machine.l3_bytes);
+    plan.stream = stream;
     FinishPlan(problem, machine, &plan);
     // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
     const int64_t rows_bytes = InputRows(problem, block_pixels) * problem.W * problem.C * SizeOf(problem.dtype);
