@@ -75,13 +75,13 @@ def run_example(
     )
 
 
-def op_calls() -> dict:
-    """How often the op ran in this process, by the instruction set that it ran on."""
+def op_calls(counter: str = "dwsconv_calls") -> dict:
+    """How often the op ran in this process, by the instruction set; "dwsconv_backward_calls" counts the gradient op."""
     from tf_dwsconv import _library
 
-    library = ctypes.CDLL(_library.load().path)
-    library.dwsconv_calls.restype = ctypes.c_int64
-    calls = {isa: library.dwsconv_calls(isa.encode()) for isa in ("generic", "avx2", "avx512")}
+    count = getattr(ctypes.CDLL(_library.load().path), counter)
+    count.restype = ctypes.c_int64
+    calls = {isa: count(isa.encode()) for isa in ("generic", "avx2", "avx512")}
     assert min(calls.values()) >= 0
     return calls
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
+GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 LIBRARY = Path(__file__).with_name("_dwsconv_ops.so")
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
@@ -33,6 +34,7 @@ class _State:
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
         self.module = module
         self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d if module is not None else None
+        self.gradient_op: Optional[Callable] = None if module is None else module.tf_dwsconv_depthwise_sep_conv2d_grad
         self.path = path
         self.reason = reason
 
@@ -59,6 +61,11 @@ def op() -> Optional[Callable]:
         return None
     # Asked for by the user, who needs no warning.
     return None if disabled() else state.op
+
+
+def gradient_op() -> Optional[Callable]:
+    """The gradient op's wrapper, or None as `op`."""
+    return None if op() is None else load().gradient_op
 
 
 def load() -> _State:

@@ -1,7 +1,8 @@
-"""What TensorFlow has to know of the op besides its kernel: gradient, vectorisation, FLOPs.
+"""What TensorFlow has to know of the ops besides their kernels: gradients, vectorisation, FLOPs.
 
-The gradient is composed of differentiable TensorFlow ops, so derivatives of any order and forward mode follow. It keeps
-the op's inputs and output and computes the depthwise result anew.
+The gradient is an op of the library's own. It keeps the input and, where the last activation asks for it, the output,
+and computes the depthwise result anew. The gradient of that, and the gradient inside XLA, is composed of differentiable
+TensorFlow ops, so derivatives of any order and forward mode follow.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from tensorflow.python.framework import graph_util
 from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops.parallel_for import pfor as parallel_for
 
-from tf_dwsconv import stock
+from tf_dwsconv import _library, stock
 from tf_dwsconv._arguments import Attributes
-from tf_dwsconv._library import OP_NAME
+from tf_dwsconv._library import GRADIENT_OP_NAME, OP_NAME
 from tf_dwsconv.activations import Fused
 
 _lock = threading.Lock()
@@ -24,13 +25,16 @@ _registered = False
 
 
 def register() -> None:
-    """Registers all three with TensorFlow, once."""
+    """Registers all of it with TensorFlow, once."""
     global _registered
     with _lock:
         if not _registered:
             framework_ops.RegisterGradient(OP_NAME)(_gradient)
             framework_ops.RegisterStatistics(OP_NAME, "flops")(_flops)
             parallel_for.RegisterPFor(OP_NAME)(_vectorise)
+            framework_ops.RegisterGradient(GRADIENT_OP_NAME)(_gradient_of_gradient)
+            framework_ops.RegisterStatistics(GRADIENT_OP_NAME, "flops")(_gradient_flops)
+            parallel_for.RegisterPFor(GRADIENT_OP_NAME)(_vectorise_gradient)
             _registered = True
 
 
@@ -45,6 +49,17 @@ class _Call(NamedTuple):
 
     def optional(self, index: Optional[int]) -> Optional[tf.Tensor]:
         return None if index is None else self.inputs[index]
+
+    def places(self) -> tuple:
+        """Where among the inputs each of the arguments of `_ARGUMENTS` stands, None for one that is absent."""
+        return (0, 1, 2, self.depthwise_bias, self.bias, self.residual)
+
+    def arguments(self) -> list:
+        return [self.optional(place) for place in self.places()]
+
+
+# What a forward op is given, and what there are gradients of; lists of tensors below are in this order.
+_ARGUMENTS = ("input", "depthwise_filter", "pointwise_filter", "depthwise_bias", "bias", "residual")
 
 
 def _text(value: Any) -> str:
@@ -70,60 +85,138 @@ def _read(op: Any, inputs: list) -> _Call:
 
 
 def _gradient(op: Any, grad: tf.Tensor) -> list:
-    """Gradients of the inputs, in their order; None for those that nobody asked for."""
+    """Gradients of the forward op's inputs, in their order; None for those that nobody asked for."""
     skipped = getattr(op, "skip_input_indices", None) or ()
-    # New tensors: in a while loop of TensorFlow 1 the op's own are replaced, one use at a time, by what a stack gives
-    # back, and the tape below would not recognise them.
-    call = _read(op, [tf.identity(t) for t in op.inputs])
+    call = _read(op, list(op.inputs))
+    wanted = [place is not None and place not in skipped for place in call.places()]
+    library_op = None if stock.in_xla() else _library.gradient_op()
+    if library_op is not None:
+        found = _native(library_op, call, op.outputs[0], grad, wanted)
+    else:
+        # New tensors: in a while loop of TensorFlow 1 the op's own are replaced, one use at a time, by what a stack
+        # gives back, and a tape would not recognise them.
+        arguments = [None if t is None else tf.identity(t) for t in call.arguments()]
+        found = _composed(arguments, call.attributes, op.outputs[0], grad, wanted)
+    result: list = [None] * len(call.inputs)
+    for place, gradient in zip(call.places(), found):
+        if gradient is not None:
+            gradient.set_shape(call.inputs[place].shape)
+            result[place] = gradient
+    return result
+
+
+def _from_input(activation: Fused) -> bool:
+    """Whether the derivative takes what went into the activation; that of the others is known by what came out."""
+    return activation.word in ("hard_swish", "silu", "gelu") or (
+        activation.word == "leaky_relu" and activation.alpha < 0
+    )
+
+
+def _native(library_op: Any, call: _Call, y: tf.Tensor, grad: tf.Tensor, wanted: list) -> list:
+    """The gradients by the library's op: those that are wanted, in the order of `_ARGUMENTS`."""
+    x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual = call.arguments()
     attributes = call.attributes
-    wanted = [i not in skipped for i in range(len(call.inputs))]
-    wide = [stock.widen(t) for t in call.inputs]
+    middle, last = attributes.depthwise_activation, attributes.activation
+    wanted = list(wanted)
+    result: list = [None] * len(_ARGUMENTS)
+    if last.word == "none" and wanted[5]:
+        result[5], wanted[5] = grad, False
+    if not any(wanted):
+        return result
+    from_input = _from_input(last)
+    # Nothing that the kernel does not read is an input: an input is kept in memory until then.
+    outputs = library_op(
+        input=x,
+        depthwise_filter=depthwise_filter,
+        pointwise_filter=pointwise_filter,
+        depthwise_bias=() if depthwise_bias is None else (depthwise_bias,),
+        bias=(bias,) if from_input and bias is not None else (),
+        residual=(residual,) if from_input and residual is not None else (),
+        output=() if from_input or last.word == "none" else (y,),
+        grad=grad,
+        **{f"want_{name}": int(is_wanted) for name, is_wanted in zip(_ARGUMENTS, wanted)},
+        strides=attributes.strides,
+        dilations=attributes.dilations,
+        padding=attributes.padding,
+        explicit_paddings=attributes.explicit_paddings,
+        data_format=attributes.data_format,
+        depthwise_activation=middle.word,
+        activation=last.word,
+        depthwise_alpha=middle.alpha,
+        alpha=last.alpha,
+    )
+    for i, found in enumerate(outputs):
+        if found:
+            result[i] = found[0]
+    return result
+
+
+def _gradient_of_gradient(op: Any, *grads: Any) -> list:
+    """Of the gradient op: through the same gradients composed of TensorFlow's ops, so of any order."""
+    inputs = [tf.identity(t) for t in op.inputs]
+    wanted = [bool(op.get_attr(f"want_{name}")) for name in _ARGUMENTS]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(inputs)
+        call = _read(op, inputs)
+        y = inputs[-2] if op.get_attr("num_output") else None
+        found = [g for g in _composed(call.arguments(), call.attributes, y, inputs[-1], wanted) if g is not None]
+    # Where a result does not depend on an input its gradient is None, which TensorFlow takes for zero.
+    pairs = [(f, g) for f, g in zip(found, grads) if g is not None]
+    return tape.gradient([f for f, _ in pairs], inputs, output_gradients=[g for _, g in pairs])
+
+
+def _composed(arguments: list, attributes: Attributes, y: Optional[tf.Tensor], grad: tf.Tensor, wanted: list) -> list:
+    """The gradients by differentiable TensorFlow ops: those that are wanted, in the order of `_ARGUMENTS`.
+
+    Args:
+        arguments: the forward op's, None for absent ones; bias and residual are read only where `_from_input`.
+        attributes: the forward op's.
+        y: its result; read where the last activation is not none and not `_from_input`.
+        grad: of the loss by `y`.
+        wanted: which gradients.
+    """
+    dtype = arguments[0].dtype
+    wide = [None if t is None else stock.widen(t) for t in arguments]
     x = stock.to_nhwc(wide[0], attributes)
     pointwise_filter = wide[2]
     grad = stock.to_nhwc(stock.widen(grad), attributes)
 
     # What of the forward pass is needed again, and no more: in eager mode nothing would drop the rest.
     last, middle = attributes.activation, attributes.depthwise_activation
-    from_input = last.word in ("hard_swish", "silu", "gelu") or (last.word == "leaky_relu" and last.alpha < 0)
-    sources = [i for i in (0, 1, call.depthwise_bias) if i is not None and wanted[i]]
+    from_input = _from_input(last)
+    beyond_z = wanted[0] or wanted[1] or wanted[3]
     before = z = None
     tape = tf.GradientTape(watch_accessed_variables=False)
-    if wanted[2] or from_input or (sources and middle.word != "none"):
+    if wanted[2] or from_input or (beyond_z and middle.word != "none"):
         before = stock.depthwise(x, wide[1], attributes)
-        if call.depthwise_bias is not None:
-            before += wide[call.depthwise_bias]
+        if wide[3] is not None:
+            before += wide[3]
         with tape:
             tape.watch(before)
             z = stock.activate(before, middle)
 
     if from_input:
-        grad = _through_activation(call, wide, z, pointwise_filter, grad)
-    else:
-        y = stock.to_nhwc(stock.widen(tf.identity(op.outputs[0])), attributes)
-        grad = _from_output(last, y, grad)
+        grad = _through_activation(wide, attributes, z, grad)
+    elif last.word != "none":
+        grad = _from_output(last, stock.to_nhwc(stock.widen(tf.identity(y)), attributes), grad)
 
-    result: list = [None] * len(call.inputs)
-    if call.residual is not None and wanted[call.residual]:
-        result[call.residual] = stock.from_nhwc(grad, attributes)
-    if call.bias is not None and wanted[call.bias]:
-        result[call.bias] = tf.reduce_sum(grad, [0, 1, 2])
+    result: list = [None] * len(arguments)
+    if wanted[5]:
+        result[5] = stock.from_nhwc(grad, attributes)
+    if wanted[4]:
+        result[4] = tf.reduce_sum(grad, [0, 1, 2])
     if wanted[2]:
         matrix = tf.tensordot(z, grad, axes=[[0, 1, 2], [0, 1, 2]])
         result[2] = tf.reshape(matrix, tf.shape(pointwise_filter))
-    if sources:
+    if beyond_z:
         grad = stock.pointwise(grad, tf.transpose(pointwise_filter, [0, 1, 3, 2]))
         if middle.word != "none":
             grad = tape.gradient(z, before, output_gradients=grad)
-        if call.depthwise_bias in sources:
-            result[call.depthwise_bias] = tf.reduce_sum(grad, [0, 1, 2])
+        if wanted[3]:
+            result[3] = tf.reduce_sum(grad, [0, 1, 2])
         of_x, result[1] = stock.depthwise_gradients(x, wide[1], grad, attributes, wanted[0], wanted[1])
         result[0] = None if of_x is None else stock.from_nhwc(of_x, attributes)
-    for i, gradient in enumerate(result):
-        if gradient is not None:
-            gradient = tf.cast(gradient, call.inputs[i].dtype)
-            gradient.set_shape(call.inputs[i].shape)
-            result[i] = gradient
-    return result
+    return [None if gradient is None else tf.cast(gradient, dtype) for gradient in result]
 
 
 def _from_output(activation: Fused, y: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
@@ -142,18 +235,17 @@ def _from_output(activation: Fused, y: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
     return grad
 
 
-def _through_activation(
-    call: _Call, wide: list, z: tf.Tensor, pointwise_filter: tf.Tensor, grad: tf.Tensor
-) -> tf.Tensor:
+def _through_activation(wide: list, attributes: Attributes, z: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
     """The gradient before an activation whose result does not tell what went in: computes that anew."""
+    _, _, pointwise_filter, _, bias, residual = wide
     before = stock.pointwise(z, pointwise_filter)
-    if call.bias is not None:
-        before += wide[call.bias]
-    if call.residual is not None:
-        before += stock.to_nhwc(wide[call.residual], call.attributes)
+    if bias is not None:
+        before += bias
+    if residual is not None:
+        before += stock.to_nhwc(residual, attributes)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(before)
-        y = stock.activate(before, call.attributes.activation)
+        y = stock.activate(before, attributes.activation)
     return tape.gradient(y, before, output_gradients=grad)
 
 
@@ -168,6 +260,20 @@ def _flops(graph: tf.Graph, node: Any) -> framework_ops.OpStats:
     middle, filters = pointwise.as_list()[2:]
     pixels = output.num_elements() // filters
     return framework_ops.OpStats("flops", 2 * pixels * middle * (kernel_rows * kernel_columns + filters))
+
+
+def _gradient_flops(graph: tf.Graph, node: Any) -> framework_ops.OpStats:
+    """Two for each multiply-add of what a full gradient computes: Z again, two depthwise and two pointwise sums."""
+    depthwise, pointwise, grad = (
+        graph_util.tensor_shape_from_node_def_name(graph, name)
+        for name in (node.input[1], node.input[2], node.input[-1])
+    )
+    for shape in (depthwise, pointwise, grad):
+        shape.assert_is_fully_defined()
+    kernel_rows, kernel_columns = depthwise.as_list()[:2]
+    middle, filters = pointwise.as_list()[2:]
+    pixels = grad.num_elements() // filters
+    return framework_ops.OpStats("flops", 2 * pixels * middle * (3 * kernel_rows * kernel_columns + 2 * filters))
 
 
 def _vectorise(pfor_input: Any) -> Any:
@@ -207,3 +313,21 @@ def _again(call: _Call, tensors: list) -> tf.Tensor:
     call = call._replace(inputs=tensors)
     optional = (call.optional(place) for place in (call.depthwise_bias, call.bias, call.residual))
     return ops.run(*tensors[:3], *optional, call.attributes)
+
+
+def _vectorise_gradient(pfor_input: Any) -> Any:
+    """Each iteration has filter gradients of its own, so they run one after the other."""
+    op = pfor_input.op
+    inputs = [pfor_input.input(i) for i in range(len(op.inputs))]
+    call = _read(op, [None] * len(inputs))
+    wanted = [bool(op.get_attr(f"want_{name}")) for name in _ARGUMENTS]
+
+    def body(i):
+        tensors = [t[i] if is_stacked else t for t, is_stacked, _ in inputs]
+        y = tensors[-2] if op.get_attr("num_output") else None
+        found = _native(_library.gradient_op(), call._replace(inputs=tensors), y, tensors[-1], wanted)
+        return [gradient for gradient in found if gradient is not None]
+
+    loops = tf.range(tf.reshape(pfor_input.pfor.loop_len_vector, []))
+    specs = [tf.TensorSpec(output.shape, output.dtype) for output in op.outputs]
+    return [parallel_for.wrap(output, True) for output in tf.map_fn(body, loops, fn_output_signature=specs)]

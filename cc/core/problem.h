@@ -66,6 +66,31 @@ struct ForwardBuffers {
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
 };
 
+// What the backward pass reads and writes, dense and of `Problem::dtype` like the forward pass' buffers. A gradient
+// that nobody wants is null.
+struct BackwardBuffers {
+  const void* input = nullptr;
+  const void* depthwise_filter = nullptr;
+  const void* pointwise_filter = nullptr;
+  const void* depthwise_bias = nullptr;
+  const void* bias = nullptr;  // read where DerivativeFromInput(out), like residual
+  const void* residual = nullptr;
+  const void* output = nullptr;  // what the forward pass gave; read where out is neither none nor DerivativeFromInput
+  const void* grad = nullptr;    // the loss by the output
+  void* d_input = nullptr;
+  void* d_depthwise_filter = nullptr;
+  void* d_pointwise_filter = nullptr;
+  void* d_depthwise_bias = nullptr;
+  void* d_bias = nullptr;
+  void* d_residual = nullptr;  // as the output
+};
+
+// Whether an activation's derivative takes what went into it. That of the others can be told from what came out.
+constexpr bool DerivativeFromInput(Activation a) {
+  return a.kind == ActivationKind::kHardSwish || a.kind == ActivationKind::kSilu || a.kind == ActivationKind::kGelu ||
+         (a.kind == ActivationKind::kLeakyRelu && a.alpha < 0);
+}
+
 inline int64_t SizeOf(DType t) { return t == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace dwsconv

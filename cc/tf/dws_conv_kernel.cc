@@ -1,22 +1,16 @@
 // The op's CPU kernel: checks, allocates, dispatches. The arithmetic is in cc/cpu.
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "cc/core/make_problem.h"
-#include "cc/core/parallel.h"
 #include "cc/cpu/forward.h"
+#include "cc/tf/device_pool.h"
 #include "cc/tf/filter_cache.h"
 #include "cc/tf/op_attributes.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/threadpool.h"
 
 namespace dwsconv {
 namespace {
@@ -25,32 +19,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-
-std::vector<int64_t> Sizes(const Tensor& tensor) {
-  const auto sizes = tensor.shape().dim_sizes();
-  return {sizes.begin(), sizes.end()};
-}
-
-// No more than TensorFlow gives an op, nor than the user asks of us: OpenMP knows nothing of intra_op_parallelism.
-int Threads(OpKernelContext* context) {
-  return std::max(1, std::min(context->device()->tensorflow_cpu_worker_threads()->num_threads, ResolveThreads(0)));
-}
-
-// TensorFlow's threads for a device's ops: shared with the op's neighbours instead of contending with them.
-class DevicePool : public ThreadPool {
- public:
-  explicit DevicePool(tensorflow::thread::ThreadPool* workers) : workers_(workers) {}
-  void Schedule(std::function<void()> work) override { workers_->Schedule(std::move(work)); }
-
- private:
-  tensorflow::thread::ThreadPool* const workers_;
-};
-
-// DWSCONV_POOL=openmp takes OpenMP's threads instead: for measurements (docs/tuning.md).
-bool UseDevicePool() {
-  const char* word = std::getenv("DWSCONV_POOL");
-  return word == nullptr || std::strcmp(word, "openmp") != 0;
-}
 
 class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
  public:
@@ -102,9 +70,9 @@ class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
     ForwardOptions options;
     error = ChooseIsa(&options.isa);
     OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
-    options.num_threads = Threads(context);
-    DevicePool pool(context->device()->tensorflow_cpu_worker_threads()->workers);
-    options.pool = UseDevicePool() ? &pool : OpenMpThreads();
+    DevicePool pool(context);
+    options.num_threads = pool.threads();
+    options.pool = pool.get();
     absl::InlinedVector<const Tensor*, 4> filters = {&context->input(kDepthwiseFilter),
                                                      &context->input(kPointwiseFilter)};
     if (depthwise_bias_at > 0) filters.push_back(&context->input(depthwise_bias_at));

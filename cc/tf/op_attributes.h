@@ -17,6 +17,12 @@ namespace dwsconv {
 // Position of the op's inputs; the lists may be empty, so what follows them moves up.
 constexpr int kInput = 0, kDepthwiseFilter = 1, kPointwiseFilter = 2, kFirstOptional = 3;
 
+// The gradient op's outputs, in order, by the attributes that say which of them there are.
+constexpr int kGradients = 6;
+constexpr const char* kWantedAttributes[kGradients] = {
+    "want_input", "want_depthwise_filter", "want_pointwise_filter", "want_depthwise_bias",
+    "want_bias",  "want_residual"};
+
 inline absl::Status ToDType(tensorflow::DataType from, DType* to) {
   switch (from) {
     case tensorflow::DT_FLOAT:

@@ -1,0 +1,116 @@
+// What one instruction set offers the backward pass. Each is one translation unit (backward_<isa>.cc) under the rules
+// of kernel_table.h: it exports its table alone, and a kernel computes on one thread.
+//
+// Scratch is float and padded (backward_plan.h): channels to whole vectors with zeros, images with zeros around them.
+// So no kernel knows edges, and only what reads or writes tensors knows types and tails.
+#ifndef DWSCONV_CPU_BACKWARD_TABLE_H_
+#define DWSCONV_CPU_BACKWARD_TABLE_H_
+
+#include <cstdint>
+
+#include "cc/core/problem.h"
+
+namespace dwsconv {
+
+// to[i][0:channels] = from[i][0:channels] as floats, to[i][channels:padded] = 0.
+struct GatherArgs {
+  const void* from;
+  int64_t from_pixel;  // elements from one pixel to the next
+  int64_t pixels, channels, padded;
+  float* to;
+  int64_t to_pixel;
+};
+
+// grad[i][c] *= activation'(at), for `padded` channels; `at` is what went into the activation (DerivativeFromInput) or
+// what came out.
+struct DerivativeArgs {
+  Activation activation;
+  const float* at;
+  int64_t at_pixel;
+  float* grad;
+  int64_t grad_pixel;
+  int64_t pixels, padded;
+};
+
+// to = activation(from), `padded` channels of each pixel.
+struct ActivateArgs {
+  Activation activation;
+  const float* from;
+  float* to;
+  int64_t pixel;  // of both
+  int64_t pixels, padded;
+};
+
+// to[y][x][c] = bias[c] + sum over taps t of source[t][y][x][c] * filter[t][c].
+struct TapSumArgs {
+  const float* const* sources;  // [taps], at row 0, pixel 0, channel 0
+  const float* const* filters;  // [taps]
+  int64_t taps;
+  int64_t source_row, source_pixel;  // floats
+  int64_t rows, pixels, channels;
+  const float* bias;  // null: zeros
+  void* to;
+  int64_t to_row, to_pixel;  // elements
+};
+
+// sums[t][c] += sum over y, x of source[t][y][x][c] * grad[y][x][c], `padded` channels.
+struct TapProductArgs {
+  const float* const* sources;
+  int64_t taps;
+  int64_t source_row, source_pixel;
+  const float* grad;
+  int64_t grad_row, grad_pixel;
+  int64_t rows, pixels, padded;
+  float* sums;
+  int64_t sums_tap;  // floats from one tap's sums to the next's
+};
+
+// to[i][c] = sum over k < K of g[i][k] * P[c][k], for c < columns. Pixel i lies in row i / row_pixels of `to`.
+struct MultiplyArgs {
+  const float* g;
+  int64_t g_pixel, pixels, K;
+  const float* panels;  // [ceil(columns / tile)][K][tile]
+  int64_t columns;      // whole vectors
+  float* to;
+  int64_t to_pixel, to_row, row_pixels;
+};
+
+// sums[k / tile][c][k % tile] += sum over i of z[i][c] * g[i][k], for c < columns and k < padded_K.
+struct OuterArgs {
+  const float* z;
+  int64_t z_pixel, columns;
+  const float* g;
+  int64_t g_pixel, padded_K;
+  int64_t pixels;
+  float* sums;
+};
+
+// sums[c] += sum over y, x of from[y][x][c].
+struct ColumnSumArgs {
+  const float* from;
+  int64_t from_row, from_pixel;
+  int64_t rows, pixels, padded;
+  float* sums;
+};
+
+struct BackwardTable {
+  int tile_channels;                            // columns of the register tile, the width of panels
+  void (*gather[3])(const GatherArgs& args);    // by DType
+  void (*tap_sums[3])(const TapSumArgs& args);  // by DType of `to`
+  void (*derivative)(const DerivativeArgs& args);
+  void (*activate)(const ActivateArgs& args);
+  void (*tap_products)(const TapProductArgs& args);
+  void (*multiply)(const MultiplyArgs& args);
+  void (*outer)(const OuterArgs& args);
+  void (*column_sums)(const ColumnSumArgs& args);
+};
+
+const BackwardTable& BackwardGeneric();
+#if defined(__x86_64__)
+const BackwardTable& BackwardAvx2();
+const BackwardTable& BackwardAvx512();
+#endif
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_BACKWARD_TABLE_H_

@@ -1,0 +1,261 @@
+#include "cc/cpu/backward_task.h"
+
+#include <algorithm>
+#include <cstring>
+namespace dwsconv {
+namespace {
+
+void Zero(float* p, int64_t n) { std::memset(p, 0, static_cast<size_t>(n) * sizeof(float)); }
+
+const char* At(const void* base, int64_t elements, DType dtype) {
+  return static_cast<const char*>(base) + elements * SizeOf(dtype);
+}
+
+// Runs over the output rows of one image from top to bottom, a few at a time; keeps the rows of dZ that the next rows
+// of dX need.
+class Task {
+ public:
+  Task(const BackwardJob& job, int64_t block, float* sums, float* scratch)
+      : job_(job), p_(*job.problem), plan_(*job.plan), kernels_(*job.kernels), block_(block) {
+    first_channel_ = block * plan_.block_channels;
+    channels_ = std::min(plan_.block_channels, p_.C - first_channel_);
+    x_ = scratch;
+    g_ = x_ + plan_.x_floats;
+    y_ = g_ + plan_.g_floats;
+    dz_ = y_ + plan_.y_floats;
+    before_ = dz_ + plan_.dz_floats;
+    z_ = IsClamp(p_.mid.kind) ? before_ : before_ + plan_.z_floats;
+    sources_ = reinterpret_cast<const float**>(scratch + plan_.scratch_floats - plan_.list_floats);
+    filter_list_ = sources_ + p_.R * p_.S * p_.M;
+    dp_ = sums;
+    dd_ = dp_ + plan_.dp_floats;
+    mid_bias_ = dd_ + plan_.dd_floats;
+    bias_ = mid_bias_ + plan_.columns;
+    filters_ = job.filters + block * plan_.filter_floats;
+    x_row_ = plan_.x_columns * plan_.x_stride;
+    dz_row_ = (plan_.left + p_.Wo + plan_.right) * plan_.z_stride;
+    if (job_.wants_dz) Zero(dz_, plan_.dz_floats);  // the columns beside the image stay so
+  }
+
+  // Output rows [begin, end) of image n.
+  void Run(int64_t n, int64_t begin, int64_t end) {
+    image_ = n;
+    next_row_ = std::clamp<int64_t>(begin == 0 ? 0 : begin * p_.stride_h - p_.pad_top, 0, p_.H);
+    if (job_.wants_dx) Zero(dz_, plan_.history * dz_row_);
+    // Rows above the first are another task's but for the dX of this one.
+    int64_t row = job_.wants_dx ? std::max<int64_t>(0, begin - plan_.history) : begin;
+    while (row < end) {
+      const bool own = row >= begin;
+      const int64_t stop = std::min(row + plan_.block_rows, own ? end : begin);
+      Block(row, stop, own);
+      row = stop;
+    }
+  }
+
+ private:
+  // Output rows [begin, end): at most block_rows.
+  void Block(int64_t begin, int64_t end, bool own) {
+    const int64_t rows = end - begin;
+    const bool wants_z = own && job_.wants_dp;
+    GatherGradient(begin, rows);
+    const bool mid = p_.mid.kind != ActivationKind::kNone;
+    if (wants_z || (mid && job_.wants_dz) || (own && job_.wants_dd)) GatherInput(begin, rows);
+    if (wants_z || (mid && job_.wants_dz)) ComputeZ(rows);
+    if (wants_z) {
+      kernels_.outer({z_, plan_.z_stride, plan_.columns, g_, plan_.g_stride, plan_.padded_K, rows * p_.Wo, dp_});
+    }
+    if (own && job_.wants_bias && block_ == 0) {
+      kernels_.column_sums({g_, 0, plan_.g_stride, 1, rows * p_.Wo, plan_.padded_K, bias_});
+    }
+    if (!job_.wants_dz) return;
+    ComputeDz(rows, mid);
+    float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
+    if (own && job_.wants_mid_bias) {
+      kernels_.column_sums({dz, dz_row_, plan_.z_stride, rows, p_.Wo, plan_.columns, mid_bias_});
+    }
+    if (own && job_.wants_dd) AddFilterGradient(dz, rows);
+    if (job_.wants_dx) {
+      if (own) StoreInputGradient(begin, end);
+      std::memmove(dz_, dz_ + rows * dz_row_, static_cast<size_t>(plan_.history * dz_row_) * sizeof(float));
+    }
+  }
+
+  // dY through the last activation, dense: [rows * Wo][g_stride].
+  void GatherGradient(int64_t begin, int64_t rows) {
+    const int64_t first = (image_ * p_.output_pixels() + begin * p_.Wo) * p_.K;
+    const auto gather = kernels_.gather[static_cast<int>(p_.dtype)];
+    if (p_.out.kind == ActivationKind::kNone) {
+      gather({At(job_.buffers->grad, first, p_.dtype), p_.K, rows * p_.Wo, p_.K, plan_.padded_K, g_, plan_.g_stride});
+      return;
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t from = first + row * p_.Wo * p_.K;
+      float* const g = g_ + row * p_.Wo * plan_.g_stride;
+      gather({At(job_.buffers->grad, from, p_.dtype), p_.K, p_.Wo, p_.K, plan_.padded_K, g, plan_.g_stride});
+      gather({At(job_.at, from, p_.dtype), p_.K, p_.Wo, p_.K, plan_.padded_K, y_, plan_.g_stride});
+      kernels_.derivative({p_.out, y_, plan_.g_stride, g, plan_.g_stride, p_.Wo, plan_.padded_K});
+    }
+  }
+
+  // The rows of X under output rows [begin, begin + rows), with zeros where they lie outside.
+  void GatherInput(int64_t begin, int64_t rows) {
+    const int64_t top = begin * p_.stride_h - p_.pad_top;
+    const int64_t count = (rows - 1) * p_.stride_h + (p_.R - 1) * p_.dilation_h + 1;
+    const int64_t left = std::min(p_.pad_left, plan_.x_columns);
+    const int64_t inside = std::clamp<int64_t>(plan_.x_columns - left, 0, p_.W);
+    for (int64_t i = 0; i < count; ++i) {
+      float* const to = x_ + i * x_row_;
+      const int64_t h = top + i;
+      if (h < 0 || h >= p_.H || inside == 0) {
+        Zero(to, x_row_);
+        continue;
+      }
+      Zero(to, left * plan_.x_stride);
+      const int64_t from = ((image_ * p_.H + h) * p_.W) * p_.C + first_channel_;
+      kernels_.gather[static_cast<int>(p_.dtype)]({At(job_.buffers->input, from, p_.dtype), p_.C, inside, channels_,
+                                                   plan_.padded_channels, to + left * plan_.x_stride, plan_.x_stride});
+      Zero(to + (left + inside) * plan_.x_stride, (plan_.x_columns - left - inside) * plan_.x_stride);
+    }
+  }
+
+  void ComputeZ(int64_t rows) {
+    const int64_t taps = p_.R * p_.S;
+    for (int64_t m = 0; m < p_.M; ++m) {
+      for (int64_t t = 0; t < taps; ++t) {
+        sources_[t] = Tap(t);
+        filter_list_[t] = Filter(m, t);
+      }
+      TapSumArgs args;
+      args.sources = sources_;
+      args.filters = filter_list_;
+      args.taps = taps;
+      args.source_row = p_.stride_h * x_row_;
+      args.source_pixel = p_.stride_w * plan_.x_stride;
+      args.rows = rows;
+      args.pixels = p_.Wo;
+      args.channels = plan_.padded_channels;
+      args.bias = filters_ + plan_.dd_floats + m * plan_.padded_channels;
+      args.to = before_ + m * plan_.padded_channels;
+      args.to_row = p_.Wo * plan_.z_stride;
+      args.to_pixel = plan_.z_stride;
+      kernels_.tap_sums[static_cast<int>(DType::kFloat32)](args);
+    }
+    if (p_.mid.kind != ActivationKind::kNone) {
+      kernels_.activate({p_.mid, before_, z_, plan_.z_stride, rows * p_.Wo, plan_.columns});
+    }
+  }
+
+  void ComputeDz(int64_t rows, bool mid) {
+    float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
+    kernels_.multiply({g_, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats, plan_.columns,
+                       dz, plan_.z_stride, dz_row_, p_.Wo});
+    if (!mid) return;
+    // A clamp can be told from its result; others are asked at what went in.
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* at = (DerivativeFromInput(p_.mid) ? before_ : z_) + row * p_.Wo * plan_.z_stride;
+      kernels_.derivative({p_.mid, at, plan_.z_stride, dz + row * dz_row_, plan_.z_stride, p_.Wo, plan_.columns});
+    }
+  }
+
+  void AddFilterGradient(const float* dz, int64_t rows) {
+    const int64_t taps = p_.R * p_.S;
+    for (int64_t t = 0; t < taps; ++t) sources_[t] = Tap(t);
+    for (int64_t m = 0; m < p_.M; ++m) {
+      TapProductArgs args;
+      args.sources = sources_;
+      args.taps = taps;
+      args.source_row = p_.stride_h * x_row_;
+      args.source_pixel = p_.stride_w * plan_.x_stride;
+      args.grad = dz + m * plan_.padded_channels;
+      args.grad_row = dz_row_;
+      args.grad_pixel = plan_.z_stride;
+      args.rows = rows;
+      args.pixels = p_.Wo;
+      args.padded = plan_.padded_channels;
+      args.sums = dd_ + m * taps * plan_.padded_channels;
+      args.sums_tap = plan_.padded_channels;
+      kernels_.tap_products(args);
+    }
+  }
+
+  // The rows of dX that output rows below `end` do not reach: dX[h] sums over p * stride_h = h + pad_top - r *
+  // dilation_h.
+  void StoreInputGradient(int64_t begin, int64_t end) {
+    const int64_t stop = end == p_.Ho ? p_.H : std::clamp<int64_t>(end * p_.stride_h - p_.pad_top, next_row_, p_.H);
+    if (end == p_.Ho) {
+      Zero(dz_ + (plan_.history + end - begin) * dz_row_, plan_.below * dz_row_);
+    }
+    // Rows and columns of one phase have the same taps.
+    const int64_t phases_h = std::min(p_.stride_h, stop - next_row_), phases_w = std::min(p_.stride_w, p_.W);
+    for (int64_t i = 0; i < phases_h; ++i) {
+      for (int64_t w = 0; w < phases_w; ++w) StorePhase(begin, next_row_ + i, stop, w);
+    }
+    next_row_ = stop;
+  }
+
+  void StorePhase(int64_t begin, int64_t h, int64_t stop, int64_t w) {
+    int64_t taps = 0;
+    for (int64_t r = 0; r < p_.R; ++r) {
+      const int64_t y = h + p_.pad_top - r * p_.dilation_h;
+      if (y % p_.stride_h != 0) continue;
+      const int64_t row = plan_.history + y / p_.stride_h - begin;
+      for (int64_t s = 0; s < p_.S; ++s) {
+        const int64_t x = w + p_.pad_left - s * p_.dilation_w;
+        if (x % p_.stride_w != 0) continue;
+        const float* source = dz_ + row * dz_row_ + (plan_.left + x / p_.stride_w) * plan_.z_stride;
+        for (int64_t m = 0; m < p_.M; ++m) {
+          sources_[taps] = source + m * plan_.padded_channels;
+          filter_list_[taps++] = Filter(m, r * p_.S + s);
+        }
+      }
+    }
+    TapSumArgs args;
+    args.sources = sources_;
+    args.filters = filter_list_;
+    args.taps = taps;
+    args.source_row = dz_row_;
+    args.source_pixel = plan_.z_stride;
+    args.rows = (stop - h + p_.stride_h - 1) / p_.stride_h;
+    args.pixels = (p_.W - w + p_.stride_w - 1) / p_.stride_w;
+    args.channels = channels_;
+    args.bias = nullptr;
+    const int64_t at = ((image_ * p_.H + h) * p_.W + w) * p_.C + first_channel_;
+    args.to = static_cast<char*>(job_.buffers->d_input) + at * SizeOf(p_.dtype);
+    args.to_row = p_.stride_h * p_.W * p_.C;
+    args.to_pixel = p_.stride_w * p_.C;
+    kernels_.tap_sums[static_cast<int>(p_.dtype)](args);
+  }
+
+  const float* Tap(int64_t t) const {
+    return x_ + t / p_.S * p_.dilation_h * x_row_ + t % p_.S * p_.dilation_w * plan_.x_stride;
+  }
+  const float* Filter(int64_t m, int64_t t) const { return filters_ + (m * p_.R * p_.S + t) * plan_.padded_channels; }
+
+  const BackwardJob& job_;
+  const Problem& p_;
+  const BackwardPlan& plan_;
+  const BackwardTable& kernels_;
+  int64_t block_, first_channel_, channels_;
+  int64_t x_row_, dz_row_;
+  int64_t image_ = 0, next_row_ = 0;  // the first row of dX not yet written
+  float *x_, *g_, *y_, *dz_, *before_, *z_;
+  float *dp_, *dd_, *mid_bias_, *bias_;
+  const float* filters_;
+  const float **sources_, **filter_list_;  // of the kernel called next
+};
+
+}  // namespace
+
+void RunBackwardTask(const BackwardJob& job, int64_t chunk, int64_t block, float* scratch) {
+  const Problem& p = *job.problem;
+  const BackwardPlan& plan = *job.plan;
+  Task task(job, block, job.sums + (chunk * plan.blocks + block) * plan.sum_floats, scratch);
+  if (plan.pieces > 1 || plan.chunks >= p.N) {
+    const int64_t n = chunk / plan.pieces, piece = chunk % plan.pieces;
+    task.Run(n, piece * p.Ho / plan.pieces, (piece + 1) * p.Ho / plan.pieces);
+  } else {
+    for (int64_t n = chunk * p.N / plan.chunks; n < (chunk + 1) * p.N / plan.chunks; ++n) task.Run(n, 0, p.Ho);
+  }
+}
+
+}  // namespace dwsconv

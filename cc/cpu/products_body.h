@@ -1,0 +1,123 @@
+// The pointwise work of the backward pass: the gradient of Z (gradients times the transposed filter) and of the filter
+// (Z transposed times gradients). Part of a kernel's translation unit: include after multiply_tile.h.
+#ifndef DWSCONV_CPU_PRODUCTS_BODY_H_
+#define DWSCONV_CPU_PRODUCTS_BODY_H_
+
+#include "cc/cpu/backward_table.h"
+
+namespace dwsconv {
+namespace {
+
+constexpr int64_t kPanelNear = 16 << 10;  // bytes: half of the smallest L1 in use
+constexpr int64_t kOuterPixels = 128;     // one register tile's columns of them fit half of L1
+
+template <int kRows, int kVectors>
+void MultiplyRows(const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = Set1(0.0f);
+  MultiplyTile<kRows, kVectors>(a.g + pixel * a.g_pixel, a.g_pixel, a.K, panel, acc);
+  int64_t x = pixel % a.row_pixels;
+  float* to = a.to + pixel / a.row_pixels * a.to_row + x * a.to_pixel + column;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Store(to + v * kV, acc[i][v]);
+    to += a.to_pixel;
+    if (++x == a.row_pixels) {
+      x = 0;
+      to += a.to_row - a.row_pixels * a.to_pixel;
+    }
+  }
+}
+
+template <int kRows, int kVectors>
+void MultiplyUpTo(int64_t rows, const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column) {
+  if (rows == kRows) {
+    MultiplyRows<kRows, kVectors>(a, pixel, panel, column);
+  } else if constexpr (kRows > 1) {
+    MultiplyUpTo<kRows - 1, kVectors>(rows, a, pixel, panel, column);
+  }
+}
+
+void Multiply(const MultiplyArgs& a) {
+  const int64_t groups = (a.pixels + kTilePixels - 1) / kTilePixels;
+  const auto tile = [&](int64_t g, int64_t column) {
+    const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
+    const float* panel = a.panels + column * a.K;
+    if (a.columns - column > kV) {
+      MultiplyUpTo<kTilePixels, kTileVectors>(rows, a, pixel, panel, column);
+    } else {
+      MultiplyUpTo<kTilePixels, 1>(rows, a, pixel, panel, column);
+    }
+  };
+  if (a.columns * a.K * static_cast<int64_t>(sizeof(float)) <= kPanelNear) {
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t c = 0; c < a.columns; c += kTileChannels) tile(g, c);
+    }
+  } else {
+    for (int64_t c = 0; c < a.columns; c += kTileChannels) {
+      for (int64_t g = 0; g < groups; ++g) tile(g, c);
+    }
+  }
+}
+
+template <int kRows>
+void OuterRows(const float* z, int64_t z_pixel, const float* g, int64_t g_pixel, int64_t pixels, float* sums) {
+  Vec acc[kRows][kTileVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) acc[i][v] = Load(sums + i * kTileChannels + v * kV);
+#pragma GCC unroll 4
+  for (int64_t p = 0; p < pixels; ++p) {
+    Vec f[kTileVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) f[v] = Load(g + v * kV);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const Vec x = Set1(z[i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) acc[i][v] = Fma(x, f[v], acc[i][v]);
+    }
+    z += z_pixel;
+    g += g_pixel;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) Store(sums + i * kTileChannels + v * kV, acc[i][v]);
+}
+
+template <int kRows>
+void OuterUpTo(int64_t rows, const float* z, int64_t z_pixel, const float* g, int64_t g_pixel, int64_t pixels,
+               float* sums) {
+  if (rows == kRows) {
+    OuterRows<kRows>(z, z_pixel, g, g_pixel, pixels, sums);
+  } else if constexpr (kRows > 1) {
+    OuterUpTo<kRows - 1>(rows, z, z_pixel, g, g_pixel, pixels, sums);
+  }
+}
+
+void Outer(const OuterArgs& a) {
+  const int64_t groups = (a.columns + kTilePixels - 1) / kTilePixels;
+  const int64_t runs = (a.pixels + kOuterPixels - 1) / kOuterPixels;
+  for (int64_t r = 0; r < runs; ++r) {
+    const int64_t first = r * a.pixels / runs, pixels = (r + 1) * a.pixels / runs - first;
+    for (int64_t k = 0; k < a.padded_K; k += kTileChannels) {
+      const float* g = a.g + first * a.g_pixel + k;
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t c = group * a.columns / groups, rows = (group + 1) * a.columns / groups - c;
+        OuterUpTo<kTilePixels>(rows, a.z + first * a.z_pixel + c, a.z_pixel, g, a.g_pixel, pixels,
+                               a.sums + k * a.columns + c * kTileChannels);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_PRODUCTS_BODY_H_

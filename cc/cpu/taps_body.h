@@ -1,0 +1,142 @@
+// The depthwise work of the backward pass, on padded scratch: sums over taps (Z, and the gradient of X) and over pixels
+// (the gradient of the depthwise filter). Part of a kernel's translation unit: include after a vec_<isa>.h.
+//
+// A kernel gets a list of taps, each a pointer to the tap's first element: strides, dilations and multipliers are in
+// the lists. The order of a sum is that of the list, then of rows and pixels, whichever loop computes it.
+#ifndef DWSCONV_CPU_TAPS_BODY_H_
+#define DWSCONV_CPU_TAPS_BODY_H_
+
+#include "cc/cpu/backward_table.h"
+
+namespace dwsconv {
+namespace {
+
+template <typename T>
+void Gather(const GatherArgs& a) {
+  const T* from = static_cast<const T*>(a.from);
+  const int64_t whole = a.channels / kV * kV, left = a.channels - whole;
+  for (int64_t i = 0; i < a.pixels; ++i) {
+    const T* in = from + i * a.from_pixel;
+    float* out = a.to + i * a.to_pixel;
+    int64_t c = 0;
+    for (; c < whole; c += kV) Store(out + c, Load(in + c));
+    if (left > 0) {
+      Store(out + c, LoadN(in + c, left));
+      c += kV;
+    }
+    for (; c < a.padded; c += kV) Store(out + c, Set1(0.0f));
+  }
+}
+
+// kPixels neighbours of one row, one vector of channels.
+template <typename T, int kPixels>
+inline void TapSumPixels(const TapSumArgs& a, int64_t from, int64_t c, int64_t lanes, T* to) {
+  Vec acc[kPixels];
+  const Vec start = a.bias ? Load(a.bias + c) : Set1(0.0f);
+#pragma GCC unroll 16
+  for (int i = 0; i < kPixels; ++i) acc[i] = start;
+  for (int64_t t = 0; t < a.taps; ++t) {
+    const float* x = a.sources[t] + from;
+    const Vec f = Load(a.filters[t] + c);
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) acc[i] = Fma(Load(x + i * a.source_pixel), f, acc[i]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kPixels; ++i) {
+    if (lanes >= kV) {
+      Store(to + i * a.to_pixel, acc[i]);
+    } else {
+      StoreN(to + i * a.to_pixel, acc[i], lanes);
+    }
+  }
+}
+
+// Vector by vector through all rows: what neighbouring rows share stays in L1.
+template <typename T>
+void TapSums(const TapSumArgs& a) {
+  constexpr int kRun = kV == 16 ? 12 : 8;
+  for (int64_t c = 0; c < a.channels; c += kV) {
+    for (int64_t y = 0; y < a.rows; ++y) {
+      int64_t from = y * a.source_row + c, pixels = a.pixels;
+      T* to = static_cast<T*>(a.to) + y * a.to_row + c;
+      const auto step = [&](auto run, int n) {
+        for (; pixels >= n; pixels -= n) {
+          run(from, to);
+          from += n * a.source_pixel;
+          to += n * a.to_pixel;
+        }
+      };
+      const int64_t lanes = a.channels - c;
+      step([&](int64_t f, T* t) { TapSumPixels<T, kRun>(a, f, c, lanes, t); }, kRun);
+      step([&](int64_t f, T* t) { TapSumPixels<T, 4>(a, f, c, lanes, t); }, 4);
+      step([&](int64_t f, T* t) { TapSumPixels<T, 1>(a, f, c, lanes, t); }, 1);
+    }
+  }
+}
+
+constexpr int kTapGroup = 9;  // accumulators of one pass over the pixels, a register for each base pointer
+
+template <int kTaps>
+void TapProductsOf(const TapProductArgs& a, int64_t first, int64_t c) {
+  Vec acc[kTaps];
+  float* sums = a.sums + first * a.sums_tap + c;
+#pragma GCC unroll 16
+  for (int t = 0; t < kTaps; ++t) acc[t] = Load(sums + t * a.sums_tap);
+  for (int64_t y = 0; y < a.rows; ++y) {
+    const float* x[kTaps];
+#pragma GCC unroll 16
+    for (int t = 0; t < kTaps; ++t) x[t] = a.sources[first + t] + y * a.source_row + c;
+    const float* grad = a.grad + y * a.grad_row + c;
+    int64_t at = 0;
+    for (int64_t i = 0; i < a.pixels; ++i) {
+      const Vec g = Load(grad);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTaps; ++t) acc[t] = Fma(Load(x[t] + at), g, acc[t]);
+      grad += a.grad_pixel;
+      at += a.source_pixel;
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kTaps; ++t) Store(sums + t * a.sums_tap, acc[t]);
+}
+
+template <int kTaps>
+void TapProductsUpTo(int64_t taps, const TapProductArgs& a, int64_t first, int64_t c) {
+  if (taps == kTaps) {
+    TapProductsOf<kTaps>(a, first, c);
+  } else if constexpr (kTaps > 1) {
+    TapProductsUpTo<kTaps - 1>(taps, a, first, c);
+  }
+}
+
+void TapProducts(const TapProductArgs& a) {
+  const int64_t groups = (a.taps + kTapGroup - 1) / kTapGroup;
+  for (int64_t c = 0; c < a.padded; c += kV) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * a.taps / groups;
+      TapProductsUpTo<kTapGroup>((g + 1) * a.taps / groups - first, a, first, c);
+    }
+  }
+}
+
+void ColumnSums(const ColumnSumArgs& a) {
+  for (int64_t c = 0; c < a.padded; c += kV) {
+    // Several sums, so that an addition need not wait for the one before.
+    Vec acc[4] = {Load(a.sums + c), Set1(0.0f), Set1(0.0f), Set1(0.0f)};
+    for (int64_t y = 0; y < a.rows; ++y) {
+      const float* from = a.from + y * a.from_row + c;
+      int64_t i = 0;
+      for (; i + 4 <= a.pixels; i += 4) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) acc[j] = acc[j] + Load(from + (i + j) * a.from_pixel);
+      }
+      for (; i < a.pixels; ++i) acc[0] = acc[0] + Load(from + i * a.from_pixel);
+    }
+    Store(a.sums + c, (acc[0] + acc[1]) + (acc[2] + acc[3]));
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_TAPS_BODY_H_

@@ -1,0 +1,116 @@
+#include "cc/plan/backward_plan.h"
+
+#include <algorithm>
+
+namespace dwsconv {
+namespace {
+
+// Tasks that even many threads share evenly, and the memory that their sums may take.
+constexpr int64_t kTasks = 32;
+constexpr int64_t kSumBytes = int64_t{8} << 20;
+// More scratch than this a thread is not worth a block: geometries that need it are rare and odd.
+constexpr int64_t kMostScratchFloats = int64_t{8} << 20;
+// Enough pixels for each pass over the filters to pay, and no more than L1 holds of one register tile's columns.
+constexpr int64_t kMostPixels = 256;
+constexpr int64_t kMostChannels = 128;
+
+int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The least odd multiple of a cache line (16 floats) that holds n floats.
+int64_t OddLines(int64_t n) { return (CeilDiv(n, 16) | 1) * 16; }
+
+// a * b, or a bound that nothing accepts.
+constexpr int64_t kTooMuch = int64_t{1} << 59;
+int64_t Times(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? kTooMuch : std::min(product, kTooMuch);
+}
+
+// What a block keeps near beside its scratch: the filter's panels and the sums of dP.
+int64_t FilterFloats(const BackwardPlan& plan) { return plan.panel_floats + plan.dp_floats; }
+
+}  // namespace
+
+BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_t block_channels, int64_t block_rows) {
+  BackwardPlan plan;
+  plan.blocks = CeilDiv(p.C, std::min(block_channels, p.C));
+  plan.block_channels = std::min(p.C, RoundUp(CeilDiv(p.C, plan.blocks), kBackwardQuantum));
+  plan.blocks = CeilDiv(p.C, plan.block_channels);
+  plan.block_rows = std::clamp<int64_t>(block_rows, 1, p.Ho);
+
+  plan.padded_channels = RoundUp(plan.block_channels, kBackwardQuantum);
+  plan.columns = Times(p.M, plan.padded_channels);
+  plan.padded_K = RoundUp(p.K, std::max<int64_t>(machine.tile_channels, kBackwardQuantum));
+  plan.x_stride = OddLines(plan.padded_channels);
+  plan.z_stride = OddLines(plan.columns);
+  plan.g_stride = OddLines(plan.padded_K);
+
+  const int64_t reach_h = Times(p.R - 1, p.dilation_h), reach_w = Times(p.S - 1, p.dilation_w);
+  plan.x_rows = std::min(Times(plan.block_rows - 1, p.stride_h) + reach_h + 1, kTooMuch);
+  plan.x_columns = std::min(Times(p.Wo - 1, p.stride_w) + reach_w + 1, kTooMuch);
+  plan.history = CeilDiv(reach_h, p.stride_h);
+  plan.below = std::max<int64_t>(0, (p.H - 1 + p.pad_top) / p.stride_h - (p.Ho - 1));
+  plan.left = std::max<int64_t>(0, CeilDiv(std::max<int64_t>(0, reach_w - p.pad_left), p.stride_w));
+  plan.right = std::max<int64_t>(0, (p.W - 1 + p.pad_left) / p.stride_w - (p.Wo - 1));
+
+  const int64_t pixels = Times(plan.block_rows, p.Wo);
+  plan.x_floats = Times(Times(plan.x_rows, plan.x_columns), plan.x_stride);
+  plan.z_floats = Times(pixels, plan.z_stride);
+  plan.dz_floats =
+      Times(Times(plan.history + plan.block_rows + plan.below, plan.left + p.Wo + plan.right), plan.z_stride);
+  plan.g_floats = Times(pixels, plan.g_stride);
+  plan.y_floats = p.out.kind == ActivationKind::kNone ? 0 : Times(p.Wo, plan.g_stride);
+  const bool two_z = !IsClamp(p.mid.kind);  // before and after the activation
+  const int64_t taps = Times(p.R, p.S);
+  plan.list_floats = Times(Times(taps, p.M), 4);
+  // Each is at most kTooMuch, so the sum is far from overflow.
+  const int64_t floats = plan.x_floats + plan.z_floats * (two_z ? 2 : 1) + plan.dz_floats + plan.g_floats +
+                         plan.y_floats + plan.list_floats;
+  plan.scratch_floats = RoundUp(std::min(floats, kTooMuch), kBackwardQuantum);
+  plan.dp_floats = Times(plan.columns, plan.padded_K);
+  plan.dd_floats = Times(taps, plan.columns);
+  plan.sum_floats = plan.dp_floats + plan.dd_floats + plan.columns + plan.padded_K;
+  plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)), p.K);
+  plan.filter_floats = plan.dd_floats + plan.columns;
+
+  // As many chunks as keep threads busy, as long as their sums stay small beside what they are sums of.
+  const int64_t sums_bytes = Times(Times(plan.sum_floats, plan.blocks), 4);
+  const int64_t wanted = std::clamp<int64_t>(std::max<int64_t>(kSumBytes / std::max<int64_t>(sums_bytes, 1), 2), 1,
+                                             CeilDiv(kTasks, plan.blocks));
+  if (p.N >= wanted) {
+    plan.chunks = wanted;
+    plan.pieces = 1;
+  } else {
+    // Rows of dZ above a piece are computed twice, so a piece is several times as high as that.
+    const int64_t least = std::max<int64_t>(4 * plan.history, 4);
+    plan.pieces = std::clamp<int64_t>(CeilDiv(wanted, p.N), 1, std::max<int64_t>(p.Ho / least, 1));
+    plan.chunks = p.N * plan.pieces;
+  }
+  plan.blocked = plan.scratch_floats <= kMostScratchFloats && plan.sum_floats < kTooMuch / 1024 &&
+                 plan.panel_floats < kTooMuch / 1024 && plan.x_columns < kTooMuch / 2 && plan.x_rows < kTooMuch / 2;
+  return plan;
+}
+
+BackwardPlan MakeBackwardPlan(const Problem& p, const Machine& machine) {
+  const int64_t room = machine.l2_bytes / 4 * 3 / 4;  // floats in three quarters of L2
+  // The widest block of channels whose filters leave room for a few rows of pixels.
+  BackwardPlan plan;
+  for (int64_t blocks = CeilDiv(p.C, kMostChannels);; ++blocks) {
+    const int64_t channels = RoundUp(CeilDiv(p.C, blocks), kBackwardQuantum);
+    plan = FinishBackwardPlan(p, machine, channels, 1);
+    const int64_t pixels_room = room - FilterFloats(plan);
+    if (channels <= kBackwardQuantum || pixels_room >= 2 * plan.scratch_floats) break;
+  }
+  int64_t rows = 1;
+  while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels) {
+    const BackwardPlan next = FinishBackwardPlan(p, machine, plan.block_channels, rows + 1);
+    if (next.scratch_floats + FilterFloats(next) > room) break;
+    ++rows;
+  }
+  // Blocks of equal height.
+  rows = CeilDiv(p.Ho, CeilDiv(p.Ho, rows));
+  return FinishBackwardPlan(p, machine, plan.block_channels, rows);
+}
+
+}  // namespace dwsconv

@@ -1,0 +1,47 @@
+// What the CPU kernels of all our ops share: TensorFlow's threads, and shapes as the core wants them.
+#ifndef DWSCONV_TF_DEVICE_POOL_H_
+#define DWSCONV_TF_DEVICE_POOL_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "cc/core/parallel.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/platform/threadpool.h"
+
+namespace dwsconv {
+
+// TensorFlow's threads for a device's ops: shared with the op's neighbours instead of contending with them.
+class DevicePool : public ThreadPool {
+ public:
+  explicit DevicePool(tensorflow::OpKernelContext* context)
+      : threads_(*context->device()->tensorflow_cpu_worker_threads()) {}
+
+  void Schedule(std::function<void()> work) override { threads_.workers->Schedule(std::move(work)); }
+
+  // No more than TensorFlow gives an op, nor than the user asks of us: OpenMP knows nothing of intra_op_parallelism.
+  int threads() const { return std::max(1, std::min(threads_.num_threads, ResolveThreads(0))); }
+
+  // OpenMP's threads instead where DWSCONV_POOL=openmp asks for them: for measurements (docs/tuning.md).
+  ThreadPool* get() {
+    const char* word = std::getenv("DWSCONV_POOL");
+    return word == nullptr || std::strcmp(word, "openmp") != 0 ? this : OpenMpThreads();
+  }
+
+ private:
+  const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
+};
+
+inline std::vector<int64_t> Sizes(const tensorflow::Tensor& tensor) {
+  const auto sizes = tensor.shape().dim_sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_TF_DEVICE_POOL_H_
