@@ -38,6 +38,13 @@ double Derivative(double x, Activation activation) {
   return 1;
 }
 
+// activation'(x), from what came out, for those where that tells it.
+double DerivativeFromOutput(double y, Activation activation) {
+  if (activation.kind == ActivationKind::kSigmoid) return y * (1 - y);
+  if (activation.kind == ActivationKind::kTanh) return 1 - y * y;
+  return Derivative(y, activation);  // the sign and the bound are those of what went in
+}
+
 // Offset of element (n, h, w, c) of a tensor in the problem's layout.
 int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_t h, int64_t w, int64_t c) {
   return layout == Layout::kNHWC ? ((n * H + h) * W + w) * C + c : ((n * C + c) * H + h) * W + w;
@@ -102,13 +109,16 @@ class Pass {
     }
     for (int64_t k = 0; k < p_.K; ++k) {
       const int64_t at = Offset(p_.layout, p_.Ho, p_.Wo, p_.K, n, ho, wo, k);
-      double sum = 0;
-      if (p_.out.kind != ActivationKind::kNone) {
+      double slope = 1;
+      if (DerivativeFromInput(p_.out)) {
+        double sum = 0;
         for (int64_t cm = 0; cm < CM_; ++cm) sum += z[cm] * Get(b_.pointwise_filter, cm * p_.K + k);
         if (b_.bias) sum += Get(b_.bias, k);
         if (b_.residual) sum += Get(b_.residual, at);
+        slope = Derivative(sum, p_.out);
+      } else if (p_.out.kind != ActivationKind::kNone) {
+        slope = DerivativeFromOutput(Get(b_.output, at), p_.out);
       }
-      const double slope = Derivative(sum, p_.out);
       dy[k] = slope == 0 ? 0 : slope * Get(b_.grad, at);
       if (b_.d_residual) Put(b_.d_residual, at, dy[k]);
     }
