@@ -15,7 +15,7 @@ namespace dwsconv {
 struct BackwardOptions {
   Isa isa = Isa::kGeneric;
   int num_threads = 1;
-  ThreadPool* pool = nullptr;          // whose threads; null: OpenMP's
+  ThreadPool* pool = nullptr;          // whose threads; null: this library's own
   const BackwardPlan* plan = nullptr;  // in the place of the planner's
 };
 
