@@ -7,16 +7,10 @@
 #include <cstdint>
 
 #include "cc/core/half.h"
+#include "cc/cpu/sizes_avx2.h"
 
 namespace dwsconv {
 namespace {
-
-constexpr int kV = 8;
-constexpr int kTilePixels = 6;  // 6 x 16: 12 accumulators, 2 filter vectors, 2 broadcasts: all 16 registers
-constexpr int kTileVectors = 2;
-constexpr int kDepthwisePixels = 4;
-constexpr int kGroupRows = 1;  // no registers for a second row
-constexpr int kGroupPixels = 4;
 
 using Vec = __m256;
 using IntVec = __m256i;

@@ -14,16 +14,10 @@
 #include <cstdint>
 
 #include "cc/core/half.h"
+#include "cc/cpu/sizes_avx512.h"
 
 namespace dwsconv {
 namespace {
-
-constexpr int kV = 16;           // floats in a Vec
-constexpr int kTilePixels = 14;  // 14 x 32: 28 accumulators, 2 filter vectors, 2 broadcasts
-constexpr int kTileVectors = 2;
-constexpr int kDepthwisePixels = 8;
-constexpr int kGroupRows = 3;  // 3 x 6 accumulators and a 3x3 filter: 27 registers
-constexpr int kGroupPixels = 6;
 
 using Vec = __m512;
 using IntVec = __m512i;

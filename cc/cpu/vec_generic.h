@@ -7,16 +7,10 @@
 #include <cstring>
 
 #include "cc/core/half.h"
+#include "cc/cpu/sizes_generic.h"
 
 namespace dwsconv {
 namespace {
-
-constexpr int kV = 4;
-constexpr int kTilePixels = 6;
-constexpr int kTileVectors = 2;
-constexpr int kDepthwisePixels = 4;
-constexpr int kGroupRows = 1;  // no registers for a second row
-constexpr int kGroupPixels = 4;
 
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t IntVec __attribute__((vector_size(16)));
