@@ -82,8 +82,10 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
       share_bytes + static_cast<double>(plan.scratch_bytes) < 0.5 * static_cast<double>(machine.l2_bytes);
   const double loads = stays ? static_cast<double>(std::min<int64_t>(plan.threads * shares, plan.tasks))
                              : static_cast<double>(plan.tasks);
+  const double far_bytes = x_bytes + y_bytes + share_bytes * loads;
   Cost cost;
-  cost.bytes = x_bytes + halo_bytes + y_bytes + share_bytes * loads;
+  // A block's halo was the block before's. It is still in L2, unless a filter that does not stay has come by meanwhile.
+  cost.bytes = far_bytes + item * cm * static_cast<double>(p.R * p.S) + (stays ? 0 : halo_bytes);
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);
@@ -103,8 +105,7 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
   const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
   const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
-  // A block's halo was the block before's, so it comes out of L2, as Z does.
-  const double far = (cost.bytes - halo_bytes) * kCyclesPerByte, near = halo_bytes * kCyclesPerNearByte;
+  const double far = far_bytes * kCyclesPerByte, near = halo_bytes * kCyclesPerNearByte;
   cost.cycles = std::max(whole / plan.threads, slowest) * task + (far + near) / plan.threads;
   return cost;
 }
