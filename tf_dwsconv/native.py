@@ -35,7 +35,7 @@ except ImportError as error:
         "`make build`; otherwise reinstall tf_dwsconv for this Python and platform."
     ) from error
 
-__all__ = ["LADDER", "Layer", "calls", "cpu_info", "depthwise_sep_conv2d", "plan"]
+__all__ = ["LADDER", "Layer", "calls", "cpu_info", "depthwise_sep_conv2d", "plan", "traffic"]
 
 # Values of `variant`, slowest first.
 LADDER = ("naive", "reordered", "unrolled", "blocked", "simd", "openmp", "fused_unblocked", "fused")
@@ -176,22 +176,70 @@ def plan(
     Returns:
         output_shape; flops (a multiply-add counts two); isa; block_pixels and block_channels, the output pixels and
         channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; stream, whether the
-        output is written around the caches; tuned, whether `tf_dwsconv.tune` found it. Blocks and tasks are 0 for an
-        empty output.
+        output is written around the caches; tuned, whether `tf_dwsconv.tune` found it; modelled_bytes, what the
+        planner's model says is moved between the cores' L2 caches and what lies behind them. Blocks, tasks and bytes
+        are 0 for an empty output.
 
     Raises:
         TypeError, ValueError: as in `depthwise_sep_conv2d`.
     """
     options = _options(strides, padding, dilations, data_format, None, None, isa=isa, variant=variant)
-    word = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", repr(dtype)))
-    return _native.plan(
-        _shape(x_shape, "x_shape"),
-        _shape(depthwise_filter_shape, "depthwise_filter_shape"),
-        _shape(pointwise_filter_shape, "pointwise_filter_shape"),
-        word,
-        options,
-        num_threads,
-    )
+    shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
+    return _native.plan(*shapes, _word(dtype), options, num_threads)
+
+
+def traffic(
+    x_shape: Any,
+    depthwise_filter_shape: Any,
+    pointwise_filter_shape: Any,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilations: Any = 1,
+    dtype: Any = "float32",
+    isa: str | None = None,
+    plan: Any = None,
+    l1d_bytes: int = 0,
+    l2_bytes: int = 0,
+    l3_bytes: int = 0,
+) -> dict[str, Any]:
+    """What a layer of these shapes moves through the caches of one core, by simulation.
+
+    The kernels' own loops run the plan on one thread, but report every load and store to simulated caches (write-back,
+    least recently used out first; 8, 8 and 16 ways) in place of computing. The caches are empty at the start, and what
+    is dirty at the end is written back. Prefetchers are not simulated. A layer takes about the time that it takes for
+    real on one thread; nothing of its size is allocated but the filters.
+
+    Args:
+        x_shape: `[N,H,W,C]`.
+        depthwise_filter_shape: `[R,S,C,M]`.
+        pointwise_filter_shape: `[1,1,C*M,K]`.
+        dtype: as in `plan`.
+        strides, padding, dilations, isa, plan: as in `depthwise_sep_conv2d`.
+        l1d_bytes, l2_bytes, l3_bytes: caches of another machine, which is then planned for; 0 for this CPU's.
+
+    Returns:
+        beyond_l2 and memory: bytes that were "read" into L2 (into L3) from what lies behind it and "written" back, each
+        a dict by array: "x", "filters" (packed, with biases), "y" and "z", the intermediate. "y" is read too where its
+        lines are fetched to be stored into. modelled_bytes, as in `plan`; isa, block_pixels, block_channels, threads
+        and stream, the plan.
+
+    Raises:
+        TypeError, ValueError: as in `depthwise_sep_conv2d`; a cache of less than a line for each of its ways; an empty
+            output.
+        MemoryError: no memory for the filters or for the simulated caches.
+    """
+    options = _options(strides, padding, dilations, "NHWC", None, None, isa=isa, variant="fused")
+    shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
+    sizes = []
+    for name, size, ways in (("l1d_bytes", l1d_bytes, 8), ("l2_bytes", l2_bytes, 8), ("l3_bytes", l3_bytes, 16)):
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(f"`{name}` must be an integer; given {size!r}.")
+        size = size.__index__()
+        if size != 0 and not 64 * ways <= size <= 2**34:
+            raise ValueError(f"`{name}` must be 0 (this CPU's) or from {64 * ways} to 2**34; given {size}.")
+        sizes.append(size)
+    return _native.traffic(*shapes, _word(dtype), options, plan, sizes)
 
 
 def cpu_info() -> dict[str, Any]:
@@ -270,6 +318,19 @@ def _four_pairs(padding: Any, data_format: Any) -> Any:
         window = list(padding)
         return [(0, 0), (0, 0), *window] if data_format == "NCHW" else [(0, 0), *window, (0, 0)]
     return padding
+
+
+def _word(dtype: Any) -> str:
+    return dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", repr(dtype)))
+
+
+def _shapes(x: Any, depthwise_filter: Any, pointwise_filter: Any) -> list[list[int]]:
+    """The three shapes of `plan` and `traffic`, as lists of integers."""
+    return [
+        _shape(x, "x_shape"),
+        _shape(depthwise_filter, "depthwise_filter_shape"),
+        _shape(pointwise_filter, "pointwise_filter_shape"),
+    ]
 
 
 def _shape(shape: Any, argument: str) -> list[int]:

@@ -108,7 +108,7 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   std::unique_ptr<PackedFilters> packed(new (std::nothrow) PackedFilters);
   if (!packed) return nullptr;
   packed->of_ = problem;
-  packed->kernels_ = &kernels;
+  packed->kernels_ = packed->run_ = &kernels;
   const int64_t stride = RoundUp(problem.C, kernels.vector_floats);
   const int64_t padded_k = RoundUp(problem.K, kernels.tile_channels);
   packed->channel_stride_ = stride;

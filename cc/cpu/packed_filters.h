@@ -16,7 +16,9 @@ class PackedFilters {
   static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
 
   bool Serves(const Problem& problem, Isa isa) const;
-  const KernelTable& kernels() const { return *kernels_; }
+  const KernelTable& kernels() const { return *run_; }
+  // From now on kernels() is another table, for the same layout and problems.
+  void RunBy(const KernelTable& kernels) { run_ = &kernels; }
   int64_t bytes() const { return bytes_; }
 
   int64_t channel_stride() const { return channel_stride_; }
@@ -32,8 +34,8 @@ class PackedFilters {
   template <typename T>
   void Fill(const Problem& p, const ForwardBuffers& b);
 
-  Problem of_;  // what it was packed for
-  const KernelTable* kernels_ = nullptr;
+  Problem of_;                                             // what it was packed for
+  const KernelTable *kernels_ = nullptr, *run_ = nullptr;  // packed for; run by
   int64_t channel_stride_ = 0, packed_pixels_ = 0, bytes_ = 0;
   AlignedBuffer<float> memory_;
   float *packed_filter_ = nullptr, *packed_bias_ = nullptr;

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "cc/core/cpu_features.h"
 #include "cc/core/make_problem.h"
 #include "cc/cpu/forward.h"
+#include "cc/cpu/traffic.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
@@ -85,6 +87,93 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   result["scratch_bytes_per_thread"] = plan.scratch_bytes;
   result["stream"] = plan.stream;
   result["tuned"] = plan.tuned;
+  const Machine machine = ForwardMachine(question.problem, question.forward);
+  result["modelled_bytes"] = question.empty ? 0.0 : ModelledBytes(question.problem, machine, plan);
+  return result;
+}
+
+// What the planner would do on a machine with another L2: for tests and for what docs/analysis.md says of it.
+py::dict PlanForL2(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                   const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
+                   int64_t l2_bytes) {
+  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+  if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
+  if (l2_bytes < 1) throw py::value_error("l2_bytes must be at least 1, but is " + std::to_string(l2_bytes));
+  Machine machine = ForwardMachine(question.problem, question.forward);
+  machine.l2_bytes = l2_bytes;
+  const Plan plan = MakePlan(question.problem, machine);
+  py::dict result;
+  result["block_pixels"] = plan.block_pixels;
+  result["block_channels"] = plan.block_channels;
+  result["tasks"] = plan.tasks;
+  result["threads"] = plan.threads;
+  result["stream"] = plan.stream;
+  result["scratch_bytes_per_thread"] = plan.scratch_bytes;
+  result["z_bytes"] = machine.z_bytes;
+  result["z_stride"] = plan.z_stride;
+  result["tile_pixels"] = machine.tile_pixels;
+  result["tile_channels"] = machine.tile_channels;
+  result["modelled_bytes"] = ModelledBytes(question.problem, machine, plan);
+  return result;
+}
+
+py::dict ToDict(const Moved& moved) {
+  const char* const names[kRegions] = {"x", "filters", "y", "z"};
+  py::dict read, written, result;
+  for (size_t i = 0; i < kRegions; ++i) {
+    read[names[i]] = moved.read[i];
+    written[names[i]] = moved.written[i];
+  }
+  result["read"] = read;
+  result["written"] = written;
+  return result;
+}
+
+// A layer simulated on one thread by a plan, or by the planner's where that is None, on this machine or one with other
+// caches (0: this one's).
+py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                   const std::string& dtype, const LayerOptions& options, const py::object& plan,
+                   const std::array<int64_t, 3>& cache_bytes) {
+  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, py::int_(1));
+  if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
+  // Nobody can stop it once it runs.
+  constexpr double kMostFlops = 2e12;
+  const double flops = static_cast<double>(Flops(question.problem));
+  if (flops > kMostFlops) {
+    throw py::value_error("x_shape and the filters make " + std::to_string(flops) +
+                          " FLOPs, too many to simulate: at most 2e12");
+  }
+  Machine machine = ForwardMachine(question.problem, question.forward);
+  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
+  for (size_t i = 0; i < cache_bytes.size(); ++i) {
+    if (cache_bytes[i] != 0) *levels[i] = cache_bytes[i];
+  }
+  Plan chosen = MakePlan(question.problem, machine);
+  if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
+    const std::string wrong = ApplyPlanChoice(question.problem, machine, *given, &chosen);
+    if (!wrong.empty()) throw py::value_error("plan: " + wrong);
+  }
+  const PlanChoice choice{chosen.block_pixels, chosen.block_channels, chosen.threads, chosen.stream};
+  question.forward.choice = &choice;
+  Traffic traffic;
+  std::string wrong;
+  {
+    py::gil_scoped_release release;
+    wrong = SimulateTraffic(question.problem, question.forward, CachesOf(machine), &traffic);
+  }
+  if (!wrong.empty()) {
+    PyErr_SetString(PyExc_MemoryError, wrong.c_str());
+    throw py::error_already_set();
+  }
+  py::dict result;
+  result["isa"] = IsaName(question.forward.isa);
+  result["block_pixels"] = chosen.block_pixels;
+  result["block_channels"] = chosen.block_channels;
+  result["threads"] = chosen.threads;
+  result["stream"] = chosen.stream;
+  result["modelled_bytes"] = ModelledBytes(question.problem, machine, chosen);
+  result["beyond_l2"] = ToDict(traffic.beyond_l2);
+  result["memory"] = ToDict(traffic.memory);
   return result;
 }
 
@@ -158,6 +247,8 @@ PYBIND11_MODULE(_native, m) {
           return layer.Call(x, out, residual, num_threads, plan);
         });
   m.def("plan", &PlanOf);
+  m.def("plan_for_l2", &PlanForL2);
+  m.def("traffic", &TrafficOf);
   m.def("tuning", &TuningOf);
   m.def("reload_tuned_plans", [] { return ReloadTunedPlans(/*warn=*/true); });
   m.attr("TUNED_PLANS_HEADER") = kTunedPlansHeader;

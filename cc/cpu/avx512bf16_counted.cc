@@ -1,0 +1,34 @@
+// What the kernels of kernels_avx512bf16.cc touch: the same bodies over vectors that only count.
+// The bodies build on the headers before them, so the order matters.
+// clang-format off
+#include "cc/cpu/sizes_avx512.h"
+#include "cc/cpu/vec_counted.h"
+#include "cc/cpu/activation_body.h"
+#include "cc/cpu/depthwise_body.h"
+// clang-format on
+
+namespace dwsconv {
+namespace {
+using ZType = BFloat16;
+constexpr DType kZType = DType::kBFloat16;
+constexpr int kPair = 2;
+}  // namespace
+}  // namespace dwsconv
+
+// clang-format off
+#include "cc/cpu/step_counted.h"
+#include "cc/cpu/pointwise_body.h"
+// clang-format on
+
+#include "cc/cpu/traffic.h"
+
+namespace dwsconv {
+
+const KernelTable& CountedAvx512Bf16() {
+  static constexpr KernelTable table = {
+      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise,
+  };
+  return table;
+}
+
+}  // namespace dwsconv

@@ -1,0 +1,21 @@
+// The step of the pointwise sum that computes nothing, over vec_counted.h. ZType, kZType and kPair are those of the
+// kernels that it stands for: define them before.
+#ifndef DWSCONV_CPU_STEP_COUNTED_H_
+#define DWSCONV_CPU_STEP_COUNTED_H_
+
+#include "cc/cpu/kernel_table.h"
+
+namespace dwsconv {
+namespace {
+
+using StepVec = Vec;
+
+inline StepVec BroadcastStep(const ZType* z) { return LoadN(z, kPair); }
+inline StepVec BroadcastLast(const ZType* z) { return LoadN(z, 1); }
+inline StepVec LoadStep(const ZType* panel) { return LoadN(panel, kV * kPair); }
+inline Vec MultiplyStep(StepVec, StepVec, Vec) { return {}; }
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_STEP_COUNTED_H_

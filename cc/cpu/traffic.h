@@ -1,0 +1,41 @@
+// What a forward pass moves through the caches of one core, by simulation: the layer's own tasks, run by kernels that
+// report their loads and stores instead of computing.
+#ifndef DWSCONV_CPU_TRAFFIC_H_
+#define DWSCONV_CPU_TRAFFIC_H_
+
+#include <string>
+
+#include "cc/cpu/cache_sim.h"
+#include "cc/cpu/forward.h"
+
+namespace dwsconv {
+
+struct KernelTable;
+
+struct Caches {
+  CacheSize l1d, l2, l3;
+};
+
+// Those of the machine, with ways as usual: CPUs do not all tell theirs.
+Caches CachesOf(const Machine& machine);
+
+struct Traffic {
+  Moved beyond_l2;  // bytes between L2 and what lies behind it
+  Moved memory;     // bytes between L3 and memory
+};
+
+// Simulates Forward on one thread, from empty caches to everything dirty in memory. Channels-last, an output that is
+// not empty, the variants kAuto and kFused, without biases and residual. Returns "" or what went wrong (memory).
+// Simulations wait for one another.
+std::string SimulateTraffic(const Problem& problem, const ForwardOptions& options, const Caches& caches,
+                            Traffic* traffic);
+
+// The kernels that only count, for those of Kernels(isa, problem).
+const KernelTable& CountedGeneric();
+const KernelTable& CountedAvx2();
+const KernelTable& CountedAvx512();
+const KernelTable& CountedAvx512Bf16();
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_TRAFFIC_H_

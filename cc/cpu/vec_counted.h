@@ -1,0 +1,62 @@
+// The vector primitives of kernel bodies that compute nothing: they report which memory they would read and write to
+// simulated caches (cache_sim.h). With them the bodies, loops and all, tell what they touch. Include after a
+// sizes_<isa>.h.
+#ifndef DWSCONV_CPU_VEC_COUNTED_H_
+#define DWSCONV_CPU_VEC_COUNTED_H_
+
+#include <cstdint>
+
+#include "cc/core/half.h"
+#include "cc/cpu/cache_sim.h"
+#include "cc/cpu/kernel_table.h"
+
+// The bodies fetch ahead by the compiler's builtin.
+#define __builtin_prefetch(address, ...) counting_caches->Fetch(address)
+
+namespace dwsconv {
+namespace {
+
+// Nothing: what is left of arithmetic is thrown away by the compiler.
+struct Vec {
+  Vec operator-() const { return {}; }
+};
+inline Vec operator+(Vec, Vec) { return {}; }
+inline Vec operator-(Vec, Vec) { return {}; }
+inline Vec operator*(Vec, Vec) { return {}; }
+inline Vec operator/(Vec, Vec) { return {}; }
+inline bool operator<(Vec, Vec) { return false; }
+
+inline Vec Set1(float) { return {}; }
+inline Vec Fma(Vec, Vec, Vec) { return {}; }
+inline Vec MaxSecondOnNan(Vec, Vec) { return {}; }
+inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
+inline Vec RoundNearest(Vec) { return {}; }
+inline Vec Pow2(Vec) { return {}; }
+
+template <typename T>
+inline Vec LoadN(const T* p, int64_t n) {
+  counting_caches->Read(p, n * static_cast<int64_t>(sizeof(T)));
+  return {};
+}
+template <typename T>
+inline Vec Load(const T* p) {
+  return LoadN(p, kV);
+}
+template <typename T>
+inline void StoreN(T* p, Vec, int64_t n) {
+  counting_caches->Write(p, n * static_cast<int64_t>(sizeof(T)));
+}
+template <typename T>
+inline void Store(T* p, Vec v) {
+  StoreN(p, v, kV);
+}
+template <typename T>
+inline void Stream(T* p, Vec) {
+  counting_caches->Stream(p, kV * static_cast<int64_t>(sizeof(T)));
+}
+inline void StreamFence() {}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_VEC_COUNTED_H_

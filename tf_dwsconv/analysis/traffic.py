@@ -1,0 +1,167 @@
+"""What layers move: modelled by the planner, simulated through the caches of one core, and the least there is.
+
+python -m tf_dwsconv.analysis.traffic --shape 1,56,56,128,128 --shape 4,14,14,384,1536,7     # N,H,W,C,K,kernel,stride
+"""
+
+import dataclasses
+import sys
+
+from tf_dwsconv.analysis._optional import require
+from tf_dwsconv.analysis.costs import compulsory_bytes
+from tf_dwsconv.analysis.fused import dws_lower_bound
+from tf_dwsconv.analysis.problem import Problem, check_problem, itemsize
+from tf_dwsconv.analysis.report import format_table
+
+# Layers of MobileNetV1, Xception, MobileNetV2, ConvNeXt and of the report, where none is asked for.
+_SHAPES = (
+    "1,112,112,32,64",
+    "8,56,56,128,128",
+    "8,28,28,256,256",
+    "8,28,28,256,512,3,2",
+    "8,14,14,512,512",
+    "8,7,7,1024,1024",
+    "8,19,19,728,728",
+    "8,56,56,144,24",
+    "4,56,56,96,384,7",
+    "1,512,512,3,64",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTraffic:
+    """Bytes that one layer moves between a core's L2 and what lies behind it, on one thread.
+
+    Attributes:
+        problem: the layer.
+        block_pixels, block_channels: the planner's block.
+        compulsory: every array once.
+        bound: the lower bound for that L2, at least `compulsory` less what no window reads.
+        modelled: by the planner's model.
+        x, filters, y: simulated, those of the model: X and the filters read, Y written.
+        z: simulated: of the intermediate, read and written. About twice the scratch where it stays in L2.
+        fetched: simulated: lines of Y that were read to be stored into; 0 where Y is written around the caches.
+        memory: simulated: read and written between L3 and memory, all arrays.
+    """
+
+    problem: Problem
+    block_pixels: int
+    block_channels: int
+    compulsory: int
+    bound: float
+    modelled: float
+    x: int
+    filters: int
+    y: int
+    z: int
+    fetched: int
+    memory: int
+
+    @property
+    def simulated(self):
+        """What the model speaks of: `x`, `filters` and `y`."""
+        return self.x + self.filters + self.y
+
+
+def layer_traffic(problem, dtype="float32", *, isa=None, l2_bytes=0):
+    """Simulates one layer by the planner's plan for one thread; see `tf_dwsconv.native.traffic`.
+
+    Args:
+        problem: a `Problem`.
+        dtype: "float32", "bfloat16" or "float16".
+        isa: whose kernels; None for those in use.
+        l2_bytes: of a machine with another L2; 0 for this one's.
+
+    Returns:
+        A `LayerTraffic`.
+
+    Raises:
+        TypeError, ValueError: an argument out of range, or a layer of more than 2e12 FLOPs.
+        ImportError: the compiled module `tf_dwsconv._native` is missing.
+    """
+    from tf_dwsconv import native
+
+    p = check_problem(problem)
+    padding = p.padding if isinstance(p.padding, str) else list(p.padding)
+    told = native.traffic(
+        (p.N, p.H, p.W, p.C),
+        (p.R, p.S, p.C, p.M),
+        (1, 1, p.CM, p.K),
+        strides=p.stride,
+        padding=padding,
+        dilations=p.dilation,
+        dtype=dtype,
+        isa=isa,
+        l2_bytes=l2_bytes,
+    )
+    beyond, memory, item = told["beyond_l2"], told["memory"], itemsize(dtype)
+    fast = (l2_bytes or native.cpu_info()["l2_bytes"] or 1 << 20) // item
+    return LayerTraffic(
+        problem=p,
+        block_pixels=told["block_pixels"],
+        block_channels=told["block_channels"],
+        compulsory=compulsory_bytes(p, dtype),
+        bound=item * dws_lower_bound(p, fast),
+        modelled=told["modelled_bytes"],
+        x=beyond["read"]["x"],
+        filters=beyond["read"]["filters"],
+        y=beyond["written"]["y"],
+        z=beyond["read"]["z"] + beyond["written"]["z"],
+        fetched=beyond["read"]["y"],
+        memory=sum(memory["read"].values()) + sum(memory["written"].values()),
+    )
+
+
+def traffic_table(layers):
+    """`LayerTraffic`s as a table: megabytes (10^6 bytes), and what they are over the lower bound."""
+    head = ("layer", "block", "once", "bound", "modelled", "simulated", "X", "filters", "Y", "Y fetched", "Z", "memory")
+    rows = [
+        (
+            str(layer.problem),
+            f"{layer.block_pixels}x{layer.block_channels}",
+            *(f"{size / 1e6:.2f}" for size in (layer.compulsory, layer.bound)),
+            *(f"{size / 1e6:.2f} ({size / layer.bound:.2f})" for size in (layer.modelled, layer.simulated)),
+            *(f"{size / 1e6:.2f}" for size in (layer.x, layer.filters, layer.y, layer.fetched, layer.z, layer.memory)),
+        )
+        for layer in layers
+    ]
+    return format_table(head, rows)
+
+
+def _problem(text):
+    try:
+        numbers = [int(word) for word in text.replace("x", ",").split(",")]
+    except ValueError:
+        numbers = []
+    if not 5 <= len(numbers) <= 7:
+        raise ValueError(f"--shape must be 5 to 7 numbers N,H,W,C,K[,kernel[,stride]], got {text!r}")
+    kernel, stride = (numbers[5:] + [3, 1][len(numbers) - 5 :])[:2]
+    return Problem(*numbers[:5], R=kernel, S=kernel, stride=stride)
+
+
+def main(argv):
+    """Runs the command line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    try:
+        layers = [
+            layer_traffic(_problem(shape), _DTYPE.value, isa=_ISA.value, l2_bytes=_L2.value)
+            for shape in _SHAPE.value or _SHAPES
+        ]
+    except (ImportError, MemoryError, TypeError, ValueError) as error:
+        print(f"tf_dwsconv.analysis.traffic: {error}", file=sys.stderr)
+        return 1
+    print(f"{_DTYPE.value}, one thread; megabytes between L2 and beyond it, (over the lower bound)")
+    print(traffic_table(layers))
+    return 0
+
+
+if __name__ == "__main__":
+    app = require("absl.app", "the command line of tf_dwsconv.analysis.traffic")
+    flags = require("absl.flags", "the command line of tf_dwsconv.analysis.traffic")
+    _SHAPE = flags.DEFINE_multi_string(
+        "shape", [], "A layer as N,H,W,C,K[,kernel[,stride]] (repeatable); some of networks in use where none is given."
+    )
+    _DTYPE = flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16.")
+    _ISA = flags.DEFINE_string("isa", None, "generic, avx2 or avx512; the one in use where none is given.")
+    _L2 = flags.DEFINE_integer("l2_bytes", 0, "An L2 of another size than this CPU's.")
+    app.run(main)
