@@ -1,4 +1,5 @@
-// Vectors and register tiles of the portable vectors of 16 bytes: apart from the vectors themselves, for the kernels that only count.
+// Vectors and register tiles of the portable vectors of 16 bytes: apart from the vectors themselves, for the kernels
+// that only count.
 #ifndef DWSCONV_CPU_SIZES_GENERIC_H_
 #define DWSCONV_CPU_SIZES_GENERIC_H_
 
