@@ -74,9 +74,9 @@ def least(problem, plan, l2_bytes, threads):
 
 
 def capacity_allows(problem, plan, l2_bytes):
-    """P in a quarter of L2 (for M = 1), and in another quarter a row of Z."""
+    """P in a sixth of L2 (for M = 1), and in a quarter a row of Z."""
     row = plan["z_stride"] * problem.Wo * ITEM
-    return 4 * problem.M**2 * packed_bytes(problem, plan, problem.K) <= l2_bytes and 4 * row <= l2_bytes
+    return 6 * problem.M**2 * packed_bytes(problem, plan, problem.K) <= l2_bytes and 4 * row <= l2_bytes
 
 
 def bound(problem, plan, l2_bytes):
@@ -99,13 +99,15 @@ def test_layers_of_networks(layer, threads):
 
 
 def test_capacity_allows_most_layers_of_networks():
-    """With 1 MiB it is the filters that do not fit: those of 512 channels and more, and 256 -> 512."""
+    """With 1 MiB it is the filters that are too large: those of 256 -> 256 channels and more."""
     rest = [
         layer[0]
         for layer in LAYERS
         if not capacity_allows(problem_of(layer), planned(problem_of(layer), 1 << 20, 1), 1 << 20)
     ]
     assert {name.split("_n")[0] for name in rest} == {
+        "mobilenetv1_28x256-256",
+        "efficientnet_14x480-112_k5",
         "mobilenetv1_28x256-512",
         "mobilenetv1_14x512-512",
         "mobilenetv1_14x512-1024",
@@ -113,8 +115,10 @@ def test_capacity_allows_most_layers_of_networks():
         "xception_19x728-728",
         "convnext_14x384-1536_k7",
     }
-    # Four times the L2, and what is left are filters of 4 MiB.
-    assert not capacity_allows(problem_of(LAYERS[8]), planned(problem_of(LAYERS[8]), 4 << 20, 1), 4 << 20)
+    # With twice that, those two are in.
+    for name in ("mobilenetv1_28x256-256_n8", "efficientnet_14x480-112_k5_n8"):
+        problem = next(problem_of(layer) for layer in LAYERS if layer[0] == name)
+        assert capacity_allows(problem, planned(problem, 2 << 20, 1), 2 << 20)
 
 
 sizes = st.integers(0, 40).map(lambda i: round(2 ** (i / 4)))  # 1 to 1024
