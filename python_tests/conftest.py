@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-# A test that wants stock ops or one instruction set asks for it itself.
-for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS"):
+# A test that wants stock ops, one instruction set or a cluster asks for it itself.
+for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS", "TF_CONFIG"):
     os.environ.pop(name, None)
 # Nor do tests run by plans that somebody tuned on this machine.
 os.environ["DWSCONV_PLAN_CACHE"] = "off"

@@ -35,7 +35,8 @@ class Chain:
     activation: Any = None
 
     def layers(self) -> list:
-        return [layer for layer in dataclasses.astuple(self) if layer is not None]
+        every = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return [layer for layer in every if layer is not None]
 
 
 class FrozenBlock(keras.layers.Layer):
@@ -49,7 +50,7 @@ class FrozenBlock(keras.layers.Layer):
 
     def __init__(self, chain: Chain, **kwargs):
         super().__init__(**kwargs)
-        self.chain = dataclasses.replace(chain)  # of the settings; Keras would track a layer's own attributes
+        self.chain = chain  # a dataclass: Keras does not look into it for layers to track
         self._settings = {
             "strides": chain.depthwise.strides,
             "dilations": chain.depthwise.dilation_rate,

@@ -133,7 +133,7 @@ def _wait(children: list[subprocess.Popen]) -> subprocess.Popen | None:
         time.sleep(0.02)
 
 
-def _stop(children: list[subprocess.Popen], patience_s: float = 5.0) -> None:
+def _stop(children: list[subprocess.Popen], patience_s: float = 2.0) -> None:
     for child in children:
         if child.poll() is None:
             child.terminate()
