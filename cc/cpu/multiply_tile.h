@@ -38,8 +38,9 @@ inline void FetchBurst(Fetch* fetch) {
 }
 
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
-// + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop.
-template <int kRows, int kVectors>
+// + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop. With
+// kHalf the later half of the last vector is not summed.
+template <bool kHalf = false, int kRows, int kVectors>
 inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t z_stride, int64_t cm,
                                                         const ZType* panel, Vec (&acc)[kRows][kVectors],
                                                         Fetch* fetch = nullptr) {
@@ -47,18 +48,29 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
   const ZType* base[kBases];
 #pragma GCC unroll 8
   for (int b = 0; b < kBases; ++b) base[b] = z + 3 * b * z_stride;
-  const auto step = [&](int64_t c, auto broadcast) __attribute__((always_inline)) {
+  [[maybe_unused]] HalfVec half[kRows];
+  if constexpr (kHalf) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) half[i] = Narrow(acc[i][kVectors - 1]);
+  }
+  const auto step = [&](int64_t c, bool last) __attribute__((always_inline)) {
     StepVec f[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) f[v] = LoadStep(panel + c * kTileChannels + v * kV * kPair);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const StepVec x = broadcast(base[i / 3] + (i % 3) * z_stride + c);
+      const ZType* at = base[i / 3] + (i % 3) * z_stride + c;
+      if constexpr (kHalf && kVectors == 1) {
+        const HalfStepVec x = last ? BroadcastHalfLast(at) : BroadcastHalfStep(at);
+        half[i] = MultiplyStep(x, NarrowStep(f[0]), half[i]);
+        continue;
+      }
+      const StepVec x = last ? BroadcastLast(at) : BroadcastStep(at);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = MultiplyStep(x, f[v], acc[i][v]);
+      for (int v = 0; v < kVectors - kHalf; ++v) acc[i][v] = MultiplyStep(x, f[v], acc[i][v]);
+      if constexpr (kHalf) half[i] = MultiplyStep(NarrowStep(x), NarrowStep(f[kVectors - 1]), half[i]);
     }
   };
-  const auto whole = [](const ZType* z) { return BroadcastStep(z); };
   int64_t c = 0;
   const int64_t even = cm / kStepsAtOnce * kStepsAtOnce;
   const bool fetching = fetch != nullptr && fetch->from < fetch->end;
@@ -71,13 +83,17 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
     }
     for (; c < stop; c += kStepsAtOnce) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) step(c + i * kPair, whole);
+      for (int i = 0; i < 4; ++i) step(c + i * kPair, false);
     }
   }
 #pragma GCC unroll 1
-  for (; c + kPair <= cm; c += kPair) step(c, whole);
+  for (; c + kPair <= cm; c += kPair) step(c, false);
   // The other half of a last pair is the next pixel's, or nobody's: it must not be read, for zero times NaN is NaN.
-  if (kPair > 1 && c < cm) step(c, [](const ZType* z) { return BroadcastLast(z); });
+  if (kPair > 1 && c < cm) step(c, true);
+  if constexpr (kHalf) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) acc[i][kVectors - 1] = Widen(half[i]);
+  }
 }
 
 }  // namespace

@@ -89,14 +89,14 @@ inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, con
   }
 }
 
-template <int kRows, int kVectors>
+template <bool kHalf, int kRows, int kVectors>
 void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel, Fetch* fetch) {
   Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  MultiplyTile<kRows, kVectors>(z, a.z_stride, a.cm, panel, acc, fetch);
+  MultiplyTile<kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
 
   if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
     const bool plain = a.activation.kind == ActivationKind::kNone;
@@ -130,13 +130,13 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
 }
 
 // Rows given at run time to the tile compiled for that many.
-template <int kRows, int kVectors>
+template <bool kHalf, int kRows, int kVectors>
 inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel,
                        int64_t pixel, Fetch* fetch) {
   if (rows == kRows) {
-    Tile<kRows, kVectors>(a, end, z, panel, pixel, fetch);
+    Tile<kHalf, kRows, kVectors>(a, end, z, panel, pixel, fetch);
   } else if constexpr (kRows > 1) {
-    TileOfRows<kRows - 1, kVectors>(rows, a, end, z, panel, pixel, fetch);
+    TileOfRows<kHalf, kRows - 1, kVectors>(rows, a, end, z, panel, pixel, fetch);
   }
 }
 
@@ -156,10 +156,13 @@ void Pointwise(const PointwiseArgs& a) {
     end.k = k;
     end.lanes = Min(kTileChannels, a.k_end - k);
     end.bias = a.bias + k;
+    const bool half = kHalves && (end.lanes - 1) % kV < kV / 2;
     if (end.lanes > kV) {
-      TileOfRows<kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch);
+      half ? TileOfRows<kHalves, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch)
+           : TileOfRows<false, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch);
     } else {
-      TileOfRows<kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
+      half ? TileOfRows<kHalves, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch)
+           : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
     }
   };
   // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows

@@ -24,7 +24,20 @@ inline StepVec BroadcastStep(const BFloat16* z) {
 }
 inline StepVec BroadcastLast(const BFloat16* z) { return reinterpret_cast<StepVec>(_mm512_set1_epi32(z->bits)); }
 inline StepVec LoadStep(const BFloat16* panel) { return reinterpret_cast<StepVec>(_mm512_loadu_si512(panel)); }
+using HalfStepVec = __m256bh;
+inline HalfStepVec BroadcastHalfStep(const BFloat16* z) {
+  int32_t pair;
+  memcpy(&pair, z, sizeof(pair));
+  return reinterpret_cast<HalfStepVec>(_mm256_set1_epi32(pair));
+}
+inline HalfStepVec BroadcastHalfLast(const BFloat16* z) {
+  return reinterpret_cast<HalfStepVec>(_mm256_set1_epi32(z->bits));
+}
+inline HalfStepVec NarrowStep(StepVec v) {
+  return reinterpret_cast<__m256bh>(_mm512_castsi512_si256(reinterpret_cast<__m512i>(v)));
+}
 inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return _mm512_dpbf16_ps(sum, x, f); }
+inline HalfVec MultiplyStep(__m256bh x, __m256bh f, HalfVec sum) { return _mm256_dpbf16_ps(sum, x, f); }
 
 }  // namespace
 }  // namespace dwsconv

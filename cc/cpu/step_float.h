@@ -16,7 +16,14 @@ constexpr int kPair = 1;
 inline StepVec BroadcastStep(const float* z) { return Set1(*z); }
 inline StepVec BroadcastLast(const float* z) { return BroadcastStep(z); }
 inline StepVec LoadStep(const float* panel) { return Load(panel); }
-inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return Fma(x, f, sum); }
+using HalfStepVec = HalfVec;
+inline HalfStepVec BroadcastHalfStep(const float* z) { return HalfSet1(*z); }
+inline HalfStepVec BroadcastHalfLast(const float* z) { return BroadcastHalfStep(z); }
+inline HalfVec NarrowStep(StepVec v) { return Narrow(v); }
+template <typename V>
+inline V MultiplyStep(V x, V f, V sum) {
+  return Fma(x, f, sum);
+}
 
 }  // namespace
 }  // namespace dwsconv

@@ -15,7 +15,13 @@ namespace {
 using Vec = __m256;
 using IntVec = __m256i;
 
+// Half a vector would cost what a whole one does.
+constexpr bool kHalves = false;
+using HalfVec = Vec;
 inline Vec Set1(float v) { return _mm256_set1_ps(v); }
+inline HalfVec Narrow(Vec v) { return v; }
+inline HalfVec HalfSet1(float v) { return Set1(v); }
+inline Vec Widen(HalfVec v) { return v; }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm256_max_ps(a, b); }

@@ -22,8 +22,16 @@ namespace {
 using Vec = __m512;
 using IntVec = __m512i;
 
+// Half a vector, for tiles that need no more: on 256-bit units it costs half.
+constexpr bool kHalves = true;
+using HalfVec = __m256;
+inline HalfVec Narrow(Vec v) { return _mm512_castps512_ps256(v); }
+inline HalfVec HalfSet1(float v) { return _mm256_set1_ps(v); }
+inline Vec Widen(HalfVec v) { return _mm512_zextps256_ps512(v); }
+
 inline Vec Set1(float v) { return _mm512_set1_ps(v); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline HalfVec Fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, b, c); }
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }

@@ -15,7 +15,13 @@ namespace {
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t IntVec __attribute__((vector_size(16)));
 
+// Half a vector would cost what a whole one does.
+constexpr bool kHalves = false;
+using HalfVec = Vec;
 inline Vec Set1(float v) { return Vec{v, v, v, v}; }
+inline HalfVec Narrow(Vec v) { return v; }
+inline HalfVec HalfSet1(float v) { return Set1(v); }
+inline Vec Widen(HalfVec v) { return v; }
 inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return a > b ? a : b; }
