@@ -11,15 +11,18 @@
 
 namespace dwsconv {
 
+// What a kernel may keep in L1 for later: half of the smallest in use.
+constexpr int64_t kNearBytes = 16 << 10;
+
 // Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, activation applied.
 struct DepthwiseArgs {
   const Problem* problem;
   const void* image;           // [H,W,C] of Problem::dtype
-  const float* filter;         // [M][R*S][channel_stride]: the sub-filter of multiplier m, channels past C zero
+  const float* filter;         // [M][channel_stride / vector_floats][R*S][vector_floats], channels past C zero
   const float* bias;           // [M][channel_stride], zeros without a bias
   int64_t channel_stride;      // C rounded up to whole vectors
   int64_t packed_pixels;       // of PackedPixels in plan.h; where it is not 0:
-  const float* packed_filter;  // [R*S][packed_pixels][C]
+  const float* packed_filter;  // [packed_pixels * C / vector_floats][R*S][vector_floats]
   const float* packed_bias;    // [packed_pixels][C]
   int64_t first_pixel;
   int64_t pixels;

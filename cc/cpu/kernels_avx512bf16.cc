@@ -3,6 +3,7 @@
 // clang-format off
 #include "cc/cpu/vec_avx512.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/depthwise_interior_body.h"
 #include "cc/cpu/depthwise_body.h"
 #include "cc/cpu/step_bf16.h"
 #include "cc/cpu/pointwise_body.h"

@@ -72,11 +72,14 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
   const T* P = static_cast<const T*>(b.pointwise_filter);
   const T* depthwise_bias = static_cast<const T*>(b.depthwise_bias);
   const int64_t taps = p.R * p.S;
+  // Channel c of tap t, where a vector's channels lie together and its taps one after the other.
+  const int64_t vector = kernels_->vector_floats;
+  const auto at = [=](int64_t c, int64_t t) { return (c / vector * taps + t) * vector + c % vector; };
   for (int64_t m = 0; m < p.M; ++m) {
+    float* filter = depthwise_ + m * taps * channel_stride_;
+    std::fill(filter, filter + taps * channel_stride_, 0.0f);
     for (int64_t t = 0; t < taps; ++t) {
-      float* to = depthwise_ + (m * taps + t) * channel_stride_;
-      for (int64_t c = 0; c < p.C; ++c) to[c] = ToFloat(D[(t * p.C + c) * p.M + m]);
-      std::fill(to + p.C, to + channel_stride_, 0.0f);
+      for (int64_t c = 0; c < p.C; ++c) filter[at(c, t)] = ToFloat(D[(t * p.C + c) * p.M + m]);
     }
     float* to = depthwise_bias_ + m * channel_stride_;
     std::fill(to, to + channel_stride_, 0.0f);
@@ -86,9 +89,7 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
   }
   if (packed_pixels_ > 0) {
     for (int64_t t = 0; t < taps; ++t) {
-      for (int64_t i = 0; i < packed_pixels_; ++i) {
-        std::copy_n(depthwise_ + t * channel_stride_, p.C, packed_filter_ + (t * packed_pixels_ + i) * p.C);
-      }
+      for (int64_t i = 0; i < packed_pixels_ * p.C; ++i) packed_filter_[at(i, t)] = depthwise_[at(i % p.C, t)];
     }
     for (int64_t i = 0; i < packed_pixels_; ++i) std::copy_n(depthwise_bias_, p.C, packed_bias_ + i * p.C);
   }

@@ -22,7 +22,7 @@ class PackedFilters {
   int64_t bytes() const { return bytes_; }
 
   int64_t channel_stride() const { return channel_stride_; }
-  const float* depthwise() const { return depthwise_; }            // [M][R*S][channel_stride]
+  const float* depthwise() const { return depthwise_; }            // as DepthwiseArgs::filter
   const float* depthwise_bias() const { return depthwise_bias_; }  // [M][channel_stride]
   int64_t packed_pixels() const { return packed_pixels_; }         // as in DepthwiseArgs, with the next two
   const float* packed_filter() const { return packed_filter_; }

@@ -13,8 +13,6 @@
 namespace dwsconv {
 namespace {
 
-constexpr int64_t kNearBytes = 16 << 10;  // half of the smallest L1 in use
-
 // What a tile's end needs besides its sums.
 struct TileEnd {
   const float* bias;

@@ -50,6 +50,12 @@ inline Vec WidenBFloat16(__m128i half) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
 }
 
+// The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.
+inline Vec Opaque(Vec v) {
+  asm("" : "+x"(v));
+  return v;
+}
+
 inline Vec Load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec Load(const BFloat16* p) { return WidenBFloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline Vec Load(const Float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }

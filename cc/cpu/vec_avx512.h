@@ -42,6 +42,12 @@ inline Vec Pow2(Vec n) {
 }
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
+// The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.
+inline Vec Opaque(Vec v) {
+  asm("" : "+v"(v));
+  return v;
+}
+
 inline Vec Load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec Load(const BFloat16* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

@@ -38,6 +38,8 @@ inline Vec Pow2(Vec n) {
   return reinterpret_cast<Vec>(bits);
 }
 
+inline Vec Opaque(Vec v) { return v; }  // see vec_avx2.h
+
 template <typename T>
 inline Vec LoadN(const T* p, int64_t n) {
   Vec v = Set1(0.0f);
