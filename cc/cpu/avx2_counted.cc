@@ -4,6 +4,7 @@
 #include "cc/cpu/sizes_avx2.h"
 #include "cc/cpu/vec_counted.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/depthwise_interior_body.h"
 #include "cc/cpu/depthwise_body.h"
 // clang-format on
 

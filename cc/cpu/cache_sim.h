@@ -93,7 +93,8 @@ class CacheSim {
   };
   static constexpr int kRegionBits = 48;  // above them a place tells its region
 
-  void Touch(const void* p, int64_t bytes, bool write) {
+  // Not inline: the bodies unroll hundreds of loads, and the compiler would take minutes over them.
+  __attribute__((noinline)) void Touch(const void* p, int64_t bytes, bool write) {
     const uint64_t place = PlaceOf(p);
     for (uint64_t line = place >> kLineBits; line <= (place + static_cast<uint64_t>(bytes) - 1) >> kLineBits; ++line) {
       const uint64_t at = FrameOf(line);

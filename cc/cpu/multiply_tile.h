@@ -40,7 +40,7 @@ inline void FetchBurst(Fetch* fetch) {
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
 // + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop. With
 // kHalf the later half of the last vector is not summed.
-template <bool kHalf = false, int kRows, int kVectors>
+template <int kRows, int kVectors, bool kHalf = false>
 inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t z_stride, int64_t cm,
                                                         const ZType* panel, Vec (&acc)[kRows][kVectors],
                                                         Fetch* fetch = nullptr) {

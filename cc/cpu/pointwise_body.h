@@ -20,20 +20,41 @@ struct TileEnd {
   Clamp clamp;
 };
 
-// One row of sums in a buffer to Y: the path of other types and of activations that are not clamps.
+template <typename A, typename B>
+constexpr bool kSameType = false;
+template <typename A>
+constexpr bool kSameType<A, A> = true;
+
+// Rows of kTileChannels sums in a buffer to Y: other types than Z's, and activations that are not clamps.
 template <typename T>
-inline void FinishRow(const PointwiseArgs& a, const float* sums, int64_t pixel, int64_t k, int64_t lanes) {
-  const T* residual = a.residual ? static_cast<const T*>(a.residual) + pixel * a.K + k : nullptr;
-  T* y = static_cast<T*>(a.y) + pixel * a.K + k;
-  for (int64_t i = 0; i < lanes; i += kV) {
-    const int64_t n = lanes - i;
-    Vec v = Load(sums + i);
-    if (residual) v = v + (n >= kV ? Load(residual + i) : LoadN(residual + i, n));
-    v = Activate(v, a.activation.kind, a.activation.alpha);
-    if (n >= kV) {
+__attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd& end, float* sums, int64_t rows,
+                                          int64_t pixel) {
+  if (a.residual != nullptr) {
+    const T* residual = static_cast<const T*>(a.residual) + pixel * a.K + end.k;
+    for (int64_t r = 0; r < rows; ++r, residual += a.K) {
+      for (int64_t i = 0; i < end.lanes; i += kV) {
+        float* sum = sums + r * kTileChannels + i;
+        const int64_t n = end.lanes - i;
+        Store(sum, Load(sum) + (n >= kV ? Load(residual + i) : LoadN(residual + i, n)));
+      }
+    }
+  }
+  ActivateRow(sums, rows * kTileChannels, a.activation);
+  T* y = static_cast<T*>(a.y) + pixel * a.K + end.k;
+  for (int64_t r = 0; r < rows; ++r, y += a.K) {
+    for (int64_t i = 0; i < end.lanes; i += kV) {
+      const Vec v = Load(sums + r * kTileChannels + i);
+      if (end.lanes - i < kV) {
+        StoreN(y + i, v, end.lanes - i);
+        continue;
+      }
+      if constexpr (kSameType<T, ZType>) {
+        if (a.stream) {
+          Stream(y + i, v);
+          continue;
+        }
+      }
       Store(y + i, v);
-    } else {
-      StoreN(y + i, v, n);
     }
   }
 }
@@ -94,7 +115,7 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  MultiplyTile<kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+  MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
 
   if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
     const bool plain = a.activation.kind == ActivationKind::kNone;
@@ -107,23 +128,18 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
     }
     return;
   }
-  float sums[kRows][kVectors * kV];
+  float sums[kRows * kTileChannels];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Store(&sums[i][v * kV], acc[i][v]);
-  for (int i = 0; i < kRows; ++i) {
-    switch (a.dtype) {
-      case DType::kFloat32:
-        FinishRow<float>(a, sums[i], pixel + i, end.k, end.lanes);
-        break;
-      case DType::kBFloat16:
-        FinishRow<BFloat16>(a, sums[i], pixel + i, end.k, end.lanes);
-        break;
-      case DType::kFloat16:
-        FinishRow<Float16>(a, sums[i], pixel + i, end.k, end.lanes);
-        break;
-    }
+    for (int v = 0; v < kTileVectors; ++v) Store(sums + i * kTileChannels + v * kV, acc[i][v < kVectors ? v : 0]);
+  switch (a.dtype) {
+    case DType::kFloat32:
+      return FinishRows<float>(a, end, sums, kRows, pixel);
+    case DType::kBFloat16:
+      return FinishRows<BFloat16>(a, end, sums, kRows, pixel);
+    case DType::kFloat16:
+      return FinishRows<Float16>(a, end, sums, kRows, pixel);
   }
 }
 

@@ -11,6 +11,7 @@ constexpr int kTileVectors = 2;
 constexpr int kDepthwisePixels = 8;
 constexpr int kGroupRows = 3;  // 3 x 6 accumulators and a 3x3 filter: 27 registers
 constexpr int kGroupPixels = 6;
+constexpr bool kHalves = true;  // half a vector costs half, on 256-bit units
 
 }  // namespace
 }  // namespace dwsconv

@@ -12,6 +12,7 @@ constexpr int kTileVectors = 2;
 constexpr int kDepthwisePixels = 4;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;
+constexpr bool kHalves = false;  // half a vector would cost what a whole one does
 
 }  // namespace
 }  // namespace dwsconv

@@ -16,7 +16,6 @@ using Vec = __m256;
 using IntVec = __m256i;
 
 // Half a vector would cost what a whole one does.
-constexpr bool kHalves = false;
 using HalfVec = Vec;
 inline Vec Set1(float v) { return _mm256_set1_ps(v); }
 inline HalfVec Narrow(Vec v) { return v; }

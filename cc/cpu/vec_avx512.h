@@ -23,7 +23,6 @@ using Vec = __m512;
 using IntVec = __m512i;
 
 // Half a vector, for tiles that need no more: on 256-bit units it costs half.
-constexpr bool kHalves = true;
 using HalfVec = __m256;
 inline HalfVec Narrow(Vec v) { return _mm512_castps512_ps256(v); }
 inline HalfVec HalfSet1(float v) { return _mm256_set1_ps(v); }

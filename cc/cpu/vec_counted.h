@@ -26,6 +26,11 @@ inline Vec operator*(Vec, Vec) { return {}; }
 inline Vec operator/(Vec, Vec) { return {}; }
 inline bool operator<(Vec, Vec) { return false; }
 
+struct HalfVec {};
+inline HalfVec Narrow(Vec) { return {}; }
+inline Vec Widen(HalfVec) { return {}; }
+inline Vec Opaque(Vec v) { return v; }
+
 inline Vec Set1(float) { return {}; }
 inline Vec Fma(Vec, Vec, Vec) { return {}; }
 inline Vec MaxSecondOnNan(Vec, Vec) { return {}; }

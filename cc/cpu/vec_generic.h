@@ -16,7 +16,6 @@ typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t IntVec __attribute__((vector_size(16)));
 
 // Half a vector would cost what a whole one does.
-constexpr bool kHalves = false;
 using HalfVec = Vec;
 inline Vec Set1(float v) { return Vec{v, v, v, v}; }
 inline HalfVec Narrow(Vec v) { return v; }
