@@ -6,6 +6,7 @@
 
 #include "cc/core/aligned_buffer.h"
 #include "cc/core/half.h"
+#include "cc/cpu/backward_filters.h"
 #include "cc/cpu/backward_task.h"
 #include "cc/cpu/forward.h"
 #include "cc/cpu/layout.h"
@@ -30,88 +31,6 @@ const BackwardTable& Table(Isa isa) {
   return BackwardGeneric();
 }
 
-// Whether any output reads an input in bounds through tap t of an axis.
-bool TapUsed(int64_t t, int64_t dilation, int64_t stride, int64_t pad, int64_t in, int64_t out) {
-  const int64_t offset = t * dilation - pad;
-  const int64_t first = offset >= 0 ? 0 : (-offset + stride - 1) / stride;
-  return first < out && first * stride + offset < in;
-}
-
-// The packed filters of one block (BackwardJob::filters and panels).
-template <typename T>
-void PackBlock(const Problem& p, const BackwardBuffers& b, const BackwardPlan& plan, int64_t tile, int64_t block,
-               float* filters, float* panels) {
-  const T* D = static_cast<const T*>(b.depthwise_filter);
-  const T* P = static_cast<const T*>(b.pointwise_filter);
-  const T* bias = static_cast<const T*>(b.depthwise_bias);
-  const int64_t first = block * plan.block_channels, channels = std::min(plan.block_channels, p.C - first);
-  const int64_t taps = p.R * p.S, padded = plan.padded_channels;
-  std::fill(filters, filters + plan.filter_floats, 0.0f);
-  for (int64_t t = 0; t < taps; ++t) {
-    // Padding is zeros here, and zero times what nobody ever multiplies with must not become NaN.
-    if (!TapUsed(t / p.S, p.dilation_h, p.stride_h, p.pad_top, p.H, p.Ho) ||
-        !TapUsed(t % p.S, p.dilation_w, p.stride_w, p.pad_left, p.W, p.Wo)) {
-      continue;
-    }
-    for (int64_t m = 0; m < p.M; ++m) {
-      for (int64_t c = 0; c < channels; ++c) {
-        filters[(m * taps + t) * padded + c] = ToFloat(D[(t * p.C + first + c) * p.M + m]);
-      }
-    }
-  }
-  for (int64_t m = 0; bias != nullptr && m < p.M; ++m) {
-    for (int64_t c = 0; c < channels; ++c) {
-      filters[plan.dd_floats + m * padded + c] = ToFloat(bias[(first + c) * p.M + m]);
-    }
-  }
-  if (panels == nullptr) return;
-  std::fill(panels, panels + plan.panel_floats, 0.0f);
-  for (int64_t m = 0; m < p.M; ++m) {
-    for (int64_t c = 0; c < channels; ++c) {
-      const int64_t column = m * padded + c;
-      const T* from = P + ((first + c) * p.M + m) * p.K;
-      float* to = panels + column / tile * tile * p.K + column % tile;
-      for (int64_t k = 0; k < p.K; ++k) to[k * tile] = ToFloat(from[k]);
-    }
-  }
-}
-
-// Adds up what the chunks summed, in their order, and stores it: one block's share of the filters' gradients.
-template <typename T>
-void ReduceBlock(const BackwardJob& job, int64_t block) {
-  const Problem& p = *job.problem;
-  const BackwardPlan& plan = *job.plan;
-  const BackwardBuffers& b = *job.buffers;
-  const int64_t tile = job.kernels->tile_channels, taps = p.R * p.S, padded = plan.padded_channels;
-  const int64_t first = block * plan.block_channels, channels = std::min(plan.block_channels, p.C - first);
-  const int64_t chunk_floats = plan.blocks * plan.sum_floats;
-  float* const sums = job.sums + block * plan.sum_floats;
-  for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) {
-    const float* const more = sums + chunk * chunk_floats;
-    for (int64_t i = 0; i < plan.sum_floats; ++i) sums[i] += more[i];
-  }
-  const float *dd = sums + plan.dp_floats, *mid_bias = dd + plan.dd_floats, *bias = mid_bias + plan.columns;
-  for (int64_t m = 0; m < p.M; ++m) {
-    for (int64_t c = 0; c < channels; ++c) {
-      const int64_t cm = (first + c) * p.M + m, column = m * padded + c;
-      if (b.d_pointwise_filter != nullptr) {
-        T* const to = static_cast<T*>(b.d_pointwise_filter) + cm * p.K;
-        for (int64_t k = 0; k < p.K; k += tile) {
-          const float* from = sums + k * plan.columns + column * tile;
-          for (int64_t i = 0; i < std::min(tile, p.K - k); ++i) to[k + i] = FromFloat<T>(from[i]);
-        }
-      }
-      if (b.d_depthwise_bias != nullptr) static_cast<T*>(b.d_depthwise_bias)[cm] = FromFloat<T>(mid_bias[column]);
-      for (int64_t t = 0; b.d_depthwise_filter != nullptr && t < taps; ++t) {
-        static_cast<T*>(b.d_depthwise_filter)[t * p.CM() + cm] = FromFloat<T>(dd[(m * taps + t) * padded + c]);
-      }
-    }
-  }
-  for (int64_t k = 0; block == 0 && b.d_bias != nullptr && k < p.K; ++k) {
-    static_cast<T*>(b.d_bias)[k] = FromFloat<T>(bias[k]);
-  }
-}
-
 // dY through the last activation, as a tensor: the residual's gradient.
 template <typename T>
 void StoreResidualGradient(const BackwardJob& job, const Workers& workers) {
@@ -128,7 +47,8 @@ void StoreResidualGradient(const BackwardJob& job, const Workers& workers) {
     const int64_t begin = run * kRun, n = std::min(kRun, count - begin), padded = (n + 15) / 16 * 16;
     const int type = static_cast<int>(p.dtype);
     job.kernels->gather[type]({static_cast<const T*>(b.grad) + begin, 0, 1, n, padded, grad, 0});
-    job.kernels->gather[type]({static_cast<const T*>(job.at) + begin, 0, 1, n, padded, at, 0});
+    const char* const from = static_cast<const char*>(job.at) + begin * SizeOf(job.at_dtype);
+    job.kernels->gather[static_cast<int>(job.at_dtype)]({from, 0, 1, n, padded, at, 0});
     job.kernels->derivative({p.out, at, 0, grad, 0, 1, padded});
     T* const to = static_cast<T*>(b.d_residual) + begin;
     for (int64_t i = 0; i < n; ++i) to[i] = FromFloat<T>(grad[i]);
@@ -144,12 +64,19 @@ std::string RunBlocked(const Problem& p, const BackwardBuffers& b, const Backwar
   job.plan = &plan;
   job.kernels = &Table(options.isa);
   job.at = at;
+  job.at_dtype = DerivativeFromInput(p.out) ? DType::kFloat32 : p.dtype;
   job.wants_dp = b.d_pointwise_filter != nullptr;
   job.wants_dx = b.d_input != nullptr;
   job.wants_dd = b.d_depthwise_filter != nullptr;
   job.wants_mid_bias = b.d_depthwise_bias != nullptr;
   job.wants_bias = b.d_bias != nullptr;
   job.wants_dz = job.wants_dx || job.wants_dd || job.wants_mid_bias;
+  // As the forward pass: around the caches where all that passes through them exceeds L3. Whole lines only: a block of
+  // channels starts on one in each pixel.
+  const int64_t item = SizeOf(p.dtype), l3_bytes = GetCpuFeatures().l3_bytes;
+  const int64_t passing = (2 * p.N * p.H * p.W * p.C + p.N * p.output_pixels() * p.K) * item;
+  job.stream_dx = l3_bytes > 0 && passing > l3_bytes && p.C * item % 64 == 0 && plan.block_channels * item % 64 == 0 &&
+                  reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
   const Workers workers(options.num_threads, options.pool);
   if (b.d_residual != nullptr) StoreResidualGradient<T>(job, workers);
   if (!job.wants_dz && !job.wants_dp && !job.wants_bias) return "";
@@ -167,16 +94,12 @@ std::string RunBlocked(const Problem& p, const BackwardBuffers& b, const Backwar
   job.panels = packed_panels;
   job.sums = reinterpret_cast<float*>(sums.data());
 
-  ParallelFor(workers, plan.blocks, [&](int64_t block, int) {
-    PackBlock<T>(p, b, plan, job.kernels->tile_channels, block, packed_filters + block * plan.filter_floats,
-                 packed_panels == nullptr ? nullptr : packed_panels + block * plan.panel_floats);
-  });
+  PackBackwardFilters(job, packed_filters, packed_panels, workers);
   ParallelFor(workers, plan.tasks(), [&](int64_t task, int worker) {
-    std::memset(job.sums + task * plan.sum_floats, 0, static_cast<size_t>(plan.sum_floats) * sizeof(float));
     float* const mine = reinterpret_cast<float*>(scratch.data()) + worker * plan.scratch_floats;
     RunBackwardTask(job, task / plan.blocks, task % plan.blocks, mine);
   });
-  ParallelFor(workers, plan.blocks, [&](int64_t block, int) { ReduceBlock<T>(job, block); });
+  ReduceSums(job, workers);
   return "";
 }
 
@@ -191,24 +114,69 @@ void ZeroGradients(const Problem& p, const BackwardBuffers& b) {
   zero(b.d_bias, p.K);
 }
 
-// What went into the last activation, in a buffer of its own, of the problem's dtype.
+// What went into the last activation, [N,Ho,Wo,K] in float whatever the dtype: rounded to 16 bits it could change sides
+// at a kink. Made a few images at a time, so that the copies in float stay small.
 std::string InputOfLastActivation(const Problem& problem, const BackwardBuffers& b, const BackwardOptions& options,
-                                  void* to) {
+                                  float* to) {
   Problem linear = problem;
   linear.out = Activation{};
+  linear.dtype = DType::kFloat32;
+  constexpr int64_t kCopyFloats = 2 << 20, kFloat = sizeof(float);
+  const int64_t x_floats = problem.H * problem.W * problem.C, y_floats = problem.output_pixels() * problem.K;
+  const bool copies = problem.dtype != DType::kFloat32;
+  const int64_t images =
+      copies ? std::clamp<int64_t>(kCopyFloats / (x_floats + y_floats + 1), 1, problem.N) : problem.N;
+  const Workers workers(options.num_threads, options.pool);
+  const int64_t filters[] = {problem.R * problem.S * problem.CM(), problem.CM() * problem.K, problem.CM(), problem.K};
+  Scratch x(copies ? images * x_floats * kFloat : 0), residual(copies && b.residual ? images * y_floats * kFloat : 0);
+  Scratch filter_copies(copies ? (filters[0] + filters[1] + filters[2] + filters[3]) * kFloat : 0);
+  if (!x.data() || !residual.data() || !filter_copies.data()) return kOutOfMemory;
+
+  const auto to_floats = [&](const void* from, int64_t first, int64_t count, char* floats) {
+    constexpr int64_t kRun = 1 << 14;
+    const auto gather = Table(options.isa).gather[static_cast<int>(problem.dtype)];
+    const char* const start = static_cast<const char*>(from) + first * SizeOf(problem.dtype);
+    ParallelFor(workers, (count + kRun - 1) / kRun, [&](int64_t run, int) {
+      // Not past the end: the last vector of a run is stored whole.
+      const int64_t begin = run * kRun, n = std::min(kRun, count - begin),
+                    whole = n / kBackwardQuantum * kBackwardQuantum;
+      const char* const in = start + begin * SizeOf(problem.dtype);
+      float* const out = reinterpret_cast<float*>(floats) + begin;
+      gather({in, 0, 1, whole, whole, out, 0});
+      float tail[kBackwardQuantum];
+      gather({in + whole * SizeOf(problem.dtype), 0, 1, n - whole, n > whole ? kBackwardQuantum : 0, tail, 0});
+      std::copy(tail, tail + (n - whole), out + whole);
+    });
+    return static_cast<const void*>(floats);
+  };
   ForwardBuffers buffers;
-  buffers.input = b.input;
-  buffers.depthwise_filter = b.depthwise_filter;
-  buffers.pointwise_filter = b.pointwise_filter;
-  buffers.depthwise_bias = b.depthwise_bias;
-  buffers.bias = b.bias;
-  buffers.residual = b.residual;
-  buffers.output = to;
+  const void* const from[] = {b.depthwise_filter, b.pointwise_filter, b.depthwise_bias, b.bias};
+  const void** const into[] = {&buffers.depthwise_filter, &buffers.pointwise_filter, &buffers.depthwise_bias,
+                               &buffers.bias};
+  char* next = filter_copies.data();
+  for (int i = 0; i < 4; ++i) {
+    if (from[i] == nullptr) continue;
+    *into[i] = copies ? to_floats(from[i], 0, filters[i], next) : from[i];
+    next += copies ? filters[i] * kFloat : 0;
+  }
   ForwardOptions forward;
   forward.isa = options.isa;
   forward.num_threads = options.num_threads;
   forward.pool = options.pool;
-  return Forward(linear, buffers, nullptr, forward);
+  const PackedFiltersPtr packed = PackFilters(linear, options.isa, buffers);
+  if (packed == nullptr) return kOutOfMemory;
+  for (int64_t n = 0; n < problem.N; n += linear.N) {
+    linear.N = std::min(images, problem.N - n);
+    buffers.input = copies ? to_floats(b.input, n * x_floats, linear.N * x_floats, x.data()) : b.input;
+    if (b.residual != nullptr) {
+      buffers.residual =
+          copies ? to_floats(b.residual, n * y_floats, linear.N * y_floats, residual.data()) : b.residual;
+    }
+    buffers.output = to + n * y_floats;
+    const std::string wrong = Forward(linear, buffers, packed.get(), forward);
+    if (!wrong.empty()) return wrong;
+  }
+  return "";
 }
 
 std::string BackwardChannelsLast(const Problem& problem, const BackwardBuffers& buffers,
@@ -220,10 +188,10 @@ std::string BackwardChannelsLast(const Problem& problem, const BackwardBuffers& 
   }
   backward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
   const bool from_input = DerivativeFromInput(problem.out);
-  Scratch before(from_input ? problem.N * problem.output_pixels() * problem.K * SizeOf(problem.dtype) : 0);
+  Scratch before(from_input ? problem.N * problem.output_pixels() * problem.K * int64_t{sizeof(float)} : 0);
   if (from_input) {
     if (before.data() == nullptr) return kOutOfMemory;
-    const std::string wrong = InputOfLastActivation(problem, buffers, options, before.data());
+    const std::string wrong = InputOfLastActivation(problem, buffers, options, reinterpret_cast<float*>(before.data()));
     if (!wrong.empty()) return wrong;
   }
   const void* at = from_input ? before.data() : buffers.output;

@@ -12,6 +12,12 @@
 
 namespace dwsconv {
 
+// Memory that the caller will read next: fetched into L2 while sums run, which read nothing from far away.
+struct AheadArgs {
+  const char* from = nullptr;
+  int64_t bytes = 0;
+};
+
 // to[i][0:channels] = from[i][0:channels] as floats, to[i][channels:padded] = 0.
 struct GatherArgs {
   const void* from;
@@ -51,6 +57,10 @@ struct TapSumArgs {
   const float* bias;  // null: zeros
   void* to;
   int64_t to_row, to_pixel;  // elements
+  // The taps are `grid_rows` rows of as many neighbours `grid_pixel` floats apart, the rows' first taps `grid_row`
+  // apart; 0 where they are no such grid.
+  int64_t grid_rows, grid_row, grid_pixel;
+  bool stream;  // write around the caches where whole lines are written
 };
 
 // sums[t][c] += sum over y, x of source[t][y][x][c] * grad[y][x][c], `padded` channels.
@@ -73,9 +83,11 @@ struct MultiplyArgs {
   int64_t columns;      // whole vectors
   float* to;
   int64_t to_pixel, to_row, row_pixels;
+  AheadArgs ahead;
 };
 
-// sums[k / tile][c][k % tile] += sum over i of z[i][c] * g[i][k], for c < columns and k < padded_K.
+// sums[k / tile][c][k % tile] += sum over i of z[i][c] * g[i][k], for c < columns and k < padded_K; the first time
+// (`=`) sums need not be initialised.
 struct OuterArgs {
   const float* z;
   int64_t z_pixel, columns;
@@ -83,6 +95,8 @@ struct OuterArgs {
   int64_t g_pixel, padded_K;
   int64_t pixels;
   float* sums;
+  bool first;
+  AheadArgs ahead;
 };
 
 // sums[c] += sum over y, x of from[y][x][c].

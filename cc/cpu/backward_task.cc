@@ -31,6 +31,7 @@ class Task {
     dd_ = dp_ + plan_.dp_floats;
     mid_bias_ = dd_ + plan_.dd_floats;
     bias_ = mid_bias_ + plan_.columns;
+    Zero(dd_, plan_.sum_floats - plan_.dp_floats);
     filters_ = job.filters + block * plan_.filter_floats;
     x_row_ = plan_.x_columns * plan_.x_stride;
     dz_row_ = (plan_.left + p_.Wo + plan_.right) * plan_.z_stride;
@@ -62,13 +63,15 @@ class Task {
     if (wants_z || (mid && job_.wants_dz) || (own && job_.wants_dd)) GatherInput(begin, rows);
     if (wants_z || (mid && job_.wants_dz)) ComputeZ(rows);
     if (wants_z) {
-      kernels_.outer({z_, plan_.z_stride, plan_.columns, g_, plan_.g_stride, plan_.padded_K, rows * p_.Wo, dp_});
+      kernels_.outer({z_, plan_.z_stride, plan_.columns, g_, plan_.g_stride, plan_.padded_K, rows * p_.Wo, dp_, first_,
+                      InputAhead(end, rows)});
+      first_ = false;
     }
     if (own && job_.wants_bias && block_ == 0) {
       kernels_.column_sums({g_, 0, plan_.g_stride, 1, rows * p_.Wo, plan_.padded_K, bias_});
     }
     if (!job_.wants_dz) return;
-    ComputeDz(rows, mid);
+    ComputeDz(end, rows, mid);
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
     if (own && job_.wants_mid_bias) {
       kernels_.column_sums({dz, dz_row_, plan_.z_stride, rows, p_.Wo, plan_.columns, mid_bias_});
@@ -92,7 +95,8 @@ class Task {
       const int64_t from = first + row * p_.Wo * p_.K;
       float* const g = g_ + row * p_.Wo * plan_.g_stride;
       gather({At(job_.buffers->grad, from, p_.dtype), p_.K, p_.Wo, p_.K, plan_.padded_K, g, plan_.g_stride});
-      gather({At(job_.at, from, p_.dtype), p_.K, p_.Wo, p_.K, plan_.padded_K, y_, plan_.g_stride});
+      kernels_.gather[static_cast<int>(job_.at_dtype)](
+          {At(job_.at, from, job_.at_dtype), p_.K, p_.Wo, p_.K, plan_.padded_K, y_, plan_.g_stride});
       kernels_.derivative({p_.out, y_, plan_.g_stride, g, plan_.g_stride, p_.Wo, plan_.padded_K});
     }
   }
@@ -118,6 +122,22 @@ class Task {
     }
   }
 
+  // What the next rows read of dY and of X. The image that follows is next in memory, too.
+  AheadArgs GradientAhead(int64_t end, int64_t rows) const {
+    const int64_t row = p_.Wo * p_.K, first = image_ * p_.Ho + end, last = std::min(first + rows, p_.N * p_.Ho);
+    if (last <= first) return {};
+    return {At(job_.buffers->grad, first * row, p_.dtype), (last - first) * row * SizeOf(p_.dtype)};
+  }
+  AheadArgs InputAhead(int64_t end, int64_t rows) const {
+    const int64_t reach = (p_.R - 1) * p_.dilation_h + 1;
+    const int64_t read = std::clamp<int64_t>((end - 1) * p_.stride_h - p_.pad_top + reach, 0, p_.H);
+    const int64_t first = image_ * p_.H + read, last = std::min(first + rows * p_.stride_h, p_.N * p_.H);
+    if (last <= first || plan_.blocks > 1) return {};
+    const int64_t item = SizeOf(p_.dtype);
+    const char* const from = At(job_.buffers->input, first * p_.W * p_.C + first_channel_, p_.dtype);
+    return {from, (last - first) * p_.W * p_.C * item};
+  }
+
   void ComputeZ(int64_t rows) {
     const int64_t taps = p_.R * p_.S;
     for (int64_t m = 0; m < p_.M; ++m) {
@@ -138,6 +158,10 @@ class Task {
       args.to = before_ + m * plan_.padded_channels;
       args.to_row = p_.Wo * plan_.z_stride;
       args.to_pixel = plan_.z_stride;
+      args.grid_rows = p_.R;
+      args.grid_row = p_.dilation_h * x_row_;
+      args.grid_pixel = p_.dilation_w * plan_.x_stride;
+      args.stream = false;
       kernels_.tap_sums[static_cast<int>(DType::kFloat32)](args);
     }
     if (p_.mid.kind != ActivationKind::kNone) {
@@ -145,10 +169,10 @@ class Task {
     }
   }
 
-  void ComputeDz(int64_t rows, bool mid) {
+  void ComputeDz(int64_t end, int64_t rows, bool mid) {
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
     kernels_.multiply({g_, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats, plan_.columns,
-                       dz, plan_.z_stride, dz_row_, p_.Wo});
+                       dz, plan_.z_stride, dz_row_, p_.Wo, GradientAhead(end, rows)});
     if (!mid) return;
     // A clamp can be told from its result; others are asked at what went in.
     for (int64_t row = 0; row < rows; ++row) {
@@ -195,11 +219,11 @@ class Task {
 
   void StorePhase(int64_t begin, int64_t h, int64_t stop, int64_t w) {
     int64_t taps = 0;
-    for (int64_t r = 0; r < p_.R; ++r) {
+    for (int64_t r = p_.R - 1; r >= 0; --r) {  // from low rows of dZ to high ones
       const int64_t y = h + p_.pad_top - r * p_.dilation_h;
       if (y % p_.stride_h != 0) continue;
       const int64_t row = plan_.history + y / p_.stride_h - begin;
-      for (int64_t s = 0; s < p_.S; ++s) {
+      for (int64_t s = p_.S - 1; s >= 0; --s) {
         const int64_t x = w + p_.pad_left - s * p_.dilation_w;
         if (x % p_.stride_w != 0) continue;
         const float* source = dz_ + row * dz_row_ + (plan_.left + x / p_.stride_w) * plan_.z_stride;
@@ -223,6 +247,11 @@ class Task {
     args.to = static_cast<char*>(job_.buffers->d_input) + at * SizeOf(p_.dtype);
     args.to_row = p_.stride_h * p_.W * p_.C;
     args.to_pixel = p_.stride_w * p_.C;
+    const bool dense = p_.stride_h == 1 && p_.stride_w == 1 && p_.M == 1;
+    args.grid_rows = dense ? p_.R : 0;
+    args.grid_row = p_.dilation_h * dz_row_;
+    args.grid_pixel = p_.dilation_w * plan_.z_stride;
+    args.stream = job_.stream_dx;
     kernels_.tap_sums[static_cast<int>(p_.dtype)](args);
   }
 
@@ -238,6 +267,7 @@ class Task {
   int64_t block_, first_channel_, channels_;
   int64_t x_row_, dz_row_;
   int64_t image_ = 0, next_row_ = 0;  // the first row of dX not yet written
+  bool first_ = true;                 // nothing is in dp_ yet
   float *x_, *g_, *y_, *dz_, *before_, *z_;
   float *dp_, *dd_, *mid_bias_, *bias_;
   const float* filters_;

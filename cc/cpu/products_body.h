@@ -12,13 +12,13 @@ constexpr int64_t kPanelNear = 16 << 10;  // bytes: half of the smallest L1 in u
 constexpr int64_t kOuterPixels = 128;     // one register tile's columns of them fit half of L1
 
 template <int kRows, int kVectors>
-void MultiplyRows(const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column) {
+void MultiplyRows(const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column, Fetch* fetch) {
   Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Set1(0.0f);
-  MultiplyTile<kRows, kVectors>(a.g + pixel * a.g_pixel, a.g_pixel, a.K, panel, acc);
+  MultiplyTile<kRows, kVectors>(a.g + pixel * a.g_pixel, a.g_pixel, a.K, panel, acc, fetch);
   int64_t x = pixel % a.row_pixels;
   float* to = a.to + pixel / a.row_pixels * a.to_row + x * a.to_pixel + column;
 #pragma GCC unroll 16
@@ -34,23 +34,26 @@ void MultiplyRows(const MultiplyArgs& a, int64_t pixel, const float* panel, int6
 }
 
 template <int kRows, int kVectors>
-void MultiplyUpTo(int64_t rows, const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column) {
+void MultiplyUpTo(int64_t rows, const MultiplyArgs& a, int64_t pixel, const float* panel, int64_t column,
+                  Fetch* fetch) {
   if (rows == kRows) {
-    MultiplyRows<kRows, kVectors>(a, pixel, panel, column);
+    MultiplyRows<kRows, kVectors>(a, pixel, panel, column, fetch);
   } else if constexpr (kRows > 1) {
-    MultiplyUpTo<kRows - 1, kVectors>(rows, a, pixel, panel, column);
+    MultiplyUpTo<kRows - 1, kVectors>(rows, a, pixel, panel, column, fetch);
   }
 }
 
 void Multiply(const MultiplyArgs& a) {
   const int64_t groups = (a.pixels + kTilePixels - 1) / kTilePixels;
+  const int64_t tiles = groups * ((a.columns + kTileChannels - 1) / kTileChannels);
+  Fetch fetch(a.ahead.from, a.ahead.bytes, tiles, a.K);
   const auto tile = [&](int64_t g, int64_t column) {
     const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
     const float* panel = a.panels + column * a.K;
     if (a.columns - column > kV) {
-      MultiplyUpTo<kTilePixels, kTileVectors>(rows, a, pixel, panel, column);
+      MultiplyUpTo<kTilePixels, kTileVectors>(rows, a, pixel, panel, column, &fetch);
     } else {
-      MultiplyUpTo<kTilePixels, 1>(rows, a, pixel, panel, column);
+      MultiplyUpTo<kTilePixels, 1>(rows, a, pixel, panel, column, &fetch);
     }
   };
   if (a.columns * a.K * static_cast<int64_t>(sizeof(float)) <= kPanelNear) {
@@ -65,14 +68,16 @@ void Multiply(const MultiplyArgs& a) {
 }
 
 template <int kRows>
-void OuterRows(const float* z, int64_t z_pixel, const float* g, int64_t g_pixel, int64_t pixels, float* sums) {
+void OuterRows(const float* z, int64_t z_pixel, const float* g, int64_t g_pixel, int64_t pixels, float* sums,
+               bool first, Fetch* fetch) {
   Vec acc[kRows][kTileVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) acc[i][v] = Load(sums + i * kTileChannels + v * kV);
-#pragma GCC unroll 4
-  for (int64_t p = 0; p < pixels; ++p) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      acc[i][v] = first ? Set1(0.0f) : Load(sums + i * kTileChannels + v * kV);
+    }
+  const auto step = [&]() __attribute__((always_inline)) {
     Vec f[kTileVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kTileVectors; ++v) f[v] = Load(g + v * kV);
@@ -84,6 +89,21 @@ void OuterRows(const float* z, int64_t z_pixel, const float* g, int64_t g_pixel,
     }
     z += z_pixel;
     g += g_pixel;
+  };
+  // As MultiplyTile: a few lines to fetch now and then.
+  const bool fetching = fetch->from < fetch->end;
+  int64_t p = 0;
+  while (p < pixels) {
+    int64_t stop = pixels;
+    if (fetching) {
+      FetchBurst(fetch);
+      stop = p + fetch->span < pixels ? p + fetch->span : pixels;
+    }
+    for (; p + 4 <= stop; p += 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) step();
+    }
+    for (; p < stop; ++p) step();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
@@ -93,17 +113,18 @@ void OuterRows(const float* z, int64_t z_pixel, const float* g, int64_t g_pixel,
 
 template <int kRows>
 void OuterUpTo(int64_t rows, const float* z, int64_t z_pixel, const float* g, int64_t g_pixel, int64_t pixels,
-               float* sums) {
+               float* sums, bool first, Fetch* fetch) {
   if (rows == kRows) {
-    OuterRows<kRows>(z, z_pixel, g, g_pixel, pixels, sums);
+    OuterRows<kRows>(z, z_pixel, g, g_pixel, pixels, sums, first, fetch);
   } else if constexpr (kRows > 1) {
-    OuterUpTo<kRows - 1>(rows, z, z_pixel, g, g_pixel, pixels, sums);
+    OuterUpTo<kRows - 1>(rows, z, z_pixel, g, g_pixel, pixels, sums, first, fetch);
   }
 }
 
 void Outer(const OuterArgs& a) {
   const int64_t groups = (a.columns + kTilePixels - 1) / kTilePixels;
   const int64_t runs = (a.pixels + kOuterPixels - 1) / kOuterPixels;
+  Fetch fetch(a.ahead.from, a.ahead.bytes, runs * groups * (a.padded_K / kTileChannels), a.pixels / runs);
   for (int64_t r = 0; r < runs; ++r) {
     const int64_t first = r * a.pixels / runs, pixels = (r + 1) * a.pixels / runs - first;
     for (int64_t k = 0; k < a.padded_K; k += kTileChannels) {
@@ -111,7 +132,7 @@ void Outer(const OuterArgs& a) {
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t c = group * a.columns / groups, rows = (group + 1) * a.columns / groups - c;
         OuterUpTo<kTilePixels>(rows, a.z + first * a.z_pixel + c, a.z_pixel, g, a.g_pixel, pixels,
-                               a.sums + k * a.columns + c * kTileChannels);
+                               a.sums + k * a.columns + c * kTileChannels, a.first && r == 0, &fetch);
       }
     }
   }

@@ -28,6 +28,21 @@ void Gather(const GatherArgs& a) {
   }
 }
 
+template <typename T>
+inline void StoreSum(const TapSumArgs& a, int64_t lanes, T* to, Vec sum) {
+  if (lanes < kV) {
+    StoreN(to, sum, lanes);
+    return;
+  }
+  if constexpr (sizeof(T) * kV == 64) {
+    if (a.stream) {
+      Stream(to, sum);
+      return;
+    }
+  }
+  Store(to, sum);
+}
+
 // kPixels neighbours of one row, one vector of channels.
 template <typename T, int kPixels>
 inline void TapSumPixels(const TapSumArgs& a, int64_t from, int64_t c, int64_t lanes, T* to) {
@@ -42,18 +57,12 @@ inline void TapSumPixels(const TapSumArgs& a, int64_t from, int64_t c, int64_t l
     for (int i = 0; i < kPixels; ++i) acc[i] = Fma(Load(x + i * a.source_pixel), f, acc[i]);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kPixels; ++i) {
-    if (lanes >= kV) {
-      Store(to + i * a.to_pixel, acc[i]);
-    } else {
-      StoreN(to + i * a.to_pixel, acc[i], lanes);
-    }
-  }
+  for (int i = 0; i < kPixels; ++i) StoreSum(a, lanes, to + i * a.to_pixel, acc[i]);
 }
 
 // Vector by vector through all rows: what neighbouring rows share stays in L1.
 template <typename T>
-void TapSums(const TapSumArgs& a) {
+void TapSumsOfList(const TapSumArgs& a) {
   constexpr int kRun = kV == 16 ? 12 : 8;
   for (int64_t c = 0; c < a.channels; c += kV) {
     for (int64_t y = 0; y < a.rows; ++y) {
@@ -72,6 +81,117 @@ void TapSums(const TapSumArgs& a) {
       step([&](int64_t f, T* t) { TapSumPixels<T, 1>(a, f, c, lanes, t); }, 1);
     }
   }
+}
+
+// kRows x kPixels outputs of a grid of taps kS wide at stride kStride: an element of the source is loaded once for all
+// the taps of a row (kRows = 1) or, with a kS x kS grid and kRows > 1, for all taps. `filters` are in the list's order.
+template <typename T, int kS, int kStride, int kRows, int kPixels>
+inline void TapGridPixels(const TapSumArgs& a, const float* from, int64_t c, int64_t lanes, T* to) {
+  Vec acc[kRows][kPixels];
+  const Vec start = a.bias ? Load(a.bias + c) : Set1(0.0f);
+#pragma GCC unroll 8
+  for (int y = 0; y < kRows; ++y)
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) acc[y][i] = start;
+  if constexpr (kRows == 1) {
+    const float* const* filter = a.filters;
+    for (int64_t r = 0; r < a.grid_rows; ++r) {
+      Vec f[kS];
+#pragma GCC unroll 8
+      for (int s = 0; s < kS; ++s) f[s] = Load(filter[s] + c);
+#pragma GCC unroll 32
+      for (int x = 0; x < (kPixels - 1) * kStride + kS; ++x) {
+        const Vec v = Load(from + x * a.grid_pixel);
+#pragma GCC unroll 16
+        for (int i = 0; i < kPixels; ++i) {
+          const int s = x - i * kStride;
+          if (s >= 0 && s < kS) acc[0][i] = Fma(v, f[s], acc[0][i]);
+        }
+      }
+      filter += kS;
+      from += a.grid_row;
+    }
+  } else {
+    Vec f[kS * kS];
+#pragma GCC unroll 16
+    for (int t = 0; t < kS * kS; ++t) f[t] = Load(a.filters[t] + c);
+#pragma GCC unroll 16
+    for (int h = 0; h < kRows - 1 + kS; ++h) {
+#pragma GCC unroll 32
+      for (int x = 0; x < kPixels - 1 + kS; ++x) {
+        const Vec v = Load(from + x * a.grid_pixel);
+#pragma GCC unroll 8
+        for (int y = 0; y < kRows; ++y) {
+          const int r = h - y;
+          if (r < 0 || r >= kS) continue;
+#pragma GCC unroll 16
+          for (int i = 0; i < kPixels; ++i) {
+            const int s = x - i;
+            if (s >= 0 && s < kS) acc[y][i] = Fma(v, f[r * kS + s], acc[y][i]);
+          }
+        }
+      }
+      from += a.grid_row;
+    }
+  }
+#pragma GCC unroll 8
+  for (int y = 0; y < kRows; ++y)
+#pragma GCC unroll 16
+    for (int i = 0; i < kPixels; ++i) StoreSum(a, lanes, to + y * a.to_row + i * a.to_pixel, acc[y][i]);
+}
+
+// kRows output rows.
+template <typename T, int kS, int kStride, int kRows, int kMost>
+void TapGridRows(const TapSumArgs& a, const float* from, int64_t c, T* to) {
+  const int64_t lanes = a.channels - c;
+  int64_t pixels = a.pixels;
+  const auto step = [&](auto run, int n) {
+    for (; pixels >= n; pixels -= n) {
+      run(from, to);
+      from += n * a.source_pixel;
+      to += n * a.to_pixel;
+    }
+  };
+  step([&](const float* f, T* t) { TapGridPixels<T, kS, kStride, kRows, kMost>(a, f, c, lanes, t); }, kMost);
+  step([&](const float* f, T* t) { TapGridPixels<T, kS, kStride, kRows, 2>(a, f, c, lanes, t); }, 2);
+  step([&](const float* f, T* t) { TapGridPixels<T, kS, kStride, kRows, 1>(a, f, c, lanes, t); }, 1);
+}
+
+template <typename T, int kS, int kStride>
+void TapSumsOfGrid(const TapSumArgs& a) {
+  // Several rows a pass for 3x3 at stride 1 where there are registers for its nine filter vectors.
+  constexpr int kTogether = kS == 3 && kStride == 1 ? kGroupRows : 1;
+  for (int64_t c = 0; c < a.channels; c += kV) {
+    int64_t y = 0;
+    const auto from = [&] { return a.sources[0] + y * a.source_row + c; };
+    const auto to = [&] { return static_cast<T*>(a.to) + y * a.to_row + c; };
+    if constexpr (kTogether > 1) {
+      for (; y + kTogether <= a.rows; y += kTogether) {
+        TapGridRows<T, kS, kStride, kTogether, kGroupPixels>(a, from(), c, to());
+      }
+    }
+    for (; y < a.rows; ++y) TapGridRows<T, kS, kStride, 1, kDepthwisePixels>(a, from(), c, to());
+  }
+}
+
+template <typename T>
+void TapSums(const TapSumArgs& a) {
+  const int64_t S = a.grid_rows > 0 ? a.taps / a.grid_rows : 0;
+  const bool dense = S > 0 && a.source_pixel == a.grid_pixel, halved = S > 0 && a.source_pixel == 2 * a.grid_pixel;
+  if (dense && S == 3 && a.grid_rows == 3 && a.source_row == a.grid_row) {
+    TapSumsOfGrid<T, 3, 1>(a);
+  } else if (dense && S == 5) {
+    TapSumsOfGrid<T, 5, 1>(a);
+  } else if (dense && S == 7) {
+    TapSumsOfGrid<T, 7, 1>(a);
+  } else if (halved && S == 3) {
+    TapSumsOfGrid<T, 3, 2>(a);
+  } else if (halved && S == 5) {
+    TapSumsOfGrid<T, 5, 2>(a);
+  } else {
+    TapSumsOfList<T>(a);
+  }
+  if (a.stream) StreamFence();
 }
 
 constexpr int kTapGroup = 9;  // accumulators of one pass over the pixels, a register for each base pointer

@@ -5,14 +5,16 @@
 namespace dwsconv {
 namespace {
 
-// Tasks that even many threads share evenly, and the memory that their sums may take.
-constexpr int64_t kTasks = 32;
+// Tasks that many threads share, and the memory that their sums may take.
+constexpr int64_t kTasks = 16;
 constexpr int64_t kSumBytes = int64_t{8} << 20;
 // More scratch than this a thread is not worth a block: geometries that need it are rare and odd.
 constexpr int64_t kMostScratchFloats = int64_t{8} << 20;
-// Enough pixels for each pass over the filters to pay, and no more than L1 holds of one register tile's columns.
+// Measured over the layers of docs/tuning.md: a few hundred pixels pay for a pass over the filters, which need not stay
+// in L2; narrower blocks read dY more often, wider ones leave too little of L2 to the pixels.
 constexpr int64_t kMostPixels = 256;
-constexpr int64_t kMostChannels = 128;
+constexpr int64_t kMostChannels = 160, kFewChannels = 96;
+constexpr int64_t kLeastRows = 2;
 
 int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -27,8 +29,19 @@ int64_t Times(int64_t a, int64_t b) {
   return __builtin_mul_overflow(a, b, &product) ? kTooMuch : std::min(product, kTooMuch);
 }
 
-// What a block keeps near beside its scratch: the filter's panels and the sums of dP.
-int64_t FilterFloats(const BackwardPlan& plan) { return plan.panel_floats + plan.dp_floats; }
+// The width between kFewChannels and kMostChannels that wastes the fewest columns on padding, the widest of those.
+int64_t ChooseChannels(int64_t C) {
+  int64_t best = 0, best_waste = 0;
+  for (int64_t blocks = CeilDiv(C, kMostChannels); blocks <= CeilDiv(C, kFewChannels); ++blocks) {
+    const int64_t channels = RoundUp(CeilDiv(C, blocks), kBackwardQuantum);
+    const int64_t waste = CeilDiv(C, channels) * channels - C;
+    if (best == 0 || waste < best_waste) {
+      best = channels;
+      best_waste = waste;
+    }
+  }
+  return best;
+}
 
 }  // namespace
 
@@ -79,11 +92,11 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
   const int64_t wanted = std::clamp<int64_t>(std::max<int64_t>(kSumBytes / std::max<int64_t>(sums_bytes, 1), 2), 1,
                                              CeilDiv(kTasks, plan.blocks));
   if (p.N >= wanted) {
-    plan.chunks = wanted;
+    plan.chunks = CeilDiv(p.N, CeilDiv(p.N, wanted));  // as many images in each, if that is possible
     plan.pieces = 1;
   } else {
     // Rows of dZ above a piece are computed twice, so a piece is several times as high as that.
-    const int64_t least = std::max<int64_t>(4 * plan.history, 4);
+    const int64_t least = std::max<int64_t>(8 * plan.history, 4);
     plan.pieces = std::clamp<int64_t>(CeilDiv(wanted, p.N), 1, std::max<int64_t>(p.Ho / least, 1));
     plan.chunks = p.N * plan.pieces;
   }
@@ -93,24 +106,18 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
 }
 
 BackwardPlan MakeBackwardPlan(const Problem& p, const Machine& machine) {
-  const int64_t room = machine.l2_bytes / 4 * 3 / 4;  // floats in three quarters of L2
-  // The widest block of channels whose filters leave room for a few rows of pixels.
-  BackwardPlan plan;
-  for (int64_t blocks = CeilDiv(p.C, kMostChannels);; ++blocks) {
-    const int64_t channels = RoundUp(CeilDiv(p.C, blocks), kBackwardQuantum);
-    plan = FinishBackwardPlan(p, machine, channels, 1);
-    const int64_t pixels_room = room - FilterFloats(plan);
-    if (channels <= kBackwardQuantum || pixels_room >= 2 * plan.scratch_floats) break;
-  }
-  int64_t rows = 1;
-  while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels) {
-    const BackwardPlan next = FinishBackwardPlan(p, machine, plan.block_channels, rows + 1);
-    if (next.scratch_floats + FilterFloats(next) > room) break;
+  const int64_t room = machine.l2_bytes / 4 * 4 / 5;  // floats in most of L2
+  const int64_t channels = ChooseChannels(p.C);
+  int64_t rows = std::min(kLeastRows, p.Ho);
+  while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels &&
+         FinishBackwardPlan(p, machine, channels, rows + 1).scratch_floats <= room) {
     ++rows;
   }
   // Blocks of equal height.
   rows = CeilDiv(p.Ho, CeilDiv(p.Ho, rows));
-  return FinishBackwardPlan(p, machine, plan.block_channels, rows);
+  BackwardPlan plan = FinishBackwardPlan(p, machine, channels, rows);
+  if (!plan.blocked) plan = FinishBackwardPlan(p, machine, kBackwardQuantum, 1);
+  return plan;
 }
 
 }  // namespace dwsconv
