@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "cc/core/huge_pages.h"
 #include "cc/core/make_problem.h"
 #include "cc/cpu/backward.h"
 #include "cc/tf/device_pool.h"
@@ -93,7 +94,9 @@ class DepthwiseSepConv2DGradOp : public tensorflow::OpKernel {
       if (!wanted_[i]) continue;
       Tensor* gradient = nullptr;
       OP_REQUIRES_OK(context, context->allocate_output(at++, shapes[i], &gradient));
-      if (gradient->NumElements() > 0) *gradients[i] = gradient->data();
+      if (gradient->NumElements() == 0) continue;
+      *gradients[i] = gradient->data();
+      PreferHugePages(gradient->data(), static_cast<int64_t>(gradient->TotalBytes()));
     }
 
     BackwardOptions options;

@@ -5,6 +5,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
+#include "cc/core/huge_pages.h"
 #include "cc/core/make_problem.h"
 #include "cc/cpu/forward.h"
 #include "cc/tf/device_pool.h"
@@ -66,6 +67,7 @@ class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
     }
     if (output->NumElements() == 0) return;
     buffers.output = output->data();
+    PreferHugePages(buffers.output, static_cast<int64_t>(output->TotalBytes()));
 
     ForwardOptions options;
     error = ChooseIsa(&options.isa);
