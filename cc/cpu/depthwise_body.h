@@ -181,6 +181,33 @@ void EdgeColumns(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   }
 }
 
+// kPackedRows whole rows of packed pixels from out_row on, where the filter is 3x3 and all windows lie inside the image
+// vertically; z is the first pixel. False where they are not such rows.
+template <typename T, typename Z>
+bool PackedRowsFit(DepthwiseRows<T>* rows, int64_t out_row, int64_t inside, int64_t outside, Z* z) {
+  const Problem& p = *rows->p;
+  const int64_t h = out_row * p.stride_h - p.pad_top;
+  if (rows->row.packed_pixels == 0 || p.R != 3 || p.S != 3 || p.stride_h != 1 || p.dilation_h != 1 ||
+      outside - inside < rows->row.packed_pixels || out_row + kPackedRows > rows->last || h < 0 ||
+      h + kPackedRows + 2 > p.H) {
+    return false;
+  }
+  const int64_t z_row = p.Wo * rows->row.z_stride, at = inside * rows->row.z_stride;
+  // A row's last pixels spill into the next row's first, the first into those after them: so in this order.
+  for (int g = 0; g < kPackedRows; ++g) {
+    rows->Select(out_row + g);
+    PackedRest<T, Z>(rows->row, rows->row.x + (inside - p.pad_left) * p.C, outside - inside, z + g * z_row + at);
+    EdgePixels<T, Z>(p, rows->row, outside, p.Wo, z + g * z_row + outside * rows->row.z_stride);
+  }
+  for (int g = 0; g < kPackedRows; ++g) {
+    rows->Select(out_row + g);
+    EdgePixels<T, Z>(p, rows->row, 0, inside, z + g * z_row);
+  }
+  rows->Select(out_row);
+  PackedRows<T, Z>(rows->row, rows->row.x + (inside - p.pad_left) * p.C, outside - inside, z + at, z_row);
+  return true;
+}
+
 // Output columns [q, q_end) of the rows of `rows`; more than one row only if they are whole.
 template <typename T, typename Z>
 void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
@@ -196,6 +223,11 @@ void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
     return;
   }
   for (int64_t out_row = rows->first; out_row < rows->last; ++out_row, z += z_row) {
+    if (q == 0 && q_end == p.Wo && PackedRowsFit(rows, out_row, inside, outside, z)) {
+      out_row += kPackedRows - 1;
+      z += (kPackedRows - 1) * z_row;
+      continue;
+    }
     rows->Select(out_row);
     RowSegment<T, Z>(p, rows->row, q, q_end, z);
   }

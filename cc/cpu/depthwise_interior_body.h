@@ -238,18 +238,66 @@ void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t 
 }
 
 // Packed pixels: a run of row.packed_pixels of them is one "pixel" of packed_pixels * C channels, whose taps are still
-// C apart. What is left over of the run goes one by one: each spills zeros past its channels, which the next
-// overwrites.
-template <typename T, typename Z>
-void PackedRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z) {
+// C apart.
+template <typename T>
+inline DepthwiseRow<T> WidePixels(const DepthwiseRow<T>& row) {
   DepthwiseRow<T> wide = row;
   wide.C = wide.pixel_step = wide.z_stride = row.packed_pixels * row.C;
   wide.filter = row.packed_filter;
   wide.bias = row.packed_bias;
-  const int64_t whole = pixels / row.packed_pixels;
-  GeneralRun<T, Z>(wide, x, whole, 0, row.S, z);
-  for (int64_t i = whole * row.packed_pixels; i < pixels; ++i) {
+  return wide;
+}
+
+// What is left over of a run after the wide pixels, one by one: each spills zeros past its channels, which the next
+// overwrites.
+template <typename T, typename Z>
+void PackedRest(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z) {
+  for (int64_t i = pixels / row.packed_pixels * row.packed_pixels; i < pixels; ++i) {
     GeneralPixels<T, Z, 1>(row, x + i * row.pixel_step, 0, row.S, z + i * row.z_stride);
+  }
+}
+
+template <typename T, typename Z>
+void PackedRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z) {
+  GeneralRun<T, Z>(WidePixels(row), x, pixels / row.packed_pixels, 0, row.S, z);
+  PackedRest<T, Z>(row, x, pixels, z);
+}
+
+constexpr int kPackedRows = 4;
+
+// The wide pixels of kPackedRows output rows of a 3x3 filter. Nearly all loads cross a cache line, as taps are C apart:
+// each serves three rows.
+template <typename T, typename Z>
+void PackedRows(const DepthwiseRow<T>& row, const T* x, int64_t pixels, Z* z, int64_t z_row) {
+  constexpr int64_t kNearPixels = 8;  // x stays in L1 while the filter's vectors take turns
+  const DepthwiseRow<T> wide = WidePixels(row);
+  const int64_t whole = pixels / row.packed_pixels;
+  for (int64_t begin = 0; begin < whole; begin += kNearPixels) {
+    const int64_t end = begin + kNearPixels < whole ? begin + kNearPixels : whole;
+    for (int64_t c = 0; c < wide.C; c += kV) {
+      Vec f[9];
+#pragma GCC unroll 9
+      for (int t = 0; t < 9; ++t) f[t] = Load(wide.filter + c * wide.taps + t * kV);
+      const Vec bias = Load(wide.bias + c);
+      for (int64_t i = begin; i < end; ++i) {
+        const T* at = x + i * wide.C + c;
+        Vec acc[kPackedRows][1];
+#pragma GCC unroll 4
+        for (int g = 0; g < kPackedRows; ++g) acc[g][0] = bias;
+#pragma GCC unroll 6
+        for (int h = 0; h < kPackedRows + 2; ++h, at += wide.row_step) {
+#pragma GCC unroll 3
+          for (int s = 0; s < 3; ++s) {
+            const Vec v = Opaque(Load(at + s * wide.tap_step));
+#pragma GCC unroll 4
+            for (int g = 0; g < kPackedRows; ++g) {
+              if (h - g >= 0 && h - g < 3) acc[g][0] = Fma(v, f[(h - g) * 3 + s], acc[g][0]);
+            }
+          }
+        }
+        StoreSums(wide, acc, z + i * wide.z_stride + c, z_row);
+      }
+    }
   }
 }
 
