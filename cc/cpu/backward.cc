@@ -22,12 +22,14 @@ std::atomic<int64_t> plain_calls{0};
 constexpr char kOutOfMemory[] =
     "out of memory for the working buffers of the depthwise-separable convolution's gradients";
 
-const BackwardTable& Table(Isa isa) {
+const BackwardTable& Table(Isa isa, DType dtype) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return BackwardAvx512();
+  if (isa == Isa::kAvx512) {
+    return dtype == DType::kBFloat16 && GetCpuFeatures().avx512_bf16 ? BackwardAvx512Bf16() : BackwardAvx512();
+  }
   if (isa == Isa::kAvx2) return BackwardAvx2();
 #endif
-  (void)isa;
+  (void)isa, (void)dtype;
   return BackwardGeneric();
 }
 
@@ -62,7 +64,7 @@ std::string RunBlocked(const Problem& p, const BackwardBuffers& b, const Backwar
   job.problem = &p;
   job.buffers = &b;
   job.plan = &plan;
-  job.kernels = &Table(options.isa);
+  job.kernels = &Table(options.isa, p.dtype);
   job.at = at;
   job.at_dtype = DerivativeFromInput(p.out) ? DType::kFloat32 : p.dtype;
   job.wants_dp = b.d_pointwise_filter != nullptr;
@@ -134,7 +136,7 @@ std::string InputOfLastActivation(const Problem& problem, const BackwardBuffers&
 
   const auto to_floats = [&](const void* from, int64_t first, int64_t count, char* floats) {
     constexpr int64_t kRun = 1 << 14;
-    const auto gather = Table(options.isa).gather[static_cast<int>(problem.dtype)];
+    const auto gather = Table(options.isa, problem.dtype).gather[static_cast<int>(problem.dtype)];
     const char* const start = static_cast<const char*>(from) + first * SizeOf(problem.dtype);
     ParallelFor(workers, (count + kRun - 1) / kRun, [&](int64_t run, int) {
       // Not past the end: the last vector of a run is stored whole.
@@ -258,7 +260,9 @@ BackwardPlan BackwardPlanFor(const Problem& problem, Isa isa) {
   const CpuFeatures& cpu = GetCpuFeatures();
   Machine machine;
   if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
-  machine.tile_channels = Table(isa).tile_channels;
+  const BackwardTable& table = Table(isa, problem.dtype);
+  machine.tile_channels = table.tile_channels;
+  machine.z_bytes = SizeOf(table.product_type);
   return MakeBackwardPlan(problem, machine);
 }
 

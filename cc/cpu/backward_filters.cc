@@ -57,21 +57,24 @@ void PackTaps(const BackwardJob& job, const Group& g, float* filters) {
   }
 }
 
-// Columns of the transposed pointwise filter.
-template <typename T>
-void PackColumns(const BackwardJob& job, const Group& g, float* panels) {
+// Columns of the transposed pointwise filter, elements Z.
+template <typename T, typename Z>
+void PackColumns(const BackwardJob& job, const Group& g, Z* panels) {
   const Problem& p = *job.problem;
-  const int64_t tile = job.kernels->tile_channels, step = std::min(kGroup, tile);
+  const int64_t tile = job.kernels->tile_channels, step = std::min(kGroup, tile), pair = job.kernels->pair;
+  const int64_t padded_K = (p.K + pair - 1) / pair * pair;
   const T* const P = static_cast<const T*>(job.buffers->pointwise_filter);
   for (int64_t m = 0; m < p.M; ++m) {
     for (int64_t i = 0; i < kGroup; i += step) {
       const int64_t column = m * job.plan->padded_channels + g.first + i;
       const int64_t n = std::clamp<int64_t>(g.channels - i, 0, step);
       const T* const from = P + ((g.input_channel + i) * p.M + m) * p.K;
-      float* const to = panels + column / tile * tile * p.K + column % tile;
-      for (int64_t k = 0; k < p.K; ++k) {
-        for (int64_t j = 0; j < n; ++j) to[k * tile + j] = ToFloat(from[j * p.M * p.K + k]);
-        for (int64_t j = n; j < step; ++j) to[k * tile + j] = 0.0f;
+      Z* const to = panels + column / tile * tile * padded_K + column % tile * pair;
+      for (int64_t k = 0; k < padded_K; ++k) {
+        Z* const row = to + k / pair * tile * pair + k % pair;
+        const int64_t filled = k < p.K ? n : 0;
+        for (int64_t j = 0; j < filled; ++j) row[j * pair] = FromFloat<Z>(ToFloat(from[j * p.M * p.K + k]));
+        for (int64_t j = filled; j < step; ++j) row[j * pair] = Z{};
       }
     }
   }
@@ -80,7 +83,13 @@ void PackColumns(const BackwardJob& job, const Group& g, float* panels) {
 template <typename T>
 void PackGroup(const BackwardJob& job, const Group& g, float* filters, float* panels) {
   PackTaps<T>(job, g, filters + g.block * job.plan->filter_floats);
-  if (panels != nullptr) PackColumns<T>(job, g, panels + g.block * job.plan->panel_floats);
+  if (panels == nullptr) return;
+  float* const of_block = panels + g.block * job.plan->panel_floats;
+  if (job.kernels->product_type == DType::kFloat32) {
+    PackColumns<T>(job, g, of_block);
+  } else {
+    PackColumns<T>(job, g, reinterpret_cast<BFloat16*>(of_block));
+  }
 }
 
 // The gradient of the pointwise filter for one group.
@@ -163,8 +172,8 @@ void PackBackwardFilters(const BackwardJob& job, float* filters, float* panels, 
   const int64_t tile = job.kernels->tile_channels;
   if (panels != nullptr && plan.columns % tile != 0) {
     for (int64_t block = 0; block < plan.blocks; ++block) {
-      float* const last = panels + block * plan.panel_floats + plan.columns / tile * tile * job.problem->K;
-      std::fill(last, last + tile * job.problem->K, 0.0f);
+      float* const end = panels + (block + 1) * plan.panel_floats;
+      std::fill(end - plan.panel_floats / (plan.columns / tile + 1), end, 0.0f);
     }
   }
   ParallelFor(workers, Groups(plan), [&](int64_t task, int) {

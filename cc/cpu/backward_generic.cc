@@ -16,6 +16,8 @@ namespace dwsconv {
 const BackwardTable& BackwardGeneric() {
   static constexpr BackwardTable table = {
       kTileChannels,
+      kZType,
+      kPair,
       {Gather<float>, Gather<BFloat16>, Gather<Float16>},
       {TapSums<float>, TapSums<BFloat16>, TapSums<Float16>},
       Derivative,
@@ -24,6 +26,7 @@ const BackwardTable& BackwardGeneric() {
       Multiply,
       Outer,
       ColumnSums,
+      nullptr,
   };
   return table;
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cc/core/half.h"
 #include "cc/core/problem.h"
 
 namespace dwsconv {
@@ -77,10 +78,10 @@ struct TapProductArgs {
 
 // to[i][c] = sum over k < K of g[i][k] * P[c][k], for c < columns. Pixel i lies in row i / row_pixels of `to`.
 struct MultiplyArgs {
-  const float* g;
+  const void* g;  // of product_type
   int64_t g_pixel, pixels, K;
-  const float* panels;  // [ceil(columns / tile)][K][tile]
-  int64_t columns;      // whole vectors
+  const void* panels;  // [ceil(columns / tile)][ceil(K / pair)][tile][pair] of product_type
+  int64_t columns;     // whole vectors
   float* to;
   int64_t to_pixel, to_row, row_pixels;
   AheadArgs ahead;
@@ -89,14 +90,26 @@ struct MultiplyArgs {
 // sums[k / tile][c][k % tile] += sum over i of z[i][c] * g[i][k], for c < columns and k < padded_K; the first time
 // (`=`) sums need not be initialised.
 struct OuterArgs {
-  const float* z;
-  int64_t z_pixel, columns;
-  const float* g;
-  int64_t g_pixel, padded_K;
+  // Of product_type, [ceil(pixels / pair)][channel][pair]; a last pair of one pixel has zeros beside it.
+  const void* z;
+  int64_t z_step, columns;  // elements from one pair to the next
+  const void* g;
+  int64_t g_step, padded_K;
   int64_t pixels;
   float* sums;
   bool first;
   AheadArgs ahead;
+};
+
+// rows[i][c] = from[i][c] rounded, and pairs[i / 2][c][i % 2] likewise, `padded` channels; either may be null. A last
+// pixel that has no partner gets zeros for one.
+struct RoundArgs {
+  const float* from;
+  int64_t from_pixel, pixels, padded;
+  BFloat16* rows;
+  int64_t rows_pixel;
+  BFloat16* pairs;
+  int64_t pairs_step;
 };
 
 // sums[c] += sum over y, x of from[y][x][c].
@@ -108,7 +121,9 @@ struct ColumnSumArgs {
 };
 
 struct BackwardTable {
-  int tile_channels;                            // columns of the register tile, the width of panels
+  int tile_channels;   // columns of the register tile, the width of panels
+  DType product_type;  // of what multiply and outer read
+  int pair;            // consecutive terms that one dot-product instruction adds up: 2 for bfloat16, else 1
   void (*gather[3])(const GatherArgs& args);    // by DType
   void (*tap_sums[3])(const TapSumArgs& args);  // by DType of `to`
   void (*derivative)(const DerivativeArgs& args);
@@ -117,12 +132,14 @@ struct BackwardTable {
   void (*multiply)(const MultiplyArgs& args);
   void (*outer)(const OuterArgs& args);
   void (*column_sums)(const ColumnSumArgs& args);
+  void (*round)(const RoundArgs& args);  // null where product_type is float
 };
 
 const BackwardTable& BackwardGeneric();
 #if defined(__x86_64__)
 const BackwardTable& BackwardAvx2();
 const BackwardTable& BackwardAvx512();
+const BackwardTable& BackwardAvx512Bf16();  // bfloat16 problems on CPUs with AVX512_BF16
 #endif
 
 }  // namespace dwsconv

@@ -25,6 +25,9 @@ class Task {
     dz_ = y_ + plan_.y_floats;
     before_ = dz_ + plan_.dz_floats;
     z_ = IsClamp(p_.mid.kind) ? before_ : before_ + plan_.z_floats;
+    rounded_ = reinterpret_cast<BFloat16*>(before_ + (IsClamp(p_.mid.kind) ? 1 : 2) * plan_.z_floats);
+    g_pairs_ = rounded_ + 2 * plan_.rounded_floats;
+    z_pairs_ = g_pairs_ + 2 * plan_.g_pair_floats;
     sources_ = reinterpret_cast<const float**>(scratch + plan_.scratch_floats - plan_.list_floats);
     filter_list_ = sources_ + p_.R * p_.S * p_.M;
     dp_ = sums;
@@ -59,13 +62,15 @@ class Task {
     const int64_t rows = end - begin;
     const bool wants_z = own && job_.wants_dp;
     GatherGradient(begin, rows);
+    if (kernels_.round != nullptr) {
+      kernels_.round({g_, plan_.g_stride, rows * p_.Wo, plan_.padded_K, job_.wants_dz ? rounded_ : nullptr,
+                      plan_.g_stride, wants_z ? g_pairs_ : nullptr, 2 * plan_.g_stride});
+    }
     const bool mid = p_.mid.kind != ActivationKind::kNone;
     if (wants_z || (mid && job_.wants_dz) || (own && job_.wants_dd)) GatherInput(begin, rows);
     if (wants_z || (mid && job_.wants_dz)) ComputeZ(rows);
     if (wants_z) {
-      kernels_.outer({z_, plan_.z_stride, plan_.columns, g_, plan_.g_stride, plan_.padded_K, rows * p_.Wo, dp_, first_,
-                      InputAhead(end, rows)});
-      first_ = false;
+      AddPointwiseGradient(end, rows);
     }
     if (own && job_.wants_bias && block_ == 0) {
       kernels_.column_sums({g_, 0, plan_.g_stride, 1, rows * p_.Wo, plan_.padded_K, bias_});
@@ -169,9 +174,25 @@ class Task {
     }
   }
 
+  void AddPointwiseGradient(int64_t end, int64_t rows) {
+    const int64_t pixels = rows * p_.Wo;
+    OuterArgs args = {z_,  plan_.z_stride, plan_.columns,        g_, plan_.g_stride, plan_.padded_K, pixels,
+                      dp_, first_,         InputAhead(end, rows)};
+    if (kernels_.round != nullptr) {
+      kernels_.round({z_, plan_.z_stride, pixels, plan_.columns, nullptr, 0, z_pairs_, 2 * plan_.z_stride});
+      args.z = z_pairs_;
+      args.g = g_pairs_;
+      args.z_step *= 2;
+      args.g_step *= 2;
+    }
+    kernels_.outer(args);
+    first_ = false;
+  }
+
   void ComputeDz(int64_t end, int64_t rows, bool mid) {
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
-    kernels_.multiply({g_, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats, plan_.columns,
+    const void* const g = kernels_.round != nullptr ? static_cast<const void*>(rounded_) : g_;
+    kernels_.multiply({g, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats, plan_.columns,
                        dz, plan_.z_stride, dz_row_, p_.Wo, GradientAhead(end, rows)});
     if (!mid) return;
     // A clamp can be told from its result; others are asked at what went in.
@@ -269,6 +290,7 @@ class Task {
   int64_t image_ = 0, next_row_ = 0;  // the first row of dX not yet written
   bool first_ = true;                 // nothing is in dp_ yet
   float *x_, *g_, *y_, *dz_, *before_, *z_;
+  BFloat16 *rounded_, *g_pairs_, *z_pairs_;  // of bfloat16 products alone
   float *dp_, *dd_, *mid_bias_, *bias_;
   const float* filters_;
   const float **sources_, **filter_list_;  // of the kernel called next

@@ -19,7 +19,7 @@ struct BackwardJob {
   const void* at;  // what the last activation's derivative is taken at: Y, or what went into it; may be null
   DType at_dtype;
   const float* filters;  // [blocks][filter_floats]: D [M][R*S][padded_channels], then the bias [M][padded_channels]
-  const float* panels;   // [blocks][panel_floats]; null where no gradient needs dZ
+  const float* panels;   // [blocks][panel_floats], of product_type; null where no gradient needs dZ
   float* sums;           // [chunks][blocks][sum_floats]: dP, dD, the biases' gradients
   bool stream_dx;        // dX is too large to stay in cache: write around it
   bool wants_dz, wants_dp, wants_dx, wants_dd, wants_mid_bias, wants_bias;

@@ -39,6 +39,12 @@ inline HalfStepVec NarrowStep(StepVec v) {
 inline Vec MultiplyStep(StepVec x, StepVec f, Vec sum) { return _mm512_dpbf16_ps(sum, x, f); }
 inline HalfVec MultiplyStep(__m256bh x, __m256bh f, HalfVec sum) { return _mm256_dpbf16_ps(sum, x, f); }
 
+// to[2 * i] and to[2 * i + 1] = x[i] and y[i], rounded.
+inline void StorePairs(BFloat16* to, Vec x, Vec y) {
+  const __m512i even = _mm512_cvtepu16_epi32(ToBFloat16(x)), odd = _mm512_cvtepu16_epi32(ToBFloat16(y));
+  _mm512_storeu_si512(to, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+}
+
 }  // namespace
 }  // namespace dwsconv
 

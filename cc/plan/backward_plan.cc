@@ -77,14 +77,21 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
   const bool two_z = !IsClamp(p.mid.kind);  // before and after the activation
   const int64_t taps = Times(p.R, p.S);
   plan.list_floats = Times(Times(taps, p.M), 4);
+  const int64_t pair = machine.z_bytes == 2 ? 2 : 1;
+  if (pair == 2) {
+    plan.rounded_floats = Times(pixels, plan.g_stride) / 2;
+    plan.g_pair_floats = Times(CeilDiv(pixels, 2), plan.g_stride);
+    plan.z_pair_floats = Times(CeilDiv(pixels, 2), plan.z_stride);
+  }
   // Each is at most kTooMuch, so the sum is far from overflow.
   const int64_t floats = plan.x_floats + plan.z_floats * (two_z ? 2 : 1) + plan.dz_floats + plan.g_floats +
-                         plan.y_floats + plan.list_floats;
+                         plan.y_floats + plan.rounded_floats + plan.g_pair_floats + plan.z_pair_floats +
+                         plan.list_floats;
   plan.scratch_floats = RoundUp(std::min(floats, kTooMuch), kBackwardQuantum);
   plan.dp_floats = Times(plan.columns, plan.padded_K);
   plan.dd_floats = Times(taps, plan.columns);
   plan.sum_floats = plan.dp_floats + plan.dd_floats + plan.columns + plan.padded_K;
-  plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)), p.K);
+  plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)), CeilDiv(p.K, pair));
   plan.filter_floats = plan.dd_floats + plan.columns;
 
   // As many chunks as keep threads busy, as long as their sums stay small beside what they are sums of.

@@ -35,6 +35,8 @@ struct BackwardPlan {
   int64_t below = 0;                                 // rows of zeros under the last row of dZ that dX needs
   int64_t left = 0, right = 0;                       // columns of zeros beside dZ
   int64_t x_floats = 0, z_floats = 0, dz_floats = 0, g_floats = 0, y_floats = 0;
+  // Where the products' factors are bfloat16: rows of dY, and pairs of pixels of dY and of Z; else 0. In floats.
+  int64_t rounded_floats = 0, g_pair_floats = 0, z_pair_floats = 0;
   int64_t list_floats = 0;     // the taps' addresses, two lists
   int64_t scratch_floats = 0;  // a thread, in all
 
@@ -49,6 +51,7 @@ struct BackwardPlan {
   int64_t tasks() const { return chunks * blocks; }
 };
 
+// machine.z_bytes says which: 2 for bfloat16.
 BackwardPlan MakeBackwardPlan(const Problem& problem, const Machine& machine);
 
 // The same with the blocks given: for measurements and tests. Both at least 1.
