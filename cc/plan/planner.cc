@@ -30,7 +30,7 @@ constexpr double kCyclesPerTask = 500;
 constexpr int64_t kLargestScratch = 1 << 20;
 
 // What X and Y may take of L3 and still be there for who reads them next.
-constexpr double kShareOfL3 = 2.0 / 3;
+constexpr double kShareOfL3 = 0.5;
 
 // The input rows that a block of `pixels` output pixels reads.
 int64_t InputRows(const Problem& p, int64_t pixels) {
