@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional
 
 OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
 GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
+BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
 LIBRARY = Path(__file__).with_name("_dwsconv_ops.so")
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
@@ -66,6 +67,12 @@ def op() -> Optional[Callable]:
 def gradient_op() -> Optional[Callable]:
     """The gradient op's wrapper, or None as `op`."""
     return None if op() is None else load().gradient_op
+
+
+def block_op() -> Optional[Callable]:
+    """The wrapper of the block's op, or None as `op`, and where the library does not have that op."""
+    # When the library has the op: `load().module.tf_dwsconv_conv_block`, so that a library without it is an error.
+    return None if op() is None else getattr(load().module, "tf_dwsconv_conv_block", None)
 
 
 def load() -> _State:

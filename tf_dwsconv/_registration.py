@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 def _tell_tensorflow() -> None:
     importlib.import_module("tf_dwsconv.ops")  # registers the gradient
+    importlib.import_module("tf_dwsconv.conv_block")
     importlib.import_module("tf_dwsconv._library").load()
 
 
