@@ -1,134 +1,212 @@
-"""Times one depthwise-separable layer, stock Keras beside tf_dwsconv, and plots the result.
+"""Times one convolution layer: dense, stock depthwise-separable, tf_dwsconv; eager, in a tf.function, in XLA.
 
-  python examples/benchmark_layer.py                                           # layers of MobileNetV1 at batch 1
+  python examples/benchmark_layer.py                                           # the GPU study's layer, batch 1 and 16
+  python examples/benchmark_layer.py --suite=mobilenet --variants=separable,ours,native
   python examples/benchmark_layer.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
   python examples/benchmark_layer.py --shape=8,28,28,256 --filters=256 --train   # forward and backward
 
-Several layers at once: repeat --shape and --filters, in pairs. The calls of both are taken in turn in one process, so
+Several layers at once: repeat --shape and --filters, in pairs. The calls of all are taken in turn in one process, so
 the ratio holds on a machine that is not quiet; the times of two runs do not compare.
+
+Columns: ms, the median of the calls, and its quartiles; conv/s, images a second; GFLOP/s, a multiply-add counted as
+two, three times as many for --train; GB/s, what an ideal layer of that kind moves (input and filters read, output
+written) over the time; % limit, the least time by arithmetic at peak and those bytes at bandwidth, over the time;
+difference, the largest from the first depthwise-separable variant, relative to the largest element.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
 
-import numpy as np
 from absl import app, flags, logging
+from benchmarks import checks, layers, machine, plots, results, sources
+from benchmarks.timing import Timing, time_in_turn
 
-LAYERS = {"stock": "keras SeparableConv2D", "ours": "tf_dwsconv DepthwiseSepConv2D"}
-MOBILENET_V1 = (
-    ((1, 112, 112, 32), 64),
-    ((1, 56, 56, 128), 128),
-    ((1, 28, 28, 256), 256),
-    ((1, 14, 14, 512), 512),
-    ((1, 7, 7, 1024), 1024),
-)
+from tf_dwsconv.analysis import Machine, Problem, roofline_seconds
 
-_SHAPE = flags.DEFINE_multi_string("shape", [], "Input N,H,W,C; repeatable. MobileNetV1's layers where none is given.")
+_SUITE = flags.DEFINE_enum("suite", "study", [*layers.SUITES], "Layers to time where no --shape is given.")
+_SHAPE = flags.DEFINE_multi_string("shape", [], "Input N,H,W,C in elements; repeatable.")
 _FILTERS = flags.DEFINE_multi_integer("filters", [], "Output channels, one for each --shape.", lower_bound=1)
-_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the depthwise filter.", lower_bound=1)
-_STRIDES = flags.DEFINE_integer("strides", 1, "Stride along both axes.", lower_bound=1)
+_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the filter of --shape.", lower_bound=1)
+_STRIDES = flags.DEFINE_integer("strides", 1, "Stride of --shape along both axes.", lower_bound=1)
+_PADDING = flags.DEFINE_enum("padding", "same", ["same", "valid"], "Padding of all layers.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the input and of the weights.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads of both layers; 0 leaves it to TensorFlow.", lower_bound=0)
-_WHICH = flags.DEFINE_enum("layers", "both", ["both", *LAYERS], "What to time.")
+_DEVICE = flags.DEFINE_string("device", "CPU:0", "TensorFlow's device of the Keras variants.")
+_THREADS = flags.DEFINE_integer("threads", 0, "Threads of all variants; 0 for all cores.", 0, 1024)
+_VARIANTS = flags.DEFINE_list("variants", list(layers.VARIANTS), f"What to time: {', '.join(layers.VARIANTS)}.")
+_MODES = flags.DEFINE_list("modes", ["graph"], f"How Keras layers are called: {', '.join(layers.MODES)}.")
 _TRAIN = flags.DEFINE_bool("train", False, "Time forward and backward (gradients of the input and all weights).")
-_REPEAT = flags.DEFINE_integer("repeat", 50, "Timed runs of each.", lower_bound=1)
-_PLOT = flags.DEFINE_string("plot", "output/benchmark_layer.png", "Where the plot goes; empty for none.")
+_REPEAT = flags.DEFINE_integer("repeat", 30, "Timed calls of each, at the most.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds after which one variant is not called again.", 0.0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
+_PLOT = flags.DEFINE_bool("plot", True, "Draw layer.png (needs matplotlib).")
+_OUTPUT = results.define_output("benchmark_layer")
+
+COLUMNS = {
+    "layer": "layer",
+    "variant": "variant",
+    "mode": "mode",
+    "ms": "ms",
+    "quartiles": "quartiles",
+    "calls": "calls",
+    "conv_per_s": "conv/s",
+    "gflops": "GFLOP/s",
+    "gbs": "GB/s",
+    "limit_percent": "% limit",
+    "difference": "difference",
+}
 
 
-def parse_rows(shapes: list[str], filters: list[int]) -> list[tuple[tuple[int, ...], int]]:
-    """Pairs (input shape, output channels); raises UsageError naming the flag that is wrong."""
-    if not shapes and not filters:
-        return list(MOBILENET_V1)
-    if len(shapes) != len(filters):
-        raise app.UsageError(f"--shape and --filters come in pairs, got {len(shapes)} and {len(filters)}")
-    parsed = []
-    for shape in shapes:
-        sizes = shape.split(",")
-        if len(sizes) != 4 or not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-            raise app.UsageError(f"--shape must be four positive integers N,H,W,C, got {shape!r}")
-        parsed.append(tuple(map(int, sizes)))
-    return list(zip(parsed, filters))
+def problems() -> list[Problem]:
+    """The layers asked for; raises UsageError naming the flag that is wrong."""
+    shapes, filters = _SHAPE.value, _FILTERS.value
+    rows = list(layers.SUITES[_SUITE.value])
+    if shapes or filters:
+        if len(shapes) != len(filters):
+            raise app.UsageError(f"--shape and --filters come in pairs, got {len(shapes)} and {len(filters)}")
+        parsed = [checks.shape("shape", text, 4) for text in shapes]
+        rows = [(*shape, k, _KERNEL.value, _STRIDES.value) for shape, k in zip(parsed, filters)]
+    try:
+        return [layers.problem_of(row, _PADDING.value) for row in rows]
+    except ValueError as error:
+        raise app.UsageError(f"--shape, --kernel and --padding do not fit together: {error}") from None
 
 
-def flops(shape: tuple[int, ...], filters: int, kernel: int, strides: int) -> int:
-    """2 x multiply-adds of one forward pass with padding SAME."""
-    n, h, w, c = shape
-    return 2 * n * -(-h // strides) * -(-w // strides) * c * (kernel * kernel + filters)
-
-
-def plot(rows: list[tuple[str, dict[str, float]]], title: str, path: Path) -> None:
-    """Bars of milliseconds for each layer, with the ratio above where both were timed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = list(rows[0][1])
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.8 * len(rows) + 2), 4.5), layout="constrained")
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        offsets = np.arange(len(rows)) + (i - (len(names) - 1) / 2) * width
-        heights = [taken[name] for _, taken in rows]
-        axes.bar(offsets, heights, width * 0.95, label=LAYERS[name], color=("0.65", "tab:green")[i])
-    for i, (_, taken) in enumerate(rows):
-        if len(taken) == 2:
-            axes.text(i, max(taken.values()), f"{taken['stock'] / taken['ours']:.2f}x", ha="center", va="bottom")
-    axes.set_xticks(range(len(rows)), [label for label, _ in rows])
-    axes.set_ylabel("milliseconds, median")
-    axes.set_title(title)
-    axes.margins(y=0.12)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
-    problems = parse_rows(_SHAPE.value, _FILTERS.value)
-
-    # Imported late: a mistake in the arguments is answered before TensorFlow has started.
+def set_device() -> None:
+    """Makes TensorFlow use the threads and the device of the flags; ends the program where there is no such device."""
     import tensorflow as tf
-    from layer_timing import time_layers
 
     logging.set_verbosity(logging.WARNING)
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
-    names = list(LAYERS) if _WHICH.value == "both" else [_WHICH.value]
-    kind = "forward and backward" if _TRAIN.value else "forward"
-    threads = f"{_THREADS.value or 'all'} threads"
-    title = f"{_KERNEL.value}x{_KERNEL.value} stride {_STRIDES.value}, {_DTYPE.value}, {kind}, {threads}"
-    print(f"{title}; median of {_REPEAT.value} runs taken in turn")
-    print(f"{'N x H x W x C -> K':26}", *(f"{name + ' ms':>10} {'GFLOP/s':>8}" for name in names), end="")
-    print(f" {'stock/ours':>11} {'difference':>11}" if len(names) == 2 else "")
-    rows = []
-    for shape, filters in problems:
-        taken, worst = time_layers(
-            shape,
-            filters,
-            names=names,
-            kernel=_KERNEL.value,
-            strides=_STRIDES.value,
-            dtype=_DTYPE.value,
-            train=_TRAIN.value,
-            repeat=_REPEAT.value,
+    if _DEVICE.value == "CPU:0":  # to list the devices wakes the drivers of others
+        return
+    there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+    if _DEVICE.value not in there:
+        raise app.UsageError(f"--device must be one of {', '.join(there)}; got {_DEVICE.value!r}")
+
+
+def measure(problem: Problem, variants: list[str], modes: list[str], limit: Machine) -> list[dict]:
+    """Times one layer; the rows of its table, with the `Timing`s under "timing"."""
+    import tensorflow as tf
+
+    with tf.device(_DEVICE.value):
+        data = layers.draw(problem, "dense" in variants, _TRAIN.value, _SEED.value)
+        results.progress(f"{problem}: building")
+        calls = layers.calls(variants, modes, data, _DTYPE.value, _THREADS.value)
+        separable = [key for key in calls if key[0] != "dense"]
+        reference = calls[separable[0]]() if separable else None
+        apart = {key: layers.difference(calls[key](), reference) for key in separable}
+        reference = None
+        taken = time_in_turn(
+            calls, _REPEAT.value, _SECONDS.value, show=lambda text: results.progress(text and f"{problem}, {text}")
         )
-        work = flops(shape, filters, _KERNEL.value, _STRIDES.value) * (3 if _TRAIN.value else 1)
-        print(f"{' x '.join(map(str, shape)) + f' -> {filters}':26}", end=" ")
-        print(*(f"{taken[name]:10.3f} {work / taken[name] / 1e6:8.1f}" for name in names), end="")
-        print(f" {taken['stock'] / taken['ours']:11.2f} {worst:11.1e}" if len(names) == 2 else "", flush=True)
-        rows.append(("x".join(map(str, shape)) + f"\nto {filters}", taken))
+    passes = 3 if _TRAIN.value else 1
+    rows = []
+    for (variant, mode), timing in taken.items():
+        cost = layers.cost_of(variant, problem, _DTYPE.value)
+        seconds = timing.median / 1e3
+        rows.append(
+            {
+                "layer": str(problem),
+                "variant": variant,
+                "mode": mode,
+                **timing.row(),
+                "quartiles": timing.spread(),
+                "conv_per_s": problem.N / seconds,
+                "gflops": passes * cost.flops / seconds / 1e9,
+                "gbs": passes * cost.accesses_bytes / seconds / 1e9,
+                "limit_percent": 100 * passes * roofline_seconds(cost, limit) / seconds,
+                "difference": f"{apart[variant, mode]:.1e}" if (variant, mode) in apart else None,
+            }
+        )
+    return rows
+
+
+def draw(found: list[tuple[Problem, list[dict]]], title: str, path) -> None:
+    """Bars of milliseconds for each layer, with images a second and the share of the limit behind each."""
+    count = max(len(rows) for _, rows in found)
+    figure, axes = plots.new_figure(9.5, 0.8 + (0.7 + 0.27 * count) * len(found), len(found))
+    color = plots.colors(list(layers.VARIANTS))
+    for own, (problem, rows) in zip(axes, found):
+        timings = [Timing(row["ms"], row["ms_low"], row["ms_high"], row["calls"]) for row in rows]
+        names = [f"{row['variant']}, {row['mode']}" for row in rows]
+        texts = [f"{row['ms']:.4g} ms, {row['conv_per_s']:.4g} conv/s, {row['limit_percent']:.0f}%" for row in rows]
+        plots.bars(own, names, timings, [color[row["variant"]] for row in rows], texts.__getitem__)
+        own.set_title(str(problem), fontsize=10)
+    axes[-1].set_xlabel(
+        "milliseconds, median and quartiles; conv/s: images a second; %: of what arithmetic and bandwidth allow"
+    )
+    figure.suptitle(title, fontsize=11)
+    plots.save(figure, path)
+
+
+def compare(run: results.Results, found: list[tuple[Problem, list[dict]]]) -> None:
+    """Sets the study's layer beside what the study measured, and the report's layer beside the report."""
+    for problem, rows in found:
+        by = {}
+        for row in rows:  # of several modes the one of the study, a tf.function
+            if row["variant"] not in by or row["mode"] == "graph":
+                by[row["variant"]] = row
+        shape = (problem.N, problem.H, problem.W, problem.C)
+        if shape[1:] == (224, 224, 128) and problem.K == 128 and not _TRAIN.value:
+            for (chip, batch), (dense, separable) in sources.STUDY_CONVOLUTIONS.items():
+                if batch != problem.N:
+                    continue
+                for name, reported in (("dense", dense), ("separable", separable), ("ours", separable)):
+                    if name in by:
+                        what = f"conv/s of {problem}, batch {batch}: {name}"
+                        run.compare(
+                            what, reported, round(by[name]["conv_per_s"], 1), "conv/s", f"{sources.STUDY}: {chip}"
+                        )
+                for name in ("separable", "ours"):
+                    if {"dense", name} <= set(by):
+                        gain = by["dense"]["ms"] / by[name]["ms"]
+                        what = f"dense time over depthwise-separable time, batch {batch}: {name}"
+                        run.compare(what, round(separable / dense, 2), round(gain, 2), "x", f"{sources.STUDY}: {chip}")
+        if shape[1:] == sources.REPORT_LAYER[1:] and {"torch", "ours", "native"} & set(by) >= {"torch"}:
+            for name in ("native", "ours"):
+                if name in by:
+                    what = f"PyTorch's time over ours, {problem}: {name}"
+                    gain = by["torch"]["ms"] / by[name]["ms"]
+                    run.compare(what, sources.REPORT_LAYER_GAIN, round(gain, 2), "x", f"{sources.REPORT}: CPU")
+
+
+def main(argv: list[str]) -> None:
+    checks.no_arguments(argv)
+    asked = problems()
+    variants = checks.words_of("variants", _VARIANTS.value, layers.VARIANTS)
+    modes = checks.words_of("modes", _MODES.value, layers.MODES)
+    absent = layers.missing(variants)
+    variants = [name for name in variants if name not in absent]
+    if not [name for name in variants if not (_TRAIN.value and name == "native")]:
+        raise app.UsageError(f"--variants={','.join(_VARIANTS.value)} leaves nothing to time here")
     if _PLOT.value:
-        try:
-            plot(rows, title, Path(_PLOT.value))
-        except ImportError as error:
-            raise SystemExit(f"benchmark_layer: no plot without matplotlib ({error}); --plot= asks for none") from None
-        print(f"saved {_PLOT.value}")
+        plots.require()
+    set_device()
+    limit, how = machine.limits(_DTYPE.value)
+    kind = "forward and backward" if _TRAIN.value else "forward"
+    title = f"One layer, {_DTYPE.value}, {kind}, {results.threads_in_use(_THREADS.value)} threads, {_DEVICE.value}"
+    run = results.Results(_OUTPUT.value, title)
+    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how)
+    run.note(f"limit: {how}")
+    for name in absent:
+        run.note(f"{name}: not installed ({layers.NEEDS[name]})")
+    if "xla" in modes and "ours" in variants:
+        run.note("ours in XLA is stock ops: our op cannot be called from there")
+    found = []
+    for problem in asked:
+        rows = measure(problem, variants, modes, limit)
+        results.Results.print_table(str(problem), {k: v for k, v in COLUMNS.items() if k != "layer"}, rows)
+        found.append((problem, rows))
+    run.table("layers", title, COLUMNS, [row for _, rows in found for row in rows], show=False)
+    compare(run, found)
+    if _PLOT.value:
+        caption = f"{title}. Bars are medians, lines run from the lower to the upper quartile."
+        draw(found, title, run.figure("layer.png", caption))
+    run.save()
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def measure(frozen: bool) -> dict:
     """Builds both networks, compares a step's gradients, times the step of both in turn."""
     import numpy as np
     import tensorflow as tf
-    from timing import time_in_turn
+    from benchmarks.timing import medians_in_turn
     from training import swap
 
     random = np.random.default_rng(_SEED.value)
@@ -125,7 +125,9 @@ def measure(frozen: bool) -> dict:
         result["loss_difference"] = abs(loss - own_loss) / abs(loss)
         result["gradient_difference"] = relative_difference(expected, found, pairs)
         del expected, found
-    result["ms"] = time_in_turn({name: functools.partial(each[1], x, y) for name, each in both.items()}, _REPEAT.value)
+    result["ms"] = medians_in_turn(
+        {name: functools.partial(each[1], x, y) for name, each in both.items()}, _REPEAT.value
+    )
     return result
 
 

@@ -138,8 +138,8 @@ def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> Non
     """
     import keras
     import tensorflow as tf
+    from benchmarks.timing import medians_in_turn
     from face_detector import network
-    from timing import time_in_turn
 
     pixels = tf.constant(pictures.fit_square(image, size)[0][None])
     forward = {}
@@ -147,7 +147,7 @@ def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> Non
         front, rest = (keras.Sequential(part) for part in network.split(model))
         forward[name, "network"] = functools.partial(tf.function(model), pixels, training=False)
         forward[name, "from conv1 on"] = functools.partial(tf.function(rest), front(pixels), training=False)
-    taken = time_in_turn(forward, repeat)
+    taken = medians_in_turn(forward, repeat)
     print(f"\nMilliseconds an image (batch 1, median of {repeat} runs taken in turn)")
     parts = ("network", "from conv1 on")
     print(" " * 32, *(f"{part:>14}" for part in parts))

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-
 import ml_dtypes
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT
 from hypothesis import given, settings
-from PIL import Image
 from strategies import shapes
 
 from tf_dwsconv import native
@@ -213,53 +206,3 @@ def test_an_unknown_variant_is_refused():
         native.depthwise_sep_conv2d(x, d, p, variant="given_by_nobody")
     with pytest.raises(ValueError, match="variant"):
         native.depthwise_sep_conv2d(x, d, p, variant="openmp", plan=native.plan(x.shape, d.shape, p.shape))
-
-
-# --- examples/ladder.py
-
-
-def run_example(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "ladder.py"), *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def test_example_prints_a_table_and_saves_plots(tmp_path):
-    done = run_example("--shape=1,9,8,5,7", "--shape=1,16,16,5,7", "--repeat=1", f"--output={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    tables = re.split(r"^== ", done.stdout, flags=re.MULTILINE)[1:]
-    assert len(tables) == 2
-    for table in tables:
-        rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith("  ")}
-        rows.pop("variant")
-        assert tuple(rows) == native.LADDER
-        milliseconds = {word: float(row[0]) for word, row in rows.items()}
-        previous = "naive"
-        for word, (_, over_naive, over_previous, *_) in rows.items():
-            assert float(over_naive) == pytest.approx(milliseconds["naive"] / milliseconds[word], rel=0.1, abs=0.02)
-            assert float(over_previous) == pytest.approx(milliseconds[previous] / milliseconds[word], rel=0.1, abs=0.02)
-            previous = word
-    with Image.open(tmp_path / "ladder_shapes.png") as image:
-        assert image.width > 300 and len(image.getcolors(1 << 24)) > len(native.LADDER)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--shape=1,2,3"], "five positive integers N,H,W,C,K"),
-        (["--shape=1,0,3,4,5"], "five positive integers N,H,W,C,K"),
-        (["--variants=naive,fastest"], "fastest"),
-        (["--repeat=0"], "repeat"),
-        (["--kernel=0"], "kernel"),
-        (["something"], "no plain arguments"),
-    ],
-)
-def test_example_refuses_wrong_flags(flags, message, tmp_path):
-    done = run_example(*flags, f"--output={tmp_path}")
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr

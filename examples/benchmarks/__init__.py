@@ -1,0 +1,1 @@
+"""What the benchmark programs of examples/ share: timing, the machine, layers and networks of peers, plots, records."""
