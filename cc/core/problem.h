@@ -50,6 +50,7 @@ struct Problem {
   Layout layout = Layout::kNHWC;  // of X, residual and Y
   Activation mid, out;
   bool has_depthwise_bias = false, has_bias = false, has_residual = false;
+  bool float_between = false;  // Z is kept in float whatever the dtype: there is a stage between the halves
 
   int64_t CM() const { return C * M; }
   int64_t output_pixels() const { return Ho * Wo; }  // of one image

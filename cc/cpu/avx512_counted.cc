@@ -19,6 +19,7 @@ constexpr int kPair = 1;
 // clang-format off
 #include "cc/cpu/step_counted.h"
 #include "cc/cpu/pointwise_body.h"
+#include "cc/cpu/rows_body.h"
 // clang-format on
 
 #include "cc/cpu/traffic.h"
@@ -29,7 +30,7 @@ const KernelTable& CountedAvx512() {
   static constexpr KernelTable table = {
       kV,        kTilePixels, kTileChannels,
       kZType,    kPair,       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
-      Pointwise,
+      Pointwise, CopyRows, NormalizeRows, ScaleRows,
   };
   return table;
 }

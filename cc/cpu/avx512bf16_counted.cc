@@ -19,6 +19,7 @@ constexpr int kPair = 2;
 // clang-format off
 #include "cc/cpu/step_counted.h"
 #include "cc/cpu/pointwise_body.h"
+#include "cc/cpu/rows_body.h"
 // clang-format on
 
 #include "cc/cpu/traffic.h"
@@ -27,7 +28,7 @@ namespace dwsconv {
 
 const KernelTable& CountedAvx512Bf16() {
   static constexpr KernelTable table = {
-      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise,
+      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise, CopyRows, nullptr, nullptr,
   };
   return table;
 }

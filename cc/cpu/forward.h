@@ -14,7 +14,14 @@
 
 namespace dwsconv {
 
-// Filters and biases laid out for one ISA's kernels, in float. Immutable once made, so threads may share it.
+// What was packed for kernels, and is kept from call to call. Immutable once made, so threads may share it.
+class Packed {
+ public:
+  virtual ~Packed() = default;
+  virtual int64_t bytes() const = 0;
+};
+
+// Filters and biases laid out for one ISA's kernels, in float.
 class PackedFilters;
 using PackedFiltersPtr = std::shared_ptr<const PackedFilters>;
 
@@ -23,7 +30,6 @@ PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffe
 
 // Whether filters packed for one problem serve another: same R, S, C, M, K, dtype, biases and ISA.
 bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);
-int64_t PackedBytes(const PackedFilters& packed);
 
 struct ForwardOptions {
   Isa isa = Isa::kGeneric;     // from ChooseIsa
@@ -51,6 +57,7 @@ std::string CheckPlanChoice(const Problem& problem, const ForwardOptions& option
 
 // How often this process ran Forward on an ISA's kernels and packed filters: for tests that assert which path ran.
 int64_t ForwardCalls(Isa isa);
+void CountForwardCall(Isa isa);  // for the other entry, block.h
 int64_t PackCalls();
 
 }  // namespace dwsconv

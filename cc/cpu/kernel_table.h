@@ -50,6 +50,14 @@ struct PointwiseArgs {
   bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines)
 };
 
+// Rows of Z in place, where Z is float.
+struct RowsArgs {
+  float* z;
+  int64_t z_stride;
+  int64_t rows;
+  int64_t channels;
+};
+
 struct KernelTable {
   int vector_floats;
   int tile_pixels;
@@ -58,6 +66,10 @@ struct KernelTable {
   int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
   void (*depthwise[3])(const DepthwiseArgs& args);  // by DType; null where the table does not serve it
   void (*pointwise)(const PointwiseArgs& args);
+  void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half
+  // Of tables whose Z is float; null elsewhere.
+  void (*normalize)(const RowsArgs& rows, float epsilon);        // each row to mean 0 and variance 1
+  void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel
 };
 
 const KernelTable& KernelsGeneric();

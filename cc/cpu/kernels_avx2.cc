@@ -7,6 +7,7 @@
 #include "cc/cpu/depthwise_body.h"
 #include "cc/cpu/step_float.h"
 #include "cc/cpu/pointwise_body.h"
+#include "cc/cpu/rows_body.h"
 // clang-format on
 
 namespace dwsconv {
@@ -15,7 +16,7 @@ const KernelTable& KernelsAvx2() {
   static constexpr KernelTable table = {
       kV,        kTilePixels, kTileChannels,
       kZType,    kPair,       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
-      Pointwise,
+      Pointwise, CopyRows, NormalizeRows, ScaleRows,
   };
   return table;
 }

@@ -7,13 +7,14 @@
 #include "cc/cpu/depthwise_body.h"
 #include "cc/cpu/step_bf16.h"
 #include "cc/cpu/pointwise_body.h"
+#include "cc/cpu/rows_body.h"
 // clang-format on
 
 namespace dwsconv {
 
 const KernelTable& KernelsAvx512Bf16() {
   static constexpr KernelTable table = {
-      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise,
+      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise, CopyRows, nullptr, nullptr,
   };
   return table;
 }

@@ -57,7 +57,8 @@ void PackPanels(const Problem& p, const T* P, int64_t tile_channels, int64_t pai
 const KernelTable& Kernels(Isa isa, const Problem& problem) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx512) {
-    const bool bf16 = problem.dtype == DType::kBFloat16 && IsClamp(problem.mid.kind) && GetCpuFeatures().avx512_bf16;
+    const bool bf16 = problem.dtype == DType::kBFloat16 && IsClamp(problem.mid.kind) && !problem.float_between &&
+                      GetCpuFeatures().avx512_bf16;
     return bf16 ? KernelsAvx512Bf16() : KernelsAvx512();
   }
   if (isa == Isa::kAvx2) return KernelsAvx2();
@@ -79,7 +80,7 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
     float* filter = depthwise_ + m * taps * channel_stride_;
     std::fill(filter, filter + taps * channel_stride_, 0.0f);
     for (int64_t t = 0; t < taps; ++t) {
-      for (int64_t c = 0; c < p.C; ++c) filter[at(c, t)] = ToFloat(D[(t * p.C + c) * p.M + m]);
+      for (int64_t c = 0; c < p.C; ++c) filter[at(c, t)] = D ? ToFloat(D[(t * p.C + c) * p.M + m]) : 1.0f;
     }
     float* to = depthwise_bias_ + m * channel_stride_;
     std::fill(to, to + channel_stride_, 0.0f);
@@ -94,7 +95,9 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
     for (int64_t i = 0; i < packed_pixels_; ++i) std::copy_n(depthwise_bias_, p.C, packed_bias_ + i * p.C);
   }
   const int64_t tile_channels = kernels_->tile_channels;
-  if (kernels_->z_type == DType::kFloat32) {
+  if (!P) {
+    // K is 0: there is no pointwise half.
+  } else if (kernels_->z_type == DType::kFloat32) {
     PackPanels(p, P, tile_channels, kernels_->pair, panels_);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     PackPanels(p, P, tile_channels, kernels_->pair, reinterpret_cast<BFloat16*>(panels_));
@@ -162,7 +165,6 @@ PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffe
   return PackedFilters::Make(problem, isa, buffers);
 }
 bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa) { return packed.Serves(problem, isa); }
-int64_t PackedBytes(const PackedFilters& packed) { return packed.bytes(); }
 int64_t PackCalls() { return pack_calls.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

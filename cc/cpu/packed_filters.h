@@ -10,7 +10,7 @@
 
 namespace dwsconv {
 
-class PackedFilters {
+class PackedFilters : public Packed {
  public:
   // Null when memory is out.
   static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
@@ -19,7 +19,7 @@ class PackedFilters {
   const KernelTable& kernels() const { return *run_; }
   // From now on kernels() is another table, for the same layout and problems.
   void RunBy(const KernelTable& kernels) { run_ = &kernels; }
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const override { return bytes_; }
 
   int64_t channel_stride() const { return channel_stride_; }
   const float* depthwise() const { return depthwise_; }            // as DepthwiseArgs::filter

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "cc/cpu/packed_filters.h"
 #include "cc/tf/content_hash.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
 
@@ -43,14 +44,17 @@ FilterCache& FilterCache::Global() {
   return *cache;
 }
 
-FilterCache::Lookup FilterCache::MakeLookup(const Problem& problem, Isa isa, absl::Span<const Tensor* const> filters,
+FilterCache::Geometry FilterCache::GeometryOf(const Problem& p, Isa isa) {
+  Geometry geometry;
+  geometry.sizes = {p.R, p.S, p.C, p.M, p.K, 0};
+  geometry.kinds = {static_cast<int64_t>(p.dtype), static_cast<int64_t>(isa), p.has_depthwise_bias + 2 * p.has_bias};
+  return geometry;
+}
+
+FilterCache::Lookup FilterCache::MakeLookup(const Geometry& geometry, absl::Span<const Tensor* const> filters,
                                             bool stable) {
   Lookup lookup;
   lookup.filters = filters;
-  Geometry geometry;
-  geometry.sizes = {problem.R, problem.S, problem.C, problem.M, problem.K};
-  geometry.kinds = {static_cast<int64_t>(problem.dtype), static_cast<int64_t>(isa), problem.has_depthwise_bias,
-                    problem.has_bias};
   lookup.addresses.geometry = lookup.contents.geometry = geometry;
   lookup.addresses.identity.fill(0);
   for (size_t i = 0; i < filters.size(); ++i) {
@@ -63,22 +67,42 @@ FilterCache::Lookup FilterCache::MakeLookup(const Problem& problem, Isa isa, abs
 
 PackedFiltersPtr FilterCache::Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                                   absl::Span<const Tensor* const> filters, bool stable) {
+  return std::static_pointer_cast<const PackedFilters>(
+      Get(GeometryOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
+}
+
+PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers& buffers,
+                                absl::Span<const Tensor* const> filters, bool stable) {
+  Geometry geometry = GeometryOf(block.main, isa);
+  geometry.sizes[5] = block.E;
+  // What tells it from a layer, and its stages. The kernels that it is packed for follow from the activation, too.
+  const bool floats = block.main.float_between || !IsClamp(block.main.mid.kind);
+  for (bool flag : {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats}) {
+    geometry.kinds[2] = 2 * geometry.kinds[2] + flag;
+  }
+  geometry.kinds[2] += 1 << 16;
+  return std::static_pointer_cast<const PackedBlock>(
+      Get(geometry, filters, stable, [&]() -> PackedPtr { return PackBlock(block, isa, buffers); }));
+}
+
+FilterCache::PackedPtr FilterCache::Get(const Geometry& geometry, absl::Span<const Tensor* const> filters, bool stable,
+                                        absl::FunctionRef<PackedPtr()> pack) {
   Released released;
-  Lookup lookup = MakeLookup(problem, isa, filters, stable);
-  PackedFiltersPtr packed = FindByAddress(lookup, &released);
+  Lookup lookup = MakeLookup(geometry, filters, stable);
+  PackedPtr packed = FindByAddress(lookup, &released);
   if (packed != nullptr) return packed;
   const uint64_t contents = HashAll(filters);
   lookup.contents.identity = {contents};
   packed = FindByContents(lookup, &released);
   if (packed != nullptr || !MetBefore(lookup)) return packed;
 
-  packed = PackFilters(problem, isa, buffers);
+  packed = pack();
   // A foreign buffer may have been written into after it was hashed and before it was packed.
   if (packed == nullptr || HashAll(filters) != contents) return packed;
   return Insert(lookup, std::move(packed), &released);
 }
 
-PackedFiltersPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
+FilterCache::PackedPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   // What a model that is gone has left is found here when another runs on.
   if (++lookups_ % 1024 == 0) SweepUnderLock(released);
@@ -89,7 +113,7 @@ PackedFiltersPtr FilterCache::FindByAddress(const Lookup& lookup, Released* rele
   return found->second.entry->packed;
 }
 
-PackedFiltersPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
+FilterCache::PackedPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   const auto found = by_contents_.find(lookup.contents);
   if (found == by_contents_.end()) return nullptr;
@@ -111,12 +135,12 @@ bool FilterCache::MetBefore(const Lookup& lookup) {
   return false;
 }
 
-PackedFiltersPtr FilterCache::Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released) {
+FilterCache::PackedPtr FilterCache::Insert(const Lookup& lookup, PackedPtr packed, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   SweepUnderLock(released);
   const auto found = by_contents_.find(lookup.contents);
   if (found != by_contents_.end()) return found->second->packed;  // another thread was faster
-  const int64_t bytes = PackedBytes(*packed);
+  const int64_t bytes = packed->bytes();
   if (bytes > max_bytes_) return packed;
   entries_.push_front(Entry{lookup.contents, packed, bytes, lookups_});
   by_contents_[lookup.contents] = entries_.begin();

@@ -10,8 +10,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
+#include "cc/core/block.h"
 #include "cc/core/problem.h"
+#include "cc/cpu/block.h"
 #include "cc/cpu/forward.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -47,6 +50,10 @@ class FilterCache {
   PackedFiltersPtr Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                        absl::Span<const tensorflow::Tensor* const> filters, bool stable);
 
+  // The same of a block: `filters` are those and biases that it has, in a fixed order.
+  PackedBlockPtr Get(const Block& block, Isa isa, const BlockBuffers& buffers,
+                     absl::Span<const tensorflow::Tensor* const> filters, bool stable);
+
   // Lets go of tensors that nobody but the cache holds any more (their variable has moved on or is gone), and of packed
   // filters that were not used for long.
   void Sweep();
@@ -58,12 +65,14 @@ class FilterCache {
   Stats stats() const;
 
  private:
-  static constexpr int kMaxFilters = 4;
+  static constexpr int kMaxFilters = 6;
+
+  using PackedPtr = std::shared_ptr<const Packed>;
 
   // What must agree besides the contents.
   struct Geometry {
-    std::array<int64_t, 5> sizes;  // R, S, C, M, K
-    std::array<int64_t, 4> kinds;  // dtype, ISA, which biases there are
+    std::array<int64_t, 6> sizes;  // R, S, C, M, K, E
+    std::array<int64_t, 3> kinds;  // dtype, ISA, which stages and biases there are
     bool operator==(const Geometry& other) const { return sizes == other.sizes && kinds == other.kinds; }
   };
   template <size_t kCount>
@@ -81,7 +90,7 @@ class FilterCache {
 
   struct Entry {
     ContentsKey contents;
-    PackedFiltersPtr packed;
+    PackedPtr packed;
     int64_t bytes = 0;
     int64_t last_use = 0;  // by lookups_
   };
@@ -126,12 +135,14 @@ class FilterCache {
     ContentsKey contents;
   };
 
-  static Lookup MakeLookup(const Problem& problem, Isa isa, absl::Span<const tensorflow::Tensor* const> filters,
-                           bool stable);
-  PackedFiltersPtr FindByAddress(const Lookup& lookup, Released* released);
-  PackedFiltersPtr FindByContents(const Lookup& lookup, Released* released);
+  static Geometry GeometryOf(const Problem& problem, Isa isa);
+  static Lookup MakeLookup(const Geometry& geometry, absl::Span<const tensorflow::Tensor* const> filters, bool stable);
+  PackedPtr Get(const Geometry& geometry, absl::Span<const tensorflow::Tensor* const> filters, bool stable,
+                absl::FunctionRef<PackedPtr()> pack);
+  PackedPtr FindByAddress(const Lookup& lookup, Released* released);
+  PackedPtr FindByContents(const Lookup& lookup, Released* released);
   bool MetBefore(const Lookup& lookup);  // and takes note
-  PackedFiltersPtr Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released);
+  PackedPtr Insert(const Lookup& lookup, PackedPtr packed, Released* released);
 
   // These want the lock.
   void Use(Entries::iterator entry);

@@ -40,9 +40,10 @@ inline absl::Status ToDType(tensorflow::DataType from, DType* to) {
   }
 }
 
-// Fills everything of *request but the shapes. Context: shape_inference::InferenceContext or OpKernelConstruction.
+// Fills what the ops share of *request: neither the shapes nor which inputs there are. Context:
+// shape_inference::InferenceContext or OpKernelConstruction.
 template <typename Context>
-absl::Status ReadAttributes(Context* context, Request* request) {
+absl::Status ReadCommonAttributes(Context* context, Request* request) {
   tensorflow::DataType dtype;
   TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
   TF_RETURN_IF_ERROR(ToDType(dtype, &request->dtype));
@@ -58,7 +59,13 @@ absl::Status ReadAttributes(Context* context, Request* request) {
   TF_RETURN_IF_ERROR(context->GetAttr("depthwise_activation", &request->depthwise_activation));
   TF_RETURN_IF_ERROR(context->GetAttr("activation", &request->activation));
   TF_RETURN_IF_ERROR(context->GetAttr("depthwise_alpha", &request->depthwise_alpha));
-  TF_RETURN_IF_ERROR(context->GetAttr("alpha", &request->alpha));
+  return context->GetAttr("alpha", &request->alpha);
+}
+
+// Fills everything of *request but the shapes.
+template <typename Context>
+absl::Status ReadAttributes(Context* context, Request* request) {
+  TF_RETURN_IF_ERROR(ReadCommonAttributes(context, request));
   const struct {
     const char* attribute;
     const char* input;

@@ -1,0 +1,38 @@
+// The forward pass of a block (cc/core/block.h): what the op of converted models calls.
+#ifndef DWSCONV_CPU_BLOCK_H_
+#define DWSCONV_CPU_BLOCK_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "cc/core/block.h"
+#include "cc/cpu/forward.h"
+
+namespace dwsconv {
+
+// A block's filters and biases, of all its stages.
+class PackedBlock : public Packed {
+ public:
+  PackedBlock(PackedFiltersPtr lead, PackedFiltersPtr main) : lead_(std::move(lead)), main_(std::move(main)) {}
+  int64_t bytes() const override;
+  const PackedFilters& lead() const { return *lead_; }
+  const PackedFilters& main() const { return *main_; }
+
+ private:
+  PackedFiltersPtr lead_, main_;  // lead: null where none leads
+};
+using PackedBlockPtr = std::shared_ptr<const PackedBlock>;
+
+// Null when memory is out. Input, scale, residual and output are not read.
+PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers);
+
+// Computes the block, as Forward does a layer. `packed`, if not null, is of PackBlock for the same stages, filter sizes,
+// dtype and ISA. options.variant and options.choice are not read.
+std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
+                         const ForwardOptions& options);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_BLOCK_H_

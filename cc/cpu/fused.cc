@@ -1,0 +1,197 @@
+#include "cc/cpu/fused.h"
+
+#include <algorithm>
+
+#include "cc/core/parallel.h"
+#include "cc/cpu/layout.h"
+#include "cc/cpu/scratch_pool.h"
+
+namespace dwsconv {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool OnCacheLines(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+
+// One call: what its tasks share.
+class Run {
+ public:
+  Run(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed, const Stages& stages,
+      const Plan& plan)
+      : problem_(problem),
+        buffers_(buffers),
+        packed_(packed),
+        stages_(stages),
+        plan_(plan),
+        kernels_(packed.kernels()),
+        item_(SizeOf(problem.dtype)),
+        pixels_(problem.output_pixels()),
+        blocks_(CeilDiv(pixels_, plan.block_pixels)),
+        shares_(stages.pointwise ? CeilDiv(problem.K, plan.block_channels) : 1),
+        row_bytes_(problem.W * problem.C * item_),
+        image_bytes_(problem.H * row_bytes_),
+        typed_(problem.dtype == kernels_.z_type) {
+    stream_ = plan.stream && typed_ && problem.K * item_ % 64 == 0 && OnCacheLines(buffers.output);
+    // Z is what lies in memory already, or what is to lie there.
+    const bool changed = stages.normalize || stages.scale != nullptr;
+    from_x_ = !stages.depthwise && stages.pointwise && typed_ && !changed && problem.stride_h == 1 &&
+              problem.stride_w == 1;
+    to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ &&
+            problem.CM() % kernels_.vector_floats == 0;
+  }
+
+  int64_t tasks() const { return problem_.N * blocks_ * shares_; }
+  int64_t scratch_bytes() const { return from_x_ || to_y_ ? 0 : plan_.scratch_bytes; }
+
+  void Task(int64_t task, int64_t next, char* scratch) const {
+    const int64_t share = task % shares_, block = task / shares_ % blocks_, n = task / shares_ / blocks_;
+    const int64_t first = block * plan_.block_pixels;
+    const char* image = static_cast<const char*>(buffers_.input) + n * image_bytes_;
+    const int64_t at = (n * pixels_ + first) * problem_.K * item_;
+
+    PointwiseArgs args;
+    args.pixels = std::min(plan_.block_pixels, pixels_ - first);
+    args.cm = problem_.CM();
+    args.z = scratch;
+    args.z_stride = plan_.z_stride;
+    args.K = problem_.K;
+    args.residual = buffers_.residual ? static_cast<const char*>(buffers_.residual) + at : nullptr;
+    args.y = static_cast<char*>(buffers_.output) + at;
+    args.dtype = problem_.dtype;
+    args.stream = stream_;
+    if (from_x_) {
+      args.z = image + first * problem_.C * item_;
+      args.z_stride = problem_.C;
+    } else if (to_y_) {
+      Depthwise(image, n, first, args.pixels, args.y, problem_.K);
+      return;
+    } else {
+      Depthwise(image, n, first, args.pixels, scratch, plan_.z_stride);
+    }
+    if (!stages_.pointwise) {
+      kernels_.copy(args);
+      return;
+    }
+    args.panels = packed_.panels();
+    args.bias = packed_.bias();
+    args.k_begin = share * plan_.block_channels;
+    args.k_end = std::min(problem_.K, args.k_begin + plan_.block_channels);
+    args.activation = problem_.out;
+    args.ahead = nullptr;
+    args.ahead_bytes = 0;
+    if (next == task + 1 && shares_ == 1) {
+      // The rows of X that the next task is the first to read.
+      const int64_t done = first + args.pixels;
+      const int64_t begin = block + 1 < blocks_ ? BytesRead(done) : image_bytes_;
+      const int64_t end = block + 1 < blocks_ ? BytesRead(std::min(done + plan_.block_pixels, pixels_))
+                                              : image_bytes_ + BytesRead(std::min(plan_.block_pixels, pixels_));
+      args.ahead = image + begin;
+      args.ahead_bytes = end - begin;
+    }
+    kernels_.pointwise(args);
+  }
+
+ private:
+  // Z of `pixels` pixels, with all that happens to it.
+  void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, void* z, int64_t z_stride) const {
+    const float* const scale = stages_.scale ? stages_.scale + n * stages_.scale_stride : nullptr;
+    DepthwiseArgs args;
+    args.problem = &problem_;
+    args.image = image;
+    SetFilters(packed_, &args);
+    // Without a filter of its own the depthwise loop can apply the factors.
+    const bool scaled = scale != nullptr && !stages_.depthwise && packed_.packed_pixels() == 0;
+    if (scaled) args.filter = scale;
+    args.first_pixel = first;
+    args.pixels = pixels;
+    args.z = z;
+    args.z_stride = z_stride;
+    kernels_.depthwise[static_cast<int>(problem_.dtype)](args);
+    const RowsArgs rows = {static_cast<float*>(z), z_stride, pixels, problem_.CM()};
+    if (stages_.normalize) kernels_.normalize(rows, stages_.epsilon);
+    if (scale != nullptr && !scaled) kernels_.scale(rows, scale);
+  }
+
+  // Offset of the first byte of X past what output pixels [0, end) of an image read.
+  int64_t BytesRead(int64_t end) const {
+    if (from_x_) return end * problem_.C * item_;
+    const int64_t last =
+        (end - 1) / problem_.Wo * problem_.stride_h - problem_.pad_top + (problem_.R - 1) * problem_.dilation_h;
+    return std::clamp<int64_t>(last + 1, 0, problem_.H) * row_bytes_;
+  }
+
+  const Problem& problem_;
+  const ForwardBuffers& buffers_;
+  const PackedFilters& packed_;
+  const Stages& stages_;
+  const Plan& plan_;
+  const KernelTable& kernels_;
+  const int64_t item_, pixels_, blocks_, shares_, row_bytes_, image_bytes_;
+  const bool typed_;  // X and Y are of Z's type
+  bool stream_, from_x_, to_y_;
+};
+
+}  // namespace
+
+void SetFilters(const PackedFilters& packed, DepthwiseArgs* args) {
+  args->filter = packed.depthwise();
+  args->bias = packed.depthwise_bias();
+  args->channel_stride = packed.channel_stride();
+  args->packed_pixels = packed.packed_pixels();
+  args->packed_filter = packed.packed_filter();
+  args->packed_bias = packed.packed_bias();
+}
+
+std::string RunFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
+                     const Stages& stages, const ForwardOptions& options) {
+  Plan plan;
+  if (stages.pointwise) {
+    plan = ForwardPlan(problem, options);
+  } else {
+    Problem depthwise = problem;
+    depthwise.K = 1;  // what the planner takes: hardly a pointwise half
+    plan = ForwardPlan(depthwise, options);
+  }
+  const Run run(problem, buffers, packed, stages, plan);
+  Scratch scratch(plan.threads * run.scratch_bytes());
+  if (scratch.data() == nullptr) return kOutOfMemory;
+  ParallelForAhead({plan.threads, options.pool}, run.tasks(), [&](int64_t task, int64_t next, int worker) {
+    run.Task(task, next, scratch.data() + worker * run.scratch_bytes());
+  });
+  return "";
+}
+
+std::string BetweenTranspositions(const Problem& problem, int64_t x_channels, const ForwardBuffers& buffers,
+                                  const ForwardOptions& options, const ChannelsLastRun& run) {
+  constexpr int64_t kCopyBytes = 8 << 20;
+  const int64_t item = SizeOf(problem.dtype), pixels = problem.output_pixels();
+  const int64_t x_bytes = problem.H * problem.W * x_channels * item, y_bytes = pixels * problem.K * item;
+  const int64_t residual_bytes = problem.has_residual ? y_bytes : 0;
+  const int64_t images = std::clamp<int64_t>(kCopyBytes / (x_bytes + y_bytes + residual_bytes + 1), 1, problem.N);
+  Scratch x(images * x_bytes), y(images * y_bytes), residual(images * residual_bytes);
+  if (x.data() == nullptr || y.data() == nullptr || residual.data() == nullptr) return kOutOfMemory;
+
+  const Workers workers(options.num_threads, options.pool);
+  Problem inner = problem;
+  inner.layout = Layout::kNHWC;
+  ForwardBuffers inside = buffers;
+  inside.input = x.data();
+  inside.residual = problem.has_residual ? residual.data() : nullptr;
+  inside.output = y.data();
+  for (int64_t n = 0; n < problem.N; n += inner.N) {
+    inner.N = std::min(images, problem.N - n);
+    const char* from = static_cast<const char*>(buffers.input) + n * x_bytes;
+    TransposeMatrices(from, x.data(), inner.N, x_channels, problem.H * problem.W, item, workers);
+    if (problem.has_residual) {
+      from = static_cast<const char*>(buffers.residual) + n * y_bytes;
+      TransposeMatrices(from, residual.data(), inner.N, problem.K, pixels, item, workers);
+    }
+    const std::string wrong = run(inner, n, inside);
+    if (!wrong.empty()) return wrong;
+    char* to = static_cast<char*>(buffers.output) + n * y_bytes;
+    TransposeMatrices(y.data(), to, inner.N, pixels, problem.K, item, workers);
+  }
+  return "";
+}
+
+}  // namespace dwsconv

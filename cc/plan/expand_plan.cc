@@ -1,0 +1,83 @@
+#include "cc/plan/expand_plan.h"
+
+#include <algorithm>
+
+namespace dwsconv {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+constexpr double kFlopsPerThread = 500'000;  // as in planner.cc
+constexpr double kShareOfL3 = 0.5;
+constexpr int64_t kNearA = 96 << 10;        // of A between its two convolutions, where channels are taken by pieces
+constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels
+
+}  // namespace
+
+void RowsRead(const Problem& p, int64_t first, int64_t last, int64_t* begin, int64_t* end) {
+  *begin = std::clamp<int64_t>(first * p.stride_h - p.pad_top, 0, p.H);
+  *end = std::clamp<int64_t>((last - 1) * p.stride_h - p.pad_top + (p.R - 1) * p.dilation_h + 1, *begin, p.H);
+}
+
+ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
+  const Problem& p = block.main;
+  const int64_t zb = machine.z_bytes, panel = machine.tile_channels;
+  ExpandPlan plan;
+  Plan one;
+  one.block_pixels = one.block_channels = 1;
+  FinishPlan(p, machine, &one);
+  plan.z_stride = one.z_stride;
+  const double flops = 2.0 * static_cast<double>(p.N) *
+                       (static_cast<double>(p.H * p.W) * static_cast<double>(block.E * p.C) +
+                        static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM()) *
+                            static_cast<double>(p.R * p.S + (block.has_pointwise ? p.K : 0)));
+  plan.threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
+  const double moved = static_cast<double>(p.H * p.W * block.E) +
+                       static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
+  plan.stream =
+      static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
+
+  const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
+  // Channels by pieces need filters of whole vectors for each, and Z's channels in A's order.
+  const bool divisible = p.M == 1 && p.C >= 2 * panel && PackedPixels(p, machine.vector_floats) == 0;
+  const auto piece = [&](int64_t pieces) { return std::min(p.C, RoundUp(CeilDiv(p.C, pieces), panel)); };
+  const int64_t z_image = p.Ho * z_row, near = std::max<int64_t>(1, CeilDiv(p.H * row_bytes, kNearA));
+  if (divisible && z_image <= room) {
+    // Whole images: no row of A is computed twice.
+    plan.channels = piece(near);
+    plan.rows = p.Ho;
+    if (p.N >= 4 * plan.threads || p.N % plan.threads == 0) {
+      plan.z_pixels = p.output_pixels();
+      plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
+      plan.z_bytes = z_image + 64;
+      return plan;
+    }
+    if (p.N * z_image <= kLargestZ) {
+      // As many pieces an image as keep all threads busy to the end.
+      const int64_t rounds = CeilDiv(p.N * near, plan.threads);
+      plan.channels = piece(CeilDiv(rounds * plan.threads, p.N));
+      plan.by_channels = true;
+      plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
+      plan.z_bytes = p.N * z_image + 64;
+      return plan;
+    }
+  }
+  // Strips of rows. A's rows are kept from strip to strip, so what many rows save is only the copy of those that stay
+  // and the starts of strips; few rows keep A and Z near.
+  plan.channels = p.C;
+  const int64_t halo = std::max<int64_t>(0, (p.R - 1) * p.dilation_h + 1 - p.stride_h);
+  const int64_t fit = (room - halo * row_bytes) / std::max<int64_t>(1, p.stride_h * row_bytes + z_row);
+  // Enough strips for the threads, and those of one thread of equal height.
+  const int64_t strips = p.N >= plan.threads ? 1 : CeilDiv(plan.threads, p.N);
+  int64_t rows = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, CeilDiv(p.Ho, strips)));
+  rows = CeilDiv(p.Ho, CeilDiv(CeilDiv(p.Ho, rows), strips) * strips);
+  plan.rows = rows;
+  plan.z_pixels = rows * p.Wo;
+  const int64_t a_rows = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
+  plan.a_bytes = a_rows * row_bytes + 64;
+  plan.z_bytes = plan.z_pixels * plan.z_stride * zb + 64;
+  return plan;
+}
+
+}  // namespace dwsconv
