@@ -36,6 +36,7 @@ class _State:
         self.module = module
         self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d if module is not None else None
         self.gradient_op: Optional[Callable] = None if module is None else module.tf_dwsconv_depthwise_sep_conv2d_grad
+        self.block_op: Optional[Callable] = None if module is None else module.tf_dwsconv_conv_block
         self.path = path
         self.reason = reason
 
@@ -70,9 +71,8 @@ def gradient_op() -> Optional[Callable]:
 
 
 def block_op() -> Optional[Callable]:
-    """The wrapper of the block's op, or None as `op`, and where the library does not have that op."""
-    # When the library has the op: `load().module.tf_dwsconv_conv_block`, so that a library without it is an error.
-    return None if op() is None else getattr(load().module, "tf_dwsconv_conv_block", None)
+    """The wrapper of the block's op, or None as `op`."""
+    return None if op() is None else load().block_op
 
 
 def load() -> _State:

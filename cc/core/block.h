@@ -31,7 +31,7 @@ struct Block {
 
 // Element type `main.dtype`, dense.
 struct BlockBuffers {
-  ForwardBuffers main;  // input is X; no depthwise or pointwise filter where there is no such stage
+  ForwardBuffers main;                  // input is X; no depthwise or pointwise filter where there is no such stage
   const void* expand_filter = nullptr;  // [E,C]
   const void* expand_bias = nullptr;    // [C]
   const void* scale = nullptr;          // [N,C*M]

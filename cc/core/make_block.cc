@@ -53,7 +53,8 @@ std::string CheckBlockAttributes(const BlockRequest& request) {
       {!request.has_depthwise && request.main.has_depthwise_bias, "depthwise_bias", "depthwise_filter"},
       {!request.has_depthwise && request.main.depthwise_activation != "none", "depthwise_activation",
        "depthwise_filter"},
-      {!request.has_depthwise && request.has_expand, "expand_filter", "depthwise_filter"},
+      {!request.has_depthwise && request.main.strides != std::vector<int64_t>{1, 1}, "strides other than 1",
+       "depthwise_filter"},
       {!request.has_pointwise && request.main.has_bias, "bias", "pointwise_filter"},
       {!request.has_pointwise && request.main.activation != "none", "activation", "pointwise_filter"},
   };
@@ -120,8 +121,8 @@ std::string MakeBlock(const BlockRequest& request, Block* block) {
     }
   }
   if (request.has_scale) {
-    const std::vector<int64_t> wide = nhwc ? std::vector<int64_t>{b.main.N, 1, 1, b.main.CM()}
-                                           : std::vector<int64_t>{b.main.N, b.main.CM(), 1, 1};
+    const std::vector<int64_t> wide =
+        nhwc ? std::vector<int64_t>{b.main.N, 1, 1, b.main.CM()} : std::vector<int64_t>{b.main.N, b.main.CM(), 1, 1};
     if (request.scale != wide && request.scale != std::vector<int64_t>{b.main.N, b.main.CM()}) {
       return "scale must have shape " + Show({b.main.N, b.main.CM()}) + " or " + Show(wide) + ", but its shape is " +
              Show(request.scale);

@@ -117,7 +117,7 @@ class ExpandRun {
   // A thread's memory, and which rows of A it holds.
   struct Worker {
     char *a = nullptr, *x = nullptr, *z = nullptr;
-    int64_t n = -1, begin = 0, end = 0;  // `a` holds rows [begin, end) of image n, of all channels
+    int64_t n = -1, begin = 0, end = 0;        // `a` holds rows [begin, end) of image n, of all channels
     int64_t x_n = -1, x_begin = 0, x_end = 0;  // likewise `x`
   };
 
@@ -252,7 +252,12 @@ class ExpandRun {
     args.ahead = ahead;
     args.ahead_bytes = ahead_bytes;
     args.stream = stream_;
-    block_.has_pointwise ? kernels_.pointwise(args) : kernels_.copy(args);
+    if (block_.has_pointwise) {
+      kernels_.pointwise(args);
+    } else {
+      ToOutputOrder(p_, z_item_, plan_.z_stride, pixels, z);
+      kernels_.copy(args);
+    }
   }
 
   void Strip(int64_t task, int64_t next, Worker* w) const {

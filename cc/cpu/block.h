@@ -28,8 +28,8 @@ using PackedBlockPtr = std::shared_ptr<const PackedBlock>;
 // Null when memory is out. Input, scale, residual and output are not read.
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers);
 
-// Computes the block, as Forward does a layer. `packed`, if not null, is of PackBlock for the same stages, filter sizes,
-// dtype and ISA. options.variant and options.choice are not read.
+// Computes the block, as Forward does a layer. `packed`, if not null, is of PackBlock for the same stages, filter
+// sizes, dtype and ISA. options.variant and options.choice are not read.
 std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
                          const ForwardOptions& options);
 

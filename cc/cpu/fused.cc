@@ -1,6 +1,7 @@
 #include "cc/cpu/fused.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cc/core/parallel.h"
 #include "cc/cpu/layout.h"
@@ -10,6 +11,17 @@ namespace dwsconv {
 namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+void Interleave(const Problem& p, int64_t z_stride, int64_t pixels, T* z) {
+  std::vector<T> row(static_cast<size_t>(p.CM()));
+  for (int64_t i = 0; i < pixels; ++i, z += z_stride) {
+    std::copy_n(z, p.CM(), row.begin());
+    for (int64_t m = 0; m < p.M; ++m) {
+      for (int64_t c = 0; c < p.C; ++c) z[c * p.M + m] = row[static_cast<size_t>(m * p.C + c)];
+    }
+  }
+}
 
 bool OnCacheLines(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
 
@@ -34,10 +46,10 @@ class Run {
     stream_ = plan.stream && typed_ && problem.K * item_ % 64 == 0 && OnCacheLines(buffers.output);
     // Z is what lies in memory already, or what is to lie there.
     const bool changed = stages.normalize || stages.scale != nullptr;
-    from_x_ = !stages.depthwise && stages.pointwise && typed_ && !changed && problem.stride_h == 1 &&
-              problem.stride_w == 1;
-    to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ &&
-            problem.CM() % kernels_.vector_floats == 0;
+    from_x_ =
+        !stages.depthwise && stages.pointwise && typed_ && !changed && problem.stride_h == 1 && problem.stride_w == 1;
+    to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ && problem.M == 1 &&
+            problem.C % kernels_.vector_floats == 0;
   }
 
   int64_t tasks() const { return problem_.N * blocks_ * shares_; }
@@ -69,6 +81,7 @@ class Run {
       Depthwise(image, n, first, args.pixels, scratch, plan_.z_stride);
     }
     if (!stages_.pointwise) {
+      ToOutputOrder(problem_, SizeOf(kernels_.z_type), plan_.z_stride, args.pixels, scratch);
       kernels_.copy(args);
       return;
     }
@@ -132,6 +145,12 @@ class Run {
 };
 
 }  // namespace
+
+void ToOutputOrder(const Problem& problem, int64_t z_item, int64_t z_stride, int64_t pixels, void* z) {
+  if (problem.M == 1) return;
+  z_item == 4 ? Interleave(problem, z_stride, pixels, static_cast<uint32_t*>(z))
+              : Interleave(problem, z_stride, pixels, static_cast<uint16_t*>(z));
+}
 
 void SetFilters(const PackedFilters& packed, DepthwiseArgs* args) {
   args->filter = packed.depthwise();

@@ -36,6 +36,9 @@ using ChannelsLastRun =
 std::string BetweenTranspositions(const Problem& problem, int64_t x_channels, const ForwardBuffers& buffers,
                                   const ForwardOptions& options, const ChannelsLastRun& run);
 
+// Rows of Z from its own channel order, m * C + c, to TensorFlow's, c * M + m: where they are the output.
+void ToOutputOrder(const Problem& problem, int64_t z_item, int64_t z_stride, int64_t pixels, void* z);
+
 // The parts of a DepthwiseArgs that the packed filters give.
 void SetFilters(const PackedFilters& packed, DepthwiseArgs* args);
 

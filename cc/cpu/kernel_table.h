@@ -68,7 +68,7 @@ struct KernelTable {
   void (*pointwise)(const PointwiseArgs& args);
   void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half
   // Of tables whose Z is float; null elsewhere.
-  void (*normalize)(const RowsArgs& rows, float epsilon);        // each row to mean 0 and variance 1
+  void (*normalize)(const RowsArgs& rows, float epsilon);     // each row to mean 0 and variance 1
   void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel
 };
 

@@ -14,7 +14,8 @@ namespace dwsconv {
 
 const KernelTable& KernelsAvx512Bf16() {
   static constexpr KernelTable table = {
-      kV, kTilePixels, kTileChannels, kZType, kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr}, Pointwise, CopyRows, nullptr, nullptr,
+      kV,        kTilePixels, kTileChannels, kZType,  kPair, {nullptr, Depthwise<BFloat16, BFloat16>, nullptr},
+      Pointwise, CopyRows,    nullptr,       nullptr,
   };
   return table;
 }

@@ -16,7 +16,8 @@ const KernelTable& KernelsGeneric() {
   static constexpr KernelTable table = {
       kV,        kTilePixels, kTileChannels,
       kZType,    kPair,       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
-      Pointwise, CopyRows, NormalizeRows, ScaleRows,
+      Pointwise, CopyRows,    NormalizeRows,
+      ScaleRows,
   };
   return table;
 }

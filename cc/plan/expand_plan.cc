@@ -10,7 +10,7 @@ int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 constexpr double kFlopsPerThread = 500'000;  // as in planner.cc
 constexpr double kShareOfL3 = 0.5;
-constexpr int64_t kNearA = 96 << 10;        // of A between its two convolutions, where channels are taken by pieces
+constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
 constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels
 
 }  // namespace
@@ -35,8 +35,7 @@ ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
   plan.threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
   const double moved = static_cast<double>(p.H * p.W * block.E) +
                        static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
-  plan.stream =
-      static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
+  plan.stream = static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
 
   const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
   // Channels by pieces need filters of whole vectors for each, and Z's channels in A's order.

@@ -20,10 +20,10 @@ struct ExpandPlan {
   bool by_channels = false;
   int64_t z_pixels = 0;  // pixels of Z that are kept at a time, unless by_channels: Y follows piece by piece
   int threads = 1;
-  int64_t z_stride = 0;    // elements
-  int64_t a_bytes = 0;     // of A, a thread
-  int64_t z_bytes = 0;     // of Z, a thread; with by_channels of all images
-  bool stream = false;     // write Y around the caches
+  int64_t z_stride = 0;  // elements
+  int64_t a_bytes = 0;   // of A, a thread
+  int64_t z_bytes = 0;   // of Z, a thread; with by_channels of all images
+  bool stream = false;   // write Y around the caches
 };
 
 // Output pixels > 0, E > 0.

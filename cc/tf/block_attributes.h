@@ -23,9 +23,9 @@ enum BlockInput {
   kBlockResidual,
   kBlockInputs,
 };
-constexpr const char* kBlockInputNames[kBlockInputs] = {
-    "expand_filter", "expand_bias", "depthwise_filter", "depthwise_bias",
-    "pointwise_filter", "bias", "scale", "residual"};
+constexpr const char* kBlockInputNames[kBlockInputs] = {"expand_filter",  "expand_bias",      "depthwise_filter",
+                                                        "depthwise_bias", "pointwise_filter", "bias",
+                                                        "scale",          "residual"};
 
 // An op's attributes, and where its inputs are: -1 for those that are not there.
 struct BlockAttributes {
@@ -70,10 +70,14 @@ template <typename SizesOf>
 void SetBlockShapes(const BlockAttributes& attributes, const SizesOf& sizes, BlockRequest* request) {
   *request = attributes.request;
   request->main.input = sizes(0);
-  std::vector<int64_t>* const shapes[kBlockInputs] = {
-      &request->expand_filter,         &request->expand_bias,           &request->main.depthwise_filter,
-      &request->main.depthwise_bias,   &request->main.pointwise_filter, &request->main.bias,
-      &request->scale,                 &request->main.residual};
+  std::vector<int64_t>* const shapes[kBlockInputs] = {&request->expand_filter,
+                                                      &request->expand_bias,
+                                                      &request->main.depthwise_filter,
+                                                      &request->main.depthwise_bias,
+                                                      &request->main.pointwise_filter,
+                                                      &request->main.bias,
+                                                      &request->scale,
+                                                      &request->main.residual};
   for (int i = 0; i < kBlockInputs; ++i) {
     if (attributes.at[i] >= 0) *shapes[i] = sizes(attributes.at[i]);
   }

@@ -54,8 +54,8 @@ class ConvBlockOp : public tensorflow::OpKernel {
     OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(block.main), &shape));
     Tensor* output = nullptr;
     if (attributes_.has(kBlockResidual)) {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({attributes_.at[kBlockResidual]}, 0, shape,
-                                                                        &output));
+      OP_REQUIRES_OK(context,
+                     context->forward_input_or_allocate_output({attributes_.at[kBlockResidual]}, 0, shape, &output));
     } else {
       OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
     }

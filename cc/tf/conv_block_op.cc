@@ -15,8 +15,7 @@ using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// Unknown sizes stand as 1, which fits nearly everything: what is known of the output is worked out through filters.
-// Where all is known, the kernel's own check.
+// Where all is known, the kernel's own check; else what can be told of the output.
 absl::Status ConvBlockShape(InferenceContext* c) {
   BlockAttributes attributes;
   TF_RETURN_IF_ERROR(ReadBlockAttributes(c, &attributes));
@@ -135,8 +134,8 @@ a = expand_activation(expand(input) + expand_bias)
 z = scale * normalized(depthwise_activation(depthwise(a) + depthwise_bias))
 output = activation(pointwise(z) + bias + residual)
 
-Each stage may be left out, but one convolution must be there; an expansion needs a depthwise convolution after it. Sums
-are kept in float whatever T is. Neither a nor z goes to memory.
+Each stage may be left out, but one convolution must be there. Sums are kept in float whatever T is. Neither a nor z goes
+to memory.
 
 input: [N,H,W,E] or, with data_format NCHW, [N,E,H,W]; E is C without an expansion. N may be 0.
 expand_filter: at most one tensor, [1,1,E,C].

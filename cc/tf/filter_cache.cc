@@ -67,8 +67,8 @@ FilterCache::Lookup FilterCache::MakeLookup(const Geometry& geometry, absl::Span
 
 PackedFiltersPtr FilterCache::Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                                   absl::Span<const Tensor* const> filters, bool stable) {
-  return std::static_pointer_cast<const PackedFilters>(
-      Get(GeometryOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
+  return std::static_pointer_cast<const PackedFilters>(Get(
+      GeometryOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
 }
 
 PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers& buffers,
@@ -77,7 +77,8 @@ PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers&
   geometry.sizes[5] = block.E;
   // What tells it from a layer, and its stages. The kernels that it is packed for follow from the activation, too.
   const bool floats = block.main.float_between || !IsClamp(block.main.mid.kind);
-  for (bool flag : {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats}) {
+  for (bool flag :
+       {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats}) {
     geometry.kinds[2] = 2 * geometry.kinds[2] + flag;
   }
   geometry.kinds[2] += 1 << 16;
