@@ -2,6 +2,7 @@
 
     layer = tf_dwsconv.DepthwiseSepConv2D(64, 3)           # in the place of keras.layers.SeparableConv2D
     y = tf_dwsconv.depthwise_sep_conv2d(x, depthwise_filter, pointwise_filter)
+    fused = tf_dwsconv.convert(model)                      # a whole Keras model, batch norms folded
     tf_dwsconv.native                                      # the same kernels on NumPy arrays, without TensorFlow
     tf_dwsconv.analysis                                    # FLOPs, communication bounds, tilings
     tf_dwsconv.tune                                        # faster plans, found by measuring on this machine
@@ -21,11 +22,12 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "DepthwiseSepConv2D": "layers",
+    "FusedConvBlock": "block_layer",
     "depthwise_sep_conv2d": "ops",
 }
-_MODULES = ("activations", "analysis", "layers", "native", "ops", "tune")
+_MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
-__all__ = ["DepthwiseSepConv2D", "build_info", "depthwise_sep_conv2d", *_MODULES]
+__all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ def _tell_tensorflow() -> None:
 
 def _tell_keras() -> None:
     importlib.import_module("tf_dwsconv.layers")
+    importlib.import_module("tf_dwsconv.block_layer")
     keras = sys.modules["keras"]
     if keras.config.backend() == "tensorflow":
         importlib.import_module("tf_dwsconv.symbolic")

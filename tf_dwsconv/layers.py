@@ -104,13 +104,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         depthwise_bias_constraint=None,
         **kwargs,
     ):
-        backend = keras.config.backend()
-        if backend != "tensorflow":
-            raise ValueError(
-                f"tf_dwsconv.DepthwiseSepConv2D runs on Keras' TensorFlow backend; the backend is {backend!r}. Set "
-                'the environment variable KERAS_BACKEND=tensorflow (or "backend" in keras.json) before Keras is '
-                "imported, or use keras.layers.SeparableConv2D."
-            )
+        check_backend("DepthwiseSepConv2D", "keras.layers.SeparableConv2D")
         super().__init__(
             filters,
             kernel_size,
@@ -195,6 +189,17 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
             depthwise_bias_constraint=keras.constraints.serialize(self.depthwise_bias_constraint),
         )
         return config
+
+
+def check_backend(name: str, instead: str) -> None:
+    """Raises ValueError where Keras' backend is not TensorFlow."""
+    backend = keras.config.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"tf_dwsconv.{name} runs on Keras' TensorFlow backend; the backend is {backend!r}. Set the environment "
+            'variable KERAS_BACKEND=tensorflow (or "backend" in keras.json) before Keras is imported, or use '
+            f"{instead}."
+        )
 
 
 def _value(variable: Any, dtype: Any) -> Any:

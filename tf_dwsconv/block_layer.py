@@ -1,0 +1,315 @@
+"""The Keras layer of a whole block, which `tf_dwsconv.convert` puts where the layers of a block were."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import keras
+
+from tf_dwsconv import _arguments, activations
+from tf_dwsconv._arguments import Attributes
+from tf_dwsconv.layers import _callable_activation, _value, check_backend
+
+if keras.config.backend() == "tensorflow":
+    from tf_dwsconv import conv_block, ops
+
+
+@keras.saving.register_keras_serializable(package="tf_dwsconv")
+class FusedConvBlock(keras.layers.Layer):
+    """A block of a network as one fused op; every stage is optional, but one convolution is there.
+
+        y = activation( pointwise( gate * norm( Z ) ) + bias + residual )
+        Z = depthwise_activation( depthwise( expand_activation( expand(x) + expand_bias ) ) + depthwise_bias )
+
+    `tf_dwsconv.convert` makes these layers, with batch norms folded into filters and biases; they may be used by hand
+    as well. The layer trains: its gradient is native where nothing but depthwise and pointwise is there, and that of
+    stock TensorFlow ops elsewhere. As `DepthwiseSepConv2D`, it leaves XLA alone.
+
+    Args:
+        filters: K, outputs of the pointwise convolution; None for a block without one.
+        kernel_size: an integer, or a pair (height, width): the depthwise window; None for a block without one.
+        strides: an integer, or a pair (height, width), of the depthwise convolution.
+        padding: `"same"`, `"valid"`, or two pairs ((top, bottom), (left, right)), of the depthwise convolution.
+        data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
+        dilation_rate: an integer, or a pair (height, width), of the depthwise convolution.
+        depth_multiplier: M, the outputs of the depthwise convolution for each input channel.
+        activation: after the pointwise convolution, its bias and the residual: None, a name, a function, a layer, or a
+            pair `("leaky_relu", slope)`. One that the kernel does not know is applied as an op of its own.
+        use_bias: whether to add a bias after the pointwise convolution.
+        expand_filters: C, outputs of a dense 1x1 convolution in front; None for a block without one.
+        expand_use_bias: whether that adds a bias.
+        expand_activation: applied after that; as `activation`, but only those that the kernel knows.
+        depthwise_use_bias: whether to add a bias after the depthwise convolution.
+        depthwise_activation: applied after that; as `expand_activation`.
+        epsilon: where given, each pixel is normalised over its channels in front of the pointwise convolution:
+            `(z - mean) / sqrt(variance + epsilon)`. A scale and an offset belong into the pointwise filter and bias.
+        gated: whether the layer is called with a gate, which scales the channels in front of the pointwise convolution.
+        residual: whether the layer is called with a residual, which is added before the last activation.
+        kernel_initializer: initializer of all filters. Biases start at zero.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`, ...
+
+    Input shape:
+        `(batch, height, width, channels)`, or with `"channels_first"` `(batch, channels, height, width)`. With `gated`
+        or `residual` a list `[x, gate, residual]` of those that there are: `gate` is `(batch, 1, 1, C*M)` (with
+        `"channels_first"` `(batch, C*M, 1, 1)`) or `(batch, C*M)`, and `residual` has the output's shape.
+
+    Output shape:
+        `(batch, new_height, new_width, filters)`, or `(batch, filters, new_height, new_width)`. C*M channels without a
+        pointwise convolution, C without a depthwise one too.
+
+    Returns:
+        A tensor of the layer's compute dtype: float32, bfloat16, float16 or float64 (which stock ops compute).
+
+    Raises:
+        ValueError: an argument out of range, stages that do not go together, inputs whose shapes or number do not fit,
+            or a Keras backend other than TensorFlow.
+        TypeError: an argument of a kind that cannot be one.
+
+    Source: Sandler et al., "MobileNetV2" (2018); Hu et al., "Squeeze-and-Excitation Networks" (2018) for the gate; Liu
+    et al., "A ConvNet for the 2020s" (2022) for the norm.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tf_dwsconv
+    >>> x = np.zeros((2, 14, 14, 16), "float32")
+    >>> block = tf_dwsconv.FusedConvBlock(  # an inverted residual
+    ...     16, 3, expand_filters=96, expand_activation="relu6", depthwise_activation="relu6", residual=True)
+    >>> block([x, x]).shape
+    TensorShape([2, 14, 14, 16])
+    >>> [(weight.name, tuple(weight.shape)) for weight in block.weights if "kernel" in weight.name]
+    [('expand_kernel', (1, 1, 16, 96)), ('depthwise_kernel', (3, 3, 96, 1)), ('pointwise_kernel', (1, 1, 96, 16))]
+    """
+
+    def __init__(
+        self,
+        filters=None,
+        kernel_size=None,
+        strides=1,
+        padding="same",
+        data_format=None,
+        dilation_rate=1,
+        depth_multiplier=1,
+        activation=None,
+        use_bias=True,
+        *,
+        expand_filters=None,
+        expand_use_bias=True,
+        expand_activation=None,
+        depthwise_use_bias=True,
+        depthwise_activation=None,
+        epsilon=None,
+        gated=False,
+        residual=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        check_backend("FusedConvBlock", "stock layers")
+        super().__init__(**kwargs)
+        self.filters = _count(filters, "filters")
+        self.expand_filters = _count(expand_filters, "expand_filters")
+        self.kernel_size = None if kernel_size is None else _arguments._pair(kernel_size, "kernel_size")
+        self.strides = _arguments._pair(strides, "strides")
+        self.dilation_rate = _arguments._pair(dilation_rate, "dilation_rate")
+        self.depth_multiplier = _arguments._positive(depth_multiplier, "depth_multiplier")
+        self.padding = _padding(padding)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(f"`data_format` must be 'channels_last' or 'channels_first'; given {data_format!r}.")
+        self.use_bias, self.expand_use_bias, self.depthwise_use_bias = use_bias, expand_use_bias, depthwise_use_bias
+        self.expand_activation = activations.require(_restored(expand_activation), "expand_activation")
+        self.depthwise_activation = activations.require(_restored(depthwise_activation), "depthwise_activation")
+        self.activation = keras.activations.get(_callable_activation(activation, "activation"))
+        self.epsilon = None if epsilon is None else _epsilon(epsilon)
+        self.gated, self.residual = bool(gated), bool(residual)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self._check_stages()
+        self.supports_jit = False
+        last = activations.parse(self.activation)
+        if last is not None and last.word == "sigmoid":
+            last = None  # stays Keras' own, which leaves its argument on its result for crossentropy losses
+        is_in_op = last is not None and (self.filters is not None or last.word == "none")
+        self._after = None if is_in_op else self.activation
+        self._attributes = self._op_attributes(last or activations.NONE)
+
+    def _check_stages(self) -> None:
+        if self.filters is None and self.kernel_size is None and self.expand_filters is None:
+            raise ValueError("one of `filters`, `kernel_size` and `expand_filters` must be given.")
+        if self.kernel_size is None:
+            without = {
+                "strides": self.strides != (1, 1),
+                "dilation_rate": self.dilation_rate != (1, 1),
+                "depth_multiplier": self.depth_multiplier != 1,
+                "depthwise_activation": self.depthwise_activation.word != "none",
+                "padding": not isinstance(self.padding, str),
+            }
+            given = [name for name, is_given in without.items() if is_given]
+            if given:
+                raise ValueError(f"`{given[0]}` belongs to the depthwise convolution; give `kernel_size` with it.")
+        if self.expand_filters is None and self.expand_activation.word != "none":
+            raise ValueError("`expand_activation` belongs to the expansion; give `expand_filters` with it.")
+
+    def _op_attributes(self, last: activations.Fused) -> Any:
+        channels_last = self.data_format == "channels_last"
+        explicit: tuple = ()
+        if not isinstance(self.padding, str):
+            pads = (*self.padding[0], *self.padding[1])
+            explicit = (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)
+        separable = Attributes(
+            strides=self.strides,
+            dilations=self.dilation_rate,
+            padding="EXPLICIT" if explicit else self.padding.upper(),
+            explicit_paddings=explicit,
+            data_format="NHWC" if channels_last else "NCHW",
+            depthwise_activation=self.depthwise_activation,
+            activation=last if self.filters is not None else activations.NONE,
+        )
+        return conv_block.BlockAttributes(separable, self.expand_activation, self.epsilon)
+
+    @property
+    def _inputs(self) -> list[str]:
+        return ["x", *(["gate"] if self.gated else []), *(["residual"] if self.residual else [])]
+
+    def _split(self, inputs: Any) -> dict[str, Any]:
+        """What the layer was called with, by name: tensors or shapes."""
+        names = self._inputs
+        if len(names) == 1:
+            inputs = [inputs[0] if _is_list_of_one(inputs) else inputs]
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != len(names):
+            given = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+            raise ValueError(f"`inputs` must be a list of {len(names)} tensors, {names}; given {given}.")
+        return dict(zip(names, inputs))
+
+    def build(self, input_shape):
+        shape = self._split(_shapes_in(input_shape))["x"]
+        if len(shape) != 4:
+            raise ValueError(f"`inputs` must have rank 4, {self.data_format}; given shape {tuple(shape)}.")
+        channels = shape[-1 if self.data_format == "channels_last" else 1]
+        if channels is None:
+            raise ValueError(f"the channels of `inputs` must be known; given shape {tuple(shape)}.")
+        self.expand_kernel = self.expand_bias = self.depthwise_kernel = self.depthwise_bias = None
+        self.pointwise_kernel = self.bias = None
+        if self.expand_filters is not None:
+            self.expand_kernel = self._filter("expand_kernel", (1, 1, channels, self.expand_filters))
+            channels = self.expand_filters
+            self.expand_bias = self._offset("expand_bias", channels) if self.expand_use_bias else None
+        if self.kernel_size is not None:
+            self.depthwise_kernel = self._filter(
+                "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier)
+            )
+            channels *= self.depth_multiplier
+            self.depthwise_bias = self._offset("depthwise_bias", channels) if self.depthwise_use_bias else None
+        if self.filters is not None:
+            self.pointwise_kernel = self._filter("pointwise_kernel", (1, 1, channels, self.filters))
+            self.bias = self._offset("bias", self.filters) if self.use_bias else None
+        self._output_shape(self._split(_shapes_in(input_shape)))  # raises where a gate or residual does not fit
+
+    def _filter(self, name: str, shape: tuple) -> Any:
+        return self.add_weight(name=name, shape=shape, initializer=self.kernel_initializer)
+
+    def _offset(self, name: str, size: int) -> Any:
+        return self.add_weight(name=name, shape=(size,), initializer="zeros")
+
+    def _weights_by_name(self) -> dict[str, Any]:
+        return {
+            "expand_filter": self.expand_kernel,
+            "expand_bias": self.expand_bias,
+            "depthwise_filter": self.depthwise_kernel,
+            "depthwise_bias": self.depthwise_bias,
+            "pointwise_filter": self.pointwise_kernel,
+            "bias": self.bias,
+        }
+
+    def call(self, inputs):
+        given = {name: ops.convert(t, name, None) for name, t in self._split(inputs).items()}
+        x = given["x"]
+        weights = {name: None if v is None else _value(v, x.dtype) for name, v in self._weights_by_name().items()}
+        tensors = conv_block.Tensors(scale=given.get("gate"), residual=given.get("residual"), **weights)
+        y = conv_block.run(x, tensors, self._attributes)
+        return y if self._after is None else self._after(y)
+
+    def _output_shape(self, shapes: dict[str, Any]) -> tuple:
+        known = {name: conv_block.Shape(list(v.shape)) for name, v in self._weights_by_name().items() if v is not None}
+        for argument, name in (("scale", "gate"), ("residual", "residual")):
+            if name in shapes:
+                known[argument] = conv_block.Shape(list(shapes[name]))
+        return tuple(conv_block.check(list(shapes["x"]), conv_block.Tensors(**known), self._attributes))
+
+    def compute_output_shape(self, input_shape):
+        if not self.built:
+            self.build(input_shape)
+        return self._output_shape(self._split(_shapes_in(input_shape)))
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            depth_multiplier=self.depth_multiplier,
+            activation=keras.activations.serialize(self.activation),
+            use_bias=self.use_bias,
+            expand_filters=self.expand_filters,
+            expand_use_bias=self.expand_use_bias,
+            expand_activation=_spelled(self.expand_activation),
+            depthwise_use_bias=self.depthwise_use_bias,
+            depthwise_activation=_spelled(self.depthwise_activation),
+            epsilon=self.epsilon,
+            gated=self.gated,
+            residual=self.residual,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+        )
+        return config
+
+
+def _is_list_of_one(inputs: Any) -> bool:
+    return isinstance(inputs, (list, tuple)) and len(inputs) == 1
+
+
+def _shapes_in(input_shape: Any) -> Any:
+    """One shape as a tuple, or several as a list of tuples: Keras hands over lists from saved models."""
+    if input_shape and isinstance(input_shape[0], (list, tuple)):
+        return [tuple(shape) for shape in input_shape]
+    return tuple(input_shape)
+
+
+def _count(value: Any, argument: str) -> Optional[int]:
+    return None if value is None else _arguments._positive(value, argument)
+
+
+def _epsilon(value: Any) -> float:
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or not 0 < float(value) < math.inf:
+        raise ValueError(f"`epsilon` must be a positive number or None; given {value!r}.")
+    return float(value)
+
+
+def _padding(padding: Any) -> Any:
+    """`"same"`, `"valid"`, or two pairs of integers."""
+    allowed = "'same', 'valid' or two pairs ((top, bottom), (left, right))"
+    if isinstance(padding, str):
+        if padding.lower() not in ("same", "valid"):
+            raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+        return padding.lower()
+    pairs = isinstance(padding, (list, tuple)) and len(padding) == 2
+    if not pairs or any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in padding):
+        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+    numbers = [[_arguments._integer(number, "padding") for number in pair] for pair in padding]
+    if any(not 0 <= number <= _arguments.LIMIT for pair in numbers for number in pair):
+        raise ValueError(f"`padding` must hold numbers between 0 and {_arguments.LIMIT}; given {padding!r}.")
+    return tuple(tuple(pair) for pair in numbers)
+
+
+def _spelled(activation: activations.Fused) -> Any:
+    """As a user would write it, and JSON can hold it."""
+    return list(activation) if activation.word == "leaky_relu" else activation.word
+
+
+def _restored(activation: Any) -> Any:
+    """An activation out of a config, where a layer or a function may be serialized."""
+    if isinstance(activation, activations.Fused):
+        return tuple(activation) if activation.word == "leaky_relu" else activation.word
+    return keras.activations.get(activation) if isinstance(activation, dict) else activation

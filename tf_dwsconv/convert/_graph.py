@@ -1,0 +1,118 @@
+"""What of a Keras model the conversion looks at: calls of layers (Keras' nodes), and who reads which tensor."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any, Optional
+
+import keras
+from keras.src.models.functional import Functional  # Keras exports it under no other name
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is made of a graph of layers, and nothing else decides what it computes."""
+    if type(model) in (Functional, keras.Sequential):
+        return True
+    # A subclass that only adds, say, a train_step of its own.
+    return isinstance(model, Functional) and all(
+        getattr(type(model), name) is getattr(Functional, name) for name in ("__init__", "call", "get_config")
+    )
+
+
+def functional(model: Any) -> Any:
+    """The Functional model that a Sequential one keeps; a Functional model itself.
+
+    Raises:
+        ValueError: a Sequential model that is not built.
+    """
+    if not isinstance(model, keras.Sequential):
+        return model
+    graph = model._functional
+    if graph is None:
+        raise ValueError(
+            f"`model` holds the Sequential model {model.name!r}, which is not built: give it a keras.Input, or call it "
+            "once."
+        )
+    return graph
+
+
+def calls(model: Any) -> list:
+    """The nodes of a model, but those of its inputs, each behind those that it reads."""
+    by_depth = functional(model)._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+
+
+def count_calls(model: Any) -> collections.Counter:
+    """How often each layer is called, by id, in a model and in the models inside it."""
+    counts: collections.Counter = collections.Counter()
+    seen = set()
+
+    def visit(model: Any) -> None:
+        if id(model) in seen:
+            return
+        seen.add(id(model))
+        for node in calls(model):
+            counts[id(node.operation)] += 1
+            if is_graph(node.operation):
+                visit(node.operation)
+
+    visit(model)
+    return counts
+
+
+class Graph:
+    """The calls in one model.
+
+    Args:
+        model: Functional or Sequential.
+        counts: of `count_calls`, of the outermost model.
+    """
+
+    def __init__(self, model: Any, counts: collections.Counter):
+        self.nodes = calls(model)
+        self.outputs = {id(t) for t in functional(model).outputs}
+        self._counts = counts
+        self._producers = {id(t): node for node in self.nodes for t in node.outputs}
+        self._readers: dict[int, list] = collections.defaultdict(list)
+        for node in self.nodes:
+            for tensor in node.arguments.keras_tensors:
+                self._readers[id(tensor)].append(node)
+
+    def readers(self, tensor: Any) -> list:
+        """The calls that read a tensor, one entry for each time."""
+        return self._readers[id(tensor)]
+
+    def reader(self, tensor: Any) -> Optional[Any]:
+        """The only call that reads a tensor; None where there are several, or the tensor is a result of the model."""
+        readers = self.readers(tensor)
+        return readers[0] if len(readers) == 1 and id(tensor) not in self.outputs else None
+
+    def producer(self, tensor: Any) -> Optional[Any]:
+        """The call that a tensor comes from; None for inputs of the model."""
+        return self._producers.get(id(tensor))
+
+    def shared(self, node: Any) -> bool:
+        """Whether the layer is called anywhere else."""
+        return self._counts[id(node.operation)] > 1
+
+    def why_not_one_reader(self, tensor: Any) -> str:
+        """Why `reader` is None."""
+        name = self.producer(tensor).operation.name
+        if id(tensor) in self.outputs:
+            return f"the result of {name!r} is one of the model's"
+        names = sorted({node.operation.name for node in self.readers(tensor)})
+        return f"the result of {name!r} is read by {', '.join(map(repr, names))}"
+
+
+def only_input(node: Any) -> Optional[Any]:
+    """The tensor that a layer was called with, if with that alone and in inference or undecided; else None."""
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    tensors = node.arguments.keras_tensors
+    if len(tensors) != 1 or len(node.outputs) != 1 or any(value not in (None, False) for value in kwargs.values()):
+        return None
+    return tensors[0] if len(args) == 1 and args[0] is tensors[0] else None
+
+
+def called_in_training(node: Any) -> bool:
+    """Whether a layer was called with `training=True`, or with what is decided later."""
+    return node.arguments.kwargs.get("training") not in (None, False)

@@ -1,0 +1,415 @@
+"""Finds the blocks of a model, and the convolutions into which a batch norm behind them can be folded.
+
+A block is a chain of calls of which each but the last is read by the next one alone: nobody misses what lies between.
+The search goes along the graph, so what comes first takes what it can use: a 1x1 convolution between two depthwise ones
+ends the first block, and does not begin the second. A chain that cannot be followed to its end is cut where the block
+was whole before.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, Optional
+
+import keras
+import numpy as np
+
+from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.convert import _read
+from tf_dwsconv.convert._graph import Graph, called_in_training, only_input
+from tf_dwsconv.convert._read import Convolution
+
+L = keras.layers
+
+
+@dataclasses.dataclass
+class Block:
+    """A chain of calls that one `FusedConvBlock` computes.
+
+    x: what goes in, and out: what comes out, as tensors of the old graph; gate, residual: more inputs, or None.
+    nodes: the calls. expand, depthwise, pointwise: the convolutions, with all folded in; None for a stage that is not
+    there. function: the last activation where the kernels do not know it. note: why the chain is no longer.
+    """
+
+    x: Any
+    out: Any
+    layout: str
+    dtype: str
+    main: Any
+    nodes: list
+    expand: Optional[Convolution] = None
+    expand_activation: Fused = NONE
+    window: dict = dataclasses.field(default_factory=dict)
+    depthwise: Optional[Convolution] = None
+    depthwise_activation: Fused = NONE
+    epsilon: Optional[float] = None
+    gate: Any = None
+    pointwise: Optional[Convolution] = None
+    residual: Any = None
+    activation: Fused = NONE
+    function: Any = None
+    is_separable: bool = False
+    note: str = ""
+
+    def pattern(self) -> str:
+        """The stages in words."""
+        words = ["expand"] if self.expand is not None else []
+        if self.is_separable:
+            words.append("separable")
+        elif self.depthwise is not None:
+            words.append("depthwise")
+        words += ["norm"] if self.epsilon is not None else []
+        words += ["gate"] if self.gate is not None else []
+        words += ["1x1"] if self.pointwise is not None and not self.is_separable else []
+        words += ["residual"] if self.residual is not None else []
+        return " + ".join(words)
+
+    def fork(self) -> Block:
+        """A copy that may be extended while this one stays as it is."""
+        other = copy.copy(self)
+        other.nodes = list(self.nodes)
+        for stage in ("expand", "depthwise", "pointwise"):
+            setattr(other, stage, copy.copy(getattr(self, stage)))
+        return other
+
+    def take(self, node: Any) -> None:
+        """Adds a call at the end."""
+        self.nodes.append(node)
+        self.out = node.outputs[0]
+
+
+@dataclasses.dataclass
+class FoldedConvolution:
+    """A convolution that stays a stock layer, with the batch norms behind it folded in."""
+
+    x: Any
+    out: Any
+    nodes: list
+    convolution: Convolution
+
+
+class Finder:
+    """Finds all blocks of one graph.
+
+    Args:
+        graph: the model's.
+
+    Attributes:
+        blocks, folded: what was found.
+        reasons: why a call begins no block, by the id of its node; for calls that could.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.blocks: list[Block] = []
+        self.folded: list[FoldedConvolution] = []
+        self.reasons: dict[int, str] = {}
+        self._claimed: set[int] = set()
+        for node in graph.nodes:
+            block = None if id(node) in self._claimed else self._begin(node)
+            if block is not None:
+                self.blocks.append(block)
+                self._claimed.update(map(id, block.nodes))
+                self.reasons.pop(id(node), None)
+        for node in graph.nodes:
+            folded = None if id(node) in self._claimed else self._fold(node)
+            if folded is not None:
+                self.folded.append(folded)
+                self._claimed.update(map(id, folded.nodes))
+
+    def _usable(self, node: Any, block: Optional[Block] = None) -> bool:
+        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type."""
+        if node is None or id(node) in self._claimed or self.graph.shared(node):
+            return False
+        return block is None or _read.compute_dtype(node) == block.dtype
+
+    def _next(self, block: Block) -> Optional[Any]:
+        """The call that reads the block's result, if it is the only one and may be taken."""
+        node = self.graph.reader(block.out)
+        return node if self._usable(node, block) else None
+
+    def _begin(self, node: Any) -> Optional[Block]:
+        layer = node.operation
+        is_depthwise, is_separable = _read.depthwise(layer) is not None, _read.separable(layer) is not None
+        is_pointwise = _read.pointwise(node) is not None
+        if not (is_depthwise or is_separable or is_pointwise):
+            return None
+        if self.graph.shared(node):
+            self.reasons[id(node)] = f"{layer.name!r} is called more than once"
+            return None
+        x = only_input(node)
+        if x is None:
+            self.reasons[id(node)] = f"{layer.name!r} is called with more than its input"
+            return None
+        block = Block(x, x, _read.data_format(layer), _read.compute_dtype(node), layer, [])
+        if is_pointwise:
+            longer = self._expanded(block.fork(), node)
+            return longer if longer is not None else self._pointwise_alone(block, node)
+        self._padding(block, self.graph.producer(x), node)
+        return self._from_depthwise(block, node)
+
+    def _expanded(self, block: Block, node: Any) -> Optional[Block]:
+        """A dense 1x1 convolution in front of a depthwise one."""
+        block.take(node)
+        block.expand = _read.pointwise(node)
+        if block.expand.activation is None:
+            return None
+        if block.expand.is_linear:
+            self._affine(block, block.expand)
+            block.expand_activation = self._activation(block)
+        else:
+            block.expand_activation = block.expand.activation
+        following = self._next(block)
+        if following is not None and type(following.operation) is L.ZeroPadding2D:
+            after = self.graph.reader(following.outputs[0])
+            if after is None or not self._padding(block, following, after, forward=True):
+                return None
+            following = after
+        if not self._usable(following, block) or only_input(following) is None:
+            return None
+        if _read.data_format(following.operation) != block.layout:
+            return None
+        return self._from_depthwise(block, following)
+
+    def _padding(self, block: Block, node: Optional[Any], following: Any, forward: bool = False) -> bool:
+        """Takes a ZeroPadding2D between the block's beginning and a depthwise convolution without padding."""
+        if node is None or type(node.operation) is not L.ZeroPadding2D or not self._usable(node, block):
+            return False
+        layer, reads = node.operation, following.operation
+        if only_input(node) is None or self.graph.reader(node.outputs[0]) is not following:
+            return False
+        if layer.data_format != block.layout or getattr(reads, "padding", None) != "valid":
+            return False
+        pads = tuple(tuple(int(number) for number in pair) for pair in layer.padding)
+        if any(number < 0 for pair in pads for number in pair):
+            return False
+        block.take(node)
+        if not forward:
+            block.x = only_input(node)
+        block.window["padding"] = pads
+        return True
+
+    def _from_depthwise(self, block: Block, node: Any) -> Optional[Block]:
+        layer = node.operation
+        halves = _read.separable(layer)
+        depthwise = halves[0] if halves is not None else _read.depthwise(layer)
+        if depthwise is None:
+            return None
+        if depthwise.activation is None:
+            self.reasons[id(node)] = f"the kernels do not know the activation {depthwise.function!r} of {layer.name!r}"
+            return None
+        block.take(node)
+        block.main = layer
+        block.depthwise = depthwise
+        block.window = {
+            "kernel_size": depthwise.kernel.shape[:2],
+            "strides": tuple(layer.strides),
+            "dilation_rate": tuple(layer.dilation_rate),
+            "padding": layer.padding,
+            "depth_multiplier": depthwise.kernel.shape[3],
+            **block.window,
+        }
+        block.depthwise_activation = depthwise.activation
+        if halves is not None:
+            block.is_separable = True
+            block.pointwise = halves[1]
+            return self._tail(block)
+        if depthwise.is_linear:
+            self._affine(block, depthwise)
+            block.depthwise_activation = self._activation(block)
+        return self._through_pointwise(block)
+
+    def _through_pointwise(self, block: Block) -> Block:
+        """Goes on to a 1x1 convolution, through what may stand in front of one; stays where there is none."""
+        longer = block.fork()
+        scale, shift, is_scaled = 1.0, 0.0, False
+        while True:
+            node = self._next(longer)
+            if node is None:
+                readers = self.graph.readers(longer.out)
+                block.note = "" if len(readers) == 1 else self.graph.why_not_one_reader(longer.out)
+                if len(readers) == 1 and self.graph.shared(readers[0]):
+                    block.note = f"{readers[0].operation.name!r} is called more than once"
+                return block
+            convolution = _read.pointwise(node) if only_input(node) is not None else None
+            if convolution is not None and _read.data_format(node.operation) == block.layout:
+                break
+            norm = _read.layer_norm(node, block.layout)
+            gate = self._gate(longer, node)
+            change = _read.affine(node, block.layout)
+            if norm is not None and longer.epsilon is None and longer.gate is None and not is_scaled:
+                longer.epsilon, scale, shift = norm
+                is_scaled = True
+            elif gate is not None and longer.gate is None and not np.any(shift):
+                longer.gate = gate  # a scale in front of it may as well be behind it; an offset may not
+            elif change is not None and longer.gate is None:
+                scale, shift, is_scaled = scale * change[0], shift * change[0] + change[1], True
+            elif not _read.is_identity(node):
+                block.note = f"{node.operation.name!r} follows"
+                return block
+            longer.take(node)
+        longer.take(node)
+        if is_scaled:
+            convolution.scale_inputs(scale, shift)
+        longer.pointwise = convolution
+        return self._tail(longer)
+
+    def _pointwise_alone(self, block: Block, node: Any) -> Block:
+        """A 1x1 convolution with no depthwise one in front, but maybe a gate or a batch norm."""
+        convolution = _read.pointwise(node)
+        before = self.graph.producer(block.x)
+        if self._usable(before, block) and self.graph.reader(block.x) is node:
+            gate = self._gate(block, before)
+            change = _read.affine(before, block.layout) if only_input(before) is not None else None
+            if gate is not None:
+                block.gate = gate
+                block.x = next(t for t in before.arguments.keras_tensors if t is not gate)
+                block.nodes.append(before)
+            elif change is not None:
+                convolution.scale_inputs(*change)
+                block.x = only_input(before)
+                block.nodes.append(before)
+        block.take(node)
+        block.pointwise = convolution
+        return self._tail(block)
+
+    def _gate(self, block: Block, node: Any) -> Optional[Any]:
+        """What a Multiply scales the channels by: [N, 1, 1, C] times the block's result, or what is to be its input."""
+        operands = _read.of_two(node, "Multiply")
+        if operands is None:
+            return None
+        axis = _read.channel_axis(block.layout)
+        for gate, scaled in (operands, operands[::-1]):
+            if block.nodes and scaled is not block.out:
+                continue
+            ones = [size for i, size in enumerate(gate.shape) if i not in (0, axis)]
+            sizes = [size for i, size in enumerate(scaled.shape) if i not in (0, axis)]
+            # Where the pixels are one as well, it is the second operand that scales.
+            if len(gate.shape) != 4 or len(scaled.shape) != 4 or gate.shape[axis] != scaled.shape[axis]:
+                continue
+            if ones == [1, 1] and (sizes != [1, 1] or gate is operands[1] or block.nodes):
+                return gate
+        return None
+
+    def _tail(self, block: Block) -> Block:
+        """What comes behind the pointwise convolution: scales and offsets, a residual, the last activation."""
+        convolution = block.pointwise
+        if convolution.activation is None:
+            block.function = convolution.function
+            return block
+        if not convolution.is_linear:
+            block.activation = convolution.activation
+            return block
+        self._affine(block, convolution)
+        longer = block.fork()
+        while (node := self._next(longer)) is not None and _read.is_identity(node):
+            longer.take(node)
+            self._affine(longer, longer.pointwise)
+        residual = None if node is None else self._residual(longer, node)
+        if residual is not None:
+            longer.take(node)
+            longer.residual = residual
+            block = longer
+        block.activation = self._activation(block)
+        return block
+
+    def _residual(self, block: Block, node: Any) -> Optional[Any]:
+        """What an Add adds to the block's result, if it has its shape and type."""
+        operands = _read.of_two(node, "Add")
+        if operands is None:
+            return None
+        other = operands[1] if operands[0] is block.out else operands[0]
+        if tuple(other.shape) != tuple(block.out.shape):
+            return None
+        return other if keras.backend.is_float_dtype(other.dtype) else None
+
+    def _affine(self, block: Block, convolution: Convolution) -> None:
+        """Folds the scales and offsets that follow into a convolution."""
+        while (node := self._next(block)) is not None:
+            change = _read.affine(node, block.layout)
+            if change is None:
+                return
+            convolution.scale_outputs(*change)
+            block.take(node)
+
+    def _activation(self, block: Block) -> Fused:
+        """Takes the activation that follows; NONE where none does that the kernels know."""
+        node = self._next(block)
+        fused = None if node is None else _read.activation(node)
+        if fused is not None:
+            block.take(node)
+            return fused
+        found = self._self_gated(block)
+        if found is None:
+            return NONE
+        word, nodes = found
+        for node in nodes:
+            block.take(node)
+        return Fused(word)
+
+    def _self_gated(self, block: Block) -> Optional[tuple[str, list]]:
+        """SiLU or hard-swish written out: `x * sigmoid(x)`, `x * relu6(x + 3) / 6` in its orders."""
+        x = block.out
+        readers = self.graph.readers(x)
+        if len(readers) != 2 or id(x) in self.graph.outputs or not all(self._usable(n, block) for n in readers):
+            return None
+        product = next((n for n in readers if self._is_product_with(n, x)), None)
+        first = next((n for n in readers if n is not product), None)
+        if product is None or first is None:
+            return None
+        word = _read.sigmoid_like(first)
+        if word is not None:
+            is_read = self.graph.reader(first.outputs[0]) is product
+            return ({"sigmoid": "silu", "hard_sigmoid": "hard_swish"}[word], [first, product]) if is_read else None
+        # relu6(x + 3), divided by 6 before the product or after it.
+        nodes = [first]
+        if _read.affine(first, block.layout) is None or _read.arithmetic(first) != (1.0, 3.0):
+            return None
+        clamp = self._follow(nodes, block)
+        if clamp is None or _read.activation(clamp) != Fused("relu6"):
+            return None
+        is_divided = False
+        while (node := self._follow(nodes, block)) is not None:
+            change = _read.arithmetic(node)
+            if node is product:
+                if is_divided:
+                    return "hard_swish", nodes
+            elif change is not None and not is_divided and change[1] == 0 and abs(change[0] * 6 - 1) < 1e-6:
+                is_divided = True
+                if product in nodes:
+                    return "hard_swish", nodes
+            else:
+                return None
+        return None
+
+    def _follow(self, nodes: list, block: Block) -> Optional[Any]:
+        node = self.graph.reader(nodes[-1].outputs[0])
+        if not self._usable(node, block):
+            return None
+        nodes.append(node)
+        return node
+
+    @staticmethod
+    def _is_product_with(node: Any, x: Any) -> bool:
+        operands = _read.of_two(node, "Multiply")
+        return operands is not None and any(t is x for t in operands)
+
+    def _fold(self, node: Any) -> Optional[FoldedConvolution]:
+        """A convolution that no block takes, with batch norms behind it."""
+        layer = node.operation
+        convolution = _read.foldable(layer)
+        if convolution is None or not self._usable(node) or only_input(node) is None or called_in_training(node):
+            return None
+        block = Block(only_input(node), None, _read.data_format(layer), _read.compute_dtype(node), layer, [])
+        block.take(node)
+        before = len(block.nodes)
+        while (following := self._next(block)) is not None and type(following.operation) is L.BatchNormalization:
+            change = _read.affine(following, block.layout)
+            if change is None:
+                break
+            convolution.scale_outputs(*change)
+            block.take(following)
+        if len(block.nodes) == before:
+            return None
+        return FoldedConvolution(block.x, block.out, block.nodes, convolution)

@@ -1,0 +1,265 @@
+"""Reads layers: what of a convolution, a normalisation or an activation goes into a fused block.
+
+Weights are read as float64, and only what was folded is rounded to the variables' dtype.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import Any, Optional
+
+import keras
+import numpy as np
+
+from tf_dwsconv import activations
+from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.convert._graph import called_in_training, only_input
+from tf_dwsconv.layers import DepthwiseSepConv2D
+
+try:
+    from keras.src.applications.convnext import LayerScale, StochasticDepth
+except ImportError:  # another Keras keeps them elsewhere: ConvNeXt's blocks are fused up to them
+    LayerScale = StochasticDepth = None
+
+L = keras.layers
+
+
+def array(weight: Any) -> np.ndarray:
+    """A weight in float64."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(weight, "float64")))
+
+
+@dataclasses.dataclass
+class Convolution:
+    """The weights of a convolution, into whose filter and bias scales and offsets of its results are folded.
+
+    kernel: float64 [..., outputs] (the last two axes of a depthwise one are outputs together); bias: float64 [outputs],
+    or None. activation: the layer's own; None where the kernels do not know it (`function` has it then).
+    """
+
+    layer: Any
+    kernel: np.ndarray
+    bias: Optional[np.ndarray]
+    activation: Optional[Fused]
+    function: Any = None
+    depthwise: bool = False
+
+    @property
+    def is_linear(self) -> bool:
+        return self.activation is not None and self.activation.word == "none"
+
+    @property
+    def outputs(self) -> int:
+        return int(np.prod(self.kernel.shape[-2:])) if self.depthwise else self.kernel.shape[-1]
+
+    def scale_outputs(self, scale: Any, shift: Any) -> None:
+        """Makes it compute `y * scale + shift` in place of `y`."""
+        scale = np.broadcast_to(scale, [self.outputs])
+        self.kernel = self.kernel * scale.reshape(self.kernel.shape[-2:] if self.depthwise else [-1])
+        bias = 0.0 if self.bias is None else self.bias
+        self.bias = bias * scale + shift
+
+    def scale_inputs(self, scale: Any, shift: Any) -> None:
+        """Makes a dense 1x1 convolution apply itself to `x * scale + shift` in place of `x`."""
+        scale, shift = (np.broadcast_to(value, [self.kernel.shape[-2]]) for value in (scale, shift))
+        bias = 0.0 if self.bias is None else self.bias
+        self.bias = bias + shift @ self.kernel.reshape(self.kernel.shape[-2:])
+        self.kernel = self.kernel * scale[:, None]
+
+
+def _convolution(layer: Any, kernel: Any, activation: Any, bias: Any = None, depthwise: bool = False) -> Convolution:
+    fused = activations.parse(activation)
+    bias = None if bias is None else array(bias)
+    return Convolution(layer, kernel, bias, fused, activation if fused is None else None, depthwise)
+
+
+def _plain(layer: Any) -> bool:
+    """Whether the layer's weights are floats as they are."""
+    return getattr(layer, "quantization_mode", None) is None and layer.built
+
+
+def depthwise(layer: Any) -> Optional[Convolution]:
+    """A depthwise convolution, or a grouped one that is one."""
+    if type(layer) is L.DepthwiseConv2D and _plain(layer):
+        return _convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise=True)
+    if type(layer) is L.Conv2D and layer.groups > 1 and _plain(layer):
+        kernel = array(layer.kernel)  # [R, S, 1, C*M] where each input channel is a group of its own
+        if kernel.shape[2] == 1:
+            kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
+            return _convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
+    return None
+
+
+def separable(layer: Any) -> Optional[tuple[Convolution, Convolution]]:
+    """Both halves of a separable convolution."""
+    if type(layer) not in (L.SeparableConv2D, DepthwiseSepConv2D) or not _plain(layer):
+        return None
+    first = _convolution(layer, array(layer.depthwise_kernel), None, depthwise=True)
+    if type(layer) is DepthwiseSepConv2D:
+        bias = layer.depthwise_bias
+        first = _convolution(layer, first.kernel, layer.depthwise_activation, bias, depthwise=True)
+    return first, _convolution(layer, array(layer.pointwise_kernel), layer.activation, layer.bias)
+
+
+def pointwise(node: Any) -> Optional[Convolution]:
+    """A dense 1x1 convolution of stride 1, or a Dense over the channels of pictures."""
+    layer = node.operation
+    is_one_by_one = type(layer) is L.Conv2D and layer.kernel_size == (1, 1) and tuple(layer.strides) == (1, 1)
+    if is_one_by_one and layer.groups == 1 and _plain(layer):
+        return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
+    if type(layer) is L.Dense and _plain(layer) and len(node.outputs[0].shape) == 4:
+        return _convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
+    return None
+
+
+def foldable(layer: Any) -> Optional[Convolution]:
+    """A stock convolution without an activation, into whose weights what follows can be folded."""
+    if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not _plain(layer):
+        return None
+    depthwise = type(layer) is L.DepthwiseConv2D
+    convolution = _convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise)
+    return convolution if convolution.is_linear else None
+
+
+def data_format(layer: Any) -> str:
+    """Of a convolution, or of a Dense, whose channels are last."""
+    return getattr(layer, "data_format", "channels_last")
+
+
+def channel_axis(layout: str) -> int:
+    return 3 if layout == "channels_last" else 1
+
+
+def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
+    """(scale, shift) of a call that scales and shifts channels in inference, or None.
+
+    That is batch normalisation, ConvNeXt's LayerScale, and arithmetic with a number.
+    """
+    layer = node.operation
+    if type(layer) is L.BatchNormalization:
+        if only_input(node) is None or layer.axis not in (channel_axis(layout), channel_axis(layout) - 4):
+            return None
+        if getattr(layer, "renorm", False) or not layer.built:
+            return None
+        scale = 1 / np.sqrt(array(layer.moving_variance) + layer.epsilon)
+        if layer.scale:
+            scale = scale * array(layer.gamma)
+        shift = -array(layer.moving_mean) * scale
+        return scale, shift + array(layer.beta) if layer.center else shift
+    if LayerScale is not None and type(layer) is LayerScale and layout == "channels_last":
+        return (array(layer.gamma), 0.0) if only_input(node) is not None else None
+    return arithmetic(node)
+
+
+def arithmetic(node: Any) -> Optional[tuple[float, float]]:
+    """(scale, shift) of an op of keras.ops on one tensor and one number."""
+    word, args = op_word(node.operation), node.arguments.args
+    if word not in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide") or len(args) != 2:
+        return None
+    if node.arguments.kwargs or len(node.arguments.keras_tensors) != 1:
+        return None
+    first = isinstance(args[0], keras.KerasTensor)
+    number = args[1] if first else args[0]
+    if not isinstance(number, numbers.Real) or isinstance(number, bool) or (number == 0 and "Divide" in word):
+        return None
+    number = float(number)
+    if word == "Add":
+        return 1.0, number
+    if word == "Multiply":
+        return number, 0.0
+    if not first:
+        return None
+    return (1.0, -number) if word == "Subtract" else (1 / number, 0.0)
+
+
+def op_word(operation: Any) -> Optional[str]:
+    """The name of one of Keras' own ops that is not a layer, such as "Add" of `x + y`."""
+    if isinstance(operation, keras.Layer) or not type(operation).__module__.startswith("keras.src."):
+        return None
+    return type(operation).__name__
+
+
+_OPS = {
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Silu": "silu",
+    "HardSilu": "hard_swish",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+}
+
+
+def activation(node: Any) -> Optional[Fused]:
+    """The activation that a call applies, if the kernels know it."""
+    operation = node.operation
+    if only_input(node) is None:
+        return None
+    if type(operation) in (L.Activation, L.ReLU, L.LeakyReLU):
+        return activations.parse(operation)
+    word = op_word(operation)
+    if word in _OPS:
+        return Fused(_OPS[word])
+    if word == "LeakyRelu":
+        return Fused("leaky_relu", float(operation.negative_slope))
+    if word == "Gelu" and not operation.approximate:
+        return Fused("gelu")
+    return None
+
+
+def sigmoid_like(node: Any) -> Optional[str]:
+    """Where a call computes one of them: "sigmoid" or "hard_sigmoid"."""
+    fused = activation(node)
+    if fused is not None:
+        return "sigmoid" if fused.word == "sigmoid" else None
+    if op_word(node.operation) == "HardSigmoid" and only_input(node) is not None:
+        return "hard_sigmoid"
+    is_layer = type(node.operation) is L.Activation and only_input(node) is not None
+    return "hard_sigmoid" if is_layer and node.operation.activation is keras.activations.hard_sigmoid else None
+
+
+_IDENTITIES = (
+    L.Dropout,
+    L.SpatialDropout2D,
+    L.GaussianDropout,
+    L.GaussianNoise,
+    L.AlphaDropout,
+    L.ActivityRegularization,
+    L.Identity,
+    *([StochasticDepth] if StochasticDepth is not None else []),
+)
+
+
+def is_identity(node: Any) -> bool:
+    """Whether a call returns what it was given, in inference."""
+    if type(node.operation) in _IDENTITIES:
+        return not called_in_training(node) and only_input(node) is not None
+    return activation(node) == NONE
+
+
+def of_two(node: Any, word: str) -> Optional[tuple[Any, Any]]:
+    """The operands of an Add or a Multiply of two tensors, by layer or by op."""
+    kind = {"Add": L.Add, "Multiply": L.Multiply}[word]
+    tensors = node.arguments.keras_tensors
+    if type(node.operation) is not kind and op_word(node.operation) != word:
+        return None
+    return tuple(tensors) if len(tensors) == 2 and not node.arguments.kwargs else None
+
+
+def layer_norm(node: Any, layout: str) -> Optional[tuple[float, Any, Any]]:
+    """(epsilon, scale, shift) of a normalisation of each pixel over its channels."""
+    layer = node.operation
+    if type(layer) is not L.LayerNormalization or only_input(node) is None or layout != "channels_last":
+        return None
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    if list(axes) not in ([-1], [3]) or getattr(layer, "rms_scaling", False) or not layer.built:
+        return None
+    scale = 1.0 if layer.gamma is None else array(layer.gamma)
+    return layer.epsilon, scale, 0.0 if layer.beta is None else array(layer.beta)
+
+
+def compute_dtype(node: Any) -> str:
+    """What a call computes in: a layer's compute dtype, or the dtype of an op's result."""
+    if isinstance(node.operation, keras.Layer):
+        return node.operation.compute_dtype
+    return keras.backend.standardize_dtype(node.outputs[0].dtype)

@@ -1,0 +1,66 @@
+"""What takes the place of what was found: fused blocks, folded convolutions, and in training exact equivalents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tf_dwsconv.activations import Fused
+from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv.convert._match import Block, FoldedConvolution
+from tf_dwsconv.convert._rebuild import Emission, Step, assign
+
+
+def word_or_pair(fused: Fused) -> Any:
+    return ("leaky_relu", fused.alpha) if fused.word == "leaky_relu" else fused.word
+
+
+def fused_block(block: Block) -> Emission:
+    """A `FusedConvBlock` for a chain of calls."""
+    expand, depthwise, pointwise = block.expand, block.depthwise, block.pointwise
+    main = block.main
+    layer = FusedConvBlock(
+        filters=None if pointwise is None else pointwise.outputs,
+        data_format=block.layout,
+        activation=block.function if block.function is not None else word_or_pair(block.activation),
+        use_bias=pointwise is not None and pointwise.bias is not None,
+        expand_filters=None if expand is None else expand.outputs,
+        expand_use_bias=expand is not None and expand.bias is not None,
+        expand_activation=word_or_pair(block.expand_activation),
+        depthwise_use_bias=depthwise is not None and depthwise.bias is not None,
+        depthwise_activation=word_or_pair(block.depthwise_activation),
+        epsilon=block.epsilon,
+        gated=block.gate is not None,
+        residual=block.residual is not None,
+        name=main.name,
+        dtype=main.dtype_policy,
+        trainable=main.trainable,
+        **block.window,
+    )
+
+    def fill() -> None:
+        for name, convolution in (("expand", expand), ("depthwise", depthwise), ("pointwise", pointwise)):
+            if convolution is not None:
+                assign(getattr(layer, f"{name}_kernel"), convolution.kernel)
+                if convolution.bias is not None:
+                    assign(layer.bias if name == "pointwise" else getattr(layer, f"{name}_bias"), convolution.bias)
+
+    others = [t for t in (block.gate, block.residual) if t is not None]
+    step = Step(layer, fill, tuple(range(1, 1 + len(others))))
+    return Emission([block.x, *others], [step], block.out)
+
+
+def folded_convolution(folded: FoldedConvolution) -> Emission:
+    """The same stock convolution with the batch norms in its weights."""
+    old = folded.convolution.layer
+    config = old.get_config()
+    config["use_bias"] = True
+    for key in list(config):
+        if key.endswith(("_regularizer", "_constraint")):
+            config[key] = None  # they were about other weights
+    layer = type(old).from_config(config)
+
+    def fill() -> None:
+        assign(layer.kernel, folded.convolution.kernel)
+        assign(layer.bias, folded.convolution.bias)
+
+    return Emission([folded.x], [Step(layer, fill)], folded.out)
