@@ -14,7 +14,7 @@ help:
 	@echo "make build   the libraries (Bazel), copied into tf_dwsconv/"
 	@echo "make test    all tests"
 	@echo "make demo    the face detector, with stock layers and with ours"
-	@echo "make bench   the benchmarks of examples/"
+	@echo "make bench   the benchmarks of examples/, short: output/report/report.html"
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
 	@echo "make asan    the tests of the op under AddressSanitizer"
@@ -36,9 +36,7 @@ demo: build
 	$(VENV)/python examples/detect_faces.py $(ARGS)
 
 bench: build
-	@set -e; for program in examples/benchmark*.py; do \
-	  [ -e "$$program" ] || { echo "error: there is no examples/benchmark*.py" >&2; exit 1; }; \
-	  echo ">> $$program"; $(VENV)/python "$$program" $(ARGS); done
+	@$(VENV)/python examples/report.py $(ARGS)
 
 lint: venv
 	$(VENV)/ruff check $(wildcard $(SOURCES))

@@ -285,6 +285,21 @@ SMALL = Problem(**GOOD)
         (lambda: analysis.report_layer(SMALL, machine=1), TypeError, r"machine must be an analysis\.Machine or None"),
         (lambda: analysis.plot_roofline([], Machine(1, 1), "x.png"), ValueError, "problems must not be empty"),
         (lambda: analysis.plot_roofline([SMALL], 1, "x.png"), TypeError, r"machine must be an analysis\.Machine"),
+        (
+            lambda: analysis.plot_roofline([SMALL], Machine(1, 1), "x.png", measured={"fused": [1.0]}),
+            ValueError,
+            "measured must be one of 'DWS, fused'",
+        ),
+        (
+            lambda: analysis.plot_roofline([SMALL], Machine(1, 1), "x.png", measured={"dense": [1.0, 2.0]}),
+            ValueError,
+            r"measured\['dense'\] must hold 1 times",
+        ),
+        (
+            lambda: analysis.plot_roofline([SMALL], Machine(1, 1), "x.png", measured={"dense": [0.0]}),
+            ValueError,
+            r"measured\['dense'\] must be positive",
+        ),
     ],
 )
 def test_malformed_calls(call, error, message):

@@ -88,7 +88,7 @@ def lines(
     points: list[float],
     series: dict[str, list[Optional[Timing]]],
     color: dict[str, Any],
-    value: Any = lambda timing, point: timing.median,
+    value: Any = lambda timing, point, name: timing.median,
     rate: bool = False,
     labels: Optional[dict[str, str]] = None,
 ) -> None:
@@ -99,7 +99,7 @@ def lines(
         points: along x; those are its ticks.
         series: for each line a `Timing` for each point, None where there is none.
         color: by line.
-        value: what is drawn, of a timing and its point.
+        value: what is drawn, of a timing, its point and its line.
         rate: whether the value falls as the time rises.
         labels: for the legend; None for the names.
     """
@@ -107,7 +107,7 @@ def lines(
         there = [(point, timing) for point, timing in zip(points, timings) if timing is not None]
         if not there:
             continue
-        values = [value(timing, point) for point, timing in there]
+        values = [value(timing, point, name) for point, timing in there]
         errors = (error_of_rate if rate else error_of)([timing for _, timing in there], values)
         axes.errorbar(
             [point for point, _ in there],
