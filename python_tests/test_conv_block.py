@@ -198,6 +198,57 @@ def test_unknown_shapes_in_a_graph():
         run(x, {**given, "residual": given["residual"][:, :1]})
 
 
+@pytest.mark.parametrize(
+    "kernel, strides, dilations, padding",
+    [
+        ((3, 3), (2, 2), (1, 1), "SAME"),
+        ((1, 1), (2, 2), (1, 1), "SAME"),
+        ((4, 2), (4, 2), (1, 1), "VALID"),
+        ((3, 2), (1, 2), (2, 1), "SAME"),
+        ((2, 3), (1, 1), (1, 3), "VALID"),
+        ((3, 3), (2, 1), (2, 2), ((1, 0), (3, 2))),
+        ((1, 1), (1, 1), (1, 1), ((0, 1), (2, 0))),
+    ],
+)
+@pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
+def test_dense_convolution(kernel, strides, dilations, padding, data_format):
+    """Without depthwise convolution and expansion: as many depthwise ones with a sum over channels."""
+    rng = np.random.default_rng(3)
+    for channels in (3, 20):
+        x, dense = rng.standard_normal((N, H, W, channels)), rng.standard_normal((*kernel, channels, K))
+        bias = rng.standard_normal(K)
+        layer = reference.Layer(dense, None, strides=strides, dilations=dilations, padding=padding)
+        z = reference.depthwise(x, layer)  # channel c*K + k
+        expected = reference.ACTIVATIONS["relu6"](z.reshape(*z.shape[:3], channels, K).sum(3) + bias, 0.0)
+        residual = rng.standard_normal(expected.shape)
+        explicit = () if isinstance(padding, str) else (*padding[0], *padding[1])
+        if data_format == "NCHW":
+            x, expected, residual = (np.moveaxis(array, -1, 1) for array in (x, expected, residual))
+            explicit = (0, 0, 0, 0, *explicit) if explicit else ()
+        else:
+            explicit = (0, 0, *explicit, 0, 0) if explicit else ()
+        word = "EXPLICIT" if explicit else padding
+        separable = Attributes(strides, dilations, word, explicit, data_format, NONE, Fused("relu6"))
+        for dtype, tolerance in ((tf.float32, 2e-5), (tf.float64, 1e-12), (tf.bfloat16, 0.03), (tf.float16, 0.004)):
+            tensors = Tensors(pointwise_filter=tf.constant(dense, dtype), bias=tf.constant(bias, dtype))
+            for run in (conv_block.run, conv_block.run_stock):
+                y = np.asarray(tf.cast(run(tf.constant(x, dtype), tensors, BlockAttributes(separable)), tf.float64))
+                assert y.shape == expected.shape
+                assert np.abs(y - expected).max() <= tolerance * max(6.0, np.abs(expected).max())
+        tensors = Tensors(pointwise_filter=tf.constant(dense), residual=tf.constant(residual))
+        plain = BlockAttributes(separable._replace(activation=NONE))
+        found = []
+        for dtype in (tf.float32, tf.float64):
+            given = [tf.cast(t, dtype) for t in (tf.constant(x), tensors.pointwise_filter, tensors.residual)]
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = conv_block.run(given[0], Tensors(pointwise_filter=given[1], residual=given[2]), plain)
+                loss = tf.reduce_sum(y * y)
+            found.append([np.asarray(g) for g in tape.gradient(loss, given)])
+        for ours, exact in zip(*found):
+            assert np.abs(ours - exact).max() <= 1e-4 * np.abs(exact).max()
+
+
 def test_inside_xla():
     case = Case("ednspr")
     x, tensors = case.tensors()
@@ -239,7 +290,6 @@ def test_attributes_of_stages_that_are_not_there():
     x = tf.zeros([1, 4, 4, 3])
     tensors = Tensors(pointwise_filter=tf.zeros([1, 1, 3, 2]))
     for attributes, message in (
-        (BlockAttributes(Attributes(strides=(2, 2))), "strides"),
         (BlockAttributes(Attributes(depthwise_activation=Fused("relu"))), "depthwise_activation"),
         (BlockAttributes(expand_activation=Fused("relu")), "expand_activation"),
     ):

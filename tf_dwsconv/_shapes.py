@@ -32,7 +32,15 @@ absent = "absent"
 
 
 def output_size(
-    axis: str, size: int, kernel: int, stride: int, dilation: int, padding: str, before: int, after: int
+    axis: str,
+    size: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    padding: str,
+    before: int,
+    after: int,
+    name: str = "depthwise_filter",
 ) -> int:
     """Outputs along one axis.
 
@@ -44,15 +52,13 @@ def output_size(
     window = (kernel - 1) * dilation + 1
     padded = size + before + after
     if window > padded:
-        raise ValueError(f"{window_message(axis, padding)} It spans {window} pixels of {padded}.")
+        raise ValueError(f"{window_message(axis, padding, name)} It spans {window} pixels of {padded}.")
     return (padded - window) // stride + 1
 
 
-def window_message(axis: str, padding: str) -> str:
+def window_message(axis: str, padding: str, name: str = "depthwise_filter") -> str:
     """What is wrong where a window does not fit."""
-    return (
-        f"`depthwise_filter` with `dilations` is larger than the padded `x` along the {axis}; `padding` is {padding}."
-    )
+    return f"`{name}` with `dilations` is larger than the padded `x` along the {axis}; `padding` is {padding}."
 
 
 def _rank4(shape: Shape, name: str, axes: str) -> list[Dim]:
@@ -70,6 +76,32 @@ def _agree(a: Dim, b: Dim) -> bool:
 def _vector(shape: Shape, name: str, size: Dim, meaning: str) -> None:
     if shape is not None and (len(shape) != 1 or not _agree(shape[0], size)):
         raise ValueError(f"`{name}` must have shape [{meaning}] = [{size}]; given {tuple(shape)}.")
+
+
+def spatial_sizes(
+    x: Sequence[Dim], kernel: Sequence[Dim], attributes: Attributes, name: str = "depthwise_filter"
+) -> list[Dim]:
+    """Output height and width, from the input's four sizes and the filter's, whose name is for messages."""
+    spatial: list[Dim] = []
+    for i, (axis, word) in enumerate(zip(attributes.spatial_axes, ("height", "width"))):
+        before, after = attributes.pads(axis) if attributes.padding == "EXPLICIT" else (0, 0)
+        if x[axis] is None or (kernel[i] is None and attributes.padding != "SAME"):
+            spatial.append(None)
+            continue
+        spatial.append(
+            output_size(
+                word,
+                x[axis],
+                kernel[i] or 1,
+                attributes.strides[i],
+                attributes.dilations[i],
+                attributes.padding,
+                before,
+                after,
+                name,
+            )
+        )
+    return spatial
 
 
 def check(operands: Operands, attributes: Attributes) -> list[Dim]:
@@ -107,24 +139,7 @@ def check(operands: Operands, attributes: Attributes) -> list[Dim]:
     if operands.bias is not absent:
         _vector(operands.bias, "bias", pointwise[3], "K")
 
-    spatial: list[Dim] = []
-    for i, (axis, word) in enumerate(zip(attributes.spatial_axes, ("height", "width"))):
-        before, after = attributes.pads(axis) if attributes.padding == "EXPLICIT" else (0, 0)
-        if x[axis] is None or (kernel[i] is None and attributes.padding != "SAME"):
-            spatial.append(None)
-            continue
-        spatial.append(
-            output_size(
-                word,
-                x[axis],
-                kernel[i] or 1,
-                attributes.strides[i],
-                attributes.dilations[i],
-                attributes.padding,
-                before,
-                after,
-            )
-        )
+    spatial = spatial_sizes(x, kernel, attributes)
     output = [x[0], *spatial, pointwise[3]] if nhwc else [x[0], pointwise[3], *spatial]
     elements = 1
     for dim in output:

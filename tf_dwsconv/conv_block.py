@@ -31,7 +31,8 @@ class Tensors(NamedTuple):
     expand_filter: [1, 1, E, C], of a dense 1x1 convolution; expand_bias: [C].
     depthwise_filter: [R, S, C, M]; depthwise_bias: [C*M].
     scale: [N, C*M], or [N, 1, 1, C*M] ([N, C*M, 1, 1] with NCHW): a factor for each channel of each picture.
-    pointwise_filter: [1, 1, C*M, K]; bias: [K].
+    pointwise_filter: [1, 1, C*M, K]; bias: [K]. With neither expansion nor depthwise convolution it may be that of any
+        dense convolution, [R, S, C, K], to which strides, dilations and padding apply.
     residual: of the output's shape.
     """
 
@@ -179,7 +180,11 @@ def _stock(x: tf.Tensor, tensors: Tensors, attributes: BlockAttributes) -> tf.Te
     if wide.scale is not None:
         batch_and_channels = tf.shape(z)[:1], tf.ones([2], tf.int32), tf.shape(z)[3:]
         z *= tf.reshape(wide.scale, tf.concat(batch_and_channels, axis=0))
-    y = z if wide.pointwise_filter is None else stock.pointwise(z, wide.pointwise_filter)
+    y = z
+    if wide.depthwise_filter is None and wide.pointwise_filter is not None and wide.expand_filter is None:
+        y = stock.dense(z, wide.pointwise_filter, separable)
+    elif wide.pointwise_filter is not None:
+        y = stock.pointwise(z, wide.pointwise_filter)
     if wide.bias is not None:
         y += wide.bias
     if wide.residual is not None:
@@ -258,7 +263,9 @@ def check(x: _shapes.Shape, shapes: Tensors, attributes: BlockAttributes) -> lis
         sizes[axis] = None if channels is None or kernel[3] is None else channels * kernel[3]
     if shapes.scale is not None:
         _check_scale(shapes.scale.dims, sizes[0], sizes[axis], separable)
-    if shapes.pointwise_filter is not None:
+    if shapes.pointwise_filter is not None and shapes.depthwise_filter is None and shapes.expand_filter is None:
+        sizes = _window(shapes, sizes, attributes)
+    elif shapes.pointwise_filter is not None:
         sizes[axis] = _dense(shapes.pointwise_filter, shapes.bias, sizes[axis], "pointwise_filter", "C*M", "K")
     if shapes.residual is not None and shapes.residual.dims is not None:
         residual = list(shapes.residual.dims)
@@ -281,8 +288,6 @@ def _check_stages(shapes: Tensors, attributes: BlockAttributes) -> None:
         "depthwise_filter": {
             "`depthwise_bias`": shapes.depthwise_bias is not None,
             "`depthwise_activation`": separable.depthwise_activation.word != "none",
-            "`strides` other than 1": separable.strides != (1, 1),
-            "explicit `padding`": separable.padding == "EXPLICIT",
         },
         "pointwise_filter": {
             "`bias`": shapes.bias is not None,
@@ -314,6 +319,30 @@ def _dense(matrix: Shape, bias: Optional[Shape], channels: _shapes.Dim, name: st
         argument = "bias" if name == "pointwise_filter" else "expand_bias"
         raise ValueError(f"`{argument}` must have shape [{out}] = [{dims[3]}]; given {tuple(bias.dims)}.")
     return dims[3]
+
+
+def _window(shapes: Tensors, sizes: list, attributes: BlockAttributes) -> list:
+    """Checks a dense convolution without a depthwise one before it, and returns its output's shape."""
+    separable = attributes.separable
+    kernel = shapes.pointwise_filter.dims if shapes.pointwise_filter.dims is not None else [None] * 4
+    channels = sizes[separable.channel_axis]
+    if len(kernel) != 4 or 0 in kernel or not _agree(kernel[2], channels):
+        raise ValueError(f"`pointwise_filter` must have shape [R, S, C, K] with C = {channels}; given {tuple(kernel)}.")
+    trivial = all(_agree(size, 1) for size in kernel[:2]) and separable.strides == (1, 1)
+    if not trivial or separable.padding == "EXPLICIT":
+        for name, given in (("scale", shapes.scale is not None), ("epsilon", attributes.epsilon is not None)):
+            if given:
+                raise ValueError(
+                    f"`{name}` must not be given with a dense convolution: `pointwise_filter` (shape {tuple(kernel)}) "
+                    "must be 1 x 1, `strides` 1 and `padding` not explicit."
+                )
+    bias = shapes.bias
+    if bias is not None and bias.dims is not None and (len(bias.dims) != 1 or not _agree(bias.dims[0], kernel[3])):
+        raise ValueError(f"`bias` must have shape [K] = [{kernel[3]}]; given {tuple(bias.dims)}.")
+    rows, columns = _shapes.spatial_sizes(sizes, kernel, separable, "pointwise_filter")
+    output = [sizes[0], rows, columns]
+    output.insert(separable.channel_axis, kernel[3])
+    return output
 
 
 def _check_scale(dims: Optional[list], batch: _shapes.Dim, channels: _shapes.Dim, separable: Attributes) -> None:

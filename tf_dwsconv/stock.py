@@ -152,6 +152,28 @@ def pointwise(z: tf.Tensor, pointwise_filter: tf.Tensor) -> tf.Tensor:
     return tf.tensordot(z, matrix, axes=1)
 
 
+def dense(x: tf.Tensor, dense_filter: tf.Tensor, attributes: Attributes) -> tf.Tensor:
+    """A dense convolution without bias: NHWC `[N, H, W, C]` by `[R, S, C, K]`, float32 or float64."""
+    x, dense_filter = _ensure_rank4(x), _ensure_rank4(dense_filter)
+    axes = [_Axis(x, dense_filter, attributes, i) for i in (0, 1)]
+    pads = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
+    if any(not isinstance(n, int) or n for row in pads for n in row):
+        x = tf.pad(x, tf.stack([tf.stack([tf.cast(n, tf.int64) for n in row]) for row in pads]))
+    strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
+    if dilations == [1, 1]:
+        return tf.nn.conv2d(x, dense_filter, strides, "VALID")
+    # TensorFlow has strides or dilations, and no gradient of the latter on CPUs: tap by tap.
+    y = None
+    for r in range(axes[0].kernel):
+        for s in range(axes[1].kernel):
+            ends = [(axis.out - 1) * axis.stride + 1 for axis in axes]
+            top, left = r * dilations[0], s * dilations[1]
+            under = x[:, top : top + ends[0] : strides[0], left : left + ends[1] : strides[1], :]
+            tap = tf.tensordot(under, dense_filter[r, s], axes=1)
+            y = tap if y is None else y + tap
+    return y
+
+
 def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes) -> tf.Tensor:
     """The depthwise half, without bias: NHWC `[N, H, W, C]` to `[N, Ho, Wo, C*M]`, float32 or float64."""
     x, depthwise_filter = _ensure_rank4(x), _ensure_rank4(depthwise_filter)

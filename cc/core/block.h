@@ -4,7 +4,8 @@
 //   Z = scale[n] * normalized( mid( depthwise(A) + depthwise_bias ) )                [N,Ho,Wo,C*M]
 //   Y = out( Z * pointwise_filter + bias + residual ), or Z + residual               [N,Ho,Wo,K]
 //
-// Each stage may be left out, but one convolution is there.
+// Each stage may be left out, but one convolution is there. Without a depthwise stage the pointwise convolution may be
+// any dense one, R x S at strides.
 #ifndef DWSCONV_CORE_BLOCK_H_
 #define DWSCONV_CORE_BLOCK_H_
 
@@ -13,8 +14,8 @@
 namespace dwsconv {
 
 struct Block {
-  // From A to Y. Without a depthwise stage R = S = M = 1; without a pointwise one K = C*M and `out` is none. X has
-  // x_channels() channels, whatever C is.
+  // From A to Y. Without a depthwise stage the pointwise filter is a dense one, [R*S*C,K], and M = 1; without a
+  // pointwise one K = C*M and `out` is none. X has x_channels() channels, whatever C is.
   Problem main;
   bool has_depthwise = true, has_pointwise = true;
 

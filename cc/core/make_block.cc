@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace dwsconv {
 namespace {
@@ -23,6 +24,33 @@ std::string CheckExpand(const BlockRequest& request, int64_t given) {
   if (request.has_expand_bias && (request.expand_bias.size() != 1 || request.expand_bias[0] != filter[3])) {
     return "expand_bias must have shape [C] = [" + std::to_string(filter[3]) + "], but its shape is " +
            Show(request.expand_bias);
+  }
+  return "";
+}
+
+// A pointwise filter without a depthwise one.
+std::string CheckDense(const BlockRequest& request, const Request& main) {
+  const std::vector<int64_t>& filter = main.pointwise_filter;
+  const int64_t C = main.input[main.data_format == "NHWC" ? 3 : 1];
+  if (filter.size() != 4 || filter[0] < 1 || filter[1] < 1 || filter[2] != C || C < 1 || filter[3] < 1) {
+    return "pointwise_filter must be [R,S,C,K] without depthwise_filter, with C = " + std::to_string(C) +
+           " as the channels of " + main.input_name + " and no axis of size 0, but its shape is " + Show(filter);
+  }
+  int64_t bytes = 4;
+  for (int64_t size : filter) {
+    if (__builtin_mul_overflow(bytes, size, &bytes)) {
+      return "pointwise_filter is too large: the size of shape " + Show(filter) + " is past 64 bits";
+    }
+  }
+  const bool window =
+      filter[0] > 1 || filter[1] > 1 || main.strides[0] > 1 || main.strides[1] > 1 || main.padding == "EXPLICIT";
+  for (const auto& [given, what] : {std::pair<bool, const char*>{request.has_expand, "expand_filter"},
+                                    {request.has_scale, "scale"},
+                                    {request.normalize, "normalize"}}) {
+    if (window && given) {
+      return std::string(what) + " must not be given with a dense convolution: pointwise_filter (shape " +
+             Show(filter) + ") must be 1 x 1, strides 1 and padding not explicit";
+    }
   }
   return "";
 }
@@ -53,18 +81,11 @@ std::string CheckBlockAttributes(const BlockRequest& request) {
       {!request.has_depthwise && request.main.has_depthwise_bias, "depthwise_bias", "depthwise_filter"},
       {!request.has_depthwise && request.main.depthwise_activation != "none", "depthwise_activation",
        "depthwise_filter"},
-      {!request.has_depthwise && request.main.strides != std::vector<int64_t>{1, 1}, "strides other than 1",
-       "depthwise_filter"},
       {!request.has_pointwise && request.main.has_bias, "bias", "pointwise_filter"},
       {!request.has_pointwise && request.main.activation != "none", "activation", "pointwise_filter"},
   };
   for (const auto& orphan : orphans) {
     if (orphan.wrong) return std::string(orphan.what) + " must not be given without " + orphan.stage;
-  }
-  if (!request.has_depthwise && request.main.padding == "EXPLICIT" &&
-      std::any_of(request.main.explicit_paddings.begin(), request.main.explicit_paddings.end(),
-                  [](int64_t pad) { return pad != 0; })) {
-    return "explicit_paddings must be 0 without depthwise_filter, but is " + Show(request.main.explicit_paddings);
   }
   if (request.normalize && !(request.epsilon >= 0 && std::isfinite(request.epsilon))) {
     return "epsilon must be a finite number of at least 0, but is " + std::to_string(request.epsilon);
@@ -97,7 +118,16 @@ std::string MakeBlock(const BlockRequest& request, Block* block) {
       main.input[axis] = request.expand_filter[3];
       main.input_name = "the expanded input";
     }
-    if (!request.has_depthwise) main.depthwise_filter = {1, 1, main.input[axis], 1};
+    if (!request.has_depthwise) {
+      main.depthwise_filter = {1, 1, main.input[axis], 1};
+      if (request.has_pointwise) {
+        error = CheckDense(request, main);
+        if (!error.empty()) return error;
+        // Its window is judged as that of a depthwise filter.
+        main.depthwise_filter = {main.pointwise_filter[0], main.pointwise_filter[1], main.input[axis], 1};
+        main.pointwise_filter = {1, 1, main.input[axis], main.pointwise_filter[3]};
+      }
+    }
     if (!request.has_pointwise && main.depthwise_filter.size() == 4) {
       int64_t cm;
       if (main.depthwise_filter[3] >= 0 && !__builtin_mul_overflow(main.input[axis], main.depthwise_filter[3], &cm)) {

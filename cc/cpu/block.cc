@@ -327,7 +327,8 @@ std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers,
   stages.scale = scale;
   stages.scale_stride = scale_stride;
   Problem problem = block.main;
-  if (!block.has_depthwise && !block.has_scale && problem.stride_h == 1 && problem.stride_w == 1) {
+  const bool window = problem.R > 1 || problem.S > 1 || problem.Ho != problem.H || problem.Wo != problem.W;
+  if (!block.has_depthwise && !block.has_scale && !window) {
     // Pixels alone count: one tall image.
     problem.H = problem.Ho = problem.N * problem.H;
     problem.N = 1;
@@ -340,7 +341,7 @@ std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers,
 int64_t PackedBlock::bytes() const { return main_->bytes() + (lead_ ? lead_->bytes() : 0); }
 
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers) {
-  Problem main = block.main;
+  Problem main = block.has_depthwise || !block.has_pointwise ? block.main : DenseAsPointwise(block.main);
   if (!block.has_pointwise) main.K = 0;
   PackedFiltersPtr lead, rest = PackFilters(main, isa, buffers.main);
   if (block.E > 0) {

@@ -23,6 +23,11 @@ void Interleave(const Problem& p, int64_t z_stride, int64_t pixels, T* z) {
   }
 }
 
+// A dense convolution of which each pixel needs one.
+bool IsPointwise(const Problem& p) {
+  return p.R == 1 && p.S == 1 && p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
+}
+
 bool OnCacheLines(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
 
 // One call: what its tasks share.
@@ -37,6 +42,7 @@ class Run {
         plan_(plan),
         kernels_(packed.kernels()),
         item_(SizeOf(problem.dtype)),
+        cm_(stages.depthwise ? problem.CM() : problem.R * problem.S * problem.C),
         pixels_(problem.output_pixels()),
         blocks_(CeilDiv(pixels_, plan.block_pixels)),
         shares_(stages.pointwise ? CeilDiv(problem.K, plan.block_channels) : 1),
@@ -46,8 +52,7 @@ class Run {
     stream_ = plan.stream && typed_ && problem.K * item_ % 64 == 0 && OnCacheLines(buffers.output);
     // Z is what lies in memory already, or what is to lie there.
     const bool changed = stages.normalize || stages.scale != nullptr;
-    from_x_ =
-        !stages.depthwise && stages.pointwise && typed_ && !changed && problem.stride_h == 1 && problem.stride_w == 1;
+    from_x_ = !stages.depthwise && stages.pointwise && typed_ && !changed && IsPointwise(problem);
     to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ && problem.M == 1 &&
             problem.C % kernels_.vector_floats == 0;
   }
@@ -63,7 +68,7 @@ class Run {
 
     PointwiseArgs args;
     args.pixels = std::min(plan_.block_pixels, pixels_ - first);
-    args.cm = problem_.CM();
+    args.cm = cm_;
     args.z = scratch;
     args.z_stride = plan_.z_stride;
     args.K = problem_.K;
@@ -112,15 +117,16 @@ class Run {
     args.problem = &problem_;
     args.image = image;
     SetFilters(packed_, &args);
-    // Without a filter of its own the depthwise loop can apply the factors.
-    const bool scaled = scale != nullptr && !stages_.depthwise && packed_.packed_pixels() == 0;
-    if (scaled) args.filter = scale;
     args.first_pixel = first;
     args.pixels = pixels;
     args.z = z;
     args.z_stride = z_stride;
-    kernels_.depthwise[static_cast<int>(problem_.dtype)](args);
-    const RowsArgs rows = {static_cast<float*>(z), z_stride, pixels, problem_.CM()};
+    const int type = static_cast<int>(problem_.dtype);
+    // The factors of each image as a depthwise filter of one tap: cheaper than two passes.
+    const bool scaled = scale != nullptr && !stages_.depthwise && !stages_.normalize && packed_.packed_pixels() == 0;
+    if (scaled) args.filter = scale;
+    stages_.depthwise || scaled ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
+    const RowsArgs rows = {static_cast<float*>(z), z_stride, pixels, cm_};
     if (stages_.normalize) kernels_.normalize(rows, stages_.epsilon);
     if (scale != nullptr && !scaled) kernels_.scale(rows, scale);
   }
@@ -139,7 +145,7 @@ class Run {
   const Stages& stages_;
   const Plan& plan_;
   const KernelTable& kernels_;
-  const int64_t item_, pixels_, blocks_, shares_, row_bytes_, image_bytes_;
+  const int64_t item_, cm_, pixels_, blocks_, shares_, row_bytes_, image_bytes_;
   const bool typed_;  // X and Y are of Z's type
   bool stream_, from_x_, to_y_;
 };
@@ -150,6 +156,16 @@ void ToOutputOrder(const Problem& problem, int64_t z_item, int64_t z_stride, int
   if (problem.M == 1) return;
   z_item == 4 ? Interleave(problem, z_stride, pixels, static_cast<uint32_t*>(z))
               : Interleave(problem, z_stride, pixels, static_cast<uint16_t*>(z));
+}
+
+Problem DenseAsPointwise(const Problem& problem) {
+  Problem p = problem;
+  p.C = problem.R * problem.S * problem.C;
+  p.R = p.S = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
+  p.pad_top = p.pad_left = 0;
+  p.H = p.Ho;
+  p.W = p.Wo;
+  return p;
 }
 
 void SetFilters(const PackedFilters& packed, DepthwiseArgs* args) {
@@ -164,7 +180,17 @@ void SetFilters(const PackedFilters& packed, DepthwiseArgs* args) {
 std::string RunFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
                      const Stages& stages, const ForwardOptions& options) {
   Plan plan;
-  if (stages.pointwise) {
+  if (!stages.depthwise) {
+    plan = ForwardPlan(DenseAsPointwise(problem), options);
+    if (!IsPointwise(problem)) {
+      // Patches are several times X: they had better stay in L1.
+      const Problem pointwise = DenseAsPointwise(problem);
+      const Machine machine = ForwardMachine(pointwise, options);
+      const int64_t fit = machine.l1d_bytes / 2 / (plan.z_stride * machine.z_bytes) / machine.tile_pixels;
+      plan.block_pixels = std::min(plan.block_pixels, std::max<int64_t>(fit, 4) * machine.tile_pixels);
+      FinishPlan(pointwise, machine, &plan);
+    }
+  } else if (stages.pointwise) {
     plan = ForwardPlan(problem, options);
   } else {
     Problem depthwise = problem;

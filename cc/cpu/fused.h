@@ -16,7 +16,7 @@ constexpr char kOutOfMemory[] = "out of memory for the working buffers of the de
 
 // What a run does besides, or instead of, the two convolutions. By default nothing.
 struct Stages {
-  bool depthwise = true;  // false: Z is X, taken at the strides; R = S = M = 1
+  bool depthwise = true;  // false: one dense convolution, whose filter is that of the pointwise half, [R*S*C,K]
   bool pointwise = true;  // false: Y is Z; K is C*M and the packed filters' K is 0
   bool normalize = false;
   float epsilon = 0;
@@ -24,7 +24,10 @@ struct Stages {
   int64_t scale_stride = 0;      // the packed filters' channel_stride
 };
 
-// Channels-last buffers to channels-last buffers.
+// The problem whose packed filters and plan serve a dense convolution: 1x1, of what lies under a window.
+Problem DenseAsPointwise(const Problem& problem);
+
+// Channels-last buffers to channels-last buffers. Without a depthwise stage, `packed` is of DenseAsPointwise(problem).
 std::string RunFused(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed,
                      const Stages& stages, const ForwardOptions& options);
 

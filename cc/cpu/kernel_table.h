@@ -65,6 +65,9 @@ struct KernelTable {
   DType z_type;  // of Z and of the packed pointwise filter
   int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
   void (*depthwise[3])(const DepthwiseArgs& args);  // by DType; null where the table does not serve it
+  // In the place of the depthwise half, for dense convolutions: Z [pixels][R*S*C] is what lies under the windows, zero
+  // outside the image. filter and bias are not read, nothing past R*S*C is written.
+  void (*patches[3])(const DepthwiseArgs& args);
   void (*pointwise)(const PointwiseArgs& args);
   void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half
   // Of tables whose Z is float; null elsewhere.

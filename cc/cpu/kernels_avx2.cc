@@ -14,9 +14,16 @@ namespace dwsconv {
 
 const KernelTable& KernelsAvx2() {
   static constexpr KernelTable table = {
-      kV,        kTilePixels, kTileChannels,
-      kZType,    kPair,       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
-      Pointwise, CopyRows,    NormalizeRows,
+      kV,
+      kTilePixels,
+      kTileChannels,
+      kZType,
+      kPair,
+      {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
+      {Patches<float>, Patches<BFloat16>, Patches<Float16>},
+      Pointwise,
+      CopyRows,
+      NormalizeRows,
       ScaleRows,
   };
   return table;

@@ -8,6 +8,58 @@
 namespace dwsconv {
 namespace {
 
+template <typename T>
+inline void CopyElements(const T* from, int64_t n, ZType* to) {
+  int64_t i = 0;
+  for (; i + kV <= n; i += kV) Store(to + i, Load(from + i));
+  if (i < n) StoreN(to + i, LoadN(from + i, n - i), n - i);
+}
+
+inline void ZeroElements(int64_t n, ZType* to) {
+  const Vec zero = Set1(0.0f);
+  int64_t i = 0;
+  for (; i + kV <= n; i += kV) Store(to + i, zero);
+  if (i < n) StoreN(to + i, zero, n - i);
+}
+
+template <typename T>
+void Patches(const DepthwiseArgs& a) {
+  const Problem& p = *a.problem;
+  const T* const image = static_cast<const T*>(a.image);
+  ZType* z = static_cast<ZType*>(a.z);
+  const int64_t run = p.S * p.C;
+  int64_t row = a.first_pixel / p.Wo, column = a.first_pixel % p.Wo;
+  for (int64_t i = 0; i < a.pixels; ++i, z += a.z_stride) {
+    const int64_t h = row * p.stride_h - p.pad_top, w = column * p.stride_w - p.pad_left;
+    const bool inside = p.dilation_w == 1 && w >= 0 && w + p.S <= p.W;
+    ZType* to = z;
+    for (int64_t r = 0; r < p.R; ++r, to += run) {
+      const int64_t line = h + r * p.dilation_h;
+      if (line < 0 || line >= p.H) {
+        ZeroElements(run, to);
+        continue;
+      }
+      const T* const from = image + line * p.W * p.C;
+      if (inside) {
+        CopyElements(from + w * p.C, run, to);
+        continue;
+      }
+      for (int64_t s = 0; s < p.S; ++s) {
+        const int64_t at = w + s * p.dilation_w;
+        if (at < 0 || at >= p.W) {
+          ZeroElements(p.C, to + s * p.C);
+        } else {
+          CopyElements(from + at * p.C, p.C, to + s * p.C);
+        }
+      }
+    }
+    if (++column == p.Wo) {
+      column = 0;
+      ++row;
+    }
+  }
+}
+
 // Y = Z + residual.
 template <typename T>
 void CopyRowsAs(const PointwiseArgs& a) {

@@ -67,6 +67,9 @@ absl::Status ConvBlockShape(InferenceContext* c) {
   if (asked.has_pointwise) {
     TF_RETURN_IF_ERROR(rank4(kBlockPointwiseFilter));
     channels = c->Dim(filter, 3);
+    for (int axis : {0, 1}) {
+      if (!asked.has_depthwise) kernel[axis] = c->Dim(filter, axis);
+    }
   }
   for (int axis : {0, 1}) {
     const DimensionHandle in = c->Dim(input, axis + (nhwc ? 1 : 2));
@@ -140,9 +143,10 @@ to memory.
 input: [N,H,W,E] or, with data_format NCHW, [N,E,H,W]; E is C without an expansion. N may be 0.
 expand_filter: at most one tensor, [1,1,E,C].
 expand_bias: at most one tensor, [C].
-depthwise_filter: at most one tensor, [R,S,C,M]. Without one the window is 1 x 1.
+depthwise_filter: at most one tensor, [R,S,C,M].
 depthwise_bias: at most one tensor, [C*M].
-pointwise_filter: at most one tensor, [1,1,C*M,K]. Without one the output is z + residual.
+pointwise_filter: at most one tensor, [1,1,C*M,K]. Without one the output is z + residual. Without a depthwise filter it
+  may be that of any dense convolution, [R,S,C,K], to which strides, dilations and padding apply.
 bias: at most one tensor, [K].
 scale: at most one tensor of factors, [N,C*M], [N,1,1,C*M] or, with NCHW, [N,C*M,1,1].
 residual: at most one tensor, of the output's shape; added before activation.
