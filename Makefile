@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
 SOURCES := examples python_tests tf_dwsconv tools setup.py
-CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.h)
+CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.cc cuda/*.h cuda/*/*.cc cuda/*/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build test demo lint format wheel bench cuda asan clean distclean

@@ -1,0 +1,351 @@
+#include "cuda/testing/shim.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/forward.h"
+
+#if !defined(__x86_64__)
+#error "the switch between fibres below is written for x86-64"
+#endif
+
+extern "C" void dwsconv_shim_switch(void** save_stack, void* load_stack);
+// What a call must keep, and the stack pointer.
+// clang-format off
+asm(R"(
+.text
+.globl dwsconv_shim_switch
+.type dwsconv_shim_switch, @function
+dwsconv_shim_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size dwsconv_shim_switch, .-dwsconv_shim_switch
+)");
+// clang-format on
+
+namespace dwsconv {
+namespace cuda {
+namespace shim {
+
+Index thread_index, block_index, block_size, grid_size;
+
+namespace {
+
+constexpr int kStackBytes = 256 << 10;
+constexpr int kWarp = 32;
+constexpr int64_t kMostSharedBytes = 232448;  // an H200's
+
+enum class State { kReady, kAtBarrier, kAtWarp, kDone };
+
+struct Copy {
+  void* shared;
+  const void* global;
+  bool valid;
+};
+
+// What a lane shows the others of its warp in one instruction.
+struct Deposit {
+  const char* instruction;
+  uint32_t words[6];
+  const void* address;
+};
+
+struct Fibre {
+  void* stack = nullptr;
+  std::unique_ptr<char[]> memory{new char[kStackBytes]};
+  State state = State::kDone;
+  std::vector<std::vector<Copy>> groups;  // committed, not waited for
+  std::vector<Copy> open;
+  int warp_instructions = 0;
+};
+
+struct Shared {
+  char* region = nullptr;
+  int64_t region_bytes = 0;
+  char* begin = nullptr;
+};
+
+std::vector<Fibre> fibres;
+std::vector<Deposit> deposits;  // [2][threads]
+int current = 0, threads_of_block = 0;
+void* scheduler = nullptr;
+const std::function<void()>* body = nullptr;
+std::string error;
+Shared shared;
+int64_t shared_bytes_of_block = 0;
+uint32_t order_seed = 0;
+int64_t bank_conflicts = 0, most_blocks = 0;
+
+void YieldAs(State state) {
+  fibres[current].state = state;
+  dwsconv_shim_switch(&fibres[current].stack, scheduler);
+}
+
+void Fail(const std::string& what) {
+  if (error.empty()) error = what + " (thread " + std::to_string(current) + ")";
+  YieldAs(State::kDone);  // and never comes back: the launch is over
+}
+
+void Enter() {
+  (*body)();
+  YieldAs(State::kDone);
+}
+
+void Start(Fibre* fibre) {
+  char* top = fibre->memory.get() + kStackBytes;
+  top -= reinterpret_cast<uintptr_t>(top) % 16;
+  void** stack = reinterpret_cast<void**>(top);
+  *--stack = nullptr;  // where Enter would return to, which it does not
+  *--stack = reinterpret_cast<void*>(&Enter);
+  for (int i = 0; i < 6; ++i) *--stack = nullptr;
+  fibre->stack = stack;
+  fibre->state = State::kReady;
+  fibre->groups.clear();
+  fibre->open.clear();
+  fibre->warp_instructions = 0;
+}
+
+void PrepareShared(int64_t bytes) {
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t whole = (bytes + page - 1) / page * page;
+  if (shared.region_bytes != whole + page) {
+    if (shared.region != nullptr) munmap(shared.region, shared.region_bytes);
+    shared.region_bytes = whole + page;
+    shared.region = static_cast<char*>(
+        mmap(nullptr, shared.region_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (shared.region == MAP_FAILED) abort();
+    mprotect(shared.region + whole, page, PROT_NONE);
+  }
+  // It ends where the page that nobody may touch begins, as far as its alignment lets it.
+  shared.begin = shared.region + (whole - bytes) / 128 * 128;
+  shared_bytes_of_block = bytes;
+}
+
+// Whoever can go on again goes on. False where nobody can, and not all are done.
+bool Release() {
+  const int waiting = static_cast<int>(std::count_if(fibres.begin(), fibres.begin() + threads_of_block,
+                                                     [](const Fibre& f) { return f.state == State::kAtBarrier; }));
+  if (waiting == threads_of_block) {
+    for (int i = 0; i < threads_of_block; ++i) fibres[i].state = State::kReady;
+    return true;
+  }
+  bool released = false;
+  for (int warp = 0; warp < threads_of_block; warp += kWarp) {
+    const auto first = fibres.begin() + warp;
+    if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) continue;
+    for (int i = 0; i < kWarp; ++i) fibres[warp + i].state = State::kReady;
+    released = true;
+  }
+  return released;
+}
+
+void RunBlock(int threads) {
+  threads_of_block = threads;
+  memset(shared.begin, 0xff, static_cast<size_t>(shared_bytes_of_block));
+  for (int i = 0; i < threads; ++i) Start(&fibres[i]);
+  std::vector<int> order(threads);
+  for (int i = 0; i < threads; ++i) order[i] = order_seed == 1 ? threads - 1 - i : i;
+  std::mt19937 random(order_seed);
+  while (error.empty()) {
+    if (order_seed > 1) std::shuffle(order.begin(), order.end(), random);
+    for (int i : order) {
+      if (fibres[i].state != State::kReady) continue;
+      current = i;
+      thread_index.x = static_cast<unsigned>(i);
+      dwsconv_shim_switch(&scheduler, fibres[i].stack);
+      if (!error.empty()) return;
+    }
+    if (std::all_of(fibres.begin(), fibres.begin() + threads, [](const Fibre& f) { return f.state == State::kDone; })) {
+      return;
+    }
+    if (!Release()) error = "a barrier or a warp's instruction that not all of its threads reach";
+  }
+}
+
+// Shows `mine` to the warp, waits for the others', and gives them.
+const Deposit* Exchange(const Deposit& mine) {
+  Fibre& fibre = fibres[current];
+  Deposit* const all = &deposits[(fibre.warp_instructions++ % 2) * threads_of_block];
+  all[current] = mine;
+  YieldAs(State::kAtWarp);
+  const Deposit* const warp = all + current / kWarp * kWarp;
+  for (int i = 0; i < kWarp; ++i) {
+    if (strcmp(warp[i].instruction, mine.instruction) != 0) {
+      Fail(std::string("lanes of a warp are at different instructions: ") + mine.instruction + ", " +
+           warp[i].instruction);
+    }
+  }
+  return warp;
+}
+
+bool IsShared(const void* from, int64_t bytes) {
+  const char* const at = static_cast<const char*>(from);
+  return at >= shared.begin && at + bytes <= shared.begin + shared_bytes_of_block;
+}
+
+float WidenHalf(uint32_t word, int half, Product product) {
+  const uint16_t bits = static_cast<uint16_t>(word >> (16 * half));
+  return product == Product::kFloat16 ? ToFloat(Float16{bits}) : ToFloat(BFloat16{bits});
+}
+
+float AsFloat(uint32_t word) {
+  float value;
+  memcpy(&value, &word, 4);
+  return value;
+}
+
+// Element (row, k) of a, of which lane (row % 8) * 4 + t holds its share: see MultiplyAdd in fragments.cuh.
+float ElementOfA(const Deposit* warp, int row, int k, Product product) {
+  if (product == Product::kTf32) return AsFloat(warp[row % 8 * 4 + k % 4].words[row / 8 + k / 4 * 2]);
+  return WidenHalf(warp[row % 8 * 4 + k % 8 / 2].words[row / 8 + k / 8 * 2], k % 2, product);
+}
+
+float ElementOfB(const Deposit* warp, int k, int column, Product product) {
+  if (product == Product::kTf32) return AsFloat(warp[column * 4 + k % 4].words[4 + k / 4]);
+  return WidenHalf(warp[column * 4 + k % 8 / 2].words[4 + k / 8], k % 2, product);
+}
+
+}  // namespace
+
+char* Shared() { return shared.begin; }
+
+void Barrier() { YieldAs(State::kAtBarrier); }
+
+uint32_t Shuffle(uint32_t value, int mask) {
+  const Deposit* const warp = Exchange({"shuffle", {value}, nullptr});
+  return warp[(current % kWarp) ^ mask].words[0];
+}
+
+void StartCopy(void* to, const void* from, bool valid) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || !IsShared(to, 16)) Fail("a copy to outside shared memory, or askew");
+  if (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0) Fail("a copy from an address that is not a multiple of 16");
+  memset(to, 0xff, 16);
+  fibres[current].open.push_back({to, from, valid});
+}
+
+void Commit() {
+  fibres[current].groups.push_back(std::move(fibres[current].open));
+  fibres[current].open.clear();
+}
+
+void Wait(int pending) {
+  auto& groups = fibres[current].groups;
+  while (static_cast<int>(groups.size()) > pending) {
+    for (const Copy& copy : groups.front()) {
+      if (copy.valid) {
+        memcpy(copy.shared, copy.global, 16);
+      } else {
+        memset(copy.shared, 0, 16);
+      }
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+void LoadMatrices(uint32_t* words, const void* row, bool transposed) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0 || !IsShared(row, 16)) {
+    Fail("a row of a matrix that is outside shared memory, or askew");
+  }
+  const Deposit* const warp = Exchange({transposed ? "ldmatrix.trans" : "ldmatrix", {}, row});
+  const int lane = current % kWarp;
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const Deposit* const rows = warp + matrix * 8;
+    const auto element = [rows](int i, int j) {
+      uint16_t bits;
+      memcpy(&bits, static_cast<const char*>(rows[i].address) + 2 * j, 2);
+      return static_cast<uint32_t>(bits);
+    };
+    const int i = lane / 4, j = lane % 4 * 2;
+    words[matrix] = transposed ? element(j, i) | element(j + 1, i) << 16 : element(i, j) | element(i, j + 1) << 16;
+    if (lane == 0) {
+      uint32_t banks = 0;
+      for (int r = 0; r < 8; ++r) {
+        const uint32_t bank = 1u << reinterpret_cast<uintptr_t>(rows[r].address) / 16 % 8;
+        if ((banks & bank) != 0) ++bank_conflicts;
+        banks |= bank;
+      }
+    }
+  }
+  // The matrices must not be written before all have read them.
+  Exchange({"ldmatrix", {}, nullptr});
+}
+
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Product product) {
+  const Deposit* const warp = Exchange({"mma", {a[0], a[1], a[2], a[3], b0, b1}, nullptr});
+  const int lane = current % kWarp, depth = product == Product::kTf32 ? 8 : 16;
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    double sum = sums[i];
+    for (int k = 0; k < depth; ++k) {
+      sum += static_cast<double>(ElementOfA(warp, row, k, product)) * ElementOfB(warp, k, column, product);
+    }
+    sums[i] = static_cast<float>(sum);
+  }
+}
+
+const char* Launch(const std::function<void()>& kernel, int64_t grid, int threads, int64_t shared_bytes) {
+  static std::string message;
+  error.clear();
+  if (grid < 1 || grid > INT32_MAX || threads < 1 || threads > 1024 || threads % kWarp != 0 ||
+      shared_bytes > kMostSharedBytes) {
+    message = "a launch that no card takes: grid " + std::to_string(grid) + ", threads " + std::to_string(threads) +
+              ", shared memory " + std::to_string(shared_bytes);
+    return message.c_str();
+  }
+  if (most_blocks > 0) grid = std::min(grid, most_blocks);
+  if (static_cast<int>(fibres.size()) < threads) fibres.resize(threads);
+  deposits.resize(2 * threads);
+  PrepareShared(shared_bytes);
+  body = &kernel;
+  block_size.x = static_cast<unsigned>(threads);
+  grid_size.x = static_cast<unsigned>(grid);
+  for (int64_t block = 0; block < grid && error.empty(); ++block) {
+    block_index.x = static_cast<unsigned>(block);
+    RunBlock(threads);
+  }
+  message = error;
+  return message.c_str();
+}
+
+}  // namespace shim
+
+std::string CurrentMachine(CudaMachine* machine) {
+  *machine = CudaMachine();
+  return "";
+}
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+extern "C" {
+
+// The order in which the threads of a block run between barriers: 0 upwards, 1 downwards, else at random by that seed.
+void dwsconv_shim_order(uint32_t seed) { dwsconv::cuda::shim::order_seed = seed; }
+
+// Launches no more blocks than that, or 0 for as many as asked for: kernels must get by with any number.
+void dwsconv_shim_most_blocks(int64_t blocks) { dwsconv::cuda::shim::most_blocks = blocks; }
+
+// Matrices loaded so far of which two rows lay in the same banks.
+int64_t dwsconv_shim_bank_conflicts() { return dwsconv::cuda::shim::bank_conflicts; }
+
+}  // extern "C"

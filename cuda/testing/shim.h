@@ -1,0 +1,105 @@
+// CUDA for g++: kernels' bodies run on a CPU, the threads of a block as fibres. What it checks beyond results:
+//   - shared memory is all NaN when a block starts, ends at an unmapped page, and a copy that was started leaves NaN at
+//   its
+//     destination until somebody waits for it;
+//   - threads run in any order between barriers (dwsconv_shim_order), so a missing barrier shows;
+//   - barriers and warp instructions that not all threads reach, misaligned copies and matrices, too much shared memory
+//     are errors; matrix loads whose rows share banks are counted.
+#ifndef DWSCONV_CUDA_TESTING_SHIM_H_
+#define DWSCONV_CUDA_TESTING_SHIM_H_
+
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include "cc/core/half.h"
+
+#define __global__
+#define __launch_bounds__(...)
+#define DWS_DEVICE inline
+#define DWS_UNROLL
+#define DWS_ROLLED
+
+namespace dwsconv {
+namespace cuda {
+
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+
+namespace shim {
+
+struct Index {
+  unsigned x;
+};
+
+// Of the fibre that runs.
+extern Index thread_index, block_index, block_size, grid_size;
+char* Shared();
+void Barrier();
+uint32_t Shuffle(uint32_t value, int mask);
+void StartCopy(void* shared, const void* global, bool valid);
+void Commit();
+void Wait(int pending);
+void LoadMatrices(uint32_t* words, const void* row, bool transposed);
+// a: the lane's `words` words of a, then its two of b. Elements are read by `widen` from 16-bit halves, or are floats.
+enum class Product { kFloat16, kBFloat16, kTf32 };
+void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Product product);
+
+const char* Launch(const std::function<void()>& kernel, int64_t grid, int threads, int64_t shared_bytes);
+
+}  // namespace shim
+
+#define threadIdx ::dwsconv::cuda::shim::thread_index
+#define blockIdx ::dwsconv::cuda::shim::block_index
+#define blockDim ::dwsconv::cuda::shim::block_size
+#define gridDim ::dwsconv::cuda::shim::grid_size
+
+inline char* SharedMemory() { return shim::Shared(); }
+inline void SyncBlock() { shim::Barrier(); }
+inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
+inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }
+inline void CommitCopies() { shim::Commit(); }
+template <int kPending>
+void WaitForCopies() {
+  shim::Wait(kPending);
+}
+inline void LoadMatrices(uint32_t (&words)[4], const void* row) { shim::LoadMatrices(words, row, false); }
+inline void LoadMatricesTransposed(uint32_t (&words)[4], const void* row) { shim::LoadMatrices(words, row, true); }
+inline void MultiplyAdd(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Float16) {
+  shim::MultiplyAdd(sums, a, b0, b1, shim::Product::kFloat16);
+}
+inline void MultiplyAdd(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, BFloat16) {
+  shim::MultiplyAdd(sums, a, b0, b1, shim::Product::kBFloat16);
+}
+inline void MultiplyAddTf32(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  shim::MultiplyAdd(sums, a, b0, b1, shim::Product::kTf32);
+}
+// To nearest, ties away from zero, as cvt.rna does.
+inline uint32_t ToTf32(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
+}
+
+template <typename Args>
+const char* LaunchKernel(void (*kernel)(Args), int64_t grid, int threads, int64_t shared_bytes, void* stream,
+                         const Args& args) {
+  (void)stream;
+  return shim::Launch([&] { kernel(args); }, grid, threads, shared_bytes);
+}
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_TESTING_SHIM_H_

@@ -1,0 +1,243 @@
+"""The GPU kernels' bodies on the CPU (cuda/testing/shim.h), against float64.
+
+Inputs end where memory ends, outputs are NaN between guard bytes, the threads of a block run in several orders.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import subprocess
+
+import cuda_cases
+import numpy as np
+import pytest
+import reference
+from conftest import ROOT
+from cuda_library import Call, Library, call_of, tensors_of
+from hypothesis import assume, given, settings
+from native_support import guarded
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture(scope="module")
+def library():
+    done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Library(ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so")
+
+
+@pytest.fixture
+def conflicts(library):
+    """Counts the matrix loads of a test whose rows share banks of shared memory."""
+    count = library.handle.dwsconv_shim_bank_conflicts
+    count.restype = ctypes.c_int64
+    before = count()
+    return lambda: count() - before
+
+
+class Fenced:
+    """A copy of an array that ends, or with `offset` bytes after it, where a page begins that nobody may touch."""
+
+    def __init__(self, array: np.ndarray, offset: int = 0):
+        page = mmap.PAGESIZE
+        size = -(-(array.nbytes + offset + 16) // page) * page
+        self._map = mmap.mmap(-1, size + page)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        assert LIBC.mprotect(ctypes.c_void_p(self._base + size), page, 0) == 0
+        # Aligned to 16 bytes unless the offset says otherwise.
+        start = (size - array.nbytes) // 16 * 16 - offset
+        self.address = self._base + start
+        ctypes.memset(self._base, 0xFF, size)
+        ctypes.memmove(self.address, array.tobytes(), array.nbytes)
+        self._size = page
+
+    def close(self):
+        # Readable again, or whoever clears the mapping's pages faults.
+        LIBC.mprotect(ctypes.c_void_p(self._base), len(self._map), 3)
+
+
+def compute(library, case, dtype, *, order=0, blocks=0, offset=0, in_place=False, **options):
+    """Runs a case of `reference.random_case` and checks the bytes around the output; returns it and the plan."""
+    x, layer, residual = case
+    try:
+        call = call_of(library, x, layer, residual, dtype, **options)
+    except ValueError as error:
+        assume("shared memory" not in str(error))
+        raise
+    out, check = guarded(call.plan.output, cuda_cases.NUMPY[dtype], offset)
+    arrays = {name: array.astype(cuda_cases.NUMPY[dtype]) for name, array in tensors_of(x, layer, residual).items()}
+    if in_place and residual is not None:
+        out[...] = arrays.pop("r")
+    fenced = {name: Fenced(array, offset) for name, array in arrays.items()}
+    workspace, check_workspace = guarded((call.plan.workspace_bytes // 4,), np.float32)
+    addresses = {name: fence.address for name, fence in fenced.items()}
+    if in_place and residual is not None:
+        addresses["r"] = out.ctypes.data
+    library.handle.dwsconv_shim_order(order)
+    library.handle.dwsconv_shim_most_blocks(ctypes.c_int64(blocks))
+    call.run(**addresses, y=out.ctypes.data, workspace=workspace.ctypes.data)
+    for fence in fenced.values():
+        fence.close()
+    check()
+    check_workspace()
+    return out, call.plan
+
+
+def compare(library, shape, dtype, math="exact", **options):
+    case = reference.random_case(np.random.default_rng(shape["seed"]), cuda_cases.NUMPY[dtype], shape)
+    expected = reference.forward(*case)
+    actual, plan = compute(library, case, dtype, math=math if dtype == "float32" else "exact", **options)
+    assert actual.shape == expected.shape
+    error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
+    assert error <= cuda_cases.tolerance(*case, expected, dtype, math), plan.text
+    return plan
+
+
+def test_random_layers_agree_with_float64(library, conflicts):
+    before = library.calls()
+
+    @settings(max_examples=500)
+    @given(cuda_cases.cases())
+    def agrees(case):
+        shape, dtype, math, path, tile, segments = case
+        seed = shape["seed"]
+        compare(
+            library,
+            shape,
+            dtype,
+            math,
+            path=path,
+            tile=tile,
+            segments=segments,
+            order=seed % 3,
+            blocks=seed % 4,
+            offset=seed % 2 * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
+            in_place=seed % 5 == 0,
+        )
+
+    agrees()
+    ran = {path: calls - before[path] for path, calls in library.calls().items()}
+    assert min(ran.values()) >= 10, ran
+    assert conflicts() == 0
+
+
+LAYER = {**dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, 3, 3))), "bias": True, "depthwise_bias": True, "seed": 3}
+
+
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+@pytest.mark.parametrize("window, stride", cuda_cases.WINDOWS)
+def test_every_fused_kernel(library, conflicts, window, stride, dtype, math):
+    """One layer that is no multiple of anything, on each kernel that is compiled."""
+    shape = {**LAYER, "R": window, "S": window, "strides": (stride, stride), "depthwise_activation": ("relu6", 0.2)}
+    plan = compare(library, shape, dtype, math, path="stream", order=7)
+    assert plan.text.startswith("stream tf32" if math == "tf32" else "stream tile")
+    compare(library, shape, dtype, math, path="two_step", order=7)
+    assert conflicts() == 0
+
+
+@pytest.mark.parametrize("activation", list(reference.ACTIVATIONS))
+@pytest.mark.parametrize("path", ["direct", "two_step", "stream"])
+def test_every_activation(library, path, activation):
+    for dtype, math in cuda_cases.KINDS:
+        shape = {**LAYER, "H": 9, "W": 9, "activation": (activation, 0.3), "depthwise_activation": (activation, 0.3)}
+        compare(library, shape, dtype, math, path=path)
+
+
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+def test_same_bits_however_it_is_cut(library, dtype, math):
+    """Tiles, segments, the number of blocks, the order of threads and other images of the batch change no bit."""
+    shape = {**LAYER, "N": 2, "activation": ("gelu", 0.2), "residual": True}
+    x, layer, residual = reference.random_case(np.random.default_rng(0), cuda_cases.NUMPY[dtype], shape)
+    outputs = [
+        compute(library, (x, layer, residual), dtype, math=math, path="stream", **options)[0]
+        for options in (
+            {},
+            {"tile": (8, 8), "segments": 3},
+            {"tile": (4, 32), "order": 5},
+            {"tile": (4, 8), "blocks": 2},
+        )
+    ]
+    outputs.append(
+        np.concatenate(
+            [
+                compute(library, (x[i : i + 1], layer, residual[i : i + 1]), dtype, math=math, path="stream")[0]
+                for i in range(2)
+            ]
+        )
+    )
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
+
+
+@pytest.mark.parametrize("path", ["direct", "two_step", "stream"])
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+def test_nan_goes_through_and_taps_outside_are_left_out(library, path, dtype, math):
+    """A NaN in the filter's first tap spoils the pixels that it is multiplied for, not those whose tap is outside."""
+    shape = {**LAYER, "H": 9, "W": 10, "activation": ("relu6", 0.2), "depthwise_activation": ("relu", 0.2)}
+    x, layer, residual = reference.random_case(np.random.default_rng(0), cuda_cases.NUMPY[dtype], shape)
+    layer.depthwise_filter[0, 0, 5, 0] = np.nan
+    x[0, 8, 9, 7] = np.inf
+    actual, _ = compute(library, (x, layer, residual), dtype, math=math, path=path)
+    with np.errstate(invalid="ignore"):
+        expected = reference.forward(x, layer, residual)
+    assert 0 < np.isnan(expected).sum() < expected.size
+    np.testing.assert_array_equal(np.isnan(actual.astype(np.float64)), np.isnan(expected))
+
+
+def test_nothing_to_do(library):
+    for size in ("N", "H"):
+        shape = {**LAYER, size: 0, "padding": "SAME"}
+        case = reference.random_case(np.random.default_rng(0), np.float32, shape)
+        out, _ = compute(library, case, "float32")
+        assert out.shape == reference.forward(*case).shape
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        ({"R": 4}, {"path": "stream"}, "3x3 and 5x5"),
+        ({"dilations": (2, 2)}, {"path": "stream"}, "dilation 1"),
+        ({"M": 2}, {"path": "stream"}, "multiplier 1"),
+        ({"K": 4000, "C": 400}, {"path": "stream"}, "shared memory"),
+        ({}, {"path": "stream", "tile": (5, 16)}, "no tile of 5x16"),
+        ({"padding": "VALID", "H": 2}, {}, "larger than the input"),
+        ({"activation": ("swoosh", 0.2)}, {}, "activation must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(library, change, options, message):
+    shape = {**LAYER, **change}
+    words = {"activation": shape.pop("activation")} if "activation" in shape else {}
+    filters = ((shape["R"], shape["S"], shape["C"], shape["M"]), (1, 1, shape["C"] * shape["M"], shape["K"]))
+    attributes = {name: shape[name] for name in ("dilations", "padding") if name in shape}
+    with pytest.raises(ValueError, match=message):
+        Call(library, tuple(shape[letter] for letter in "NHWC"), *filters, "float16", **attributes, **words, **options)
+
+
+def test_a_small_workspace_is_an_error(library):
+    call = Call(library, (1, 8, 8, 8), (3, 3, 8, 1), (1, 1, 8, 8), "float16", path="two_step")
+    assert call.plan.workspace_bytes >= 8 * 8 * 8 * 2
+    call.plan.workspace_bytes -= 1
+    with pytest.raises(ValueError, match="workspace_bytes must be at least"):
+        call.run(x=None, d=None, p=None, y=None)
+
+
+@pytest.mark.parametrize(
+    "size, channels, filters, window, batch, path",
+    [
+        (224, 128, 128, 3, 16, "stream"),  # bound by memory: fused
+        (112, 32, 64, 3, 128, "stream"),
+        (512, 3, 64, 3, 8, "stream"),
+        (56, 144, 24, 3, 32, "stream"),
+        (7, 1024, 1024, 3, 128, "two_step"),  # filters that fit no block
+        (14, 384, 1536, 7, 32, "two_step"),
+    ],
+)
+def test_planner_chooses_the_path(library, size, channels, filters, window, batch, path):
+    call = Call(
+        library, (batch, size, size, channels), (window, window, channels, 1), (1, 1, channels, filters), "float16"
+    )
+    assert call.plan.text.startswith(path + " ")
+    compulsory = 2 * batch * size * size * (channels + filters)
+    assert call.plan.modelled_us >= compulsory / 4.3e6
