@@ -191,6 +191,7 @@ def main(argv: list[str]) -> None:
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
+    freed = machine.keep_memory()
     if _MODEL.value:
         named += [(layer.name, layer.problem) for layer in model_calls()]
     limit = None
@@ -201,7 +202,7 @@ def main(argv: list[str]) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         limit, how = machine.limits(_DTYPE.value)
     run = results.Results(_OUTPUT.value, f"Arithmetic intensity, {_DTYPE.value}")
-    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value)
+    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, freed_memory=freed)
     if limit:
         run.note(f"limit: {how}")
     study_tables(run)

@@ -117,6 +117,7 @@ def main(argv: list[str]) -> None:
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
+    freed = machine.keep_memory()
     if _THREADS.value:
         import tensorflow as tf
 
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> None:
         f"{results.threads_in_use(_THREADS.value)} threads"
     )
     run = results.Results(_OUTPUT.value, f"Channels: {title}")
-    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how)
+    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how, freed_memory=freed)
     run.note(f"limit: {how}")
     for name in absent:
         run.note(f"{name}: not installed ({layers.NEEDS[name]})")

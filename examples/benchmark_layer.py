@@ -16,6 +16,7 @@ difference, the largest from the first depthwise-separable variant, relative to 
 
 from __future__ import annotations
 
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
@@ -143,6 +144,37 @@ def draw(found: list[tuple[Problem, list[dict]]], title: str, path) -> None:
     plots.save(figure, path)
 
 
+def compare_study(run: results.Results, problem: Problem, by: dict[str, dict]) -> None:
+    """The study's layer: convolutions a second of V100 and CPU, dense over depthwise-separable of all its chips."""
+    batch, kinds = problem.N, (("dense", 0), ("separable", 1), ("ours", 1))
+    for (chip, own_batch), reported in sources.STUDY_CONVOLUTIONS.items():
+        source = f"{sources.STUDY}: {chip}"
+        if batch != own_batch:
+            continue
+        for name, i in kinds:
+            if name in by and chip.startswith(("V100", "E5")):
+                run.compare(
+                    f"conv/s, batch {batch}: {name}", reported[i], round(by[name]["conv_per_s"], 1), "conv/s", source
+                )
+        for name in ("separable", "ours"):
+            if {"dense", name} <= set(by):
+                what, gain = f"dense time over DWS time, batch {batch}: {name}", by["dense"]["ms"] / by[name]["ms"]
+                run.compare(what, round(reported[1] / reported[0], 2), round(gain, 2), "x", source)
+    source = f"{sources.STUDY}: V100, float16"
+    for name, i in kinds:
+        if name not in by:
+            continue
+        if batch in sources.STUDY_TFLOPS:
+            what, here = f"TFLOP/s, a multiply-add once, batch {batch}: {name}", by[name]["gflops"] / 2e3
+            run.compare(what, sources.STUDY_TFLOPS[batch][i], round(here, 3), "TFLOP/s", source)
+        if batch == 16:
+            what, reported = (
+                f"GB/s by ideal traffic, batch {batch}: {name}",
+                sources.STUDY_BANDWIDTH[("dense", "dws")[i]],
+            )
+            run.compare(what, reported, round(by[name]["gbs"], 1), "GB/s", source)
+
+
 def compare(run: results.Results, found: list[tuple[Problem, list[dict]]]) -> None:
     """Sets the study's layer beside what the study measured, and the report's layer beside the report."""
     for problem, rows in found:
@@ -152,26 +184,19 @@ def compare(run: results.Results, found: list[tuple[Problem, list[dict]]]) -> No
                 by[row["variant"]] = row
         shape = (problem.N, problem.H, problem.W, problem.C)
         if shape[1:] == (224, 224, 128) and problem.K == 128 and not _TRAIN.value:
-            for (chip, batch), (dense, separable) in sources.STUDY_CONVOLUTIONS.items():
-                if batch != problem.N:
-                    continue
-                for name, reported in (("dense", dense), ("separable", separable), ("ours", separable)):
-                    if name in by:
-                        what = f"conv/s of {problem}, batch {batch}: {name}"
-                        run.compare(
-                            what, reported, round(by[name]["conv_per_s"], 1), "conv/s", f"{sources.STUDY}: {chip}"
-                        )
-                for name in ("separable", "ours"):
-                    if {"dense", name} <= set(by):
-                        gain = by["dense"]["ms"] / by[name]["ms"]
-                        what = f"dense time over depthwise-separable time, batch {batch}: {name}"
-                        run.compare(what, round(separable / dense, 2), round(gain, 2), "x", f"{sources.STUDY}: {chip}")
-        if shape[1:] == sources.REPORT_LAYER[1:] and {"torch", "ours", "native"} & set(by) >= {"torch"}:
-            for name in ("native", "ours"):
-                if name in by:
-                    what = f"PyTorch's time over ours, {problem}: {name}"
-                    gain = by["torch"]["ms"] / by[name]["ms"]
-                    run.compare(what, sources.REPORT_LAYER_GAIN, round(gain, 2), "x", f"{sources.REPORT}: CPU")
+            compare_study(run, problem, by)
+        if shape[1:] == sources.REPORT_LAYER[1:]:
+            for base, name in itertools.product(("torch_nchw", "torch"), ("native", "ours")):
+                if {base, name} <= set(by):
+                    what = f"{layers.VARIANTS[base]}: time over that of {name}, {problem}"
+                    remark = "" if sources.REPORT_LAYER[0] == problem.N else "the report's batch is 128"
+                    gain = by[base]["ms"] / by[name]["ms"]
+                    run.compare(what, sources.REPORT_LAYER_GAIN, round(gain, 2), "x", f"{sources.REPORT}: CPU", remark)
+            if sources.REPORT_LAYER[0] == problem.N:
+                theirs = dict(zip(("torch_nchw", "ours"), sources.REPORT_LAYER_SECONDS))
+                for name in [name for name in theirs if name in by]:
+                    what = f"seconds of {problem}: {layers.VARIANTS[name]}"
+                    run.compare(what, theirs[name], round(by[name]["ms"] / 1e3, 4), "s", f"{sources.REPORT}: CPU")
 
 
 def main(argv: list[str]) -> None:
@@ -185,12 +210,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--variants={','.join(_VARIANTS.value)} leaves nothing to time here")
     if _PLOT.value:
         plots.require()
+    freed = machine.keep_memory()
     set_device()
     limit, how = machine.limits(_DTYPE.value)
     kind = "forward and backward" if _TRAIN.value else "forward"
     title = f"One layer, {_DTYPE.value}, {kind}, {results.threads_in_use(_THREADS.value)} threads, {_DEVICE.value}"
     run = results.Results(_OUTPUT.value, title)
-    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how)
+    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how, freed_memory=freed)
     run.note(f"limit: {how}")
     for name in absent:
         run.note(f"{name}: not installed ({layers.NEEDS[name]})")

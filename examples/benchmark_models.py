@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 
 import numpy as np
 from absl import app, flags, logging
-from benchmarks import checks, networks, peers, plots, results, sources
+from benchmarks import checks, machine, networks, peers, plots, results, sources
 from benchmarks.timing import Timing, time_in_turn
 from training import record
 
@@ -157,6 +157,7 @@ def main(argv: list[str]) -> None:
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
+    freed = machine.keep_memory()
     import tensorflow as tf
 
     threads = results.threads_in_use(_THREADS.value)
@@ -164,7 +165,8 @@ def main(argv: list[str]) -> None:
     title = f"{_MODEL.value}, {_SIZE.value} x {_SIZE.value} pixels, float32, {threads} threads"
     run = results.Results(_OUTPUT.value, f"Inference of {title}")
     model = build()
-    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value)
+    run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, freed_memory=freed)
+    run.note(f"freed memory {freed}")
     there = present(run, names)
     if not there:
         raise app.UsageError(f"--peers={','.join(names)} leaves nothing to time here")

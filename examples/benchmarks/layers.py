@@ -3,7 +3,7 @@
 Variants by name: `dense`, the convolution that a depthwise-separable layer takes the place of; `pair`,
 `keras.layers.DepthwiseConv2D` and a 1x1 `Conv2D`; `separable`, `keras.layers.SeparableConv2D`; `ours`,
 `tf_dwsconv.DepthwiseSepConv2D`; `native`, the same kernel on NumPy arrays; `torch`, PyTorch's two convolutions with
-tensors in channels_last.
+tensors in channels_last; `torch_nchw`, the same with PyTorch's own order, which the report's tensors have.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ VARIANTS = {
     "ours": "tf_dwsconv DepthwiseSepConv2D",
     "native": "tf_dwsconv.native on NumPy",
     "torch": "PyTorch, channels_last",
+    "torch_nchw": "PyTorch, contiguous",
 }
 KERAS = ("dense", "pair", "separable", "ours")
 MODES = {"eager": "op by op", "graph": "tf.function", "xla": "tf.function(jit_compile=True)"}
 # The packages that a variant needs and that need not be there.
-NEEDS = {"torch": "torch"}
+NEEDS = {"torch": "torch", "torch_nchw": "torch"}
 
 # Named lists of layers: N, H, W, C, K, kernel, stride.
 SUITES = {
@@ -49,7 +50,7 @@ SUITES = {
             (7, 1024, 1024, 1),
         )
     ),
-    "report": ((128, 512, 512, 3, 3, 3, 1),),
+    "report": ((128, 512, 512, 3, 3, 3, 1), (16, 512, 512, 3, 64, 3, 1)),
     "convnext": ((4, 56, 56, 96, 384, 7, 1), (4, 28, 28, 192, 768, 7, 1), (4, 14, 14, 384, 1536, 7, 1)),
 }
 
@@ -165,14 +166,14 @@ def _native_call(data: Data, dtype: str, threads: int) -> Callable[[], Any]:
     return functools.partial(layer, x, out=out, num_threads=threads)
 
 
-def _torch_call(data: Data, dtype: str, threads: int) -> Callable[[], Any]:
+def _torch_call(data: Data, dtype: str, threads: int, nchw: bool) -> Callable[[], Any]:
     import torch
     from torch.nn import functional
 
     torch.set_num_threads(threads or native.cpu_info()["cores"])
     p, kind = data.problem, getattr(torch, dtype)
-    last = {"memory_format": torch.channels_last}
-    x = torch.from_numpy(data.x).permute(0, 3, 1, 2).to(kind)
+    last = {"memory_format": torch.contiguous_format if nchw else torch.channels_last}
+    x = torch.from_numpy(data.x).permute(0, 3, 1, 2).to(kind).contiguous(**last)
     depthwise = torch.from_numpy(data.depthwise).permute(2, 3, 0, 1).to(kind).contiguous(**last)
     pointwise = torch.from_numpy(data.pointwise).permute(3, 2, 0, 1).to(kind).contiguous(**last)
     (top, bottom), (left, right) = _pads(p)
@@ -191,7 +192,7 @@ def _torch_call(data: Data, dtype: str, threads: int) -> Callable[[], Any]:
                 return forward(x, depthwise, pointwise)
 
         return call
-    gradient = torch.from_numpy(data.output_gradient).permute(0, 3, 1, 2).to(kind)
+    gradient = torch.from_numpy(data.output_gradient).permute(0, 3, 1, 2).to(kind).contiguous(**last)
     tensors = [tensor.requires_grad_() for tensor in (x, depthwise, pointwise)]
 
     def step():
@@ -213,7 +214,7 @@ def _pads(problem: Problem) -> list[tuple[int, int]]:
 def calls(
     variants: list[str], modes: list[str], data: Data, dtype: str, threads: int
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The functions to time, by variant and mode; `native` and `torch` have one mode each, named "call".
+    """The functions to time, by variant and mode; those that are not Keras' have one mode each, named "call".
 
     Args:
         variants: keys of `VARIANTS`, those whose packages are installed.
@@ -221,7 +222,7 @@ def calls(
         data: of the layer. Where it holds an output gradient the functions compute forward and backward; `native` is
             left out then, as it computes no gradients.
         dtype: "float32", "bfloat16" or "float16", of all tensors.
-        threads: of `native` and `torch`; 0 for all cores. TensorFlow's are set by the program.
+        threads: of `native` and PyTorch; 0 for all cores. TensorFlow's are set by the program.
     """
     found: dict[tuple[str, str], Callable[[], Any]] = {}
     for variant in variants:
@@ -230,8 +231,8 @@ def calls(
                 found[variant, mode] = _keras_call(variant, mode, data, dtype)
         elif variant == "native" and data.output_gradient is None:
             found[variant, "call"] = _native_call(data, dtype, threads)
-        elif variant == "torch":
-            found[variant, "call"] = _torch_call(data, dtype, threads)
+        elif variant in NEEDS:
+            found[variant, "call"] = _torch_call(data, dtype, threads, variant == "torch_nchw")
     return found
 
 
