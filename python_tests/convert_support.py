@@ -26,11 +26,18 @@ def randomise(model, seed=0):
                 )
             )
         else:
-            noise = noise * 0.3 + (1.0 if variable.name in ("gamma", "moving_variance") else 0.0)
-            if variable.name == "moving_variance":
+            noise = noise * 0.3 + (1.0 if variable.name in ("gamma", "moving_variance", "variance") else 0.0)
+            if "variance" in variable.name:
                 noise = np.abs(noise) + 0.3
         variable.assign(noise.astype("float32"))
     return model
+
+
+def functional(make, *shapes):
+    """A model with random weights; `make` gets an Input for each shape."""
+    inputs = [keras.Input(shape, name=f"in{i}") for i, shape in enumerate(shapes or [(16, 16, 6)])]
+    outputs = make(*inputs)
+    return randomise(keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="net"))
 
 
 def pictures(model, batch=2, seed=1):
@@ -80,7 +87,7 @@ def found(model):
 def chain(x, filters, *, stride=1, pad=False, norm=True, activation=None, name="b", axis=-1):
     """[ZeroPadding2D] -> DepthwiseConv2D -> BN -> ReLU6 -> Conv2D 1x1 -> BN [-> activation]."""
     if pad:
-        x = L.ZeroPadding2D(((0, 1), (1, 0)), name=f"{name}_pad")(x)
+        x = L.ZeroPadding2D(((0, 1), (1, 0)) if stride == 2 else ((2, 0), (1, 1)), name=f"{name}_pad")(x)
     x = L.DepthwiseConv2D(3, stride, "valid" if pad else "same", use_bias=not norm, name=f"{name}_dw")(x)
     x = L.BatchNormalization(axis=axis, name=f"{name}_dw_bn")(x) if norm else x
     x = L.ReLU(6.0, name=f"{name}_dw_relu")(x)

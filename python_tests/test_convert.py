@@ -1,10 +1,11 @@
-"""`tf_dwsconv.convert`: every pattern, graphs in which something is in the way, and what it must keep."""
+"""`tf_dwsconv.convert`: every pattern, and what is in the way of one."""
 
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
-from convert_support import chain, check, randomise
+from convert_support import chain, check, difference, found, functional, pictures
 
 import tf_dwsconv
 
@@ -13,11 +14,8 @@ pytestmark = pytest.mark.usefixtures("op_library")
 L = keras.layers
 
 
-def functional(make, *shapes):
-    """A model with random weights: `make` gets an Input for each shape."""
-    inputs = [keras.Input(shape, name=f"in{i}") for i, shape in enumerate(shapes or [(16, 16, 6)])]
-    outputs = make(*inputs)
-    return randomise(keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="net"))
+def reasons(model):
+    return [row.reason for row in tf_dwsconv.convert.report(model)]
 
 
 @pytest.mark.parametrize("stride, pad, norm, activation", [
@@ -38,6 +36,19 @@ def test_separable_with_norm_and_activation():
     assert len(check(functional(make), ["separable"]).layers) == 2
 
 
+def test_grouped_convolution_as_depthwise_and_dense_as_pointwise():
+    def make(x):
+        x = L.Conv2D(12, 5, 2, padding="same", groups=6, activation="silu")(x)
+        return L.Dense(7, activation="relu")(x)
+
+    check(functional(make), ["depthwise + 1x1"])
+
+    def in_groups_of_two(x):
+        return L.Conv2D(7, 1)(L.Conv2D(12, 3, groups=3)(x))
+
+    check(functional(in_groups_of_two), ["1x1"])
+
+
 def test_residual_and_activation_behind_it():
     def make(x):
         y = L.Add(name="add")([x, chain(x, 6)])
@@ -47,6 +58,204 @@ def test_residual_and_activation_behind_it():
     assert len(fused.layers) == 2 and fused.layers[1].residual
 
 
+def test_no_residual_behind_an_activation_of_another_shape_or_twice():
+    def behind_activation(x):
+        return chain(x, 6, activation="relu") + x
+
+    def broadcast(x, y):
+        return L.Add()([chain(x, 6), y])
+
+    def twice(x):
+        y = chain(x, 6)
+        return L.Add()([y, y])
+
+    def three(x):
+        return L.Add()([chain(x, 6), x, x])
+
+    for make, shapes in ((behind_activation, []), (broadcast, [(16, 16, 6), (1, 1, 6)]), (twice, []), (three, [])):
+        check(functional(make, *shapes), ["depthwise + 1x1"])
+
+
+def test_inverted_residual_with_dropout():
+    def make(x):
+        y = L.Conv2D(24, 1, use_bias=False)(x)
+        y = L.BatchNormalization()(y)
+        y = keras.ops.relu6(y)
+        y = chain(y, 6, pad=True)
+        y = L.Dropout(0.5, noise_shape=(None, 1, 1, 1))(y)
+        return keras.ops.add(x, y)
+
+    fused = check(functional(make), ["expand + depthwise + 1x1 + residual"])
+    assert len(fused.layers) == 2
+
+
+def test_expand_with_its_own_activation_and_no_pointwise():
+    def make(x):
+        x = L.Conv2D(24, 1, activation="hard_silu")(x)
+        x = L.DepthwiseConv2D(5, 2, padding="same", depth_multiplier=2)(x)
+        x = L.BatchNormalization()(x)
+        return L.MaxPooling2D()(L.Activation("silu")(x))
+
+    check(functional(make), ["expand + depthwise"])
+
+
+def test_what_stands_between_two_depthwise_convolutions_ends_the_first_block():
+    check(functional(lambda x: chain(chain(x, 8, activation="relu"), 6, name="c")), ["depthwise + 1x1"] * 2)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "hard"])
+def test_squeeze_and_excite(kind):
+    def make(x):
+        z = L.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+        z = L.Activation("silu", name="z")(L.BatchNormalization()(z))
+        gate = L.GlobalAveragePooling2D(keepdims=True)(z)
+        gate = L.Conv2D(3, 1, activation="relu")(gate)
+        if kind == "sigmoid":
+            gate = L.Conv2D(6, 1, activation="sigmoid")(gate)
+        else:
+            gate = L.ReLU(6.0)(L.Conv2D(6, 1)(gate) + 3.0) * (1.0 / 6.0)
+        y = L.Multiply(name="scaled")([gate, z])
+        y = L.BatchNormalization()(L.Conv2D(6, 1, use_bias=False)(y))
+        return L.Add()([x, y])
+
+    fused = check(functional(make), ["depthwise", "1x1", "1x1", "gate + 1x1 + residual"])
+    assert "'z' is read by" in reasons(fused)[0]
+    assert any(getattr(layer, "gated", False) for layer in fused.layers)
+
+
+def test_a_gate_inside_a_block_and_one_for_each_pixel():
+    def inside(x, gate):
+        return L.Conv2D(4, 1)(L.Multiply()([L.DepthwiseConv2D(3)(x), gate]))
+
+    check(functional(inside, (16, 16, 6), (1, 1, 6)), ["depthwise + gate + 1x1"])
+    check(functional(inside, (16, 16, 6), (14, 14, 6)), ["depthwise", "1x1"])
+    check(functional(inside, (16, 16, 6), (14, 14, 1)), ["depthwise", "1x1"])
+
+
+@pytest.mark.parametrize("center, scale", [(True, True), (False, True), (True, False)])
+def test_convnext(center, scale):
+    def make(x):
+        y = L.Conv2D(6, 7, padding="same", groups=6)(x)
+        y = L.LayerNormalization(epsilon=1e-6, center=center, scale=scale)(y)
+        y = L.Activation("gelu")(L.Dense(24)(y))
+        y = L.Dense(6)(y)
+        return L.Add()([x, y])
+
+    assert len(check(functional(make), ["depthwise + norm + 1x1", "1x1 + residual"]).layers) == 3
+
+
+def test_layer_norm_of_other_axes_is_left_alone():
+    def make(x):
+        return L.Conv2D(4, 1)(L.LayerNormalization(axis=[1, 2, 3])(L.DepthwiseConv2D(3)(x)))
+
+    check(functional(make), ["depthwise", "1x1"])
+
+
+def test_batch_norm_around_a_1x1():
+    def make(x):
+        x = L.BatchNormalization(name="before")(x)
+        x = L.Conv2D(8, 1, name="conv")(x)
+        x = L.BatchNormalization(name="behind")(x)
+        return L.LeakyReLU(negative_slope=0.3)(L.BatchNormalization(name="again")(x))
+
+    assert [layer.name for layer in check(functional(make), ["1x1"]).layers] == ["in0", "conv"]
+
+
+def test_batch_norm_behind_an_activation_goes_into_the_1x1():
+    def make(x):
+        x = L.DepthwiseConv2D(3, padding="same", activation="relu", name="dw")(x)
+        return L.Conv2D(8, 1)(L.BatchNormalization()(x))
+
+    assert len(check(functional(make), ["depthwise + 1x1"]).layers) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"use_bias": False, "groups": 2}, {"strides": 2, "kernel_size": 1}], ids=str)
+@pytest.mark.parametrize("norm", [{}, {"scale": False}, {"center": False}], ids=str)
+def test_batch_norm_of_other_convolutions(options, norm):
+    def make(x):
+        x = L.Conv2D(**{"filters": 8, "kernel_size": 3, "kernel_regularizer": "l2", "name": "conv", **options})(x)
+        return L.Activation("elu")(L.BatchNormalization(**norm)(x))
+
+    fused = check(functional(make), ["convolution + batch norm"])
+    assert [type(layer) for layer in fused.layers] == [L.InputLayer, L.Conv2D, L.Activation]
+    assert fused.get_layer("conv").use_bias
+
+
+def test_batch_norm_that_cannot_be_folded():
+    def in_front_of_padding(x):
+        return L.Conv2D(8, 3, padding="same")(L.BatchNormalization()(x))
+
+    def behind_an_activation(x):
+        return L.BatchNormalization()(L.Conv2D(8, 3, activation="relu")(x))
+
+    def in_training(x):
+        return L.BatchNormalization()(L.Conv2D(8, 3)(x), training=True)
+
+    def of_another_axis(x):
+        return L.BatchNormalization(axis=1)(L.Conv2D(8, 3)(x))
+
+    def renormalised(x):
+        return L.BatchNormalization(renorm=True)(L.Conv2D(8, 3)(x))
+
+    for make in (in_front_of_padding, behind_an_activation, in_training, of_another_axis, renormalised):
+        fused = check(functional(make), [])
+        assert any(isinstance(layer, L.BatchNormalization) for layer in fused.layers)
+
+
+@pytest.mark.parametrize(
+    "swish",
+    [
+        lambda x: x * keras.ops.relu6(x + 3) / 6,
+        lambda x: keras.ops.relu6(3.0 + x) / 6.0 * x,
+        lambda x: L.Multiply()([L.ReLU(6.0)(x + 3.0) * (1 / 6), x]),
+        lambda x: L.Multiply()([x, L.Activation("hard_sigmoid")(x)]),
+        lambda x: x * keras.ops.hard_sigmoid(x),
+        lambda x: x * keras.ops.sigmoid(x),
+        lambda x: L.Multiply()([L.Activation("sigmoid")(x), x]),
+        keras.ops.silu,
+        keras.ops.hard_silu,
+        keras.activations.relu6,
+        lambda x: keras.ops.gelu(x, approximate=False),
+        lambda x: keras.ops.leaky_relu(x, 0.3),
+    ],
+)
+def test_activations_written_out(swish):
+    fused = check(functional(lambda x: swish(chain(x, 8))), ["depthwise + 1x1"])
+    assert len(fused.operations) == 2
+
+
+@pytest.mark.parametrize(
+    "almost",
+    [
+        lambda x: x * keras.ops.relu6(x + 2) / 6,
+        lambda x: x * keras.ops.relu6(x + 3) / 5,
+        lambda x: x * keras.ops.relu6(x + 3),
+        lambda x: x * keras.ops.relu(x + 3) / 6,
+        lambda x: x * keras.ops.sigmoid(x) + x,
+        lambda x: keras.ops.gelu(x),
+        lambda x: keras.ops.relu6(x + 3) * (x + 1) / 6,
+    ],
+)
+def test_what_is_almost_an_activation(almost):
+    check(functional(lambda x: almost(chain(x, 8))), ["depthwise + 1x1"])
+
+
+def test_activations_that_the_kernels_do_not_know():
+    def between(x):
+        return L.Conv2D(4, 1)(L.Activation("elu")(L.DepthwiseConv2D(3)(x)))
+
+    def in_the_layer(x):
+        return L.Conv2D(4, 1)(L.DepthwiseConv2D(3, activation="elu")(x))
+
+    def behind(x):
+        return L.Conv2D(4, 1, activation="softplus")(L.DepthwiseConv2D(3)(x))
+
+    check(functional(between), ["depthwise", "1x1"])
+    fused = check(functional(in_the_layer), ["1x1"])
+    assert "do not know the activation" in reasons(fused)[0]
+    assert len(check(functional(behind), ["depthwise + 1x1"]).layers) == 2
+
+
 def test_intermediate_results_that_others_read_are_left_alone():
     def make(x):
         z = L.DepthwiseConv2D(3, padding="same", name="dw")(x)
@@ -54,4 +263,92 @@ def test_intermediate_results_that_others_read_are_left_alone():
         return [y, L.GlobalAveragePooling2D()(z)]
 
     fused = check(functional(make), ["depthwise", "1x1"])
-    assert "'dw' is read by" in tf_dwsconv.convert.report(fused)[0].reason
+    assert "'dw' is read by" in reasons(fused)[0]
+
+
+def test_intermediate_results_that_are_results_of_the_model():
+    def make(x):
+        z = L.DepthwiseConv2D(3, name="dw")(x)
+        y = L.Conv2D(4, 1, name="pw")(z)
+        return {"y": L.ReLU()(y), "z": z, "before": y}
+
+    model = functional(make)
+    fused = check(model, ["depthwise", "1x1"])
+    assert "one of the model's" in reasons(fused)[0]
+    assert set(fused(pictures(model)[0])) == {"y", "z", "before"}
+
+
+def test_a_stage_in_the_middle_of_an_expansion_that_is_read():
+    def make(x):
+        e = L.ReLU(name="e")(L.Conv2D(12, 1)(x))
+        return L.Concatenate()([chain(e, 4), e])
+
+    check(functional(make), ["1x1", "depthwise + 1x1"])
+
+
+def test_channels_first():
+    """The sizes differ from the channels: Keras 3.15 adds a bias along the width where those are as many."""
+
+    def make(x):
+        y = L.Conv2D(12, 1, data_format="channels_first", use_bias=False)(x)
+        y = L.ReLU()(L.BatchNormalization(axis=1)(y))
+        y = L.ZeroPadding2D(1, data_format="channels_first")(y)
+        y = L.DepthwiseConv2D(3, data_format="channels_first")(y)
+        y = L.BatchNormalization(axis=1)(y)
+        y = L.Conv2D(6, 1, data_format="channels_first")(y)
+        return L.Add()([x, y])
+
+    check(functional(make, (6, 16, 11)), ["expand + depthwise + 1x1 + residual"])
+
+    def dense_is_about_the_last_axis(x):
+        return L.Dense(5)(L.DepthwiseConv2D(3, data_format="channels_first")(x))
+
+    check(functional(dense_is_about_the_last_axis, (6, 16, 11)), ["depthwise", "1x1"])
+
+
+@pytest.mark.parametrize(
+    "policy, tolerance", [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01), ("bfloat16", 0.06), ("float64", 1e-9)]
+)
+def test_dtype_policies(policy, tolerance):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = functional(lambda x: L.Add()([x, chain(L.Conv2D(12, 1, activation="relu6")(x), 6)]))
+        fused = check(model, ["expand + depthwise + 1x1 + residual"], tolerance)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.dtype_policy.name for layer in fused.layers[1:]} == {policy}
+    assert {v.dtype for v in fused.variables} == {v.dtype for v in model.variables}
+
+
+def test_layers_of_other_types_end_a_block():
+    def make(x):
+        z = L.DepthwiseConv2D(3, dtype="mixed_bfloat16")(x)
+        return L.Conv2D(4, 1)(z)
+
+    check(functional(make), ["depthwise", "1x1"], tolerance=0.03)
+
+
+def test_unknown_sizes():
+    model = functional(lambda x: L.Add()([x, chain(x, 6)]), (None, None, 6))
+    fused = check(model, ["depthwise + 1x1 + residual"])
+    x = np.random.default_rng(0).standard_normal((1, 9, 23, 6)).astype("float32")
+    assert difference(fused, model, [x]) < 1e-5
+
+
+def test_report_and_table(capsys):
+    model = functional(lambda x: chain(L.DepthwiseConv2D(3, activation="elu", name="odd")(x), 8, pad=True))
+    fused = tf_dwsconv.convert(model, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["pattern", "layers", "fused", "as", "note"]
+    assert lines[1].split()[:3] == ["DepthwiseConv2D", "odd", "-"] and "do not know" in lines[1]
+    assert "b_pad ... b_pw_bn (6)" in lines[2] and found(fused) == ["depthwise + 1x1"]
+    with pytest.raises(ValueError, match=r"`model` must be a model that tf_dwsconv.convert returned"):
+        tf_dwsconv.convert.report(model)
+
+
+def test_convert_is_the_function_however_it_is_reached():
+    import tf_dwsconv.convert
+    from tf_dwsconv import convert
+
+    model = functional(lambda x: chain(x, 8))
+    assert found(convert(model)) == found(tf_dwsconv.convert(model)) == found(tf_dwsconv.convert.convert(model))

@@ -24,10 +24,11 @@ _WHERE = {
     "DepthwiseSepConv2D": "layers",
     "FusedConvBlock": "block_layer",
     "depthwise_sep_conv2d": "ops",
+    "to_builtin": "convert",
 }
 _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
-__all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", *_MODULES]
+__all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", "to_builtin", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,11 +21,11 @@ from tf_dwsconv.layers import check_backend
 
 check_backend("convert", "stock layers")
 
-from tf_dwsconv.convert import _match, _swap  # noqa: E402
+from tf_dwsconv.convert import _builtin, _match, _swap, _train  # noqa: E402
 from tf_dwsconv.convert._graph import Graph, called_in_training, calls, count_calls, is_graph  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 
-__all__ = ["Row", "convert", "format_report", "report"]
+__all__ = ["Row", "convert", "format_report", "report", "to_builtin"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +89,48 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
     left_alone = _trained_inside(model)
 
     def plan(part: Any) -> Plan:
-        if id(part) in left_alone:
+        if id(part) in left_alone and not training:
             rows.append(Row("model", (part.name,), None, "it is called with training=True"))
             return {}
-        return _plan(Graph(part, counts), training, rows)
+        return (_plan_exact if training else _plan)(Graph(part, counts), rows)
 
-    converted = Rebuilder(plan).model(model)
+    converted = Rebuilder(plan, _train.same_layer).model(model)
     _reports[converted] = tuple(rows)
     if verbose:
         print(format_report(rows))
     return converted
+
+
+def to_builtin(model: Any) -> Any:
+    """Makes a model of stock Keras layers that answers as `model` does: the way back from `convert`.
+
+    Each `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms stay folded.
+
+    Args:
+        model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and
+            shares nothing with the result.
+
+    Returns:
+        A new Keras model, not compiled. Nothing in it needs this package: LiteRT's converter, tf2onnx and places that
+        cannot load an op library take it.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: as `convert`.
+
+    Example:
+
+    >>> import keras
+    >>> import tf_dwsconv
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 4)), tf_dwsconv.FusedConvBlock(6, 3, depthwise_activation="relu6", name="block")])
+    >>> [type(layer).__name__ for layer in tf_dwsconv.to_builtin(model).layers]
+    ['DepthwiseConv2D', 'Conv2D']
+    """
+    _check_model(model)
+    counts = count_calls(model)
+    unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()})
+    return Rebuilder(lambda part: unfuser.plan(Graph(part, counts))).model(model)
 
 
 def report(model: Any) -> tuple[Row, ...]:
@@ -168,7 +200,7 @@ def _trained_inside(model: Any) -> set[int]:
     return found
 
 
-def _plan(graph: Graph, training: bool, rows: list[Row]) -> Plan:
+def _plan(graph: Graph, rows: list[Row]) -> Plan:
     finder = _match.Finder(graph)
     plan: Plan = {}
     described: dict[int, Row] = {}
@@ -181,13 +213,32 @@ def _plan(graph: Graph, training: bool, rows: list[Row]) -> Plan:
         plan[id(folded.nodes[-1])] = _swap.folded_convolution(folded)
         name = folded.convolution.layer.name
         described[id(folded.nodes[0])] = Row("convolution + batch norm", _names(folded.nodes), name)
+    _add_rows(rows, graph, plan, described, finder.reasons)
+    return plan
+
+
+def _plan_exact(graph: Graph, rows: list[Row]) -> Plan:
+    finder = _train.ExactFinder(graph)
+    plan: Plan = {}
+    described: dict[int, Row] = {}
+    for swap in finder.swaps:
+        plan.update({id(node): None for node in swap.nodes})
+        plan[id(swap.nodes[-1])] = swap.emission
+        described[id(swap.nodes[0])] = Row(swap.pattern, _names(swap.nodes), swap.name)
+    _add_rows(rows, graph, plan, described, finder.reasons)
+    return plan
+
+
+def _add_rows(rows: list[Row], graph: Graph, plan: Plan, described: dict[int, Row], reasons: dict[int, str]) -> None:
+    """Adds what became of a graph's calls to a report, in their order."""
     for node in graph.nodes:
+        operation = node.operation
         if id(node) in described:
             rows.append(described[id(node)])
-        elif id(node) in finder.reasons and id(node) not in plan:
-            operation = node.operation
-            rows.append(Row(type(operation).__name__, (operation.name,), None, finder.reasons[id(node)]))
-    return plan
+        elif id(node) not in plan and type(operation) is keras.layers.SeparableConv2D:
+            rows.append(Row("separable", (operation.name,), operation.name, reasons.get(id(node), "")))
+        elif id(node) not in plan and id(node) in reasons:
+            rows.append(Row(type(operation).__name__, (operation.name,), None, reasons[id(node)]))
 
 
 def _names(nodes: Any) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ class Graph:
 
     def __init__(self, model: Any, counts: collections.Counter):
         self.nodes = calls(model)
-        self.outputs = {id(t) for t in functional(model).outputs}
+        outputs = functional(model).outputs
+        self.outputs = {id(t) for t in outputs}
+        self.only_output = outputs[0] if len(outputs) == 1 else None
         self._counts = counts
         self._producers = {id(t): node for node in self.nodes for t in node.outputs}
         self._readers: dict[int, list] = collections.defaultdict(list)

@@ -28,8 +28,9 @@ class Block:
     """A chain of calls that one `FusedConvBlock` computes.
 
     x: what goes in, and out: what comes out, as tensors of the old graph; gate, residual: more inputs, or None.
-    nodes: the calls. expand, depthwise, pointwise: the convolutions, with all folded in; None for a stage that is not
-    there. function: the last activation where the kernels do not know it. note: why the chain is no longer.
+    nodes: the calls. main: the layer after which the new one is called. expand, depthwise, pointwise: the convolutions,
+    with all folded in; None for a stage that is not there. function: the last activation where the kernels do not know
+    it. note: why the chain is no longer.
     """
 
     x: Any
@@ -227,10 +228,7 @@ class Finder:
         while True:
             node = self._next(longer)
             if node is None:
-                readers = self.graph.readers(longer.out)
-                block.note = "" if len(readers) == 1 else self.graph.why_not_one_reader(longer.out)
-                if len(readers) == 1 and self.graph.shared(readers[0]):
-                    block.note = f"{readers[0].operation.name!r} is called more than once"
+                block.note = self._why_it_ends(longer)
                 return block
             convolution = _read.pointwise(node) if only_input(node) is not None else None
             if convolution is not None and _read.data_format(node.operation) == block.layout:
@@ -254,6 +252,21 @@ class Finder:
             convolution.scale_inputs(scale, shift)
         longer.pointwise = convolution
         return self._tail(longer)
+
+    def _why_it_ends(self, block: Block) -> str:
+        """Why `_next` is None."""
+        node = self.graph.reader(block.out)
+        if node is None:
+            is_last = len(self.graph.readers(block.out)) == 0 and block.out is self.graph.only_output
+            return "" if is_last else self.graph.why_not_one_reader(block.out)
+        if self.graph.shared(node):
+            return f"{node.operation.name!r} is called more than once"
+        if _read.compute_dtype(node) != block.dtype:
+            return f"{node.operation.name!r} computes in {_read.compute_dtype(node)}"
+        return f"{node.operation.name!r} belongs to the block of {self._owner(node)!r}"
+
+    def _owner(self, node: Any) -> str:
+        return next(block.main.name for block in self.blocks if any(n is node for n in block.nodes))
 
     def _pointwise_alone(self, block: Block, node: Any) -> Block:
         """A 1x1 convolution with no depthwise one in front, but maybe a gate or a batch norm."""

@@ -22,12 +22,13 @@ class Step:
     """One new layer.
 
     layer: not called yet. fill: sets its weights once it is built, or None. others: which of the inputs of its
-    `Emission` it is called with besides the result of the step before.
+    `Emission` it is called with besides the result of the step before. prepare: a layer that those go through, or None.
     """
 
     layer: Any
     fill: Optional[Callable[[], None]] = None
     others: tuple[int, ...] = ()
+    prepare: Any = None
 
 
 @dataclasses.dataclass
@@ -52,10 +53,12 @@ class Rebuilder:
 
     Args:
         plan: gives for a model what is to become of its calls, by the id of their nodes; calls that are not there stay.
+        replace: gives for a layer that stays another one with the same variables, or None for a copy of itself.
     """
 
-    def __init__(self, plan: Callable[[Any], Plan]):
+    def __init__(self, plan: Callable[[Any], Plan], replace: Callable[[Any], Any] = lambda layer: None):
         self._plan = plan
+        self._replace = replace
         self._made: dict[int, Any] = {}  # new layers and models by the id of the old ones
         self._kept: list = []  # the old ones, so that no id is given out again
 
@@ -86,7 +89,8 @@ class Rebuilder:
                 inputs = [tensors[id(t)] for t in emission.inputs]
                 y = inputs[0]
                 for step in emission.steps:
-                    y = step.layer([y, *(inputs[i] for i in step.others)] if step.others else y)
+                    others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
+                    y = step.layer([y, *others] if others else y)
                     if step.fill is not None:
                         step.fill()
                         step.fill = None
@@ -122,7 +126,8 @@ class Rebuilder:
             return self.model(operation)
         if id(operation) not in self._made:
             self._kept.append(operation)
-            self._made[id(operation)] = _again(operation)
+            replacement = self._replace(operation)
+            self._made[id(operation)] = _again(operation) if replacement is None else replacement
         return self._made[id(operation)]
 
     @staticmethod
