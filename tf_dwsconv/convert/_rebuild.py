@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import types
+import warnings
 from typing import Any, Callable, Optional
 
 import keras
@@ -139,19 +140,27 @@ class Rebuilder:
 
 def _input_like(tensor: Any) -> Any:
     layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
+    new = type(layer).from_config(layer.get_config()).output
+    new.name = tensor.name  # that of the serving signature; a layer named by Keras has another one
+    return new
 
 
 def _call(layer: Any, old: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return layer(*args, **kwargs)
     except Exception as error:
-        raise _refusal(old, f"cannot be called on symbolic tensors once it was made anew: {error}") from error
+        raise _refusal(old, f"cannot be called once it was made anew: {_in_short(error)}") from error
+
+
+def _in_short(error: Exception) -> str:
+    """An error's first words: Keras adds whole configs and examples."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 300 else words[:300] + " ..."
 
 
 def _refusal(operation: Any, reason: str) -> ValueError:
     return ValueError(
-        f"`model` holds {operation.name!r} of class {type(operation).__name__}, which {reason}\n"
+        f"`model` holds {operation.name!r} of class {type(operation).__name__}, which {reason} "
         "Give the class a `get_config` (and a `from_config`, if need be) from which the layer can be made again, or "
         "convert the parts of the model in front of it and behind it."
     )
@@ -163,13 +172,21 @@ def _again(operation: Any) -> Any:
         return _lambda_again(operation)
     if isinstance(operation, keras.Model) and type(operation).call is keras.Model.call:
         raise _refusal(operation, "has no `call` of its own and is no graph of layers.")
+    # What a layer holds is in memory, so its own functions and classes need no registration to be found again.
     functions = _functions(operation)
+    activation = getattr(operation, "activation", None)
     try:
-        # What a layer holds is in memory, so its own functions and classes need no registration to be found again.
-        with keras.saving.custom_object_scope(functions), SafeModeScope(False):
-            return type(operation).from_config(operation.get_config())
+        with warnings.catch_warnings(), keras.saving.custom_object_scope(functions), SafeModeScope(False):
+            warnings.simplefilter("ignore")  # of lambdas, that they are not safe to load
+            config = operation.get_config()
+            if isinstance(activation, types.FunctionType) and "activation" in config:
+                config["activation"] = None
+            new = type(operation).from_config(config)
+            if isinstance(activation, types.FunctionType):
+                new.activation = activation
+            return new
     except Exception as error:
-        raise _refusal(operation, f"cannot be made from its config: {error}") from error
+        raise _refusal(operation, f"cannot be made from its config: {_in_short(error)}") from error
 
 
 def _lambda_again(layer: Any) -> Any:
