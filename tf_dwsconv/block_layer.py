@@ -175,9 +175,10 @@ class FusedConvBlock(keras.layers.Layer):
         """What the layer was called with, by name: tensors or shapes."""
         names = self._inputs
         if len(names) == 1:
-            inputs = [inputs[0] if _is_list_of_one(inputs) else inputs]
-        if not isinstance(inputs, (list, tuple)) or len(inputs) != len(names):
-            given = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+            inputs = list(inputs) if _is_list_of_one(inputs) else [inputs]
+        is_list = isinstance(inputs, (list, tuple)) and not _is_shape(inputs)
+        if not is_list or len(inputs) != len(names):
+            given = len(inputs) if is_list else 1
             raise ValueError(f"`inputs` must be a list of {len(names)} tensors, {names}; given {given}.")
         return dict(zip(names, inputs))
 
@@ -266,8 +267,12 @@ class FusedConvBlock(keras.layers.Layer):
         return config
 
 
+def _is_shape(inputs: Any) -> bool:
+    return all(size is None or isinstance(size, int) for size in inputs)
+
+
 def _is_list_of_one(inputs: Any) -> bool:
-    return isinstance(inputs, (list, tuple)) and len(inputs) == 1
+    return isinstance(inputs, (list, tuple)) and len(inputs) == 1 and not _is_shape(inputs)
 
 
 def _shapes_in(input_shape: Any) -> Any:

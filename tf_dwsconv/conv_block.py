@@ -351,7 +351,8 @@ def _check_scale(dims: Optional[list], batch: _shapes.Dim, channels: _shapes.Dim
     long = [batch, 1, 1, channels] if separable.data_format == "NHWC" else [batch, channels, 1, 1]
     expected = {2: [batch, channels], 4: long}.get(len(dims))
     if expected is None or not all(_agree(a, b) for a, b in zip(dims, expected)):
-        raise ValueError(f"`scale` must have shape {tuple(long)} or {(batch, channels)}; given {tuple(dims)}.")
+        allowed = f"{tuple(long)} or {(batch, channels)}"
+        raise ValueError(f"`scale` must have shape {allowed} (it is the `gate` of a layer); given {tuple(dims)}.")
 
 
 def read(op: Any, inputs: list) -> tuple[tf.Tensor, Tensors, BlockAttributes]:
