@@ -242,13 +242,13 @@ def training_results(folder: Path) -> dict[str, Any]:
     for chip, batch, dense, separable in run["study"]:
         source = f"{sources.STUDY}: {chip}, batch {batch}"
         for name, reported in (("dense", dense), ("stock", separable), ("ours", separable)):
-            if name in rates:
+            if name in rates and chip.startswith("E5"):
                 what = f"images/s, training: {name}"
                 compared.append({"what": what, "reported": reported, "ours": round(rates[name], 1), "unit": "images/s"})
                 compared[-1] |= {"source": source, "remark": ""}
         for name in ("stock", "ours"):
             if {"dense", name} <= set(rates):
-                what = f"separable over dense, training: {name}"
+                what = f"images/s of the separable over the dense network, training: {name}"
                 gain, reported = round(rates[name] / rates["dense"], 2), round(separable / dense, 2)
                 compared.append({"what": what, "reported": reported, "ours": gain, "unit": "x"})
                 compared[-1] |= {"source": source, "remark": ""}
@@ -317,7 +317,7 @@ def main(argv: list[str]) -> int:
         chapter, found = part_section(name, part, command, seconds, folder)
         chapters.append(chapter)
         settings = {**found["settings"], **settings}
-        compared += [{"part": part.title, **each} for each in found["comparisons"]]
+        compared += [{"part": name, **each} for each in found["comparisons"]]
     seconds = time.perf_counter() - start
     own = ("command", "limit", "seed", "repeat", "seconds")
     settings = {
@@ -327,16 +327,34 @@ def main(argv: list[str]) -> int:
         **{key: value for key, value in {**settings, **machine.describe()}.items() if key not in own},
         "commit": results.commit(),
     }
-    kept = ("intra_op_threads", "l2_bytes", "pictures", "batch", "epochs", "steps", "learning_rate", "mixed_precision")
-    rows = [{"what": key, "value": value} for key, value in settings.items() if key not in kept]
+    kept = (
+        "intra_op_threads",
+        "freed_memory",
+        "l2_bytes",
+        "pictures",
+        "batch",
+        "epochs",
+        "steps",
+        "learning_rate",
+        "mixed_precision",
+    )
+    shown = {key: value for key, value in settings.items() if key not in kept}
+    unset = [key for key in results.VARIABLES if shown.get(key) == "not set"]
+    shown = {key: value for key, value in shown.items() if key not in unset}
+    shown["environment variables not set"] = ", ".join(unset)
+    reported = {
+        name: (PARTS[name].title, [each for each in compared if each["part"] == name and each["reported"] is not None])
+        for name in names
+    }
     parts = [
-        page.section("run", "The run and the machine", [page.table({"what": "", "value": ""}, rows)]),
+        page.section("run", "The run and the machine", [page.facts(shown)]),
         page.section(
             "sources",
             "What the sources reported, and what is found here",
             [
-                "<p>Their hardware is in the column <em>reported by</em>; times are comparable as ratios alone.</p>",
-                page.table({"part": "part", **page.COMPARISON}, compared),
+                "<p>Only figures that a source has; remarks, and what else was measured, are in the chapters. The "
+                "hardware is another one: ratios compare, times and rates do not.</p>",
+                page.summary({name: group for name, group in reported.items() if group[1]}),
                 "<h3>Without a counterpart here</h3>",
                 page.table({"what": "what", "reported": "reported", "why": "why"}, list(WITHOUT)),
             ],

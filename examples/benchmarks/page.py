@@ -20,7 +20,8 @@ tr:nth-child(even) td { background: #fafafa; }
 figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 figcaption { font-size: 13px; color: #555; } code { background: #f3f3f3; padding: .05rem .25rem; font-size: 12.5px; }
 .note { color: #555; font-size: 13.5px; margin: .25rem 0; } .failed { background: #fdd; padding: .6rem; }
-nav { columns: 2; font-size: 14px; } summary { cursor: pointer; color: #165; margin: .3rem 0; }
+nav { columns: 2; font-size: 14px; } nav ul { margin-top: 0; }
+th.part { background: #e3eee8; text-align: left; } summary { cursor: pointer; color: #165; margin: .3rem 0; }
 pre { white-space: pre-wrap; font-size: 12.5px; }
 """
 FOLDED = 16  # tables of more rows are folded up
@@ -67,6 +68,32 @@ COMPARISON = {
     "source": "reported by",
     "remark": "remark",
 }
+
+
+def summary(groups: dict[str, tuple[str, list[dict[str, Any]]]]) -> str:
+    """What the sources reported beside what was found here, in short: (title, comparisons) by anchor of a chapter."""
+    body = []
+    for anchor, (title, rows) in groups.items():
+        body.append(f'<tr><th class="part" colspan="4"><a href="#{text(anchor)}">{text(title)}</a></th></tr>')
+        for row in rows:
+            unit = f" {row['unit']}" if row["unit"] else ""
+            cells = (cell(row["reported"]) + unit, cell(row["ours"]) + unit)
+            body.append(
+                f'<tr><td class="text long">{text(row["what"])}</td>'
+                + "".join(f"<td>{text(each)}</td>" for each in cells)
+                + f'<td class="text">{text(row["source"])}</td></tr>'
+            )
+    head = '<th class="text">what</th><th>reported</th><th>here</th><th class="text">reported by</th>'
+    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(body) + "</tbody></table>"
+
+
+def facts(values: dict[str, Any]) -> str:
+    """Names and values in two columns."""
+    rows = "".join(
+        f'<tr><th class="text">{text(key)}</th><td class="text long">{text(cell(value))}</td></tr>'
+        for key, value in values.items()
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
 
 
 def comparisons(rows: list[dict[str, Any]]) -> str:
