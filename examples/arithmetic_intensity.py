@@ -142,7 +142,11 @@ def measure(problem: Problem) -> dict[str, Timing]:
     calls = layers.calls(list(by_variant), ["graph"], data, _DTYPE.value, _THREADS.value)
     named = {by_variant[variant]: call for (variant, _), call in calls.items()}
     return time_in_turn(
-        named, _REPEAT.value, _SECONDS.value, burst=3, show=lambda text: results.progress(text and f"{problem}, {text}")
+        named,
+        _REPEAT.value,
+        _SECONDS.value,
+        burst=25,
+        show=lambda text: results.progress(text and f"{problem}, {text}"),
     )
 
 

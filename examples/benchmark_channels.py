@@ -62,7 +62,7 @@ def measure(problem: Problem, variants: list[str]) -> dict[str, Optional[Timing]
             {variant: call for (variant, _), call in calls.items()},
             _REPEAT.value,
             _SECONDS.value,
-            burst=3,
+            burst=25,
             show=lambda text: results.progress(text and f"{problem}, {text}"),
         )
         taken.update(found)

@@ -96,7 +96,7 @@ def time_steps(shape: Shape, variants: list[str]) -> dict[str, Optional[tuple[Ti
         _REPEAT.value,
         _SECONDS.value,
         warmups=1,
-        burst=5,
+        burst=25,
         show=lambda text: results.progress(text and f"{label(shape)}, {text}"),
     )
     return {variant: (taken[variant], differences[variant]) if variant in taken else None for variant in variants}

@@ -102,7 +102,11 @@ def measure(problem: Problem, variants: list[str], modes: list[str], limit: Mach
         apart = {key: layers.difference(calls[key](), reference) for key in separable}
         reference = None
         taken = time_in_turn(
-            calls, _REPEAT.value, _SECONDS.value, show=lambda text: results.progress(text and f"{problem}, {text}")
+            calls,
+            _REPEAT.value,
+            _SECONDS.value,
+            burst=25,
+            show=lambda text: results.progress(text and f"{problem}, {text}"),
         )
     passes = 3 if _TRAIN.value else 1
     rows = []

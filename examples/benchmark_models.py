@@ -85,7 +85,7 @@ def measure(
         except Exception as error:  # of whichever runtime
             results.progress("")
             failed.add(name)
-            run.note(f"{name} cannot take it: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+            run.note(f"{name} cannot take it: {type(error).__name__}: {' '.join(str(error).split())[:240]}")
             continue
         expected = found if expected is None else expected
         apart[name] = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
@@ -100,7 +100,7 @@ def measure(
         _REPEAT.value,
         _SECONDS.value,
         warmups=2,
-        burst=3,
+        burst=25,
         show=lambda text: results.progress(text and f"batch {batch}, {text}"),
     )
     return taken, apart

@@ -224,7 +224,7 @@ def sweep(problem: Problem) -> tuple[list[int], list[int], dict, dict[tuple[int,
         _REPEAT.value,
         _SECONDS.value,
         warmups=1,
-        burst=3,
+        burst=25,
         show=lambda text: results.progress(text and f"{problem}, block {text}"),
     )
     return pixels, widths, marks, taken, moved

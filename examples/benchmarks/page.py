@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.results import cell
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 84rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.7rem; } h2 { margin-top: 2.6rem; border-bottom: 2px solid #2a7; padding-bottom: .2rem; }
 h3 { font-size: 1.02rem; margin: 1.4rem 0 .4rem; }
 table { border-collapse: collapse; font-size: 13px; margin: .3rem 0 1rem; display: block; overflow-x: auto; }

@@ -56,10 +56,12 @@ def colors(names: list[str]) -> dict[str, Any]:
 
 
 def plain_ticks(axis: Any) -> None:
-    """Numbers as 0.01 and 100, not powers of ten, on a logarithmic axis; 2 and 5 too where there is room for them."""
+    """Numbers as 0.01 and 100, not powers of ten, on a logarithmic axis; the fewer decades, the more of them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if _decades(axis) < 2.5 else (1.0,)))
+    decades = _decades(axis)
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(10, subs=subs))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
