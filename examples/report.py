@@ -1,7 +1,7 @@
 """Runs the benchmark programs and writes one page, report.html, with what they found beside what the sources reported.
 
   python examples/report.py                                # the short form: below 10 minutes on 2 cores
-  python examples/report.py --form=long                    # larger sweeps and more calls: an hour and more
+  python examples/report.py --form=long                    # larger sweeps and more calls
   python examples/report.py --parts=layer,ladder           # some parts
   python examples/report.py --form=tiny --output=/tmp/x    # a minute: shows that everything runs, measures nothing
 
