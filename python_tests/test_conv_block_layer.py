@@ -41,6 +41,8 @@ CASES = [
     {"filters": 6, "kernel_size": 3, "residual": True, "activation": "tanh"},
     {"filters": 4, "kernel_size": 3, "epsilon": 1e-6},
     {"filters": 4, "gated": True},
+    {"filters": 3, "dense_kernel_size": (3, 2), "strides": 2, "dilation_rate": 1, "activation": "silu"},
+    {"filters": 6, "dense_kernel_size": 3, "padding": ((2, 0), (1, 1)), "residual": True},
     FULL,
 ]
 
@@ -154,6 +156,10 @@ def test_a_gate_as_a_matrix():
         ({"kernel_size": 3, "padding": ((1, 1),)}, ValueError, "`padding` must be 'same', 'valid' or two pairs"),
         ({"kernel_size": 3, "padding": ((1, -1), (1, 1))}, ValueError, "`padding` must hold numbers between 0"),
         ({"kernel_size": 3, "depthwise_activation": "elu"}, ValueError, "`depthwise_activation` must be None"),
+        ({"filters": 4, "kernel_size": 3, "dense_kernel_size": 3}, ValueError, "given not with `kernel_size`"),
+        ({"kernel_size": 3, "dense_kernel_size": 3}, ValueError, "`dense_kernel_size` must be given not with"),
+        ({"expand_filters": 3, "dense_kernel_size": 3}, ValueError, "given not with `expand_filters`"),
+        ({"dense_kernel_size": 3, "expand_filters": None}, ValueError, "one of `filters`"),
         ({"filters": 4, "activation": 3}, TypeError, "`activation` must be"),
         ({"filters": 4, "epsilon": 0}, ValueError, "`epsilon` must be a positive number"),
         ({"filters": 4, "data_format": "NHWC"}, ValueError, "`data_format` must be 'channels_last' or"),

@@ -169,11 +169,31 @@ def test_batch_norm_behind_an_activation_goes_into_the_1x1():
     assert len(check(functional(make), ["depthwise + 1x1"]).layers) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"use_bias": False, "groups": 2}, {"strides": 2, "kernel_size": 1}], ids=str)
-@pytest.mark.parametrize("norm", [{}, {"scale": False}, {"center": False}], ids=str)
-def test_batch_norm_of_other_convolutions(options, norm):
+NORMS = pytest.mark.parametrize("norm", [{}, {"scale": False}, {"center": False}], ids=str)
+
+
+@NORMS
+@pytest.mark.parametrize("options", [{}, {"strides": 2, "kernel_size": 1}, {"padding": "same", "dilation_rate": 2}])
+def test_dense_convolutions(options, norm):
     def make(x):
-        x = L.Conv2D(**{"filters": 8, "kernel_size": 3, "kernel_regularizer": "l2", "name": "conv", **options})(x)
+        y = L.Conv2D(**{"filters": 6, "kernel_size": 3, "kernel_regularizer": "l2", "name": "conv", **options})(x)
+        return L.Activation("hard_silu")(L.BatchNormalization(**norm)(y))
+
+    assert [layer.name for layer in check(functional(make), ["convolution"]).layers] == ["in0", "conv"]
+
+
+def test_dense_convolutions_with_padding_in_front_and_a_residual():
+    def make(x):
+        y = L.Conv2D(6, 3, use_bias=False)(L.ZeroPadding2D(1)(x))
+        return L.ReLU()(L.Add()([x, L.BatchNormalization()(y)]))
+
+    assert len(check(functional(make), ["convolution + residual"]).layers) == 2
+
+
+@NORMS
+def test_batch_norm_of_convolutions_in_groups(norm):
+    def make(x):
+        x = L.Conv2D(8, 3, groups=2, use_bias=False, kernel_regularizer="l2", name="conv")(x)
         return L.Activation("elu")(L.BatchNormalization(**norm)(x))
 
     fused = check(functional(make), ["convolution + batch norm"])
@@ -198,7 +218,7 @@ def test_batch_norm_that_cannot_be_folded():
         return L.BatchNormalization(renorm=True)(L.Conv2D(8, 3)(x))
 
     for make in (in_front_of_padding, behind_an_activation, in_training, of_another_axis, renormalised):
-        fused = check(functional(make), [])
+        fused = check(functional(make), ["convolution"])
         assert any(isinstance(layer, L.BatchNormalization) for layer in fused.layers)
 
 

@@ -29,10 +29,10 @@ class FusedConvBlock(keras.layers.Layer):
     Args:
         filters: K, outputs of the pointwise convolution; None for a block without one.
         kernel_size: an integer, or a pair (height, width): the depthwise window; None for a block without one.
-        strides: an integer, or a pair (height, width), of the depthwise convolution.
-        padding: `"same"`, `"valid"`, or two pairs ((top, bottom), (left, right)), of the depthwise convolution.
+        strides: an integer, or a pair (height, width), of the depthwise convolution, or of the dense one.
+        padding: `"same"`, `"valid"`, or two pairs ((top, bottom), (left, right)), of the same.
         data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
-        dilation_rate: an integer, or a pair (height, width), of the depthwise convolution.
+        dilation_rate: an integer, or a pair (height, width), of the same.
         depth_multiplier: M, the outputs of the depthwise convolution for each input channel.
         activation: after the pointwise convolution, its bias and the residual: None, a name, a function, a layer, or a
             pair `("leaky_relu", slope)`. One that the kernel does not know is applied as an op of its own.
@@ -44,6 +44,9 @@ class FusedConvBlock(keras.layers.Layer):
         depthwise_activation: applied after that; as `expand_activation`.
         epsilon: where given, each pixel is normalised over its channels in front of the pointwise convolution:
             `(z - mean) / sqrt(variance + epsilon)`. A scale and an offset belong into the pointwise filter and bias.
+        dense_kernel_size: an integer, or a pair (height, width): the window of a dense convolution, in the place of the
+            pointwise one; for blocks of that alone, without expansion, depthwise convolution, norm and gate. None for
+            1x1.
         gated: whether the layer is called with a gate, which scales the channels in front of the pointwise convolution.
         residual: whether the layer is called with a residual, which is added before the last activation.
         kernel_initializer: initializer of all filters. Biases start at zero.
@@ -100,6 +103,7 @@ class FusedConvBlock(keras.layers.Layer):
         depthwise_use_bias=True,
         depthwise_activation=None,
         epsilon=None,
+        dense_kernel_size=None,
         gated=False,
         residual=False,
         kernel_initializer="glorot_uniform",
@@ -110,6 +114,9 @@ class FusedConvBlock(keras.layers.Layer):
         self.filters = _count(filters, "filters")
         self.expand_filters = _count(expand_filters, "expand_filters")
         self.kernel_size = None if kernel_size is None else _arguments._pair(kernel_size, "kernel_size")
+        self.dense_kernel_size = None
+        if dense_kernel_size is not None:
+            self.dense_kernel_size = _arguments._pair(dense_kernel_size, "dense_kernel_size")
         self.strides = _arguments._pair(strides, "strides")
         self.dilation_rate = _arguments._pair(dilation_rate, "dilation_rate")
         self.depth_multiplier = _arguments._positive(depth_multiplier, "depth_multiplier")
@@ -138,15 +145,27 @@ class FusedConvBlock(keras.layers.Layer):
             raise ValueError("one of `filters`, `kernel_size` and `expand_filters` must be given.")
         if self.kernel_size is None:
             without = {
-                "strides": self.strides != (1, 1),
-                "dilation_rate": self.dilation_rate != (1, 1),
                 "depth_multiplier": self.depth_multiplier != 1,
                 "depthwise_activation": self.depthwise_activation.word != "none",
-                "padding": not isinstance(self.padding, str),
             }
+            if self.dense_kernel_size is None:
+                without["strides"] = self.strides != (1, 1)
+                without["dilation_rate"] = self.dilation_rate != (1, 1)
+                without["padding"] = not isinstance(self.padding, str)
             given = [name for name, is_given in without.items() if is_given]
             if given:
                 raise ValueError(f"`{given[0]}` belongs to the depthwise convolution; give `kernel_size` with it.")
+        if self.dense_kernel_size is not None:
+            others = {
+                "kernel_size": self.kernel_size,
+                "expand_filters": self.expand_filters,
+                "epsilon": self.epsilon,
+                "gated": self.gated or None,
+            }
+            given = [name for name, value in others.items() if value is not None]
+            if given or self.filters is None:
+                wrong = f"not with `{given[0]}`" if given else "with `filters`"
+                raise ValueError(f"`dense_kernel_size` must be given {wrong}; given {self.dense_kernel_size}.")
         if self.expand_filters is None and self.expand_activation.word != "none":
             raise ValueError("`expand_activation` belongs to the expansion; give `expand_filters` with it.")
 
@@ -202,7 +221,8 @@ class FusedConvBlock(keras.layers.Layer):
             channels *= self.depth_multiplier
             self.depthwise_bias = self._offset("depthwise_bias", channels) if self.depthwise_use_bias else None
         if self.filters is not None:
-            self.pointwise_kernel = self._filter("pointwise_kernel", (1, 1, channels, self.filters))
+            window = self.dense_kernel_size or (1, 1)
+            self.pointwise_kernel = self._filter("pointwise_kernel", (*window, channels, self.filters))
             self.bias = self._offset("bias", self.filters) if self.use_bias else None
         self._output_shape(self._split(_shapes_in(input_shape)))  # raises where a gate or residual does not fit
 
@@ -260,6 +280,7 @@ class FusedConvBlock(keras.layers.Layer):
             depthwise_use_bias=self.depthwise_use_bias,
             depthwise_activation=_spelled(self.depthwise_activation),
             epsilon=self.epsilon,
+            dense_kernel_size=self.dense_kernel_size,
             gated=self.gated,
             residual=self.residual,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),

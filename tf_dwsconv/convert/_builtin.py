@@ -84,10 +84,7 @@ class Unfuser:
                 layer.expand_activation, filters=layer.expand_filters, kernel_size=1,
             )  # fmt: skip
         if layer.kernel_size is not None:
-            padding = layer.padding
-            if not isinstance(padding, str):
-                steps.append(Step(L.ZeroPadding2D(padding, data_format=layout, **self._options(layer, "pad"))))
-                padding = "valid"
+            padding = self._padding(layer, steps)
             convolution(
                 L.DepthwiseConv2D, "depthwise", self._options(layer), layer.depthwise_bias, layer.depthwise_activation,
                 kernel_size=layer.kernel_size, strides=layer.strides, padding=padding,
@@ -106,16 +103,29 @@ class Unfuser:
             others += 1
         last = layer.activation
         if layer.filters is not None:
+            window: dict = {"kernel_size": 1}
+            if layer.dense_kernel_size is not None:
+                padding = self._padding(layer, steps)
+                window = {"kernel_size": layer.dense_kernel_size, "strides": layer.strides, "padding": padding}
+                window["dilation_rate"] = layer.dilation_rate
             suffix = "project" if layer.kernel_size is not None else ""
             convolution(
                 L.Conv2D, "pointwise", self._options(layer, suffix), layer.bias,
-                Fused("none") if layer.residual else last, filters=layer.filters, kernel_size=1,
+                Fused("none") if layer.residual else last, filters=layer.filters, **window,
             )  # fmt: skip
         if layer.residual:
             steps.append(Step(L.Add(**self._options(layer, "add")), others=(others,)))
         if layer.residual or layer.filters is None:
             steps += self._activation_layer(layer, last)
         return steps
+
+    def _padding(self, layer: FusedConvBlock, steps: list[Step]) -> str:
+        """What a stock convolution takes for padding; explicit padding becomes a layer in front of it."""
+        if isinstance(layer.padding, str):
+            return layer.padding
+        options = self._options(layer, "pad")
+        steps.append(Step(L.ZeroPadding2D(layer.padding, data_format=layer.data_format, **options)))
+        return "valid"
 
     def _activation_layer(self, layer: Any, activation: Any) -> list[Step]:
         function, behind = self._activation(layer, activation, "activation")

@@ -51,6 +51,7 @@ class Block:
     activation: Fused = NONE
     function: Any = None
     is_separable: bool = False
+    is_dense: bool = False
     note: str = ""
 
     def pattern(self) -> str:
@@ -62,7 +63,8 @@ class Block:
             words.append("depthwise")
         words += ["norm"] if self.epsilon is not None else []
         words += ["gate"] if self.gate is not None else []
-        words += ["1x1"] if self.pointwise is not None and not self.is_separable else []
+        if self.pointwise is not None and not self.is_separable:
+            words.append("convolution" if self.is_dense else "1x1")
         words += ["residual"] if self.residual is not None else []
         return " + ".join(words)
 
@@ -133,8 +135,8 @@ class Finder:
     def _begin(self, node: Any) -> Optional[Block]:
         layer = node.operation
         is_depthwise, is_separable = _read.depthwise(layer) is not None, _read.separable(layer) is not None
-        is_pointwise = _read.pointwise(node) is not None
-        if not (is_depthwise or is_separable or is_pointwise):
+        is_pointwise, is_dense = _read.pointwise(node) is not None, _read.dense(layer) is not None
+        if not (is_depthwise or is_separable or is_pointwise or is_dense):
             return None
         if self.graph.shared(node):
             self.reasons[id(node)] = f"{layer.name!r} is called more than once"
@@ -148,7 +150,22 @@ class Finder:
             longer = self._expanded(block.fork(), node)
             return longer if longer is not None else self._pointwise_alone(block, node)
         self._padding(block, self.graph.producer(x), node)
-        return self._from_depthwise(block, node)
+        return self._dense(block, node) if is_dense else self._from_depthwise(block, node)
+
+    def _dense(self, block: Block, node: Any) -> Block:
+        """A dense convolution of any window."""
+        layer = node.operation
+        block.take(node)
+        block.is_dense = True
+        block.pointwise = _read.dense(layer)
+        block.window = {
+            "dense_kernel_size": tuple(layer.kernel_size),
+            "strides": tuple(layer.strides),
+            "dilation_rate": tuple(layer.dilation_rate),
+            "padding": layer.padding,
+            **block.window,
+        }
+        return self._tail(block)
 
     def _expanded(self, block: Block, node: Any) -> Optional[Block]:
         """A dense 1x1 convolution in front of a depthwise one."""

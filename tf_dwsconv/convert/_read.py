@@ -113,6 +113,13 @@ def pointwise(node: Any) -> Optional[Convolution]:
     return None
 
 
+def dense(layer: Any) -> Optional[Convolution]:
+    """Any dense convolution."""
+    if type(layer) is not L.Conv2D or layer.groups != 1 or not _plain(layer):
+        return None
+    return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
+
+
 def foldable(layer: Any) -> Optional[Convolution]:
     """A stock convolution without an activation, into whose weights what follows can be folded."""
     if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not _plain(layer):
