@@ -8,8 +8,6 @@ was whole before.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from typing import Any, Optional
 
 import keras
@@ -17,79 +15,11 @@ import numpy as np
 
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert import _read
+from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, called_in_training, only_input
 from tf_dwsconv.convert._read import Convolution
 
 L = keras.layers
-
-
-@dataclasses.dataclass
-class Block:
-    """A chain of calls that one `FusedConvBlock` computes.
-
-    x: what goes in, and out: what comes out, as tensors of the old graph; gate, residual: more inputs, or None.
-    nodes: the calls. main: the layer after which the new one is called. expand, depthwise, pointwise: the convolutions,
-    with all folded in; None for a stage that is not there. function: the last activation where the kernels do not know
-    it. note: why the chain is no longer.
-    """
-
-    x: Any
-    out: Any
-    layout: str
-    dtype: str
-    main: Any
-    nodes: list
-    expand: Optional[Convolution] = None
-    expand_activation: Fused = NONE
-    window: dict = dataclasses.field(default_factory=dict)
-    depthwise: Optional[Convolution] = None
-    depthwise_activation: Fused = NONE
-    epsilon: Optional[float] = None
-    gate: Any = None
-    pointwise: Optional[Convolution] = None
-    residual: Any = None
-    activation: Fused = NONE
-    function: Any = None
-    is_separable: bool = False
-    is_dense: bool = False
-    note: str = ""
-
-    def pattern(self) -> str:
-        """The stages in words."""
-        words = ["expand"] if self.expand is not None else []
-        if self.is_separable:
-            words.append("separable")
-        elif self.depthwise is not None:
-            words.append("depthwise")
-        words += ["norm"] if self.epsilon is not None else []
-        words += ["gate"] if self.gate is not None else []
-        if self.pointwise is not None and not self.is_separable:
-            words.append("convolution" if self.is_dense else "1x1")
-        words += ["residual"] if self.residual is not None else []
-        return " + ".join(words)
-
-    def fork(self) -> Block:
-        """A copy that may be extended while this one stays as it is."""
-        other = copy.copy(self)
-        other.nodes = list(self.nodes)
-        for stage in ("expand", "depthwise", "pointwise"):
-            setattr(other, stage, copy.copy(getattr(self, stage)))
-        return other
-
-    def take(self, node: Any) -> None:
-        """Adds a call at the end."""
-        self.nodes.append(node)
-        self.out = node.outputs[0]
-
-
-@dataclasses.dataclass
-class FoldedConvolution:
-    """A convolution that stays a stock layer, with the batch norms behind it folded in."""
-
-    x: Any
-    out: Any
-    nodes: list
-    convolution: Convolution
 
 
 class Finder:
@@ -147,7 +77,8 @@ class Finder:
             return None
         block = Block(x, x, _read.data_format(layer), _read.compute_dtype(node), layer, [])
         if is_pointwise:
-            longer = self._expanded(block.fork(), node)
+            self._in_front(block, node)
+            longer = None if block.gate is not None else self._expanded(block.fork(), node)
             return longer if longer is not None else self._pointwise_alone(block, node)
         self._padding(block, self.graph.producer(x), node)
         return self._dense(block, node) if is_dense else self._from_depthwise(block, node)
@@ -170,7 +101,7 @@ class Finder:
     def _expanded(self, block: Block, node: Any) -> Optional[Block]:
         """A dense 1x1 convolution in front of a depthwise one."""
         block.take(node)
-        block.expand = _read.pointwise(node)
+        block.expand = self._one_by_one(block, node)
         if block.expand.activation is None:
             return None
         if block.expand.is_linear:
@@ -285,23 +216,32 @@ class Finder:
     def _owner(self, node: Any) -> str:
         return next(block.main.name for block in self.blocks if any(n is node for n in block.nodes))
 
-    def _pointwise_alone(self, block: Block, node: Any) -> Block:
-        """A 1x1 convolution with no depthwise one in front, but maybe a gate or a batch norm."""
-        convolution = _read.pointwise(node)
+    def _in_front(self, block: Block, node: Any) -> None:
+        """Takes a gate or a batch norm in front of a 1x1 convolution."""
         before = self.graph.producer(block.x)
-        if self._usable(before, block) and self.graph.reader(block.x) is node:
-            gate = self._gate(block, before)
-            change = _read.affine(before, block.layout) if only_input(before) is not None else None
-            if gate is not None:
-                block.gate = gate
-                block.x = next(t for t in before.arguments.keras_tensors if t is not gate)
-                block.nodes.append(before)
-            elif change is not None:
-                convolution.scale_inputs(*change)
-                block.x = only_input(before)
-                block.nodes.append(before)
+        if not self._usable(before, block) or self.graph.reader(block.x) is not node:
+            return
+        gate = self._gate(block, before)
+        if gate is not None:
+            block.gate = gate
+            block.x = next(t for t in before.arguments.keras_tensors if t is not gate)
+            block.nodes.append(before)
+        elif only_input(before) is not None and _read.affine(before, block.layout) is not None:
+            block.before = _read.affine(before, block.layout)
+            block.x = only_input(before)
+            block.nodes.append(before)
+
+    def _one_by_one(self, block: Block, node: Any) -> Convolution:
+        """A 1x1 convolution, with what was in front of it folded in."""
+        convolution = _read.pointwise(node)
+        if block.before is not None:
+            convolution.scale_inputs(*block.before)
+        return convolution
+
+    def _pointwise_alone(self, block: Block, node: Any) -> Block:
+        """A 1x1 convolution with no depthwise one in front."""
         block.take(node)
-        block.pointwise = convolution
+        block.pointwise = self._one_by_one(block, node)
         return self._tail(block)
 
     def _gate(self, block: Block, node: Any) -> Optional[Any]:

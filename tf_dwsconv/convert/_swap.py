@@ -6,7 +6,7 @@ from typing import Any
 
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.block_layer import FusedConvBlock
-from tf_dwsconv.convert._match import Block, FoldedConvolution
+from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._rebuild import Emission, Step, assign
 
 
