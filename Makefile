@@ -3,11 +3,11 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
-SOURCES := examples python_tests tf_dwsconv tools setup.py
+SOURCES := cuda/bench examples python_tests tf_dwsconv tools setup.py
 CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.cc cuda/*.h cuda/*/*.cc cuda/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test demo lint format wheel bench cuda asan clean distclean
+.PHONY: help venv build test demo lint format wheel bench cuda test-gpu asan clean distclean
 
 help:
 	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
@@ -18,7 +18,8 @@ help:
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
 	@echo "make asan    the tests of the op under AddressSanitizer"
-	@echo "make cuda    the GPU library (not there yet)"
+	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"
+	@echo "make test-gpu  the kernels' tests on a GPU: needs nvcc and PyTorch, neither Bazel nor TensorFlow"
 	@echo "make clean   removes what was built; make distclean also .venv"
 
 venv: .venv/ready
@@ -54,9 +55,12 @@ wheel: build
 asan: venv
 	@tools/asan.sh
 
-cuda:
-	@echo "error: there is no GPU code yet. cuda/README.md says what will live there and how it will be built." >&2
-	@exit 1
+cuda: venv
+	@tools/cuda.sh
+	@tools/build.sh cuda
+
+test-gpu:
+	@cuda/run_all.sh $(or $(OUT),build/gpu) tests
 
 clean:
 	@if [ -e .bazel ]; then $${BAZEL:-bazel} clean; fi

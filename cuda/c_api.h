@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#define DWSCONV_CUDA_API __attribute__((visibility("default")))
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -38,11 +40,11 @@ typedef struct {
 } DwsconvCudaPlan;
 
 /* Both return "" or what is wrong; the text lives until the thread's next call. Forward only enqueues. */
-const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* plan);
-const char* dwsconv_cuda_forward(const DwsconvCudaCall* call);
+DWSCONV_CUDA_API const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* plan);
+DWSCONV_CUDA_API const char* dwsconv_cuda_forward(const DwsconvCudaCall* call);
 
 /* Calls of dwsconv_cuda_forward so far that ran on a path. */
-int64_t dwsconv_cuda_calls(int32_t path);
+DWSCONV_CUDA_API int64_t dwsconv_cuda_calls(int32_t path);
 
 #ifdef __cplusplus
 }

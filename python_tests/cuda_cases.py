@@ -1,12 +1,13 @@
-"""What the tests of the GPU kernels share, with and without a GPU: layers for each path, and what rounding may do."""
+"""What the tests of the GPU kernels share, with and without a GPU: random layers, and what rounding may do.
+
+Nothing here needs more than NumPy and ml_dtypes: where a GPU is there may be no more.
+"""
 
 from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
 import reference
-from hypothesis import strategies as st
-from strategies import WORDS, activation, shapes
 
 NUMPY = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
@@ -16,47 +17,63 @@ KINDS = (("float16", "exact"), ("bfloat16", "exact"), ("float32", "exact"), ("fl
 # Windows with kernels of their own, as (size, stride).
 WINDOWS = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))
 
+TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 32), (16, 8), (32, 4))
 
-@st.composite
-def fast_shapes(draw, words=WORDS):
-    """Layers that the fused kernel takes, of sizes around its tiles and vectors."""
-    size, stride = draw(st.sampled_from(WINDOWS))
-    padding = draw(st.sampled_from(["SAME", "SAME", "VALID", "EXPLICIT"]))
+
+def draw_case(seed: int) -> tuple:
+    """A random (shape, element type, math, path, tile, segments); `shape` is as `reference.random_case` takes it.
+
+    A third runs on the path that takes anything, or that the planner chooses, with any window, stride, dilation and
+    multiplier; the others have windows that the fused kernel takes, and most run on it.
+    """
+    rng = np.random.default_rng(seed)
+
+    def pick(*values):
+        return values[rng.integers(len(values))]
+
+    def activation():
+        word = pick(*reference.ACTIVATIONS)
+        return word, pick(0.2, 0.0, 0.1, 1.5, -0.5) if word == "leaky_relu" else 0.2
+
+    general = rng.integers(3) == 0
+    if general:
+        kernel, strides = [pick(1, 2, 3, 3, 4, 5, 7) for _ in "hw"], tuple(pick(1, 1, 2, 3) for _ in "hw")
+        dilations, multiplier, largest = tuple(pick(1, 1, 2, 3) for _ in "hw"), pick(1, 1, 2, 3), 14
+    else:
+        size, stride = pick(*WINDOWS)
+        kernel, strides, dilations, multiplier, largest = [size, size], (stride, stride), (1, 1), 1, 40
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+    sizes = [int(rng.integers(1, largest + 1)) for _ in "hw"]
+    padding = pick("SAME", "SAME", "VALID", "EXPLICIT")
     if padding == "EXPLICIT":
-        padding = tuple((draw(st.integers(0, size)), draw(st.integers(0, size))) for _ in "hw")
-    return {
-        "N": draw(st.integers(1, 2)),
-        "H": draw(st.integers(size, 40)),
-        "W": draw(st.integers(size, 40)),
-        "C": draw(st.one_of(st.integers(1, 40), st.sampled_from([8, 16, 24, 32, 64, 72]))),
-        "M": 1,
-        "K": draw(st.one_of(st.integers(1, 70), st.sampled_from([8, 16, 32, 64, 128, 144]))),
-        "R": size,
-        "S": size,
-        "strides": (stride, stride),
+        padding = tuple((int(rng.integers(5)), int(rng.integers(5))) for _ in "hw")
+        sizes = [max(n, window - sum(pad), 1) for n, window, pad in zip(sizes, reach, padding)]
+    elif padding == "VALID":
+        sizes = [max(n, window) for n, window in zip(sizes, reach)]
+    shape = {
+        "N": pick(1, 1, 2, 3),
+        "H": sizes[0],
+        "W": sizes[1],
+        "C": pick(int(rng.integers(1, 41)), 8, 16, 24, 32, 64, 72),
+        "M": multiplier,
+        "K": pick(int(rng.integers(1, 71)), 8, 16, 32, 64, 128, 144),
+        "R": kernel[0],
+        "S": kernel[1],
+        "strides": strides,
+        "dilations": dilations,
         "padding": padding,
-        "data_format": draw(st.sampled_from(["NHWC", "NHWC", "NHWC", "NCHW"])),
-        "depthwise_activation": draw(activation(words)),
-        "activation": draw(activation(words)),
-        "depthwise_bias": draw(st.booleans()),
-        "bias": draw(st.booleans()),
-        "residual": draw(st.booleans()),
-        "seed": draw(st.integers(0, 2**32 - 1)),
+        "data_format": pick("NHWC", "NHWC", "NHWC", "NCHW"),
+        "depthwise_activation": activation(),
+        "activation": activation(),
+        "depthwise_bias": pick(True, False),
+        "bias": pick(True, False),
+        "residual": pick(True, False),
+        "seed": seed,
     }
-
-
-@st.composite
-def cases(draw):
-    """(shape, element type, math, path, tile, segments), with a path that takes the shape."""
-    dtype, math = draw(st.sampled_from(KINDS))
-    path = draw(st.sampled_from(["direct", "two_step", "stream", "stream", "stream", "auto"]))
-    shape = draw(fast_shapes() if path == "stream" else st.one_of(shapes(), fast_shapes()))
-    tile = None
-    if path == "stream":
-        tile = draw(
-            st.sampled_from([None, (4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 32), (16, 8), (32, 4)])
-        )
-    return shape, dtype, math, path, tile, draw(st.integers(0, 3)) if path == "stream" else 0
+    path = pick("direct", "two_step", "auto") if general else pick("direct", "two_step", "stream", "stream", "stream")
+    streams = path == "stream"
+    dtype, math = pick(*KINDS)
+    return shape, dtype, math, path, pick(None, *TILES) if streams else None, pick(0, 1, 2, 3) if streams else 0
 
 
 def tolerance(x, layer, residual, expected, dtype: str, math: str) -> float:
@@ -73,6 +90,5 @@ def tolerance(x, layer, residual, expected, dtype: str, math: str) -> float:
         return allowed
     eps = 2.0**-10 if dtype == "float32" else float(ml_dtypes.finfo(NUMPY[dtype]).eps)
     factors = 2 if dtype == "float32" else 1
-    return (
-        allowed + (0 if dtype == "float32" else eps * largest) + 2 * factors * eps * reference.root_sum_square(x, layer)
-    )
+    rounding = 0 if dtype == "float32" else eps * largest
+    return allowed + rounding + 2 * factors * eps * reference.root_sum_square(x, layer)

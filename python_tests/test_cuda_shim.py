@@ -15,7 +15,6 @@ import pytest
 import reference
 from conftest import ROOT
 from cuda_library import Call, Library, call_of, tensors_of
-from hypothesis import assume, given, settings
 from native_support import guarded
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -58,13 +57,18 @@ class Fenced:
         LIBC.mprotect(ctypes.c_void_p(self._base), len(self._map), 3)
 
 
-def compute(library, case, dtype, *, order=0, blocks=0, offset=0, in_place=False, **options):
+class NoRoomError(Exception):
+    """A random tile that does not fit."""
+
+
+def compute(library, case, dtype, *, tile=None, order=0, blocks=0, offset=0, in_place=False, **options):
     """Runs a case of `reference.random_case` and checks the bytes around the output; returns it and the plan."""
     x, layer, residual = case
     try:
-        call = call_of(library, x, layer, residual, dtype, **options)
+        call = call_of(library, x, layer, residual, dtype, tile=tile, **options)
     except ValueError as error:
-        assume("shared memory" not in str(error))
+        if tile is not None and "shared memory" in str(error):
+            raise NoRoomError from error
         raise
     out, check = guarded(call.plan.output, cuda_cases.NUMPY[dtype], offset)
     arrays = {name: array.astype(cuda_cases.NUMPY[dtype]) for name, array in tensors_of(x, layer, residual).items()}
@@ -98,28 +102,28 @@ def compare(library, shape, dtype, math="exact", **options):
 def test_random_layers_agree_with_float64(library, conflicts):
     before = library.calls()
 
-    @settings(max_examples=500)
-    @given(cuda_cases.cases())
-    def agrees(case):
-        shape, dtype, math, path, tile, segments = case
-        seed = shape["seed"]
-        compare(
-            library,
-            shape,
-            dtype,
-            math,
-            path=path,
-            tile=tile,
-            segments=segments,
-            order=seed % 3,
-            blocks=seed % 4,
-            offset=seed % 2 * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
-            in_place=seed % 5 == 0,
-        )
-
-    agrees()
+    skipped = 0
+    for seed in range(600):
+        shape, dtype, math, path, tile, segments = cuda_cases.draw_case(seed)
+        try:
+            compare(
+                library,
+                shape,
+                dtype,
+                math,
+                path=path,
+                tile=tile,
+                segments=segments,
+                order=seed % 3,
+                blocks=seed % 4,
+                offset=seed % 2 * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
+                in_place=seed % 5 == 0,
+            )
+        except NoRoomError:
+            skipped += 1
     ran = {path: calls - before[path] for path, calls in library.calls().items()}
-    assert min(ran.values()) >= 10, ran
+    assert min(ran.values()) >= 50, ran
+    assert skipped <= 60
     assert conflicts() == 0
 
 

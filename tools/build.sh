@@ -1,5 +1,5 @@
 #!/bin/bash
-# tools/build.sh [asan]: builds both libraries with Bazel and copies them, where they changed, into tf_dwsconv/ (asan:
+# tools/build.sh [asan|cuda]: builds both libraries with Bazel and copies them, where they changed, into tf_dwsconv/ (asan:
 # build/asan/tf_dwsconv/), next to a record of what they were built with and for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +30,7 @@ if [[ ${1:-} == asan ]]; then
   bin=.bazel/asan-bin
   package=build/asan/tf_dwsconv
 fi
+if [[ ${1:-} == cuda ]]; then flags+=(--define=cuda=1); fi
 "$bazel" build "${flags[@]}" //:_native.so //:_dwsconv_ops.so
 
 mkdir -p "$package"

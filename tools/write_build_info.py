@@ -35,13 +35,19 @@ def abi(library: Path) -> str:
     return "cxx11" if "__cxx11" in symbols else "cxx98"
 
 
+def has_gpu_kernels(library: Path) -> bool:
+    """Whether machine code or PTX of a GPU is in the library."""
+    sections = subprocess.run(["readelf", "-SW", str(library)], check=True, capture_output=True, text=True).stdout
+    return ".nv_fatbin" in sections
+
+
 def main() -> None:
     bazel_bin, package = Path(sys.argv[1]), Path(sys.argv[2])
     ops = package / "_dwsconv_ops.so"
     info = {
         "tensorflow": version("tensorflow"),
         "compiler": compiler(ops),
-        "cuda": False,
+        "cuda": has_gpu_kernels(ops),
         "isas": isas(bazel_bin),
         "abi": abi(ops),
     }

@@ -29,7 +29,7 @@ bool Small(std::initializer_list<int64_t> sizes) { return std::max(sizes) <= kLa
 bool SizesFit(const Problem& p) {
   return Small({p.H, p.W, p.CM(), p.K, p.R, p.S, p.Ho, p.Wo, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w,
                 p.pad_top, p.pad_left}) &&
-         p.C * p.W <= std::numeric_limits<int>::max() / 8;
+         p.C * std::max(p.W, p.Wo) <= std::numeric_limits<int>::max() / 8;
 }
 
 // Whether the card has the instructions that multiply this element type.

@@ -1,0 +1,167 @@
+"""Runs the GPU kernels on a GPU against float64: `python cuda_gpu_program.py LIBRARY [--cases N] [--small]`.
+
+Needs PyTorch for memory alone, and neither TensorFlow nor pytest. Every tensor lies between NaNs, outputs are NaN
+before each call, and each call runs twice: its bits must not change. Prints one line of JSON; exits with 1 where
+anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+
+import cuda_cases
+import numpy as np
+import reference
+import torch
+from cuda_library import Library, call_of, tensors_of
+
+GUARD = 256  # elements on either side of a tensor: keeps it aligned to 16 bytes
+BITS = {"float32": (torch.int32, np.int32), "bfloat16": (torch.int16, np.int16), "float16": (torch.int16, np.int16)}
+
+
+class Guarded:
+    """A tensor on the GPU between NaNs, `offset` elements off alignment."""
+
+    def __init__(self, shape, dtype: str, values=None, offset: int = 0):
+        self.shape, self.dtype = tuple(shape), dtype
+        count = int(np.prod(shape))
+        nan = np.full(count + 2 * GUARD + offset, np.nan, cuda_cases.NUMPY[dtype])
+        if values is not None:
+            nan[GUARD + offset : GUARD + offset + count] = values.ravel()
+        self._inside = slice(GUARD + offset, GUARD + offset + count)
+        self._before = nan.view(BITS[dtype][1]).copy()
+        self.memory = torch.from_numpy(self._before.copy()).cuda()
+        self.address = self.memory.data_ptr() + (GUARD + offset) * nan.itemsize
+
+    def read(self):
+        """The tensor as NumPy; fails where anything around it was written."""
+        bits = self.memory.cpu().numpy()
+        guards = np.ones(bits.size, bool)
+        guards[self._inside] = False
+        assert np.array_equal(bits[guards], self._before[guards]), "memory around the output was written"
+        return bits[self._inside].view(cuda_cases.NUMPY[self.dtype]).reshape(self.shape)
+
+
+def compute(library, case, dtype, *, offset=0, in_place=False, **options):
+    """Runs a case of `reference.random_case` twice, on a stream of its own; returns the output and the plan."""
+    x, layer, residual = case
+    call = call_of(library, x, layer, residual, dtype, **options)
+    arrays = {name: array.astype(cuda_cases.NUMPY[dtype]) for name, array in tensors_of(x, layer, residual).items()}
+    outputs = []
+    for _ in range(2):
+        tensors = {name: Guarded(array.shape, dtype, array, offset) for name, array in arrays.items()}
+        if in_place and "r" in tensors:
+            out = tensors["r"]
+        else:
+            out = Guarded(call.plan.output, dtype, None, offset)
+        workspace = torch.full((call.plan.workspace_bytes // 4 + 1,), float("nan"), device="cuda")
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        call.run(
+            **{name: tensor.address for name, tensor in tensors.items()},
+            y=out.address,
+            workspace=workspace.data_ptr(),
+            stream=stream.cuda_stream,
+        )
+        torch.cuda.synchronize()
+        outputs.append(out.read())
+    same = outputs[0].view(BITS[dtype][1]) == outputs[1].view(BITS[dtype][1])
+    assert np.all(same), "two runs gave different bits"
+    return outputs[0], call.plan
+
+
+def compare(library, shape, dtype, math, **options) -> str:
+    """Fails where the output is off; returns the plan's words."""
+    case = reference.random_case(np.random.default_rng(shape["seed"]), cuda_cases.NUMPY[dtype], shape)
+    expected = reference.forward(*case)
+    actual, plan = compute(library, case, dtype, math=math, **options)
+    error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
+    allowed = cuda_cases.tolerance(*case, expected, dtype, math)
+    assert error <= allowed, f"off by {error}, allowed are {allowed}: {plan.text}"
+    return plan.text
+
+
+# Layers of real sizes, on the path that the planner takes: N H W C K kernel stride.
+LAYERS = [
+    (2, 112, 112, 32, 64, 3, 1),
+    (2, 112, 112, 64, 128, 3, 2),
+    (2, 56, 56, 128, 128, 3, 1),
+    (2, 28, 28, 256, 256, 3, 1),
+    (2, 14, 14, 512, 512, 3, 1),
+    (4, 7, 7, 1024, 1024, 3, 1),
+    (1, 224, 224, 128, 128, 3, 1),
+    (2, 19, 19, 728, 728, 3, 1),
+    (1, 512, 512, 3, 64, 3, 1),
+    (2, 56, 56, 144, 24, 3, 1),
+    (2, 14, 14, 480, 112, 5, 1),
+    (1, 56, 56, 96, 384, 7, 1),
+    (1, 14, 14, 384, 1536, 7, 1),
+]
+
+
+def checks(library, cases: int, small: bool):
+    """(name, function that fails or returns the plan's words) of everything that is checked."""
+    fused = {"bias": True, "depthwise_bias": True, "depthwise_activation": ("relu6", 0.2), "activation": ("relu", 0.2)}
+    for window, stride in cuda_cases.WINDOWS:
+        for dtype, math in cuda_cases.KINDS:
+            for path in ("stream", "two_step"):
+                letters = dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, window, window)))
+                shape = {**letters, **fused, "strides": (stride, stride), "seed": 3}
+                name = f"{path} {window}x{window} stride {stride} {dtype} {math}"
+                yield name, lambda s=shape, d=dtype, m=math, p=path: compare(library, s, d, m, path=p)
+    for seed in range(cases):
+        shape, dtype, math, path, tile, segments = cuda_cases.draw_case(seed)
+        options = {
+            "path": path,
+            "tile": tile,
+            "segments": segments,
+            "offset": seed % 2,
+            "in_place": seed % 5 == 0,
+        }
+        yield f"random {seed}", lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
+    for n, h, w, c, k, size, stride in [] if small else LAYERS:
+        shape = {
+            **dict(zip("NHWCMKRS", (n, h, w, c, 1, k, size, size))),
+            **fused,
+            "strides": (stride, stride),
+            "seed": 1,
+        }
+        for dtype, math in cuda_cases.KINDS:
+            name = f"layer {h}x{w}x{c}-{k} {size}x{size} {dtype} {math}"
+            yield name, lambda s=shape, d=dtype, m=math: compare(library, s, d, m)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library")
+    parser.add_argument("--cases", type=int, default=600)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("error: PyTorch finds no GPU", file=sys.stderr)
+        return 1
+    library = Library(arguments.library)
+    failed, passed, skipped = {}, 0, 0
+    for name, check in checks(library, arguments.cases, arguments.small):
+        try:
+            check()
+            passed += 1
+        except ValueError as error:
+            if name.startswith("random") and "shared memory" in str(error):
+                skipped += 1  # a tile drawn at random that does not fit
+                continue
+            failed[name] = traceback.format_exc(limit=2)
+        except AssertionError as error:
+            failed[name] = str(error)
+    ran = library.calls()
+    print(json.dumps({"gpu": torch.cuda.get_device_name(), "passed": passed, "skipped": skipped, "ran": ran}))
+    for name, why in failed.items():
+        print(f"FAILED {name}: {why}")
+    return 1 if failed or passed == 0 or min(ran.values()) == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The GPU kernels compile with nvcc, without a warning and without a spilled register in a fast one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="nvcc is not on PATH: the kernels were compiled for the CPU alone"
+)
+def test_kernels_compile_for_one_card():
+    """For Hopper alone, as all architectures take minutes: make cuda does them."""
+    out = ROOT / "build" / "cuda_test"
+    done = subprocess.run(
+        [str(ROOT / "tools" / "cuda.sh")],
+        env={**os.environ, "DWSCONV_CUDA_ARCHS": "90a", "DWSCONV_CUDA_OUT": str(out)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\| `StreamKernel<\w.*\d+ \|$", report, re.MULTILINE)) == 20
+    assert "sm_90a" in report
+
+
+def test_a_spill_in_a_fast_kernel_is_an_error(tmp_path):
+    """The report's check can fail, and lets the general kernels spill."""
+    report = """ptxas info    : Compiling entry function '{kernel}' for 'sm_90'
+    8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers
+"""
+    program = ["python3", str(ROOT / "tools" / "cuda_report.py"), str(tmp_path)]
+    (tmp_path / "a.log").write_text(report.format(kernel="_ZN7dwsconv4cuda15TransposeKernelIjEEvNS0_13TransposeArgsE"))
+    assert subprocess.run(program, capture_output=True).returncode == 0
+    assert "128 [12]" in (tmp_path / "report.md").read_text()
+    fast = "_ZN7dwsconv4cuda12StreamKernelINS0_10ExactFloatENS0_6WindowILi3ELi1EEEEEvNS0_10StreamArgsE"
+    (tmp_path / "b.log").write_text(report.format(kernel=fast))
+    failed = subprocess.run(program, capture_output=True, text=True)
+    assert failed.returncode == 1 and "StreamKernel<ExactFloat, Window<3, 1>" in failed.stderr

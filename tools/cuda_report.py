@@ -1,0 +1,73 @@
+"""Reads what ptxas said of the GPU kernels: a table as build/cuda/report.md, and an error where a fast kernel spills.
+
+Usage: cuda_report.py FOLDER, which has the compilers' output as *.log.
+"""
+
+import collections
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# What may spill: kernels for whatever has no faster one.
+GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|PointwiseKernel<.*false>")
+
+ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
+SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+REGISTERS = re.compile(r"Used (\d+) registers")
+
+
+def demangle(names: "list[str]") -> "dict[str, str]":
+    """Readable names, without namespaces and arguments."""
+    out = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout
+    short = [re.sub(r"^void |dwsconv::|cuda::|\((?!bool)\S+\)$", "", line) for line in out.splitlines()]
+    return dict(zip(names, (re.sub(r"\(bool\)([01])", r"\1", s).replace(", 0>", ", false>") for s in short)))
+
+
+def read(folder: Path) -> "dict[str, dict[str, tuple[int, int]]]":
+    """(registers, spilled bytes) by kernel and architecture."""
+    found = collections.defaultdict(dict)
+    for log in sorted(folder.glob("*.log")):
+        kernel = arch = None
+        spilled = 0
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if match := ENTRY.search(line):
+                kernel, arch = match.groups()
+            elif match := SPILLS.search(line):
+                spilled = int(match.group(2)) + int(match.group(3))
+            elif (match := REGISTERS.search(line)) and kernel:
+                found[kernel][arch] = (int(match.group(1)), spilled)
+                kernel = None
+    return found
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    found = read(folder)
+    if not found:
+        sys.exit(f"error: {folder} has no report of ptxas")
+    names = demangle(list(found))
+    archs = sorted({arch for kernels in found.values() for arch in kernels}, key=lambda a: int(re.sub(r"\D", "", a)))
+    lines = [
+        "Registers of a thread; spilled bytes in brackets.",
+        "",
+        "| kernel | " + " | ".join(archs) + " |",
+        "| --- |" + " ---: |" * len(archs),
+    ]
+    wrong = []
+    for kernel in sorted(found, key=names.get):
+        cells = []
+        for arch in archs:
+            registers, spilled = found[kernel].get(arch, (0, 0))
+            cells.append(f"{registers} [{spilled}]" if spilled else str(registers or ""))
+            if spilled and not GENERAL.search(names[kernel]):
+                wrong.append(f"{names[kernel]} for {arch}: {spilled} bytes")
+        lines.append(f"| `{names[kernel]}` | " + " | ".join(cells) + " |")
+    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f">> {len(found)} kernels, {len(archs)} architectures: {folder}/report.md")
+    if wrong:
+        sys.exit("error: registers of fast kernels are spilled:\n  " + "\n  ".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
