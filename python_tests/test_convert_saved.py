@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import check_python, python_environment
+from conftest import ROOT, check_python, python_environment
 from convert_support import check, difference, found, functional, pictures
 from test_to_builtin import network
 
@@ -101,10 +102,18 @@ def test_command_line_errors(arguments, message):
     assert "Traceback" not in done.stderr
 
 
+def test_the_page_of_the_documents(tmp_path):
+    """All Python of docs/converting.md that is marked so, one block after the other."""
+    text = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 3
+    printed = check_python(f"import os\nos.chdir({str(tmp_path)!r})\n" + "\n".join(blocks))
+    for line in re.findall(r"^# (\S.*)$", blocks[1], re.MULTILINE):
+        assert line in printed
+
+
 def test_the_face_detector(monkeypatch):
     """The demo's network: separable layers with LeakyReLU inside, trained weights, a Sequential model."""
-    from conftest import ROOT
-
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from face_detector import network as detector
 
