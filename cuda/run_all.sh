@@ -39,6 +39,7 @@ step() {
   echo "| --- | --- | ---: |"
 } >"$out/summary.md"
 step build 300 tools/cuda.sh
+((failed == 0)) || exit 1  # a library of before would be checked
 cp build/cuda/report.md "$out/registers.md" 2>/dev/null
 step checks 240 "$DWSCONV_PYTHON" "${program[@]}"
 if command -v compute-sanitizer >/dev/null; then

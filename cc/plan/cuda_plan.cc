@@ -76,7 +76,10 @@ void LayOutTile(const Problem& p, CudaPlan* plan) {
 // Blocks of this plan that one multiprocessor holds.
 int BlocksPerMultiprocessor(const Problem& p, const CudaMachine& machine, const CudaPlan& plan) {
   const int64_t by_shared = machine.multiprocessor_shared_bytes / (plan.shared_bytes + kBlockReservedBytes);
-  const int registers = p.R == 3 ? 168 : 255;  // of a thread, at most: docs/cuda.md has the compiler's report
+  // Of a thread, at most: docs/cuda.md has the compiler's report, and a test holds the kernels for 9.0 to it.
+  const bool tensor_cores = p.dtype != DType::kFloat32 || plan.math == CudaMath::kTf32;
+  const bool few = p.R == 3 && (machine.capability < 100 || (machine.capability < 120 && tensor_cores));
+  const int registers = few ? 168 : 255;
   const int64_t by_registers = 65536 / (int64_t{registers} * plan.threads);
   return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({by_shared, by_registers, 16})));
 }
