@@ -14,6 +14,7 @@ constexpr double kFmaPerCycle = 128 * 0.6;
 constexpr double kTensor16PerCycle = 1024 * 0.8;
 constexpr double kTf32PerCycle = 512 * 0.5;
 constexpr double kOutputsPerCycle = 24;  // an epilogue's: bias, activation, rounding, store
+constexpr double kLatencyCycles = 1400;  // from asking DRAM to having it, under load
 constexpr double kLaunchUs = 3;
 
 // Past this the kernels' 32-bit sizes would not do; CheckProducts keeps products within 64 bits.
@@ -99,7 +100,9 @@ void FinishStream(const Problem& p, const CudaMachine& machine, const CudaOption
   const double bytes_per_cycle = machine.dram_bytes_per_us / machine.clock_per_us / machine.multiprocessors;
   // Two blocks of a multiprocessor work on different halves at the same time; one alone does not.
   const double overlap = plan->blocks_per_multiprocessor == 1 ? 1.15 : 0.8;
-  const double step_cycles = std::max(compute * overlap, moved / bytes_per_cycle);
+  // A block's next rows are asked for one step ahead, so no step of it is shorter than they take to come.
+  const double waiting = kLatencyCycles / plan->blocks_per_multiprocessor;
+  const double step_cycles = std::max({compute * overlap, moved / bytes_per_cycle, waiting});
   const double prologue_cycles = 1500 + step_cycles * p.R / (plan->tile_rows * p.stride_h);
 
   plan->modelled_us = std::numeric_limits<double>::infinity();
