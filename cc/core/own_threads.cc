@@ -15,9 +15,10 @@
 namespace dwsconv {
 namespace {
 
-// How long a thread without work looks for more before it sleeps: longer than between two layers of a model, for waking
-// takes some 50 us; short beside what else a process does with its cores.
-constexpr std::chrono::microseconds kPatience{100};
+// How long a thread without work looks for more before it sleeps, for waking takes 50 us and more: longer than between
+// two calls of a model. Meanwhile it lets whoever else wants its core have it, every few microseconds.
+constexpr std::chrono::microseconds kPatience{1000};
+constexpr int kLooksBetweenYields = 16;
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -55,9 +56,11 @@ class Pool : public ThreadPool {
  private:
   void Run() {
     for (;;) {
+      int looks = 0;
       const auto until = std::chrono::steady_clock::now() + kPatience;
       while (waiting_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until) {
         for (int i = 0; i < 16; ++i) Pause();
+        if (++looks % kLooksBetweenYields == 0) std::this_thread::yield();
       }
       std::unique_lock<std::mutex> lock(mutex_);
       ++sleeping_;

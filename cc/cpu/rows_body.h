@@ -22,18 +22,30 @@ inline void ZeroElements(int64_t n, ZType* to) {
   if (i < n) StoreN(to + i, zero, n - i);
 }
 
+// The same for R rows of `run` elements each, all inside the image: what nearly all patches are.
+template <typename T>
+inline void CopyRun(const T* from, int64_t row_step, int64_t R, int64_t run, ZType* to) {
+  if (run < kV) {
+    for (int64_t r = 0; r < R; ++r, from += row_step, to += run) StoreN(to, LoadN(from, run), run);
+    return;
+  }
+  for (int64_t r = 0; r < R; ++r, from += row_step, to += run) CopyElements(from, run, to);
+}
+
 template <typename T>
 void Patches(const DepthwiseArgs& a) {
   const Problem& p = *a.problem;
   const T* const image = static_cast<const T*>(a.image);
   ZType* z = static_cast<ZType*>(a.z);
-  const int64_t run = p.S * p.C;
+  const int64_t run = p.S * p.C, row_step = p.dilation_h * p.W * p.C, last_line = (p.R - 1) * p.dilation_h;
   int64_t row = a.first_pixel / p.Wo, column = a.first_pixel % p.Wo;
   for (int64_t i = 0; i < a.pixels; ++i, z += a.z_stride) {
     const int64_t h = row * p.stride_h - p.pad_top, w = column * p.stride_w - p.pad_left;
     const bool inside = p.dilation_w == 1 && w >= 0 && w + p.S <= p.W;
     ZType* to = z;
-    for (int64_t r = 0; r < p.R; ++r, to += run) {
+    const bool whole = inside && h >= 0 && h + last_line < p.H;
+    if (whole) CopyRun(image + (h * p.W + w) * p.C, row_step, p.R, run, to);
+    for (int64_t r = 0; r < p.R && !whole; ++r, to += run) {
       const int64_t line = h + r * p.dilation_h;
       if (line < 0 || line >= p.H) {
         ZeroElements(run, to);

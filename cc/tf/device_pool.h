@@ -16,7 +16,9 @@
 
 namespace dwsconv {
 
-// TensorFlow's threads for a device's ops: shared with the op's neighbours instead of contending with them.
+// As many threads as TensorFlow gives an op, but of our own: they look for the next layer's work for a while before
+// they sleep, where TensorFlow's would have to be woken for each call. While they look they give way to anyone
+// (own_threads.cc).
 class DevicePool : public ThreadPool {
  public:
   explicit DevicePool(tensorflow::OpKernelContext* context)
@@ -27,10 +29,11 @@ class DevicePool : public ThreadPool {
   // No more than TensorFlow gives an op, nor than the user asks of us: OpenMP knows nothing of intra_op_parallelism.
   int threads() const { return std::max(1, std::min(threads_.num_threads, ResolveThreads(0))); }
 
-  // OpenMP's threads instead where DWSCONV_POOL=openmp asks for them: for measurements (docs/tuning.md).
+  // TensorFlow's or OpenMP's threads instead where DWSCONV_POOL asks for them: for measurements (docs/tuning.md).
   ThreadPool* get() {
     const char* word = std::getenv("DWSCONV_POOL");
-    return word == nullptr || std::strcmp(word, "openmp") != 0 ? this : OpenMpThreads();
+    if (word == nullptr) return nullptr;
+    return std::strcmp(word, "tensorflow") == 0 ? this : std::strcmp(word, "openmp") == 0 ? OpenMpThreads() : nullptr;
   }
 
  private:
