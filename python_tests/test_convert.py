@@ -8,6 +8,7 @@ import pytest
 from convert_support import chain, check, difference, found, functional, pictures
 
 import tf_dwsconv
+from tf_dwsconv.convert import _rebuild
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -372,3 +373,15 @@ def test_convert_is_the_function_however_it_is_reached():
 
     model = functional(lambda x: chain(x, 8))
     assert found(convert(model)) == found(tf_dwsconv.convert(model)) == found(tf_dwsconv.convert.convert(model))
+
+
+def test_weights_are_copies_in_memory_of_tensorflow():
+    """TensorFlow reads aligned arrays where they are: then whoever has the array could change the model."""
+    memory = np.zeros(1024 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + 1024].view(np.float32)
+    variable = keras.Variable(np.ones(256, "float32"))
+    _rebuild.assign(variable, array)
+    copied = _rebuild.owned(array)
+    array[:] = 7
+    assert not np.any(np.asarray(variable)) and not np.any(np.asarray(copied))

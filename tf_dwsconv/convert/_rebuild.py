@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.saving.serialization_lib import SafeModeScope  # for functions that are in memory already
 
 from tf_dwsconv.convert._graph import calls, functional, is_graph
@@ -225,7 +226,7 @@ def copy_state(old: Any, new: Any) -> None:
             f"has {len(sources)} variables, and made anew from its config {len(targets)}, or of other shapes.",
         )
     for source, target in zip(sources, targets):
-        target.assign(source.value)
+        target.assign(owned(source.value))
         target.trainable = source.trainable
     for copied, layer in zip(old._flatten_layers(), new._flatten_layers()):
         layer._trainable = copied._trainable
@@ -239,7 +240,17 @@ def copy_state(old: Any, new: Any) -> None:
 
 def assign(variable: Any, value: np.ndarray) -> None:
     """Sets a variable to a float64 array, rounded once to its dtype."""
-    variable.assign(np.asarray(value, np.float64).astype(_numpy_dtype(variable.dtype)).reshape(variable.shape))
+    value = np.asarray(value, np.float64).astype(_numpy_dtype(variable.dtype)).reshape(variable.shape)
+    variable.assign(owned(value))
+
+
+def owned(value: Any) -> tf.Tensor:
+    """A copy in TensorFlow's own memory.
+
+    A variable takes over what it is assigned, NumPy's memory too where that is aligned. Others may write into that, so
+    the op would have to hash such filters in each call to know them again.
+    """
+    return tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(value))
 
 
 def _numpy_dtype(name: str) -> Any:
