@@ -90,6 +90,14 @@ def test_inverted_residual_with_dropout():
     assert len(fused.layers) == 2
 
 
+def test_a_1x1_and_padding_that_lead_to_no_depthwise_convolution():
+    def make(x):
+        y = L.ZeroPadding2D(1, name="pad")(L.Conv2D(8, 1)(x))
+        return L.Conv2D(4, 3, groups=2)(y)
+
+    assert [layer.name for layer in check(functional(make), ["1x1"]).layers][2] == "pad"
+
+
 def test_expand_with_its_own_activation_and_no_pointwise():
     def make(x):
         x = L.Conv2D(24, 1, activation="hard_silu")(x)

@@ -161,6 +161,29 @@ def test_custom_layers_functions_and_lambdas_survive():
     check(functional(make), ["convolution", "convolution", "depthwise + 1x1"])
 
 
+def test_layers_as_activations_have_weights_of_their_own():
+    def make(x):
+        x = L.Conv2D(6, 1, activation=L.PReLU())(L.DepthwiseConv2D(3)(x))
+        x = L.SeparableConv2D(6, 3, activation=L.PReLU())(x)
+        return L.Conv2D(6, 3, groups=2, activation=L.PReLU())(x)
+
+    model = functional(make)
+    model(pictures(model)[0])  # builds what is used as an activation
+    randomise(model)
+    assert sum("p_re_lu" in v.path for v in model.variables) == 3
+    fused = check(model, ["depthwise + 1x1", "separable"])
+    builtin = tf_dwsconv.to_builtin(fused)
+    assert difference(builtin, model, pictures(model)) < 1e-5
+    check(model, ["depthwise + 1x1", "separable"], training=True)
+    assert not {id(v) for v in fused.variables} & {id(v) for v in builtin.variables}
+
+
+def test_ops_without_a_config():
+    table = np.random.default_rng(0).standard_normal(4).astype("float32")
+    model = functional(lambda x: keras.ops.einsum("nhwc,c->nhw", chain(x[:, ::2], 4), table))
+    check(model, ["depthwise + 1x1"])
+
+
 def test_preprocessing_layers_keep_what_they_learnt():
     normalise = L.Normalization()
     normalise.adapt(np.random.default_rng(0).standard_normal((8, 16, 16, 6)) * 3 + 1)

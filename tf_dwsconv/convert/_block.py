@@ -60,7 +60,7 @@ class Block:
     def fork(self) -> Block:
         """A copy that may be extended while this one stays as it is."""
         other = copy.copy(self)
-        other.nodes = list(self.nodes)
+        other.nodes, other.window = list(self.nodes), dict(self.window)
         for stage in ("expand", "depthwise", "pointwise"):
             setattr(other, stage, copy.copy(getattr(self, stage)))
         return other

@@ -10,7 +10,7 @@ from tf_dwsconv import activations
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.block_layer import FusedConvBlock
 from tf_dwsconv.convert._graph import Graph
-from tf_dwsconv.convert._rebuild import Emission, Plan, Step, copy_state
+from tf_dwsconv.convert._rebuild import Emission, Plan, Step, copy_state, function_again
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 L = keras.layers
@@ -54,6 +54,9 @@ class Unfuser:
     def _activation(self, layer: Any, activation: Any, suffix: str) -> tuple[Any, list[Step]]:
         """An activation for the layer in front, or a layer of its own behind it: `(function, steps)`."""
         fused = activation if isinstance(activation, Fused) else activations.parse(activation)
+        if isinstance(activation, keras.Layer) and fused is None:
+            new, copy_weights = function_again(activation)
+            return None, [Step(new, copy_weights)]
         if fused is None:
             return activation, []
         if fused.word == "leaky_relu":

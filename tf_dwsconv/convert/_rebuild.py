@@ -5,6 +5,7 @@ Nothing is shared with the old model: layers that stay are made again from their
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import tempfile
 import types
@@ -187,7 +188,27 @@ def _again(operation: Any) -> Any:
                 new.activation = activation
             return new
     except Exception as error:
+        if not isinstance(operation, keras.Layer):
+            return _op_again(operation)
         raise _refusal(operation, f"cannot be made from its config: {_in_short(error)}") from error
+
+
+def _op_again(operation: Any) -> Any:
+    """One of Keras' ops that has no config, such as one with an array among its arguments: it has no state to share."""
+    new = copy.copy(operation)
+    new._inbound_nodes, new._outbound_nodes = [], []
+    return new
+
+
+def function_again(function: Any) -> tuple[Any, Callable[[], None]]:
+    """An activation for a new layer, and what is to be done once that is built.
+
+    A layer used as an activation has weights of its own (PReLU), which the new one must not share.
+    """
+    if not isinstance(function, keras.Layer):
+        return function, lambda: None
+    new = _again(function)
+    return new, lambda: copy_state(function, new)
 
 
 def _lambda_again(layer: Any) -> Any:
@@ -219,6 +240,9 @@ def _functions(operation: Any) -> dict[str, Any]:
 
 def copy_state(old: Any, new: Any) -> None:
     """Copies weights, states of random generators, vocabularies and `trainable` from a layer to its copy."""
+    for built, layer in zip(old._flatten_layers(), new._flatten_layers()):
+        if built.built and not layer.built:  # a layer used as an activation is built by the first call on numbers
+            layer.build_from_config(built.get_build_config())
     sources, targets = list(old.variables), list(new.variables)
     if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
         raise _refusal(

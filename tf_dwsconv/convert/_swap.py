@@ -7,7 +7,7 @@ from typing import Any
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.block_layer import FusedConvBlock
 from tf_dwsconv.convert._block import Block, FoldedConvolution
-from tf_dwsconv.convert._rebuild import Emission, Step, assign
+from tf_dwsconv.convert._rebuild import Emission, Step, assign, function_again
 
 
 def word_or_pair(fused: Fused) -> Any:
@@ -18,10 +18,11 @@ def fused_block(block: Block) -> Emission:
     """A `FusedConvBlock` for a chain of calls."""
     expand, depthwise, pointwise = block.expand, block.depthwise, block.pointwise
     main = block.main
+    function, copy_function = function_again(block.function)
     layer = FusedConvBlock(
         filters=None if pointwise is None else pointwise.outputs,
         data_format=block.layout,
-        activation=block.function if block.function is not None else word_or_pair(block.activation),
+        activation=function if function is not None else word_or_pair(block.activation),
         use_bias=pointwise is not None and pointwise.bias is not None,
         expand_filters=None if expand is None else expand.outputs,
         expand_use_bias=expand is not None and expand.bias is not None,
@@ -38,6 +39,7 @@ def fused_block(block: Block) -> Emission:
     )
 
     def fill() -> None:
+        copy_function()
         for name, convolution in (("expand", expand), ("depthwise", depthwise), ("pointwise", pointwise)):
             if convolution is not None:
                 assign(getattr(layer, f"{name}_kernel"), convolution.kernel)

@@ -14,7 +14,7 @@ import keras
 from tf_dwsconv import activations
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert._graph import Graph, only_input
-from tf_dwsconv.convert._rebuild import Emission, Step, copy_state
+from tf_dwsconv.convert._rebuild import Emission, Step, copy_state, function_again
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 L = keras.layers
@@ -113,11 +113,13 @@ class ExactFinder:
         nodes.append(after)
         if pointwise.activity_regularizer is None:
             nodes += self._activation_after(after)
-        layer = _joined(depthwise, middle, pointwise)
+        function, copy_function = function_again(pointwise.activation)
+        layer = _joined(depthwise, middle, pointwise, function)
         if nodes[-1] is not after:
             layer.activation = _callable(nodes[-1].operation)
 
         def fill() -> None:
+            copy_function()
             layer.depthwise_kernel.assign(depthwise.kernel.value)
             layer.pointwise_kernel.assign(pointwise.kernel.value)
             if depthwise.use_bias:
@@ -147,7 +149,7 @@ def _callable(layer: Any) -> Any:
     return keras.activations.get(names.get(fused.word, fused.word))
 
 
-def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any) -> DepthwiseSepConv2D:
+def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function: Any) -> DepthwiseSepConv2D:
     options = {}
     for kind in ("initializer", "regularizer", "constraint"):
         options[f"depthwise_{kind}"] = getattr(depthwise, f"depthwise_{kind}")
@@ -162,7 +164,7 @@ def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any) -> Depthw
         data_format=depthwise.data_format,
         dilation_rate=depthwise.dilation_rate,
         depth_multiplier=depthwise.depth_multiplier,
-        activation=pointwise.activation,
+        activation=function,
         use_bias=pointwise.use_bias,
         depthwise_use_bias=depthwise.use_bias,
         depthwise_activation=("leaky_relu", middle.alpha) if middle.word == "leaky_relu" else middle.word,
