@@ -191,6 +191,18 @@ def test_dense_convolutions(options, norm):
     assert [layer.name for layer in check(functional(make), ["convolution"]).layers] == ["in0", "conv"]
 
 
+def test_dense_convolutions_of_many_channels_stay_with_their_norm_folded():
+    def make(x):
+        y = L.Conv2D(6, 3, name="few")(L.Conv2D(17, 3, name="many", use_bias=False)(L.DepthwiseConv2D(3)(x)))
+        return L.ReLU()(L.BatchNormalization()(L.Conv2D(6, 3, name="other")(L.Conv2D(17, 3, name="more")(y))))
+
+    fused = check(functional(make))
+    kinds = {layer.name: type(layer) for layer in fused.layers}
+    assert kinds["few"] is kinds["other"] is L.Conv2D
+    assert kinds["many"] is kinds["more"] is tf_dwsconv.FusedConvBlock
+    assert not any(isinstance(layer, L.BatchNormalization) for layer in fused.layers)
+
+
 def test_dense_convolutions_with_padding_in_front_and_a_residual():
     def make(x):
         y = L.Conv2D(6, 3, use_bias=False)(L.ZeroPadding2D(1)(x))
