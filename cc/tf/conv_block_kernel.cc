@@ -9,6 +9,7 @@
 #include "cc/tf/block_attributes.h"
 #include "cc/tf/device_pool.h"
 #include "cc/tf/filter_cache.h"
+#include "cc/tf/layer_inputs.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace dwsconv {
@@ -17,7 +18,6 @@ namespace {
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 
 class ConvBlockOp : public tensorflow::OpKernel {
  public:
@@ -36,9 +36,7 @@ class ConvBlockOp : public tensorflow::OpKernel {
     std::string error = MakeBlock(request, &block);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
 
-    const auto data = [this, context](BlockInput input) {
-      return attributes_.has(input) ? context->input(attributes_.at[input]).data() : nullptr;
-    };
+    const auto data = [this, context](BlockInput input) { return DataOf(context, attributes_.at[input]); };
     BlockBuffers buffers;
     buffers.main.input = context->input(0).data();
     buffers.expand_filter = data(kBlockExpandFilter);
@@ -50,15 +48,8 @@ class ConvBlockOp : public tensorflow::OpKernel {
     buffers.scale = data(kBlockScale);
     buffers.main.residual = data(kBlockResidual);
 
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(block.main), &shape));
     Tensor* output = nullptr;
-    if (attributes_.has(kBlockResidual)) {
-      OP_REQUIRES_OK(context,
-                     context->forward_input_or_allocate_output({attributes_.at[kBlockResidual]}, 0, shape, &output));
-    } else {
-      OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
-    }
+    OP_REQUIRES_OK(context, AllocateOutput(context, block.main, attributes_.at[kBlockResidual], &output));
     if (output->NumElements() == 0) return;
     buffers.main.output = output->data();
     PreferHugePages(buffers.main.output, static_cast<int64_t>(output->TotalBytes()));

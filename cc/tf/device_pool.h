@@ -1,4 +1,4 @@
-// What the CPU kernels of all our ops share: TensorFlow's threads, and shapes as the core wants them.
+// The threads of the CPU kernels of all our ops.
 #ifndef DWSCONV_TF_DEVICE_POOL_H_
 #define DWSCONV_TF_DEVICE_POOL_H_
 
@@ -8,7 +8,6 @@
 #include <cstring>
 #include <functional>
 #include <utility>
-#include <vector>
 
 #include "cc/core/parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -39,11 +38,6 @@ class DevicePool : public ThreadPool {
  private:
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
-
-inline std::vector<int64_t> Sizes(const tensorflow::Tensor& tensor) {
-  const auto sizes = tensor.shape().dim_sizes();
-  return {sizes.begin(), sizes.end()};
-}
 
 }  // namespace dwsconv
 

@@ -6,7 +6,7 @@
 #include "absl/status/status.h"
 #include "cc/core/make_problem.h"
 #include "cc/plan/cuda_plan.h"
-#include "cc/tf/device_pool.h"
+#include "cc/tf/layer_inputs.h"
 #include "cc/tf/op_attributes.h"
 #include "cuda/forward.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -28,39 +28,17 @@ class DepthwiseSepConv2DGpuOp : public tensorflow::OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
-    int next = kFirstOptional;
-    const int depthwise_bias_at = attributes_.has_depthwise_bias ? next++ : -1;
-    const int bias_at = attributes_.has_bias ? next++ : -1;
-    const int residual_at = attributes_.has_residual ? next++ : -1;
+    const LayerInputs inputs(attributes_);
 
-    Request request = attributes_;
-    request.input = Sizes(context->input(kInput));
-    request.depthwise_filter = Sizes(context->input(kDepthwiseFilter));
-    request.pointwise_filter = Sizes(context->input(kPointwiseFilter));
-    if (depthwise_bias_at > 0) request.depthwise_bias = Sizes(context->input(depthwise_bias_at));
-    if (bias_at > 0) request.bias = Sizes(context->input(bias_at));
-    if (residual_at > 0) request.residual = Sizes(context->input(residual_at));
     Problem problem;
-    std::string error = MakeProblem(request, &problem);
+    std::string error = MakeProblem(inputs.Read(context, attributes_), &problem);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
 
-    const auto data = [context](int at) { return at < 0 ? nullptr : context->input(at).data(); };
     ForwardBuffers buffers;
-    buffers.input = data(kInput);
-    buffers.depthwise_filter = data(kDepthwiseFilter);
-    buffers.pointwise_filter = data(kPointwiseFilter);
-    buffers.depthwise_bias = data(depthwise_bias_at);
-    buffers.bias = data(bias_at);
-    buffers.residual = data(residual_at);
+    inputs.SetBuffers(context, &buffers);
 
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(problem), &shape));
     Tensor* output = nullptr;
-    if (residual_at > 0) {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({residual_at}, 0, shape, &output));
-    } else {
-      OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
-    }
+    OP_REQUIRES_OK(context, AllocateOutput(context, problem, inputs.residual, &output));
     if (output->NumElements() == 0) return;
     buffers.output = output->data();
 

@@ -8,6 +8,7 @@
 #include "cc/core/make_problem.h"
 #include "cc/cpu/backward.h"
 #include "cc/tf/device_pool.h"
+#include "cc/tf/layer_inputs.h"
 #include "cc/tf/op_attributes.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -37,22 +38,13 @@ class DepthwiseSepConv2DGradOp : public tensorflow::OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
-    int next = kFirstOptional;
-    const int depthwise_bias_at = attributes_.has_depthwise_bias ? next++ : -1;
-    const int bias_at = attributes_.has_bias ? next++ : -1;
-    const int residual_at = attributes_.has_residual ? next++ : -1;
+    const LayerInputs inputs(attributes_);
+    int next = inputs.next;
     const int output_at = outputs_ == 1 ? next++ : -1;
     const int grad_at = next;
 
-    Request request = attributes_;
-    request.input = Sizes(context->input(kInput));
-    request.depthwise_filter = Sizes(context->input(kDepthwiseFilter));
-    request.pointwise_filter = Sizes(context->input(kPointwiseFilter));
-    if (depthwise_bias_at > 0) request.depthwise_bias = Sizes(context->input(depthwise_bias_at));
-    if (bias_at > 0) request.bias = Sizes(context->input(bias_at));
-    if (residual_at > 0) request.residual = Sizes(context->input(residual_at));
     Problem problem;
-    std::string error = MakeProblem(request, &problem);
+    std::string error = MakeProblem(inputs.Read(context, attributes_), &problem);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
     TensorShape output_shape;
     OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(problem), &output_shape));
@@ -67,16 +59,10 @@ class DepthwiseSepConv2DGradOp : public tensorflow::OpKernel {
     OP_REQUIRES(context, output_at > 0 || problem.out.kind == ActivationKind::kNone || DerivativeFromInput(problem.out),
                 absl::InvalidArgumentError("output must be given for this activation, but is missing"));
 
-    const auto data = [context](int at) { return at < 0 ? nullptr : context->input(at).data(); };
     BackwardBuffers buffers;
-    buffers.input = data(kInput);
-    buffers.depthwise_filter = data(kDepthwiseFilter);
-    buffers.pointwise_filter = data(kPointwiseFilter);
-    buffers.depthwise_bias = data(depthwise_bias_at);
-    buffers.bias = data(bias_at);
-    buffers.residual = data(residual_at);
-    buffers.output = data(output_at);
-    buffers.grad = data(grad_at);
+    inputs.SetBuffers(context, &buffers);
+    buffers.output = DataOf(context, output_at);
+    buffers.grad = DataOf(context, grad_at);
 
     void** const gradients[kGradients] = {
         &buffers.d_input, &buffers.d_depthwise_filter, &buffers.d_pointwise_filter, &buffers.d_depthwise_bias,

@@ -10,6 +10,7 @@
 #include "cc/cpu/forward.h"
 #include "cc/tf/device_pool.h"
 #include "cc/tf/filter_cache.h"
+#include "cc/tf/layer_inputs.h"
 #include "cc/tf/op_attributes.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -19,7 +20,6 @@ namespace {
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 
 class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
  public:
@@ -32,39 +32,17 @@ class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
   ~DepthwiseSepConv2DOp() override { FilterCache::Global().Sweep(); }
 
   void Compute(OpKernelContext* context) override {
-    int next = kFirstOptional;
-    const int depthwise_bias_at = attributes_.has_depthwise_bias ? next++ : -1;
-    const int bias_at = attributes_.has_bias ? next++ : -1;
-    const int residual_at = attributes_.has_residual ? next++ : -1;
+    const LayerInputs inputs(attributes_);
 
-    Request request = attributes_;
-    request.input = Sizes(context->input(kInput));
-    request.depthwise_filter = Sizes(context->input(kDepthwiseFilter));
-    request.pointwise_filter = Sizes(context->input(kPointwiseFilter));
-    if (depthwise_bias_at > 0) request.depthwise_bias = Sizes(context->input(depthwise_bias_at));
-    if (bias_at > 0) request.bias = Sizes(context->input(bias_at));
-    if (residual_at > 0) request.residual = Sizes(context->input(residual_at));
     Problem problem;
-    std::string error = MakeProblem(request, &problem);
+    std::string error = MakeProblem(inputs.Read(context, attributes_), &problem);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
 
-    const auto data = [context](int at) { return at < 0 ? nullptr : context->input(at).data(); };
     ForwardBuffers buffers;
-    buffers.input = data(kInput);
-    buffers.depthwise_filter = data(kDepthwiseFilter);
-    buffers.pointwise_filter = data(kPointwiseFilter);
-    buffers.depthwise_bias = data(depthwise_bias_at);
-    buffers.bias = data(bias_at);
-    buffers.residual = data(residual_at);
+    inputs.SetBuffers(context, &buffers);
 
-    TensorShape shape;
-    OP_REQUIRES_OK(context, TensorShape::BuildTensorShape(OutputShape(problem), &shape));
     Tensor* output = nullptr;
-    if (residual_at > 0) {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({residual_at}, 0, shape, &output));
-    } else {
-      OP_REQUIRES_OK(context, context->allocate_output(0, shape, &output));
-    }
+    OP_REQUIRES_OK(context, AllocateOutput(context, problem, inputs.residual, &output));
     if (output->NumElements() == 0) return;
     buffers.output = output->data();
     PreferHugePages(buffers.output, static_cast<int64_t>(output->TotalBytes()));
@@ -77,8 +55,8 @@ class DepthwiseSepConv2DOp : public tensorflow::OpKernel {
     options.pool = pool.get();
     absl::InlinedVector<const Tensor*, 4> filters = {&context->input(kDepthwiseFilter),
                                                      &context->input(kPointwiseFilter)};
-    if (depthwise_bias_at > 0) filters.push_back(&context->input(depthwise_bias_at));
-    if (bias_at > 0) filters.push_back(&context->input(bias_at));
+    if (inputs.depthwise_bias > 0) filters.push_back(&context->input(inputs.depthwise_bias));
+    if (inputs.bias > 0) filters.push_back(&context->input(inputs.bias));
     const PackedFiltersPtr packed = FilterCache::Global().Get(problem, options.isa, buffers, filters, stable_filters_);
     error = Forward(problem, buffers, packed.get(), options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
