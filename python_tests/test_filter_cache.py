@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import check_python
-from filter_cache_support import D_SHAPE, P_SHAPE, X, aligned, draw, expect, fresh, op, swept_counters, warm
+from filter_cache_support import D_SHAPE, P_SHAPE, X, aligned, cleared_counters, draw, expect, fresh, op, warm
 
 import tf_dwsconv
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("op_library")
 
 @pytest.fixture
 def counters():
-    return swept_counters()
+    return cleared_counters()
 
 
 def sgd(learning_rate):

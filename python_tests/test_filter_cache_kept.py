@@ -14,7 +14,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from filter_cache_support import D_SHAPE, P_SHAPE, X, aligned, draw, expect, fresh, op, swept_counters, warm
+from filter_cache_support import D_SHAPE, P_SHAPE, X, aligned, cleared_counters, draw, expect, fresh, op, warm
 
 import tf_dwsconv.native
 
@@ -25,7 +25,7 @@ CACHE_BYTES = 256 << 20  # FilterCache::Global
 
 @pytest.fixture
 def counters():
-    return swept_counters()
+    return cleared_counters()
 
 
 def test_one_buffer_read_as_different_filters(counters):

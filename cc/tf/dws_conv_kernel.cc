@@ -97,6 +97,8 @@ void dwsconv_filter_cache(int64_t values[6]) {
   std::copy(all, all + 6, values);
 }
 
+void dwsconv_filter_cache_clear() { dwsconv::FilterCache::Global().Clear(); }
+
 void dwsconv_filter_cache_sweep() { dwsconv::FilterCache::Global().Sweep(); }
 
 }  // extern "C"

@@ -233,6 +233,12 @@ void FilterCache::Sweep() {
   SweepUnderLock(&released);
 }
 
+void FilterCache::Clear() {
+  Released released;
+  std::lock_guard<std::mutex> lock(mu_);
+  while (!entries_.empty()) Erase(entries_.begin(), &released);
+}
+
 FilterCache::Stats FilterCache::stats() const {
   std::lock_guard<std::mutex> lock(mu_);
   Stats stats = stats_;

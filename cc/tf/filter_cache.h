@@ -58,6 +58,9 @@ class FilterCache {
   // filters that were not used for long.
   void Sweep();
 
+  // Lets go of everything: for tests, which count from there.
+  void Clear();
+
   struct Stats {
     int64_t entries = 0, bytes = 0, held = 0;   // now; held: tensors
     int64_t hits = 0, misses = 0, inserts = 0;  // calls so far; a miss that is no insert left nothing behind
