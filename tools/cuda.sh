@@ -61,7 +61,7 @@ stamp="$("$nvcc" --version | tail -1) ${gencode[*]} ${flags[*]}"
 [[ -e $out/stamp && $(cat "$out/stamp") == "$stamp" ]] || { rm -f "$out"/*.o; echo "$stamp" >"$out/stamp"; }
 newest_header=$(ls -t cuda/*.cuh cuda/*.h cc/core/*.h cc/plan/*.h | head -1)
 stale=()
-for source in cuda/stream_*.cu cuda/[!s]*.cu cuda/*.cc cc/core/make_problem.cc cc/plan/cuda_*.cc; do
+for source in cuda/stream_*.cu cuda/[!s]*.cu cuda/*.cc cc/core/make_*.cc cc/plan/cuda_*.cc; do
   object=$out/$(basename "$source").o
   if [[ ! $object -nt $source || ! $object -nt $newest_header ]]; then stale+=("$source"); fi
 done

@@ -12,7 +12,7 @@ flags=(-std=c++17 -O2 -march=native -ffp-contract=off -fPIC -Wall -Wextra -Werro
 headers=(cuda/*.cuh cuda/*.h cuda/testing/*.h cc/core/*.h cc/plan/*.h tools/cuda_shim.sh)
 newest=$(ls -t "${headers[@]}" | head -1)
 stale=()
-for source in cuda/*.cu cuda/*.cc cuda/testing/*.cc cc/core/make_problem.cc cc/plan/cuda_*.cc; do
+for source in cuda/*.cu cuda/*.cc cuda/testing/*.cc cc/core/make_*.cc cc/plan/cuda_*.cc; do
   if [[ $source == cuda/machine.cu ]]; then continue; fi
   object=$out/$(basename "$source").o
   if [[ ! $object -nt $source || ! $object -nt $newest ]]; then stale+=("$source"); fi
