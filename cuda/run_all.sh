@@ -42,9 +42,13 @@ step build 300 tools/cuda.sh
 ((failed == 0)) || exit 1  # a library of before would be checked
 cp build/cuda/report.md "$out/registers.md" 2>/dev/null
 step checks 240 "$DWSCONV_PYTHON" "${program[@]}"
+block=(python_tests/cuda_block_gpu_program.py "$library")
+step block_checks 240 "$DWSCONV_PYTHON" "${block[@]}"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     step "$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "$DWSCONV_PYTHON" "${program[@]}" --small \
+      --cases 30
+    step "block_$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "$DWSCONV_PYTHON" "${block[@]}" --small \
       --cases 30
   done
 else

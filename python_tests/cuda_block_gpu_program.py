@@ -1,0 +1,124 @@
+"""Runs the block's GPU kernels on a GPU against float64: `cuda_block_gpu_program.py LIBRARY [--cases N] [--small]`.
+
+Needs PyTorch for memory alone, and neither TensorFlow nor pytest. Every tensor lies between NaNs, outputs and
+workspaces are NaN before each call, and each call runs twice: its bits must not change. Prints one line of JSON; exits
+with 1 where anything failed, and where a kernel of the block never ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import sys
+import traceback
+
+import cuda_block_cases as cases
+import numpy as np
+import torch
+from cuda_block_library import BlockCall, BlockLibrary
+from cuda_cases import KINDS
+from cuda_gpu_program import BITS, Guarded
+
+
+def compute(library, block, *, offset=0, in_place=False, **options):
+    """Runs a block twice, on a stream of its own; returns the output and the plan."""
+    x, tensors = block.laid_out()
+    shapes = {name: array.shape for name, array in tensors.items()}
+    call = BlockCall(library, x.shape, shapes, block.dtype, **block.options, **options)
+    outputs = []
+    for _ in range(2):
+        given = {name: Guarded(array.shape, block.dtype, array, offset) for name, array in {"x": x, **tensors}.items()}
+        in_place = in_place and "residual" in given
+        out = given["residual"] if in_place else Guarded(call.plan.output, block.dtype, None, offset)
+        workspace = torch.full((call.plan.workspace_bytes // 4 + 1,), float("nan"), device="cuda")
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        addresses = {name: tensor.address for name, tensor in given.items()}
+        call.run(**addresses, y=out.address, workspace=workspace.data_ptr(), stream=stream.cuda_stream)
+        torch.cuda.synchronize()
+        outputs.append(out.read())
+    same = outputs[0].view(BITS[block.dtype][1]) == outputs[1].view(BITS[block.dtype][1])
+    assert np.all(same), "two runs gave different bits"
+    return outputs[0], call.plan
+
+
+def compare(library, block, math, **options) -> str:
+    """Fails where the output is off; returns the plan's words."""
+    actual, plan = compute(library, block, math=math, **options)
+    expected, size = block.expected()
+    error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
+    allowed = block.tolerance(size, math)
+    assert error <= allowed, f"off by {error}, allowed are {allowed}: {plan.text}"
+    return plan.text
+
+
+# Blocks of networks at their sizes: stages, and what differs from cuda_block_cases.make's.
+BLOCKS = {
+    "mobilenetv2 112": ("edp", {"h": 112, "w": 112, "e": 16, "c": 96, "k": 24, "strides": (2, 2)}),
+    "mobilenetv2 56": ("edpr", {"h": 56, "w": 56, "e": 24, "c": 144, "k": 24}),
+    "mobilenetv2 14": ("edpr", {"h": 14, "w": 14, "e": 64, "c": 384, "k": 64}),
+    "mobilenetv3 expand": ("ed", {"h": 28, "w": 28, "e": 40, "c": 120, "window": (5, 5)}),
+    "mobilenetv3 gate": ("spr", {"h": 28, "w": 28, "c": 120, "k": 40}),
+    "efficientnet expand": ("ed", {"h": 14, "w": 14, "e": 112, "c": 672, "window": (5, 5), "strides": (2, 2)}),
+    "efficientnet gate": ("spr", {"n": 5, "h": 7, "w": 7, "c": 1152, "k": 192}),
+    "convnext 56": ("dnp", {"h": 56, "w": 56, "c": 96, "k": 384, "window": (7, 7)}),
+    "convnext 7": ("dnp", {"h": 7, "w": 7, "c": 768, "k": 3072, "window": (7, 7)}),
+    "convnext back": ("pr", {"h": 14, "w": 14, "c": 1536, "k": 384}),
+    "convnext wide": ("dnp", {"h": 7, "w": 7, "c": 1024, "k": 64, "window": (7, 7)}),
+    "first 3x3": ("D", {"h": 224, "w": 224, "c": 3, "k": 32, "strides": (2, 2)}),
+    "first 4x4": ("D", {"h": 224, "w": 224, "c": 3, "k": 96, "window": (4, 4), "strides": (4, 4), "padding": "VALID"}),
+    "dense": ("Dr", {"h": 28, "w": 28, "c": 16, "k": 64}),
+}
+WORDS = {"window", "pixels", "pointwise", "gated", "dense", "general", "expand product", "expand general", "transposed"}
+
+
+def checks(library, count: int, small: bool):
+    """(name, function that fails or returns the plan's words) of everything that is checked."""
+    for window, stride in cases.WINDOWS:
+        for dtype, math in KINDS:
+            for stages in ("dnsp", "dr"):
+                sizes = {"h": 21, "w": 14, "c": 70, "window": (window, window), "strides": (stride, stride)}
+                block = cases.make(stages, dtype, **sizes)
+                name = f"{stages} {window}x{window} stride {stride} {dtype} {math}"
+                yield name, lambda b=block, m=math: compare(library, b, m, in_place=True)
+    for seed in range(count):
+        dtype, math = KINDS[seed // len(cases.STAGES) % len(KINDS)]
+        block, general = cases.draw_block(seed, dtype)
+        options = {"general": bool(general), "offset": seed % 2, "in_place": seed % 5 != 0}
+        yield f"random {seed}", lambda b=block, m=math, o=options: compare(library, b, m, **o)
+    for name, (stages, sizes) in {} if small else BLOCKS.items():
+        for dtype, math in KINDS:
+            block = cases.make(stages, dtype, **sizes)
+            yield f"{name} {dtype} {math}", lambda b=block, m=math: compare(library, b, m, in_place=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library")
+    parser.add_argument("--cases", type=int, default=480)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("error: PyTorch finds no GPU", file=sys.stderr)
+        return 1
+    library = BlockLibrary(arguments.library)
+    failed, passed, ran = {}, 0, collections.Counter()
+    for name, check in checks(library, arguments.cases, arguments.small):
+        try:
+            ran.update(check().split(", "))
+            passed += 1
+        except ValueError:
+            failed[name] = traceback.format_exc(limit=2)
+        except AssertionError as error:
+            failed[name] = str(error)
+    missing = sorted(WORDS - set(ran)) if arguments.cases >= 48 else []
+    report = {"gpu": torch.cuda.get_device_name(), "passed": passed, "calls": library.calls(), "never ran": missing}
+    print(json.dumps({**report, "ran": {word: ran[word] for word in sorted(WORDS & set(ran))}}))
+    for name, why in failed.items():
+        print(f"FAILED {name}: {why}")
+    return 1 if failed or missing or passed == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
