@@ -7,15 +7,13 @@
 
 #include "cc/core/make_problem.h"
 #include "cc/plan/cuda_plan.h"
+#include "cuda/c_api_call.h"
 #include "cuda/forward.h"
 
 namespace dwsconv {
-namespace {
 
-// What both entries begin with.
-std::string Prepare(const DwsconvCudaCall& call, Problem* problem, CudaPlan* plan) {
+std::string ProblemOf(const DwsconvCudaCall& call, Problem* problem) {
   if (call.dtype < 0 || call.dtype > 2) return "dtype must be 0, 1 or 2, but is " + std::to_string(call.dtype);
-  if (call.path < 0 || call.path > 3) return "path must be 0 to 3, but is " + std::to_string(call.path);
   if (call.math < 0 || call.math > 1) return "math must be 0 or 1, but is " + std::to_string(call.math);
   Request request;
   request.input.assign(call.input, call.input + 4);
@@ -39,7 +37,21 @@ std::string Prepare(const DwsconvCudaCall& call, Problem* problem, CudaPlan* pla
   request.alpha = call.alpha;
   request.dtype = static_cast<DType>(call.dtype);
   request.input_name = "x";
-  std::string error = MakeProblem(request, problem);
+  return MakeProblem(request, problem);
+}
+
+const char* Keep(const std::string& error) {
+  static thread_local std::string kept;
+  kept = error;
+  return kept.c_str();
+}
+
+namespace {
+
+// What both entries begin with.
+std::string Prepare(const DwsconvCudaCall& call, Problem* problem, CudaPlan* plan) {
+  if (call.path < 0 || call.path > 3) return "path must be 0 to 3, but is " + std::to_string(call.path);
+  std::string error = ProblemOf(call, problem);
   CudaMachine machine;
   if (error.empty()) error = cuda::CurrentMachine(&machine);
   if (!error.empty()) return error;
@@ -50,12 +62,6 @@ std::string Prepare(const DwsconvCudaCall& call, Problem* problem, CudaPlan* pla
   options.tile_columns = call.tile_columns;
   options.segments = call.segments;
   return MakeCudaPlan(*problem, machine, options, plan);
-}
-
-const char* Keep(const std::string& error) {
-  static thread_local std::string kept;
-  kept = error;
-  return kept.c_str();
 }
 
 }  // namespace

@@ -1,0 +1,226 @@
+"""The GPU kernels' gradients on the CPU (cuda/testing/shim.h), against float64, as test_cuda_shim.py does Y."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+
+import cuda_backward_cases as cases
+import cuda_cases
+import numpy as np
+import pytest
+import reference
+from conftest import ROOT
+from cuda_backward_library import GRADIENTS, BackwardCall, BackwardLibrary, backward_call_of
+from cuda_library import Call, tensors_of
+from native_support import guarded
+from test_cuda_shim import Fenced
+
+
+@pytest.fixture(scope="module")
+def library():
+    done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return BackwardLibrary(ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so")
+
+
+@pytest.fixture
+def conflicts(library):
+    """Counts the matrix loads of a test whose rows share banks of shared memory."""
+    count = library.handle.dwsconv_shim_bank_conflicts
+    count.restype = ctypes.c_int64
+    before = count()
+    return lambda: count() - before
+
+
+def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False, **options):
+    """Gradients of a case of `reference.random_case` by name, and the plan; checks the bytes around them.
+
+    Inputs end where memory ends, outputs and workspace are NaN before.
+    """
+    x, layer, residual = case
+    call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, **options)
+    numpy_type = cuda_cases.NUMPY[dtype]
+    inputs = tensors_of(x, layer, residual)
+    wanted = [name for name in wanted if name in inputs]
+    gradients = {name: guarded(inputs[name].shape, numpy_type, offset) for name in wanted}
+    arrays = {name: array.astype(numpy_type) for name, array in {**inputs, "grad": grad, "y": y}.items()}
+    if in_place and "r" in wanted:
+        gradients["r"][0][...] = arrays.pop("grad")
+    fenced = {name: Fenced(array, offset) for name, array in arrays.items()}
+    workspace, check_workspace = guarded((call.plan.workspace_bytes // 4,), np.float32)
+    addresses = {name: fence.address for name, fence in fenced.items()}
+    addresses.setdefault("grad", gradients["r"][0].ctypes.data if "r" in gradients else None)
+    if layer.activation[0] == "none" or cases.from_input(layer.activation):
+        addresses["y"] = None
+    library.handle.dwsconv_shim_order(order)
+    library.handle.dwsconv_shim_most_blocks(ctypes.c_int64(blocks))
+    call.run(
+        {name: out.ctypes.data for name, (out, _) in gradients.items()}, workspace=workspace.ctypes.data, **addresses
+    )
+    for fence in fenced.values():
+        fence.close()
+    for _, check in gradients.values():
+        check()
+    check_workspace()
+    return {name: out for name, (out, _) in gradients.items()}, call.plan
+
+
+def made(shape, dtype):
+    """(case, float64 gradients, Y, dY) of a shape."""
+    rng = np.random.default_rng(shape["seed"])
+    numpy_type = cuda_cases.NUMPY[dtype]
+    case = reference.random_case(rng, numpy_type, shape)
+    expected, y, grad = cases.backward(*case, cases.random_gradient(rng, *case, numpy_type), numpy_type)
+    return case, expected, y, grad
+
+
+def compare(library, shape, dtype, math="exact", **options):
+    case, expected, y, grad = made(shape, dtype)
+    math = math if dtype == "float32" else "exact"
+    actual, plan = compute(library, case, dtype, grad=grad, y=y, math=math, **options)
+    for name, gradient in actual.items():
+        error = np.abs(gradient.astype(np.float64) - expected.values[name]).max(initial=0.0)
+        allowed = cases.tolerance(expected, name, dtype, math)
+        assert error <= allowed, f"{name} is off by {error}, allowed are {allowed}: {plan.text} {shape}"
+    return plan
+
+
+def test_the_reference_is_a_gradient():
+    """Its sums against differences of the float64 forward pass."""
+    rng = np.random.default_rng(0)
+    shape = {**LAYER, **dict(zip("NHWCMKRS", (1, 5, 6, 3, 2, 4, 3, 2))), "strides": (2, 1), "residual": True}
+    shape.update(depthwise_activation=("gelu", 0.2), activation=("silu", 0.2))
+    x, layer, residual = reference.random_case(rng, np.float64, shape)
+    grad = cases.random_gradient(rng, x, layer, residual, np.float64)
+    gradients, _, _ = cases.backward(x, layer, residual, grad, np.float64)
+    tensors = tensors_of(x, layer, residual)
+    assert list(gradients.values) == list(GRADIENTS)
+    for name, tensor in tensors.items():
+        at = tuple(int(rng.integers(size)) for size in tensor.shape)
+        kept, losses = tensor[at], []
+        for step in (1e-5, -1e-5):
+            tensor[at] = kept + step
+            losses.append((reference.forward(x, layer, residual) * grad).sum())
+        tensor[at] = kept
+        assert gradients.values[name][at] == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5, abs=1e-6), name
+
+
+LAYER = {**dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, 3, 3))), "bias": True, "depthwise_bias": True, "seed": 3}
+
+
+def test_random_layers_agree_with_float64(library, conflicts):
+    before = library.backward_calls()
+    for seed in range(160):
+        shape, dtype, math, path, wanted = cases.draw_case(seed)
+        compare(
+            library,
+            shape,
+            dtype,
+            math,
+            path=path,
+            wanted=wanted,
+            order=seed % 3,
+            blocks=seed % 4,
+            offset=seed % 2 * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
+            in_place=seed % 5 == 0 and shape["activation"][0] == "none",
+        )
+    ran = {path: calls - before[path] for path, calls in library.backward_calls().items()}
+    assert min(ran.values()) >= 30, ran
+    assert conflicts() == 0
+
+
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+@pytest.mark.parametrize("window, stride", cuda_cases.WINDOWS)
+def test_every_fast_kernel(library, conflicts, window, stride, dtype, math):
+    """One layer that is no multiple of anything, on each kernel that is compiled."""
+    shape = {**LAYER, "R": window, "S": window, "strides": (stride, stride), "depthwise_activation": ("relu6", 0.2)}
+    plan = compare(library, shape, dtype, math, path="steps", order=7)
+    assert plan.text.startswith("steps tf32 window" if math == "tf32" else "steps window")
+    assert conflicts() == 0
+
+
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+def test_products_of_several_tiles(library, conflicts, dtype, math):
+    """More channels and pixels than one tile of each product has, in vectors and not."""
+    channels, filters = (144, 136) if dtype == "float16" or math == "tf32" else (130, 139)
+    shape = {**LAYER, "H": 15, "W": 19, "C": channels, "K": filters, "activation": ("relu", 0.2)}
+    compare(library, shape, dtype, math, path="steps", order=5)
+    assert conflicts() == 0
+
+
+@pytest.mark.parametrize("activation", list(reference.ACTIVATIONS))
+@pytest.mark.parametrize("path", ["general", "steps"])
+def test_every_activation(library, path, activation):
+    for dtype, math in cuda_cases.KINDS:
+        for alpha in (0.3, -0.3) if activation == "leaky_relu" else (0.3,):
+            both = {"activation": (activation, alpha), "depthwise_activation": (activation, alpha)}
+            compare(library, {**LAYER, "H": 9, "W": 9, **both, "residual": True}, dtype, math, path=path)
+
+
+@pytest.mark.parametrize("wanted", [*GRADIENTS, "none"])
+def test_each_gradient_alone(library, wanted):
+    """Nothing but what is asked for is written, and nothing that it needs is missing."""
+    names = () if wanted == "none" else (wanted,)
+    for activation in ("none", "relu", "silu"):
+        shape = {**LAYER, "H": 9, "W": 11, "residual": True, "activation": (activation, 0.2)}
+        for path in ("general", "steps"):
+            compare(library, shape, "float16", path=path, wanted=names)
+
+
+@pytest.mark.parametrize("path", ["general", "steps"])
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+def test_same_bits_however_it_runs(library, path, dtype, math):
+    """The order of threads, the number of blocks and what else is asked for change no bit."""
+    shape = {**LAYER, "N": 2, "activation": ("gelu", 0.2), "depthwise_activation": ("silu", 0.2), "residual": True}
+    case, _, y, grad = made(shape, dtype)
+    first, _ = compute(library, case, dtype, grad=grad, y=y, math=math, path=path)
+    for options in ({"order": 1}, {"order": 9, "blocks": 3}, {"wanted": ("x", "p", "r")}, {"wanted": ("d", "db")}):
+        again, _ = compute(library, case, dtype, grad=grad, y=y, math=math, path=path, **options)
+        for name, gradient in again.items():
+            np.testing.assert_array_equal(gradient, first[name])
+
+
+@pytest.mark.parametrize("path", ["general", "steps"])
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+def test_gradients_that_are_not_finite(library, path, dtype, math):
+    """A NaN in dY reaches what it is part of and no other picture; a derivative of 0 stops it."""
+    shape = {**LAYER, "N": 2, "H": 9, "W": 10, "activation": ("relu", 0.2)}
+    case, _, y, grad = made(shape, dtype)
+    closed, open_ = np.argwhere(y == 0)[0], np.argwhere(y[1] > 0)[0]
+    grad[tuple(closed)] = np.inf
+    gradients, _ = compute(library, case, dtype, grad=grad, y=y, math=math, path=path)
+    assert all(np.isfinite(gradient.astype(np.float64)).all() for gradient in gradients.values())
+    grad[(1, *open_)] = np.nan
+    gradients, _ = compute(library, case, dtype, grad=grad, y=y, math=math, path=path)
+    assert np.isfinite(gradients["x"][0].astype(np.float64)).all()
+    assert np.isnan(gradients["x"][1].astype(np.float64)).any()
+    assert np.isnan(gradients["b"].astype(np.float64)).sum() == 1
+    assert np.isnan(gradients["p"].astype(np.float64)).any(axis=(0, 1, 2)).sum() == 1
+
+
+@pytest.mark.parametrize("size", ["N", "H"])
+def test_gradients_of_nothing_are_zeros(library, size):
+    case, _, y, grad = made({**LAYER, size: 0, "padding": "SAME"}, "float32")
+    gradients, _ = compute(library, case, "float32", grad=grad, y=y)
+    assert set(gradients) == {"x", "d", "p", "db", "b"}
+    assert all(not gradient.any() for gradient in gradients.values())
+
+
+def call(library, dtype="float16", path="auto", **attributes):
+    forward = Call(library, (1, 8, 8, 8), (3, 3, 8, 1), (1, 1, 8, 8), dtype, **attributes)
+    return BackwardCall(library, forward, path=path)
+
+
+def test_what_does_not_fit_is_an_error(library):
+    few = call(library, activation=("relu", 0.2))
+    with pytest.raises(ValueError, match="y must be given"):
+        few.run({}, x=None, d=None, p=None, grad=None)
+    few.plan.workspace_bytes -= 1
+    with pytest.raises(ValueError, match="workspace_bytes must be at least"):
+        few.run({}, x=None, d=None, p=None, grad=None)
+
+
+def test_nothing_wanted_needs_no_workspace(library):
+    forward = Call(library, (4, 8, 8, 8), (3, 3, 8, 1), (1, 1, 8, 8), "float16", activation=("silu", 0.2))
+    assert BackwardCall(library, forward, wanted=()).plan.workspace_bytes == 0
