@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "cc/core/problem.h"
+#include "cuda/element.cuh"
 #include "cuda/platform.cuh"
 
 namespace dwsconv {
@@ -58,6 +59,26 @@ DWS_DEVICE void ClampAll(float (&values)[kGroups][kLength], DeviceActivation act
   for (int g = 0; g < kGroups; ++g) {
     DWS_UNROLL
     for (int i = 0; i < kLength; ++i) values[g][i] = Clamp(values[g][i], 0.f, high);
+  }
+}
+
+// Whether an activation may as well be applied to 16-bit elements after the rounding: a clamp between numbers that they
+// have gives the same, two elements at a time.
+template <typename T>
+DWS_DEVICE bool ClampsWords(DeviceActivation activation) {
+  return sizeof(T) == 2 && IsClampKind(activation.kind);
+}
+
+// Such an activation on words of two elements.
+template <typename T, int kLength>
+DWS_DEVICE void ClampWords(uint32_t (&words)[kLength], DeviceActivation activation) {
+  if constexpr (sizeof(T) == 2) {
+    if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
+    const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : INFINITY;
+    const float both[2] = {high, high};
+    const uint32_t limit = NarrowWord(both, T());
+    DWS_UNROLL
+    for (int i = 0; i < kLength; ++i) words[i] = ClampWord(words[i], limit, T());
   }
 }
 

@@ -61,6 +61,7 @@ std::string Prepare(const DwsconvCudaCall& call, Problem* problem, CudaPlan* pla
   options.tile_rows = call.tile_rows;
   options.tile_columns = call.tile_columns;
   options.segments = call.segments;
+  options.groups = call.groups;
   return MakeCudaPlan(*problem, machine, options, plan);
 }
 

@@ -19,11 +19,11 @@ typedef struct {
   int64_t explicit_paddings[8]; /* read with padding "EXPLICIT" */
   const char *padding, *data_format, *depthwise_activation, *activation;
   float depthwise_alpha, alpha;
-  int32_t dtype; /* 0 float32, 1 bfloat16, 2 float16 */
-  int32_t path;  /* 0 the planner's choice, 1 direct, 2 two_step, 3 stream */
-  int32_t math;  /* of float32: 0 exact, 1 tf32 */
-  int32_t reserved;
-  int64_t tile_rows, tile_columns, segments; /* 0: the planner's choice */
+  int32_t dtype;  /* 0 float32, 1 bfloat16, 2 float16 */
+  int32_t path;   /* 0 the planner's choice, 1 direct, 2 two_step, 3 stream */
+  int32_t math;   /* of float32: 0 exact, 1 tf32 */
+  int32_t groups; /* of a block's threads; 0: the planner's choice, as of what follows */
+  int64_t tile_rows, tile_columns, segments;
   /* Device pointers; null where there is no such tensor. The residual may be y. */
   const void *x, *d, *p, *db, *b, *r;
   void* y;

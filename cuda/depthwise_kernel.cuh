@@ -67,15 +67,21 @@ __global__ void __launch_bounds__(kDepthwiseThreads) DepthwiseKernel(const Depth
     const int64_t row_words = static_cast<int64_t>(W) * words;
     const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * H * row_words + in_row * row_words +
                               static_cast<int64_t>(in_column) * words + word;
-    SumPatch<T, Win>(sums, weights, InsideMask(in_row, H, Win::kIn), InsideMask(in_column, W, Win::kIn),
-                     Load{x, row_words, words});
-    ActivateAll(sums, args.mid);
+    const uint32_t rows = InsideMask(in_row, H, Win::kIn), columns = InsideMask(in_column, W, Win::kIn);
+    constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
+    if (rows == kAll && columns == kAll) {
+      SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
+    } else {
+      SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
+    }
+    uint32_t z_words[kPatchPixels];
+    PatchWords<T>(z_words, sums, args.mid);
     uint32_t* const z = static_cast<uint32_t*>(args.z) + ((image * Ho + row) * Wo + column) * words + word;
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {
       DWS_UNROLL
       for (int b = 0; b < kPatch; ++b) {
-        if (row + a < Ho && column + b < Wo) z[(static_cast<int64_t>(a) * Wo + b) * words] = PatchWord<T>(sums, a, b);
+        if (row + a < Ho && column + b < Wo) z[(static_cast<int64_t>(a) * Wo + b) * words] = z_words[a * kPatch + b];
       }
     }
   }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/activation.cuh"
 #include "cuda/element.cuh"
 #include "cuda/platform.cuh"
 
@@ -27,6 +28,8 @@ struct Window {
 template <typename T>
 using PatchSums = float[Word<T>::kElements][kPatchPixels];
 
+constexpr uint32_t kAllInside = 0xffffffffu;
+
 // Bit i of the result: whether first + i lies in [0, size).
 DWS_DEVICE uint32_t InsideMask(int first, int size, int count) {
   const int low = first < 0 ? -first : 0, high = size - first;
@@ -36,7 +39,8 @@ DWS_DEVICE uint32_t InsideMask(int first, int size, int count) {
 }
 
 // Adds the taps of all inputs (row, column) of the patch whose bits are set in both masks; the others are outside the
-// image and are left out. load(row) prepares a row, load(row, column) gives the word there.
+// image and are left out. load(row) prepares a row, load(row, column) gives the word there. With kAllInside as masks
+// the code has no branches.
 template <typename T, typename Win, typename Load>
 DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
                          uint32_t columns, Load load) {
@@ -78,6 +82,18 @@ DWS_DEVICE uint32_t PatchWord(const PatchSums<T>& sums, int a, int b) {
   DWS_UNROLL
   for (int e = 0; e < kElements; ++e) values[e] = (&sums[0][0])[(a * kPatch + b) * kElements + e];
   return NarrowWord(values, T());
+}
+
+// The words of channels of the output pixels, after the activation; changes the sums.
+template <typename T>
+DWS_DEVICE void PatchWords(uint32_t (&words)[kPatchPixels], PatchSums<T>& sums, DeviceActivation activation) {
+  const bool late = ClampsWords<T>(activation);
+  if (!late) ActivateAll(sums, activation);
+  DWS_UNROLL
+  for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
+    words[pixel] = PatchWord<T>(sums, pixel / kPatch, pixel % kPatch);
+  }
+  if (late) ClampWords<T>(words, activation);
 }
 
 }  // namespace cuda

@@ -49,6 +49,9 @@ DWS_DEVICE Float16 Narrow<Float16>(float value) {
 
 #endif  // DWSCONV_SHIM
 
+// Neither infinite nor NaN.
+DWS_DEVICE bool IsFinite(float value) { return value - value == 0.f; }
+
 // 4 bytes: what a thread of a depthwise kernel loads at a time. One float, or two 16-bit elements, the first one in the
 // lower half.
 template <typename T>
@@ -82,6 +85,52 @@ template <typename T>
 DWS_DEVICE uint32_t NarrowWord(const float (&values)[2], T) {
   return static_cast<uint32_t>(Narrow<T>(values[0]).bits) | static_cast<uint32_t>(Narrow<T>(values[1]).bits) << 16;
 }
+
+// Both elements of a word, clamped to [0, high]; NaN goes through. `high` is a word of the same elements, and has no
+// effect where it is infinity.
+#if defined(DWSCONV_SHIM)
+
+template <typename T>
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, T) {
+  float values[2], limits[2];
+  WidenWord(word, values, T());
+  WidenWord(high, limits, T());
+  for (int e = 0; e < 2; ++e) {
+    if (values[e] < 0.f) values[e] = 0.f;
+    if (values[e] > limits[e]) values[e] = limits[e];
+  }
+  return NarrowWord(values, T());
+}
+
+#else
+
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, Float16) {
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("min.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
+  return word;
+#else
+  float values[2], limits[2];
+  WidenWord(word, values, Float16());
+  WidenWord(high, limits, Float16());
+  DWS_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    values[e] = values[e] < 0.f ? 0.f : values[e];
+    values[e] = values[e] > limits[e] ? limits[e] : values[e];
+  }
+  return NarrowWord(values, Float16());
+#endif
+}
+
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, BFloat16) {
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("min.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
+#endif
+  return word;  // before 8.0 the planner gives bfloat16 the direct kernel
+}
+
+#endif  // DWSCONV_SHIM
 
 }  // namespace cuda
 }  // namespace dwsconv

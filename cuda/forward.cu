@@ -130,9 +130,18 @@ const char* RunStream(const Problem& p, const CudaPlan& plan, int multiprocessor
   args.d_offset_bytes = plan.d_offset_bytes;
   args.bias_offset_bytes = plan.bias_offset_bytes;
   args.ring_offset_bytes = plan.ring_offset_bytes;
-  args.items = plan.items;
+  args.group_bytes = plan.group_bytes;
+  args.groups = plan.groups;
+  args.group_threads = plan.threads / plan.groups;
+  args.group_threads_log2 = Log2(args.group_threads);
+  const int words = plan.channels * static_cast<int>(SizeOf(p.dtype)) / 4;
+  args.patch_step = args.group_threads / words;
+  args.word_step = args.group_threads % words;
+  args.copy_step = args.group_threads / (words / 4);
+  args.items = static_cast<int>(plan.items);
+  args.image_outputs = static_cast<int>(p.output_pixels() * p.K);
   const int64_t slots = int64_t{multiprocessors} * plan.blocks_per_multiprocessor;
-  const Launch launch{std::min(plan.items, slots), plan.threads, plan.shared_bytes, stream};
+  const Launch launch{std::min(Ceil(plan.items, plan.groups), slots), plan.threads, plan.shared_bytes, stream};
   switch (p.dtype) {
     case DType::kFloat16:
       return LaunchStreamFloat16(p.R, p.stride_h, launch, args);

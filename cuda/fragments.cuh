@@ -86,9 +86,13 @@ DWS_DEVICE uint32_t ToTf32(float value) {
 // The way a warp holds its sums of 32 rows (pixels) x up to 64 columns (output channels): kSums of them in kTiles tiles
 // of 16 columns. A policy has
 //   Multiply   sums += rows of Z (in shared memory, from the warp's first) * P (from the warp's first column), over
-//              `channels` channels, a multiple of 16, for the first `tiles` tiles;
+//              `channels` channels, a multiple of 16, for the first `tiles` tiles. Without a branch where that is a
+//              constant;
 //   Row(i)     the warp's row that this lane holds as its i-th, for i < kRows;
-//   ForEach    f(i, column, pointer to sums, count): runs of sums side by side in row i, `count` a constant.
+//   ForEach    f(i, column, pointer to sums): two sums side by side in row i;
+//   kPermuted  whether it can take P with its columns permuted, such that a lane's sums of a row are of channels side
+//   by
+//              side: Column(channel) is where the channel's column lies then.
 constexpr int kWarpRows = 32;
 constexpr int kTiles = 4;
 constexpr int kTileSums = 16;
@@ -132,13 +136,21 @@ struct TensorCoreSums {
 template <typename T>
 struct TensorCores16 : TensorCoreSums {
   using Element = T;
-  static constexpr int kRun = 2;
+  static constexpr bool kPermuted = true;
+
+  // Of 32 channels a lane's sums of four tiles of 8 columns hold columns 2t and 2t + 1 each: they get channels 8t to 8t
+  // + 7.
+  DWS_DEVICE static int Column(int channel) {
+    return (channel & ~31) + (channel >> 1 & 3) * 8 + (channel >> 3 & 3) * 2 + (channel & 1);
+  }
 
   DWS_DEVICE static void Multiply(Sums& sums, const T* z, int z_pitch, const T* p, int p_pitch, int channels, int tiles,
                                   int lane) {
     const T* z_row = z + (lane & 15) * z_pitch + (lane >> 4) * 8;
     const T* p_row = p + (lane & 15) * p_pitch + (lane >> 4) * 8;
-    for (int c = 0; c < channels; c += 16, z_row += 16, p_row += 16 * p_pitch) {
+    // More of it at a time would take registers from the rest of the kernel. There is a first one always.
+    DWS_UNROLL_TWICE
+    for (int left = channels;; z_row += 16, p_row += 16 * p_pitch) {
       uint32_t a[2][4];
       LoadMatrices(a[0], z_row);
       LoadMatrices(a[1], z_row + 16 * z_pitch);
@@ -153,6 +165,8 @@ struct TensorCores16 : TensorCoreSums {
           MultiplyAdd(&sums[j][(2 + m) * 4], a[m], b[2], b[3], T());
         }
       }
+      left -= 16;
+      if (left <= 0) break;
     }
   }
 };
@@ -160,7 +174,8 @@ struct TensorCores16 : TensorCoreSums {
 // float32 on tensor cores, by the 10 highest bits of the mantissa.
 struct TensorCoresTf32 : TensorCoreSums {
   using Element = float;
-  static constexpr int kRun = 2;
+  static constexpr bool kPermuted = false;
+  DWS_DEVICE static int Column(int channel) { return channel; }
 
   DWS_DEVICE static void Multiply(Sums& sums, const float* z, int z_pitch, const float* p, int p_pitch, int channels,
                                   int tiles, int lane) {
@@ -196,8 +211,9 @@ struct TensorCoresTf32 : TensorCoreSums {
 // side by side.
 struct ExactFloat {
   using Element = float;
+  static constexpr bool kPermuted = false;
+  DWS_DEVICE static int Column(int channel) { return channel; }
   static constexpr int kRows = 8;
-  static constexpr int kRun = 2;
 
   DWS_DEVICE static int Row(int lane, int i) { return (lane >> 3) + 4 * i; }
 
@@ -205,6 +221,7 @@ struct ExactFloat {
                                   int tiles, int lane) {
     const float* z_row = z + (lane >> 3) * z_pitch;
     const float* p_row = p + (lane & 7) * 2;
+    DWS_ROLLED
     for (int c = 0; c < channels; c += 4, z_row += 4) {
       float a[kRows][4];
       DWS_UNROLL
@@ -220,6 +237,8 @@ struct ExactFloat {
         DWS_UNROLL
         for (int j = 0; j < kTiles; ++j) {
           if (j >= tiles) continue;
+          // Never so. Without a branch the compiler loads ahead more of P than there are registers for.
+          if (c + e + j >= channels + kTiles) continue;
           const float2 b = *reinterpret_cast<const float2*>(p_row + j * kTileColumns);
           DWS_UNROLL
           for (int i = 0; i < kRows; ++i) {

@@ -14,6 +14,7 @@
 #define DWS_DEVICE __device__ __forceinline__
 #define DWS_UNROLL _Pragma("unroll")
 #define DWS_ROLLED _Pragma("unroll 1")
+#define DWS_UNROLL_TWICE _Pragma("unroll 2")
 #endif
 
 namespace dwsconv {
@@ -28,6 +29,15 @@ DWS_DEVICE char* SharedMemory() {
 }
 
 DWS_DEVICE void SyncBlock() { __syncthreads(); }
+
+// SyncBlock, and whether `value` is true for any thread of the block.
+DWS_DEVICE bool SyncBlockOr(bool value) { return __syncthreads_or(value) != 0; }
+
+// A barrier of `threads` threads of the block, whole warps, which all name the same `group`: 0 to 14, as barrier 0 is
+// the block's own.
+DWS_DEVICE void SyncGroup(int group, int threads) {
+  asm volatile("barrier.sync %0, %1;\n" ::"r"(group + 1), "r"(threads) : "memory");
+}
 
 DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 

@@ -3,6 +3,7 @@
 #define DWSCONV_CUDA_POINTWISE_KERNEL_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/async_copy.cuh"
 #include "cuda/fragments.cuh"
@@ -95,6 +96,8 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
   float* const bias = reinterpret_cast<float*>(shared + kPointwiseStages * Sizes::kStageElements);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row_of_warp = warp / 2 * kWarpRows, column_of_warp = warp % 2 * kTiles * kTileColumns;
+  // ExactFloat needs to see it as a variable: see there.
+  const int depth = !std::is_same<Policy, ExactFloat>::value || args.channels > 0 ? Sizes::kDepth : 0;
   const int steps = (args.channels + Sizes::kDepth - 1) / Sizes::kDepth;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
     // Blocks that run together read the same columns of P.
@@ -111,7 +114,8 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
       }
       CommitCopies();
     }
-    const int left = (args.out.channels - first_column - column_of_warp + kTileColumns - 1) / kTileColumns;
+    const int columns = args.out.channels - first_column;
+    const int left = (columns - column_of_warp + kTileColumns - 1) / kTileColumns;
     const int tiles = left < 0 ? 0 : left < kTiles ? left : kTiles;
     Sums sums;
     ClearSums(sums);
@@ -126,8 +130,10 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
       }
       CommitCopies();
       const T* const z = shared + stage * Sizes::kStageElements;
-      Policy::Multiply(sums, z + row_of_warp * Sizes::kZPitch, Sizes::kZPitch, z + Sizes::kZElements + column_of_warp,
-                       Sizes::kPPitch, Sizes::kDepth, tiles, lane);
+      if (column_of_warp < columns) {
+        Policy::Multiply(sums, z + row_of_warp * Sizes::kZPitch, Sizes::kZPitch, z + Sizes::kZElements + column_of_warp,
+                         Sizes::kPPitch, depth, kTiles, lane);
+      }
       stage = stage + 1 == kPointwiseStages ? 0 : stage + 1;
       next = next + 1 == kPointwiseStages ? 0 : next + 1;
     }

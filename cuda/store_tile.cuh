@@ -128,6 +128,105 @@ DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, con
   }
 }
 
+// Where P's columns were permuted (TensorCores16::Column) a lane has, of each 32 channels, 8 side by side: sum e of
+// them in its row i.
+DWS_DEVICE float& PermutedSum(Sums& sums, int pair, int i, int e) {
+  return sums[2 * pair + e / 4][((e / 2 & 1) * 2 + (i >> 1)) * 4 + (i & 1) * 2 + (e & 1)];
+}
+
+// The 16 bytes at `from`, of which `count` elements are inside; zeros for the others.
+template <typename T>
+DWS_DEVICE uint4 LoadSome(const T* from, int count) {
+  uint32_t words[4] = {0, 0, 0, 0};
+  DWS_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    if (e < count) words[e / 2] |= static_cast<uint32_t>(from[e].bits) << 16 * (e & 1);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+template <typename T>
+DWS_DEVICE void StoreSome(T* to, const uint32_t (&words)[4], int count) {
+  DWS_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    if (e < count) to[e].bits = static_cast<uint16_t>(words[e / 2] >> 16 * (e & 1));
+  }
+}
+
+// StoreTile of 16-bit elements where P's columns were permuted, and the sums have the bias already: 16 bytes of Y a
+// lane. first_column: the warp's first channel.
+template <typename T>
+DWS_DEVICE void StorePermuted(Sums& sums, int lane, int tiles, int first_column, const int (&rows)[4],
+                              const float* bias, const OutputArgs& out) {
+  first_column += 8 * (lane & 3);
+  DWS_UNROLL
+  for (int pair = 0; pair < kTiles / 2; ++pair) {
+    if (2 * pair >= tiles) continue;
+    DWS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float4 four = *reinterpret_cast<const float4*>(bias + first_column + pair * 2 * kTileColumns + 4 * half);
+      DWS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        PermutedSum(sums, pair, i, 4 * half) += four.x;
+        PermutedSum(sums, pair, i, 4 * half + 1) += four.y;
+        PermutedSum(sums, pair, i, 4 * half + 2) += four.z;
+        PermutedSum(sums, pair, i, 4 * half + 3) += four.w;
+      }
+    }
+  }
+  if (out.residual != nullptr) {
+    const T* const residual = static_cast<const T*>(out.residual) + first_column;
+    DWS_UNROLL
+    for (int pair = 0; pair < kTiles / 2; ++pair) {
+      const int left = out.channels - first_column - pair * 2 * kTileColumns;
+      DWS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        if (2 * pair >= tiles || rows[i] < 0 || left <= 0) continue;
+        const T* const from = residual + rows[i] + pair * 2 * kTileColumns;
+        const uint4 four = out.vector ? *reinterpret_cast<const uint4*>(from) : LoadSome(from, left);
+        const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+        DWS_UNROLL
+        for (int w = 0; w < 4; ++w) {
+          float values[2];
+          WidenWord(words[w], values, T());
+          PermutedSum(sums, pair, i, 2 * w) += values[0];
+          PermutedSum(sums, pair, i, 2 * w + 1) += values[1];
+        }
+      }
+    }
+  }
+  const bool late = ClampsWords<T>(out.activation);
+  if (!late) ActivateAll(sums, out.activation);
+  T* const y = static_cast<T*>(out.y) + first_column;
+  DWS_UNROLL
+  for (int pair = 0; pair < kTiles / 2; ++pair) {
+    const int left = 2 * pair < tiles ? out.channels - first_column - pair * 2 * kTileColumns : 0;
+    uint32_t words[4][4];
+    DWS_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      DWS_UNROLL
+      for (int w = 0; w < 4; ++w) {
+        const float values[2] = {PermutedSum(sums, pair, i, 2 * w), PermutedSum(sums, pair, i, 2 * w + 1)};
+        words[i][w] = NarrowWord(values, T());
+      }
+      if (late) ClampWords<T>(words[i], out.activation);
+    }
+    if (out.vector) {
+      DWS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        if (rows[i] < 0 || left <= 0) continue;
+        *reinterpret_cast<uint4*>(y + rows[i] + pair * 2 * kTileColumns) =
+            make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+      }
+    } else {
+      DWS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        if (rows[i] >= 0) StoreSome(y + rows[i] + pair * 2 * kTileColumns, words[i], left);
+      }
+    }
+  }
+}
+
 }  // namespace cuda
 }  // namespace dwsconv
 

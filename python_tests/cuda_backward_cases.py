@@ -174,7 +174,7 @@ def random_gradient(rng: np.random.Generator, x, layer, residual, dtype):
 
 def draw_case(seed: int) -> tuple:
     """A random (shape, element type, math, path, wanted); `shape` is as `reference.random_case` takes it."""
-    shape, dtype, math, _, _, _ = cuda_cases.draw_case(seed)
+    shape, dtype, math, _, _ = cuda_cases.draw_case(seed)
     rng = np.random.default_rng([seed, 7])
     path = ("general", "steps", "steps", "auto")[rng.integers(4)]
     names = ("x", "d", "p", "db", "b", "r")

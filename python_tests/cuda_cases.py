@@ -21,10 +21,11 @@ TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 32), (16, 8), (3
 
 
 def draw_case(seed: int) -> tuple:
-    """A random (shape, element type, math, path, tile, segments); `shape` is as `reference.random_case` takes it.
+    """A random (shape, element type, math, path, cut). The shape is as `reference.random_case` takes it.
 
     A third runs on the path that takes anything, or that the planner chooses, with any window, stride, dilation and
     multiplier; the others have windows that the fused kernel takes, and most run on it.
+    `cut` are options of how the fused kernel is cut.
     """
     rng = np.random.default_rng(seed)
 
@@ -73,7 +74,8 @@ def draw_case(seed: int) -> tuple:
     path = pick("direct", "two_step", "auto") if general else pick("direct", "two_step", "stream", "stream", "stream")
     streams = path == "stream"
     dtype, math = pick(*KINDS)
-    return shape, dtype, math, path, pick(None, *TILES) if streams else None, pick(0, 1, 2, 3) if streams else 0
+    cut = {"tile": pick(None, *TILES), "segments": pick(0, 1, 2, 3), "groups": pick(0, 0, 1, 2, 3)} if streams else {}
+    return shape, dtype, math, path, cut
 
 
 def tolerance(x, layer, residual, expected, dtype: str, math: str) -> float:

@@ -113,14 +113,8 @@ def checks(library, cases: int, small: bool):
                 name = f"{path} {window}x{window} stride {stride} {dtype} {math}"
                 yield name, lambda s=shape, d=dtype, m=math, p=path: compare(library, s, d, m, path=p)
     for seed in range(cases):
-        shape, dtype, math, path, tile, segments = cuda_cases.draw_case(seed)
-        options = {
-            "path": path,
-            "tile": tile,
-            "segments": segments,
-            "offset": seed % 2,
-            "in_place": seed % 5 == 0,
-        }
+        shape, dtype, math, path, cut = cuda_cases.draw_case(seed)
+        options = {"path": path, **cut, "offset": seed % 2, "in_place": seed % 5 == 0}
         yield f"random {seed}", lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
     for n, h, w, c, k, size, stride in [] if small else LAYERS:
         shape = {

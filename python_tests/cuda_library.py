@@ -26,7 +26,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_char_p) for name in ("padding", "data_format", "depthwise_activation", "activation")),
         ("depthwise_alpha", ctypes.c_float),
         ("alpha", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("dtype", "path", "math", "reserved")),
+        *((name, ctypes.c_int32) for name in ("dtype", "path", "math", "groups")),
         *((name, ctypes.c_int64) for name in ("tile_rows", "tile_columns", "segments")),
         *((name, ctypes.c_void_p) for name in ("x", "d", "p", "db", "b", "r", "y", "workspace")),
         ("workspace_bytes", ctypes.c_int64),
@@ -69,6 +69,7 @@ class Call:
         path, math: keys of PATHS and MATHS.
         tile: (rows, columns), or None for the planner's choice.
         segments: pieces of an image's rows; 0 is the planner's choice.
+        groups: of a block's threads; 0 is the planner's choice.
 
     Raises:
         ValueError: the library refuses the call; the message is its own.
@@ -95,6 +96,7 @@ class Call:
         math: str = "exact",
         tile: Optional[tuple] = None,
         segments: int = 0,
+        groups: int = 0,
     ):
         self._library = library
         self._call = call = _Call()
@@ -115,7 +117,7 @@ class Call:
         call.activation, call.alpha = activation[0].encode(), activation[1]
         call.dtype, call.path, call.math = DTYPES[dtype], PATHS[path], MATHS[math]
         call.tile_rows, call.tile_columns = tile or (0, 0)
-        call.segments = segments
+        call.segments, call.groups = segments, groups
         plan = _Plan()
         self._check(library.plan(ctypes.byref(call), ctypes.byref(plan)))
         self.plan = Plan(tuple(plan.output), plan.workspace_bytes, plan.modelled_us, plan.text.decode())

@@ -20,6 +20,9 @@ constexpr double kLaunchUs = 3;
 // Past this the kernels' 32-bit sizes would not do; CheckProducts keeps products within 64 bits.
 constexpr int64_t kLargest = int64_t{1} << 24;
 
+constexpr int64_t kMostItems = int64_t{1} << 30;  // so that an item after the last one is an int, too
+constexpr int kMostGroups = 4;                    // of a block's threads
+
 constexpr int kBlockReservedBytes = 1024;  // the system's own, of each block's shared memory
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -54,10 +57,11 @@ void LayOutTile(const Problem& p, CudaPlan* plan) {
   const int element = static_cast<int>(SizeOf(p.dtype));
   const int stride = static_cast<int>(p.stride_h), window = static_cast<int>(p.R);
   const int pixels = plan->tile_rows * plan->tile_columns;
-  plan->threads = pixels * 2;
+  plan->threads = pixels * 2 * plan->groups;
   plan->channels = static_cast<int>(RoundUp(p.C, 16));
-  plan->out_channels = static_cast<int>(RoundUp(p.K, 16));
-  plan->warp_channels = static_cast<int>(std::min<int64_t>(64, RoundUp(Ceil(plan->out_channels, 2), 16)));
+  // A warp multiplies by 32 or 64 columns of P.
+  plan->out_channels = static_cast<int>(RoundUp(p.K, 32));
+  plan->warp_channels = plan->out_channels > 64 ? 64 : 32;
   plan->in_columns = (plan->tile_columns - 1) * stride + window;
   plan->ring_rows = (plan->tile_rows - 1) * stride + window + plan->tile_rows * stride;
   int64_t at = 0;
@@ -67,20 +71,24 @@ void LayOutTile(const Problem& p, CudaPlan* plan) {
     return static_cast<int>(std::min<int64_t>(begin, std::numeric_limits<int>::max()));
   };
   plan->p_offset_bytes = place(int64_t{plan->channels} * PPitch(plan->out_channels) * element);
-  plan->z_offset_bytes = place(int64_t{pixels} * ZPitch(plan->channels, element) * element);
   plan->d_offset_bytes = place(p.R * p.S * plan->channels * element);
   plan->bias_offset_bytes = place(int64_t{plan->channels + plan->out_channels} * 4);
+  const int64_t common = at;
+  plan->z_offset_bytes = place(int64_t{pixels} * ZPitch(plan->channels, element) * element);
   plan->ring_offset_bytes = place(int64_t{plan->ring_rows} * plan->in_columns * plan->channels * element);
-  plan->shared_bytes = at;
+  const int64_t group_bytes = at - common;
+  plan->group_bytes = static_cast<int>(std::min<int64_t>(group_bytes, std::numeric_limits<int>::max()));
+  plan->shared_bytes = common + plan->groups * group_bytes;
 }
+
+// Threads that a block of the fused kernel may have: kStreamThreads of cuda/stream_kernel.cuh.
+int StreamThreads(const Problem& p) { return p.R == 3 ? 384 : 256; }
 
 // Blocks of this plan that one multiprocessor holds.
 int BlocksPerMultiprocessor(const Problem& p, const CudaMachine& machine, const CudaPlan& plan) {
   const int64_t by_shared = machine.multiprocessor_shared_bytes / (plan.shared_bytes + kBlockReservedBytes);
-  // Of a thread, at most: docs/cuda.md has the compiler's report, and a test holds the kernels for 9.0 to it.
-  const bool tensor_cores = p.dtype != DType::kFloat32 || plan.math == CudaMath::kTf32;
-  const bool few = p.R == 3 && (machine.capability < 100 || (machine.capability < 120 && tensor_cores));
-  const int registers = few ? 168 : 255;
+  // Of a thread, at most: what the launch bounds leave it. docs/cuda.md has the compiler's report.
+  const int registers = p.R == 3 ? 168 : 255;
   const int64_t by_registers = 65536 / (int64_t{registers} * plan.threads);
   return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({by_shared, by_registers, 16})));
 }
@@ -89,7 +97,8 @@ int BlocksPerMultiprocessor(const Problem& p, const CudaMachine& machine, const 
 void FinishStream(const Problem& p, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
   plan->blocks_per_multiprocessor = BlocksPerMultiprocessor(p, machine, *plan);
   const int64_t strips = Ceil(p.Wo, plan->tile_columns), steps = Ceil(p.Ho, plan->tile_rows);
-  const int64_t slots = int64_t{machine.multiprocessors} * plan->blocks_per_multiprocessor;
+  const int residents = plan->blocks_per_multiprocessor * plan->groups;  // groups of a multiprocessor
+  const int64_t slots = int64_t{machine.multiprocessors} * residents;
   const double pixels = plan->tile_rows * plan->tile_columns;
   const double taps = static_cast<double>(p.R * p.S);
   const double compute = pixels * plan->channels * taps / kFmaPerCycle +
@@ -98,10 +107,10 @@ void FinishStream(const Problem& p, const CudaMachine& machine, const CudaOption
   const double columns = std::min<double>(plan->in_columns, static_cast<double>(p.W));
   const double moved = Bytes(p, 1) * (plan->tile_rows * p.stride_h * columns * p.C + pixels * p.K);
   const double bytes_per_cycle = machine.dram_bytes_per_us / machine.clock_per_us / machine.multiprocessors;
-  // Two blocks of a multiprocessor work on different halves at the same time; one alone does not.
-  const double overlap = plan->blocks_per_multiprocessor == 1 ? 1.15 : 0.8;
-  // A block's next rows are asked for one step ahead, so no step of it is shorter than they take to come.
-  const double waiting = kLatencyCycles / plan->blocks_per_multiprocessor;
+  // Two groups of a multiprocessor work on different halves at the same time; one alone does not.
+  const double overlap = residents == 1 ? 1.15 : residents == 2 ? 0.8 : 0.7;
+  // A group's next rows are asked for one step ahead, so no step of it is shorter than they take to come.
+  const double waiting = kLatencyCycles / residents;
   const double step_cycles = std::max({compute * overlap, moved / bytes_per_cycle, waiting});
   const double prologue_cycles = 1500 + step_cycles * p.R / (plan->tile_rows * p.stride_h);
 
@@ -111,7 +120,8 @@ void FinishStream(const Problem& p, const CudaMachine& machine, const CudaOption
     const int64_t segment_steps = Ceil(steps, segments);
     const int64_t used = Ceil(steps, segment_steps);
     const int64_t items = p.N * strips * used;
-    const double cycles = static_cast<double>(Ceil(items, slots)) * plan->blocks_per_multiprocessor *
+    if (items > kMostItems) continue;
+    const double cycles = static_cast<double>(Ceil(items, slots)) * residents *
                           (static_cast<double>(segment_steps) * step_cycles + prologue_cycles);
     const double us = CyclesToUs(machine, cycles) + kLaunchUs;
     if (us >= plan->modelled_us) continue;
@@ -138,25 +148,33 @@ std::string PlanStream(const Problem& p, const CudaMachine& machine, const CudaO
       const int rows = pixels / columns;
       if (rows % 4 != 0) continue;
       if (options.tile_columns > 0 && (options.tile_columns != columns || options.tile_rows != rows)) continue;
-      CudaPlan candidate;
-      candidate.path = CudaPath::kStream;
-      candidate.math = options.math;
-      candidate.tile_rows = rows;
-      candidate.tile_columns = columns;
-      LayOutTile(p, &candidate);
-      // A thread copies 16 bytes of a pixel at a time, so a pixel has no more of them than the block has threads.
-      if (int64_t{candidate.channels} * SizeOf(p.dtype) / 16 > candidate.threads) continue;
-      if (candidate.shared_bytes > machine.block_shared_bytes) continue;
-      FinishStream(p, machine, options, &candidate);
-      if (!found || candidate.modelled_us < plan->modelled_us) *plan = candidate;
-      found = true;
+      // A thread copies 16 bytes of a pixel at a time, so a pixel has no more of them than a group has threads.
+      if (RoundUp(p.C, 16) * SizeOf(p.dtype) / 16 > 2 * pixels) continue;
+      const int most = std::min(StreamThreads(p) / (2 * pixels), kMostGroups);
+      for (int groups = 1; groups <= most; ++groups) {
+        if (options.groups > 0 && options.groups != groups) continue;
+        CudaPlan candidate;
+        candidate.path = CudaPath::kStream;
+        candidate.math = options.math;
+        candidate.tile_rows = rows;
+        candidate.tile_columns = columns;
+        candidate.groups = groups;
+        LayOutTile(p, &candidate);
+        if (candidate.shared_bytes > machine.block_shared_bytes) break;
+        FinishStream(p, machine, options, &candidate);
+        if (candidate.items == 0) continue;
+        if (!found || candidate.modelled_us < plan->modelled_us) *plan = candidate;
+        found = true;
+      }
     }
   }
   if (found) return "";
-  if (options.tile_columns > 0) {
+  if (options.tile_columns > 0 || options.groups > 0) {
     return "path stream has no tile of " + std::to_string(options.tile_rows) + "x" +
-           std::to_string(options.tile_columns) +
-           " that fits: 32, 64 or 128 pixels, 4, 8, 16 or 32 columns, at least 4 rows, and " +
+           std::to_string(options.tile_columns) + " in " + std::to_string(options.groups) +
+           " groups that fits (0: any): 32, 64 or 128 pixels, 4, 8, 16 or 32 columns, at least 4 rows, two threads "
+           "of " +
+           std::to_string(StreamThreads(p)) + " for each pixel of a group, and " +
            std::to_string(machine.block_shared_bytes) + " bytes of shared memory";
   }
   return "path stream does not fit into the " + std::to_string(machine.block_shared_bytes) +
@@ -269,8 +287,9 @@ std::string DescribeCudaPlan(const CudaPlan& plan) {
   if (plan.path == CudaPath::kTwoStep) text += plan.fast_depthwise ? " window" : " general";
   if (plan.path == CudaPath::kStream) {
     text += " tile " + std::to_string(plan.tile_rows) + "x" + std::to_string(plan.tile_columns) + " segments " +
-            std::to_string(plan.segments) + " threads " + std::to_string(plan.threads) + " shared " +
-            std::to_string(plan.shared_bytes) + " blocks " + std::to_string(plan.blocks_per_multiprocessor);
+            std::to_string(plan.segments) + " groups " + std::to_string(plan.groups) + " threads " +
+            std::to_string(plan.threads) + " shared " + std::to_string(plan.shared_bytes) + " blocks " +
+            std::to_string(plan.blocks_per_multiprocessor);
   }
   if (plan.transposed) text += " transposed";
   return text;

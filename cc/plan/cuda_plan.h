@@ -36,7 +36,7 @@ enum class CudaMath : int { kExact = 0, kTf32 = 1 };
 struct CudaOptions {
   CudaPath path = CudaPath::kAuto;  // asked for; an error where the problem does not fit it
   CudaMath math = CudaMath::kExact;
-  int64_t tile_rows = 0, tile_columns = 0, segments = 0;  // 0: the planner's choice
+  int64_t tile_rows = 0, tile_columns = 0, segments = 0, groups = 0;  // 0: the planner's choice
 };
 
 struct CudaPlan {
@@ -49,17 +49,20 @@ struct CudaPlan {
   int tile_rows = 0, tile_columns = 0;
   int in_columns = 0;      // columns of X that a tile reads
   int channels = 0;        // C padded to 16
-  int out_channels = 0;    // K padded to 16
+  int out_channels = 0;    // K padded to 32
   int ring_rows = 0;       // rows of X in shared memory: in use, and under way
   int warp_channels = 64;  // columns of K that a warp sums at a time
   int segments = 1;        // pieces that the rows of an image are cut into
   int segment_rows = 0;    // output rows of a piece, a multiple of tile_rows
+  int groups = 1;          // of a block's threads, each with a tile of its own
   int threads = 0;
-  int64_t items = 0;  // tiles or pieces of all images: what blocks take turns at
+  int64_t items = 0;  // pieces of all images: what groups take turns at
   int blocks_per_multiprocessor = 1;
 
-  // Where things lie in a block's shared memory.
-  int p_offset_bytes = 0, z_offset_bytes = 0, d_offset_bytes = 0, bias_offset_bytes = 0, ring_offset_bytes = 0;
+  // Where things lie in a block's shared memory: the filters and biases once, then Z and the ring of the first group,
+  // each further group's group_bytes on.
+  int p_offset_bytes = 0, d_offset_bytes = 0, bias_offset_bytes = 0;
+  int z_offset_bytes = 0, ring_offset_bytes = 0, group_bytes = 0;
   int64_t shared_bytes = 0;
 
   // Where things lie in the workspace, which the caller gives: -1 where there is no such thing.

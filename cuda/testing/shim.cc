@@ -53,6 +53,7 @@ namespace {
 
 constexpr int kStackBytes = 256 << 10;
 constexpr int kWarp = 32;
+constexpr int kBarriers = 16;
 constexpr int64_t kMostSharedBytes = 232448;  // an H200's
 
 enum class State { kReady, kAtBarrier, kAtWarp, kDone };
@@ -74,9 +75,11 @@ struct Fibre {
   void* stack = nullptr;
   std::unique_ptr<char[]> memory{new char[kStackBytes]};
   State state = State::kDone;
+  int barrier = 0, barrier_threads = 0;   // what it waits at
   std::vector<std::vector<Copy>> groups;  // committed, not waited for
   std::vector<Copy> open;
   int warp_instructions = 0;
+  int turns = 0;  // BarrierOr's so far
 };
 
 struct Shared {
@@ -95,6 +98,7 @@ Shared shared;
 int64_t shared_bytes_of_block = 0;
 uint32_t order_seed = 0;
 int64_t bank_conflicts = 0, most_blocks = 0;
+bool any_of_block[2] = {false, false};
 
 void YieldAs(State state) {
   fibres[current].state = state;
@@ -123,6 +127,7 @@ void Start(Fibre* fibre) {
   fibre->groups.clear();
   fibre->open.clear();
   fibre->warp_instructions = 0;
+  fibre->turns = 0;
 }
 
 void PrepareShared(int64_t bytes) {
@@ -143,13 +148,17 @@ void PrepareShared(int64_t bytes) {
 
 // Whoever can go on again goes on. False where nobody can, and not all are done.
 bool Release() {
-  const int waiting = static_cast<int>(std::count_if(fibres.begin(), fibres.begin() + threads_of_block,
-                                                     [](const Fibre& f) { return f.state == State::kAtBarrier; }));
-  if (waiting == threads_of_block) {
-    for (int i = 0; i < threads_of_block; ++i) fibres[i].state = State::kReady;
-    return true;
-  }
   bool released = false;
+  for (int barrier = 0; barrier < kBarriers; ++barrier) {
+    const auto waits = [barrier](const Fibre& f) { return f.state == State::kAtBarrier && f.barrier == barrier; };
+    const auto begin = fibres.begin(), end = fibres.begin() + threads_of_block;
+    const auto first = std::find_if(begin, end, waits);
+    if (first == end || std::count_if(begin, end, waits) != first->barrier_threads) continue;
+    for (auto fibre = begin; fibre != end; ++fibre) {
+      if (waits(*fibre)) fibre->state = State::kReady;
+    }
+    released = true;
+  }
   for (int warp = 0; warp < threads_of_block; warp += kWarp) {
     const auto first = fibres.begin() + warp;
     if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) continue;
@@ -161,6 +170,7 @@ bool Release() {
 
 void RunBlock(int threads) {
   threads_of_block = threads;
+  any_of_block[0] = any_of_block[1] = false;
   memset(shared.begin, 0xff, static_cast<size_t>(shared_bytes_of_block));
   for (int i = 0; i < threads; ++i) Start(&fibres[i]);
   std::vector<int> order(threads);
@@ -229,7 +239,21 @@ float ElementOfB(const Deposit* warp, int k, int column, Product product) {
 
 char* Shared() { return shared.begin; }
 
-void Barrier() { YieldAs(State::kAtBarrier); }
+void Barrier(int barrier, int threads) {
+  if (barrier < 0 || barrier >= kBarriers || threads < 1 || threads % kWarp != 0) Fail("a barrier that no card has");
+  fibres[current].barrier = barrier;
+  fibres[current].barrier_threads = threads;
+  YieldAs(State::kAtBarrier);
+}
+
+bool BarrierOr(bool value) {
+  // They take turns at two flags: past the barrier all have read the other one, of the time before.
+  const int turn = fibres[current].turns++ % 2;
+  any_of_block[turn] = any_of_block[turn] || value;
+  Barrier(0, threads_of_block);
+  any_of_block[1 - turn] = false;
+  return any_of_block[turn];
+}
 
 uint32_t Shuffle(uint32_t value, int mask) {
   const Deposit* const warp = Exchange({"shuffle", {value}, nullptr});

@@ -21,6 +21,7 @@
 #define DWS_DEVICE inline
 #define DWS_UNROLL
 #define DWS_ROLLED
+#define DWS_UNROLL_TWICE
 
 namespace dwsconv {
 namespace cuda {
@@ -46,7 +47,9 @@ struct Index {
 // Of the fibre that runs.
 extern Index thread_index, block_index, block_size, grid_size;
 char* Shared();
-void Barrier();
+// Barrier 0 is the block's and takes all of its threads.
+void Barrier(int barrier, int threads);
+bool BarrierOr(bool value);
 uint32_t Shuffle(uint32_t value, int mask);
 void StartCopy(void* shared, const void* global, bool valid);
 void Commit();
@@ -66,7 +69,9 @@ const char* Launch(const std::function<void()>& kernel, int64_t grid, int thread
 #define gridDim ::dwsconv::cuda::shim::grid_size
 
 inline char* SharedMemory() { return shim::Shared(); }
-inline void SyncBlock() { shim::Barrier(); }
+inline void SyncBlock() { shim::Barrier(0, static_cast<int>(blockDim.x)); }
+inline bool SyncBlockOr(bool value) { return shim::BarrierOr(value); }
+inline void SyncGroup(int group, int threads) { shim::Barrier(group + 1, threads); }
 inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
 inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }
 inline void CommitCopies() { shim::Commit(); }
