@@ -168,6 +168,21 @@ bool Release() {
   return released;
 }
 
+// Lets the warp of a thread go on where all of its lanes are at an instruction of the warp.
+bool ReleaseWarp(int thread) {
+  const auto first = fibres.begin() + thread / kWarp * kWarp;
+  if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) return false;
+  for (int i = 0; i < kWarp; ++i) first[i].state = State::kReady;
+  return true;
+}
+
+void Run(int thread) {
+  if (fibres[thread].state != State::kReady) return;
+  current = thread;
+  thread_index.x = static_cast<unsigned>(thread);
+  dwsconv_shim_switch(&scheduler, fibres[thread].stack);
+}
+
 void RunBlock(int threads) {
   threads_of_block = threads;
   any_of_block[0] = any_of_block[1] = false;
@@ -179,10 +194,12 @@ void RunBlock(int threads) {
   while (error.empty()) {
     if (order_seed > 1) std::shuffle(order.begin(), order.end(), random);
     for (int i : order) {
-      if (fibres[i].state != State::kReady) continue;
-      current = i;
-      thread_index.x = static_cast<unsigned>(i);
-      dwsconv_shim_switch(&scheduler, fibres[i].stack);
+      Run(i);
+      // By odd seeds a warp goes on at once, up to a barrier before others have begun: the instructions that keep its
+      // lanes together are no barrier for other warps.
+      while (order_seed > 2 && order_seed % 2 == 1 && error.empty() && ReleaseWarp(i)) {
+        for (int lane = 0; lane < kWarp; ++lane) Run(i / kWarp * kWarp + lane);
+      }
       if (!error.empty()) return;
     }
     if (std::all_of(fibres.begin(), fibres.begin() + threads, [](const Fibre& f) { return f.state == State::kDone; })) {
@@ -363,7 +380,8 @@ std::string CurrentMachine(CudaMachine* machine) {
 
 extern "C" {
 
-// The order in which the threads of a block run between barriers: 0 upwards, 1 downwards, else at random by that seed.
+// The order in which the threads of a block run between barriers: 0 upwards, 1 downwards, else at random by that seed,
+// with odd ones such that a warp may be far ahead of others.
 void dwsconv_shim_order(uint32_t seed) { dwsconv::cuda::shim::order_seed = seed; }
 
 // Launches no more blocks than that, or 0 for as many as asked for: kernels must get by with any number.
