@@ -7,6 +7,7 @@
 #include "cuda/block_launch.h"
 #include "cuda/block_pixels_kernel.cuh"
 #include "cuda/block_product_kernel.cuh"
+#include "cuda/block_strip_kernel.cuh"
 #include "cuda/block_window_kernel.cuh"
 #include "cuda/forward.h"
 #include "cuda/launch.h"
@@ -65,6 +66,7 @@ class Stages {
       pair.layout = Layout::kNHWC;
       return Forward(pair, plan_.forward, buffers, workspace_ + plan_.forward_at_bytes, stream_);
     }
+    if (plan_.middle == CudaBlockMiddle::kStrip) return Strip(z);
     if (middle) {
       void* const to = last ? workspace_ + plan_.z_at_bytes : buffers_.main.output;
       error = Middle(z, to);
@@ -126,6 +128,47 @@ class Stages {
     if (plan_.expand == CudaBlockExpand::kGeneral)
       return LaunchBlockGeneral(p_.dtype, stream_, General(product, p_.H, p_.W));
     return Multiply(product, pixels);
+  }
+
+  const char* Strip(const void* x) const {
+    const CudaBlockStrip& strip = plan_.strip;
+    const ForwardBuffers& main = buffers_.main;
+    BlockStripArgs args{};
+    args.x = x;
+    args.expand = buffers_.expand_filter;
+    args.expand_bias = buffers_.expand_bias;
+    args.d = main.depthwise_filter;
+    args.depthwise_bias = main.depthwise_bias;
+    args.p = main.pointwise_filter;
+    args.bias = main.bias;
+    args.out = Output(main.residual, main.output, p_.K, p_.out);
+    args.lead = OnDevice(block_.lead);
+    args.mid = OnDevice(p_.mid);
+    args.H = static_cast<int>(p_.H), args.W = static_cast<int>(p_.W);
+    args.E = static_cast<int>(block_.E), args.C = static_cast<int>(p_.C);
+    args.Ho = static_cast<int>(p_.Ho), args.Wo = static_cast<int>(p_.Wo);
+    args.pad_top = static_cast<int>(p_.pad_top), args.pad_left = static_cast<int>(p_.pad_left);
+    args.x_vector = Vectors(block_.E, x);
+    args.expand_vector = Vectors(p_.C, args.expand);
+    args.p_vector = Vectors(p_.K, args.p);
+    args.y_words = p_.C * SizeOf(p_.dtype) % 4 == 0 && Aligned(main.output, 4);
+    args.tile_rows = strip.tile_rows, args.tile_columns = strip.tile_columns;
+    args.in_columns = strip.in_columns, args.ring_rows = strip.ring_rows;
+    args.depth = strip.depth, args.channels = strip.channels, args.out_channels = strip.out_channels;
+    args.warp_channels = strip.warp_channels;
+    args.strips = strip.strips, args.segments = strip.segments, args.segment_rows = strip.segment_rows;
+    args.expand_offset_bytes = strip.expand_offset_bytes, args.d_offset_bytes = strip.d_offset_bytes;
+    args.p_offset_bytes = strip.p_offset_bytes, args.bias_offset_bytes = strip.bias_offset_bytes;
+    args.x_offset_bytes = strip.x_offset_bytes, args.ring_offset_bytes = strip.ring_offset_bytes;
+    args.z_offset_bytes = strip.z_offset_bytes;
+    args.x_pitch = strip.x_pitch, args.expand_pitch = strip.expand_pitch;
+    args.ring_pitch = strip.ring_pitch, args.p_pitch = strip.p_pitch;
+    args.items = strip.items;
+    const int64_t grid = std::min(strip.items, int64_t{multiprocessors_} * strip.blocks_per_multiprocessor);
+    const auto launch = p_.dtype == DType::kFloat16    ? LaunchBlockStripFloat16
+                        : p_.dtype == DType::kBFloat16 ? LaunchBlockStripBFloat16
+                                                       : LaunchBlockStripTf32;
+    return launch(p_.R, p_.stride_h, grid, strip.shared_bytes, stream_, args);
   }
 
   const char* Middle(const void* x, void* y) const {

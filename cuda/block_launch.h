@@ -14,6 +14,7 @@ namespace cuda {
 struct BlockGeneralArgs;
 struct BlockPixelsArgs;
 struct BlockProductArgs;
+struct BlockStripArgs;
 struct BlockWindowArgs;
 
 // For a window that HasFastWindow, and channels in whole words.
@@ -23,6 +24,14 @@ const char* LaunchBlockPixels(DType dtype, void* stream, const BlockPixelsArgs& 
 const char* LaunchBlockGated(DType dtype, CudaMath math, void* stream, const BlockProductArgs& args);
 const char* LaunchBlockDense(DType dtype, CudaMath math, void* stream, const BlockProductArgs& args);
 const char* LaunchBlockGeneral(DType dtype, void* stream, const BlockGeneralArgs& args);
+
+// For a window that HasFastWindow of at most 5x5.
+const char* LaunchBlockStripFloat16(int64_t window, int64_t stride, int64_t grid, int64_t shared_bytes, void* stream,
+                                    const BlockStripArgs& args);
+const char* LaunchBlockStripBFloat16(int64_t window, int64_t stride, int64_t grid, int64_t shared_bytes, void* stream,
+                                     const BlockStripArgs& args);
+const char* LaunchBlockStripTf32(int64_t window, int64_t stride, int64_t grid, int64_t shared_bytes, void* stream,
+                                 const BlockStripArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -17,11 +17,8 @@ std::string Prepare(const DwsconvCudaBlockCall& call, Block* block, CudaBlockPla
   const struct {
     const char* name;
     int32_t given, most;
-  } ranges[] = {{"dtype", call.dtype, 2},
-                {"path", call.path, 3},
-                {"math", call.math, 1},
-                {"general", call.general, 1},
-                {"normalize", call.normalize, 1}};
+  } ranges[] = {{"dtype", call.dtype, 2},     {"path", call.path, 3},     {"math", call.math, 1},
+                {"general", call.general, 1}, {"fusion", call.fusion, 2}, {"normalize", call.normalize, 1}};
   for (const auto& range : ranges) {
     if (range.given < 0 || range.given > range.most) {
       return std::string(range.name) + " must be 0 to " + std::to_string(range.most) + ", but is " +
@@ -70,6 +67,7 @@ std::string Prepare(const DwsconvCudaBlockCall& call, Block* block, CudaBlockPla
   options.path = static_cast<CudaPath>(call.path);
   options.math = static_cast<CudaMath>(call.math);
   options.general = call.general != 0;
+  options.fusion = static_cast<CudaBlockFusion>(call.fusion);
   return MakeCudaBlockPlan(*block, machine, options, plan);
 }
 
@@ -92,6 +90,7 @@ const char* dwsconv_cuda_block_plan(const DwsconvCudaBlockCall* call, DwsconvCud
   const std::vector<int64_t> shape = dwsconv::OutputShape(block.main);
   std::copy(shape.begin(), shape.end(), result->output);
   result->workspace_bytes = plan.workspace_bytes;
+  result->modelled_us = plan.modelled_us;
   const std::string text = dwsconv::DescribeCudaBlockPlan(plan);
   const size_t length = std::min(text.size(), sizeof(result->text) - 1);
   std::memcpy(result->text, text.data(), length);

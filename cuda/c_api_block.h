@@ -25,7 +25,7 @@ typedef struct {
   int32_t path;    /* of depthwise and pointwise convolution alone, as in c_api.h */
   int32_t math;    /* of float32: 0 exact, 1 tf32 */
   int32_t general; /* 1: kernels that take anything alone */
-  int32_t reserved;
+  int32_t fusion;  /* of expansion and depthwise convolution: 0 the planner's choice, 1 always, 2 never */
   /* Device pointers; null where there is no such tensor. The residual may be y. */
   const void *x, *expand, *expand_b, *d, *db, *p, *b, *s, *r;
   void* y;
@@ -37,6 +37,7 @@ typedef struct {
 typedef struct {
   int64_t output[4];
   int64_t workspace_bytes;
+  double modelled_us; /* of an expansion with a depthwise convolution; else 0 */
   char text[256];
 } DwsconvCudaBlockPlan;
 

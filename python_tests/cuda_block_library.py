@@ -19,6 +19,7 @@ ADDRESSES = {
     "scale": "s",
     "residual": "r",
 }
+FUSIONS = {"auto": 0, "always": 1, "never": 2}
 _SHAPES = {"expand_filter": 4, "depthwise_filter": 4, "pointwise_filter": 4, "scale": 2, "residual": 4}
 _SIZES = ("expand_bias", "depthwise_bias", "bias")
 
@@ -36,7 +37,7 @@ class _Call(ctypes.Structure):
             for name in ("padding", "data_format", "expand_activation", "depthwise_activation", "activation")
         ),
         *((name, ctypes.c_float) for name in ("expand_alpha", "depthwise_alpha", "alpha", "epsilon")),
-        *((name, ctypes.c_int32) for name in ("normalize", "dtype", "path", "math", "general", "reserved")),
+        *((name, ctypes.c_int32) for name in ("normalize", "dtype", "path", "math", "general", "fusion")),
         *((name, ctypes.c_void_p) for name in ("x", "expand", "expand_b", "d", "db", "p", "b", "s", "r")),
         *((name, ctypes.c_void_p) for name in ("y", "workspace")),
         ("workspace_bytes", ctypes.c_int64),
@@ -48,6 +49,7 @@ class _Plan(ctypes.Structure):
     _fields_ = (
         ("output", ctypes.c_int64 * 4),
         ("workspace_bytes", ctypes.c_int64),
+        ("modelled_us", ctypes.c_double),
         ("text", ctypes.c_char * 256),
     )
 
@@ -58,6 +60,7 @@ class BlockPlan:
 
     output: tuple
     workspace_bytes: int
+    modelled_us: float
     text: str
 
 
@@ -91,6 +94,7 @@ class BlockCall:
         path: of depthwise and pointwise convolution alone, a key of PATHS.
         math: a key of MATHS.
         general: whether kernels that take anything run alone.
+        fusion: of expansion and depthwise convolution, a key of FUSIONS.
 
     Raises:
         ValueError: the library refuses the call; the message is its own.
@@ -112,6 +116,7 @@ class BlockCall:
         path: str = "auto",
         math: str = "exact",
         general: bool = False,
+        fusion: str = "auto",
     ):
         self._library = library
         self._call = call = _Call()
@@ -133,9 +138,10 @@ class BlockCall:
             setattr(call, f"{name}alpha", alpha)
         call.normalize, call.epsilon = int(epsilon is not None), epsilon or 0.0
         call.dtype, call.path, call.math, call.general = DTYPES[dtype], PATHS[path], MATHS[math], int(general)
+        call.fusion = FUSIONS[fusion]
         plan = _Plan()
         self._check(library.plan(ctypes.byref(call), ctypes.byref(plan)))
-        self.plan = BlockPlan(tuple(plan.output), plan.workspace_bytes, plan.text.decode())
+        self.plan = BlockPlan(tuple(plan.output), plan.workspace_bytes, plan.modelled_us, plan.text.decode())
 
     def run(self, *, x: int, y: int, workspace: int, stream: int = 0, **tensors: int) -> None:
         """Enqueues the block. All are addresses, those of the tensors by the names of ADDRESSES.

@@ -77,6 +77,16 @@ def compare(library, block, math="exact", **options):
     return plan.text
 
 
+def fusion_of(library, block, math, general) -> str:
+    """Always where the kernel for expansion and depthwise convolution takes the block, else as the planner likes."""
+    try:
+        call_of(library, block, math=math, general=bool(general), fusion="always")
+    except ValueError as error:
+        assert "fusion" in str(error)
+        return "auto"
+    return "always"
+
+
 def test_random_blocks_agree_with_float64(library, conflicts):
     ran = collections.Counter()
     before = library.calls()
@@ -88,6 +98,7 @@ def test_random_blocks_agree_with_float64(library, conflicts):
             block,
             math,
             general=bool(general),
+            fusion=fusion_of(library, block, math, general) if seed % 2 else "never",
             order=seed % 3,
             blocks=seed % 4,
             offset=seed % 2 * np.dtype(NUMPY[dtype]).itemsize,
@@ -95,7 +106,7 @@ def test_random_blocks_agree_with_float64(library, conflicts):
         )
         ran.update(word for stage in text.split(", ") for word in [stage.split(" tile")[0]])
     assert library.calls() == before + 288
-    products = ("expand product", "expand general", "pointwise", "gated", "dense", "general", "tf32")
+    products = ("strip", "expand product", "expand general", "pointwise", "gated", "dense", "general", "tf32")
     expected = (*products, "window", "pixels", "pair stream", "transposed")
     assert all(ran[word] >= 5 for word in expected), ran
     assert conflicts() == 0
@@ -109,6 +120,51 @@ def test_every_window(library, window, stride, dtype, math):
     for stages in ("dn", "dnsp", "dr", "dsp"):
         text = compare(library, cases.make(stages, dtype, **sizes), math, order=7, in_place=True)
         assert text.startswith("window")
+
+
+FUSED = [(dtype, math) for dtype, math in KINDS if (dtype, math) != ("float32", "exact")]
+
+
+@pytest.mark.parametrize("dtype, math", FUSED)
+@pytest.mark.parametrize("window, stride", [pair for pair in cases.WINDOWS if pair[0] <= 5])
+def test_expansion_in_the_same_kernel(library, conflicts, window, stride, dtype, math):
+    """Blocks that are no multiple of anything, others whose rows are vectors; paddings; more steps than one."""
+    sizes = {"window": (window, window), "strides": (stride, stride)}
+    pads = ((window // 2, window // 2), (1, window - 1))
+    for stages, h, w, e, c, k, padding in (
+        ("edpr", 21, 37, 13, 39, 71, "SAME"),
+        ("edpr", 26, 18, 24, 72, 24, pads),
+        ("edp", 19, 21, 40, 64, 72, "VALID"),
+        ("ed", 22, 35, 16, 70, 0, pads),
+        ("ed", 37, 9, 3, 37, 0, "SAME"),
+    ):
+        words = (("silu", 0.2), ("relu6", 0.2), ("hard_swish", 0.2)) if e % 2 else (("relu6", 0.2),) * 3
+        n = 2 if stages == "edpr" else 1
+        block = cases.make(stages, dtype, n=n, h=h, w=w, e=e, c=c, k=k, padding=padding, words=words, **sizes)
+        offset = e % 2 * np.dtype(NUMPY[dtype]).itemsize
+        text = compare(library, block, math, fusion="always", order=e, blocks=3, in_place=True, offset=offset)
+        assert text.startswith("strip")
+    assert conflicts() == 0
+
+
+@pytest.mark.parametrize(
+    "stages, options, message",
+    [
+        ("dp", {}, "fusion is for an expansion"),
+        ("ednp", {}, "without norm and scale"),
+        ("edr", {}, "with a residual where"),
+        ("edp", {"window": (7, 7)}, "fusion is for 3x3 and 5x5"),
+        ("edp", {"m": 2}, "M = 1"),
+        ("edp", {"e": 512, "c": 1024}, "does not fit into the"),
+    ],
+)
+def test_what_the_same_kernel_cannot_take(library, stages, options, message):
+    with pytest.raises(ValueError, match=message):
+        call_of(library, cases.make(stages, "float16", n=1, **options), fusion="always")
+    with pytest.raises(ValueError, match="on tensor cores"):
+        call_of(library, cases.make("edp", "float32"), fusion="always")
+    with pytest.raises(ValueError, match="general kernels"):
+        call_of(library, cases.make("edp", "float16"), fusion="always", general=True)
 
 
 @pytest.mark.parametrize("dtype, math", KINDS)
@@ -157,7 +213,7 @@ def test_every_activation(library, word):
 
 
 @pytest.mark.parametrize("dtype, math", KINDS)
-@pytest.mark.parametrize("stages", ["ednspr", "spr", "Dr"])
+@pytest.mark.parametrize("stages", ["ednspr", "spr", "Dr", "edpr"])
 def test_same_bits_however_it_is_cut(library, stages, dtype, math):
     """The number of blocks, the order of threads and other images of the batch change no bit."""
     block = cases.make(stages, dtype, n=3, h=12, w=13, words=(("gelu", 0.2),) * 3)
@@ -170,21 +226,25 @@ def test_same_bits_however_it_is_cut(library, stages, dtype, math):
         np.testing.assert_array_equal(compute(library, one, math=math)[0][0], first[i])
 
 
-@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("way", ["separate", "fused", "general"])
 @pytest.mark.parametrize("dtype, math", KINDS)
-def test_not_a_number_stays_in_its_pixels(library, dtype, math, general):
+def test_not_a_number_stays_in_its_pixels(library, dtype, math, way):
     """NaN in a pixel spoils what reads it; in a depthwise filter's corner not the pixels whose tap is outside."""
-    for stages, reach in (("ednspr", 1), ("edp", 1), ("spr", 0), ("np", 0), ("D", 1)):
-        block = cases.make(stages, dtype, n=2, h=10, w=9, words=(("relu6", 0.2),) * 3)
+    options = {"math": math, "general": way == "general", "fusion": "always" if way == "fused" else "never"}
+    if way == "fused" and (dtype, math) not in FUSED:
+        pytest.skip("there is no such kernel")
+    stages_of = (("ed", 1), ("edp", 1), ("ednspr", 1), ("spr", 0), ("np", 0), ("D", 1))
+    for stages, reach in stages_of[:2] if way == "fused" else stages_of:
+        block = cases.make(stages, dtype, n=2, h=10, w=9)
         block.x[0, 4, 5, 3] = np.nan
-        actual, _ = compute(library, block, math=math, general=general)
+        actual, _ = compute(library, block, **options)
         spoiled = np.zeros(actual.shape, bool)
         spoiled[0, 4 - reach : 5 + reach, 5 - reach : 6 + reach] = True
         np.testing.assert_array_equal(np.isnan(actual.astype(np.float64)), spoiled)
-    for stages in ("dnsp", "ed"):
-        block = cases.make(stages, dtype, n=1, h=10, w=9, words=(("relu6", 0.2),) * 3)
+    for stages in ("ed", "edp") if way == "fused" else ("dnsp", "ed"):
+        block = cases.make(stages, dtype, n=1, h=10, w=9)
         block.tensors["depthwise_filter"][0, 0] = np.nan
-        actual, _ = compute(library, block, math=math, general=general)
+        actual, _ = compute(library, block, **options)
         is_nan = np.isnan(actual.astype(np.float64))
         assert is_nan[:, 1:, 1:].all() and not is_nan[:, 0].any() and not is_nan[:, :, 0].any()
 
@@ -247,8 +307,11 @@ def test_sizes_past_64_bits(library):
 @pytest.mark.parametrize(
     "stages, sizes, words",
     [
-        ("edpr", {"h": 56, "w": 56, "e": 24, "c": 144, "k": 24}, "expand product, pair stream"),
-        ("ed", {"h": 28, "w": 28, "e": 40, "c": 240, "window": (5, 5)}, "expand product, window"),
+        ("edp", {"h": 112, "w": 112, "e": 16, "c": 96, "k": 24, "strides": (2, 2)}, "strip"),
+        ("edpr", {"h": 56, "w": 56, "e": 24, "c": 144, "k": 24}, "strip"),
+        ("edpr", {"h": 7, "w": 7, "e": 160, "c": 960, "k": 160}, "expand product, pair two_step"),
+        ("ed", {"h": 56, "w": 56, "e": 24, "c": 144}, "strip"),
+        ("ed", {"h": 7, "w": 7, "e": 192, "c": 1152, "window": (5, 5)}, "expand product, window"),
         ("spr", {"h": 14, "w": 14, "c": 480, "k": 112}, "gated"),
         ("dnp", {"h": 14, "w": 14, "c": 384, "k": 1536, "window": (7, 7)}, "window, pointwise"),
         ("dnp", {"h": 7, "w": 7, "c": 768, "k": 3072, "window": (7, 7)}, "window, pointwise"),
