@@ -56,6 +56,7 @@ else
 fi
 if [[ $what == all ]]; then
   step benchmark 330 "$DWSCONV_PYTHON" cuda/bench/benchmark.py "$out" --library "$library"
+  step block_benchmark 240 "$DWSCONV_PYTHON" cuda/bench/block.py "$out" --library "$library"
   if command -v ncu >/dev/null; then
     for layer in mobilenetv1_112x32-64_s1 mobilenetv1_56x128-128_s1 gpu-study_224x128-128; do
       step "dram_$layer" 60 ncu --clock-control none --metrics dram__bytes_read.sum,dram__bytes_write.sum \
