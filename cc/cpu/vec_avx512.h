@@ -35,9 +35,13 @@ inline HalfVec Fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, 
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-// 2^n for whole n in [-126, 127].
-inline Vec Pow2(Vec n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+// v 2^n for whole n.
+inline Vec ScaleByPow2(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
+// 1 / v to 1 ulp for v >= 1; 0 where that is subnormal. One step of Newton's method doubles the 14 bits of the estimate.
+inline Vec Reciprocal(Vec v) {
+  const Vec y = _mm512_rcp14_ps(v);
+  const Vec error = _mm512_fnmadd_ps(v, y, Set1(1.0f));  // NaN where v is infinite
+  return _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(v, Set1(0x1p126f), _CMP_NGT_UQ), y, error, y);
 }
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

@@ -36,7 +36,8 @@ inline Vec Fma(Vec, Vec, Vec) { return {}; }
 inline Vec MaxSecondOnNan(Vec, Vec) { return {}; }
 inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
 inline Vec RoundNearest(Vec) { return {}; }
-inline Vec Pow2(Vec) { return {}; }
+inline Vec ScaleByPow2(Vec, Vec) { return {}; }
+inline Vec Reciprocal(Vec) { return {}; }
 
 template <typename T>
 inline Vec LoadN(const T* p, int64_t n) {

@@ -36,6 +36,11 @@ inline Vec Pow2(Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
   return reinterpret_cast<Vec>(bits);
 }
+inline Vec ScaleByPow2(Vec v, Vec n) {  // see vec_avx2.h
+  const Vec half = RoundNearest(n * Set1(0.5f));
+  return v * Pow2(half) * Pow2(n - half);
+}
+inline Vec Reciprocal(Vec v) { return Set1(1.0f) / v; }
 
 inline Vec Opaque(Vec v) { return v; }  // see vec_avx2.h
 
