@@ -161,6 +161,45 @@ def test_without_expansion(dtype):
         check(dtype, x, {**pointwise, "residual": numbers((3, 12, 11, 40), 1)})
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16, tf.float16], ids=lambda d: d.name)
+@pytest.mark.parametrize("c", [1, 3, 8, 12, 15, 16])
+def test_scales_of_few_channels(dtype, c):
+    # 16 pixels are taken for one; what is left over, or less than that, is not.
+    arrays = {"depthwise_filter": numbers((1, 1, c, 1), 1)}
+    for bias in ({}, {"depthwise_bias": numbers((c,), 2)}):
+        for shape in ((2, 16, 16, c), (3, 5, 7, c), (1, 3, 2, c), (0, 4, 4, c)):
+            x = numbers(shape, 1)
+            if x.size:
+                check(dtype, x, {**arrays, **bias}, words=("none", "silu", "none"))
+            else:
+                given = {k: tf.cast(v, dtype) for k, v in {**arrays, **bias}.items()}
+                assert conv_block.run(tf.cast(x, dtype), Tensors(**given), BlockAttributes()).shape == shape
+                continue
+            # Padding and strides count pixels one by one, with the same filters.
+            check(dtype, x, {**arrays, **bias}, words=("none", "none", "none"), padding=((1, 0), (0, 2)))
+            check(dtype, x, {**arrays, **bias}, words=("none", "none", "none"), strides=(2, 1))
+
+
+def test_one_filter_for_pixels_together_and_one_by_one():
+    filters = tf.Variable(numbers((1, 1, 3, 1), 1))
+    x = tf.constant(numbers((2, 8, 8, 3), 1))
+
+    @tf.function
+    def both(x):
+        padded = Attributes(padding="EXPLICIT", explicit_paddings=(0, 0, 1, 1, 1, 1, 0, 0))
+        return [
+            conv_block.run(x, Tensors(depthwise_filter=filters), BlockAttributes(attributes))
+            for attributes in (Attributes(), padded, Attributes())
+        ]
+
+    for _ in range(2):
+        plain, padded, again = both(x)
+        expected = x * tf.reshape(filters, [3])
+        np.testing.assert_array_equal(plain, expected)
+        np.testing.assert_array_equal(again, expected)
+        np.testing.assert_array_equal(padded[:, 1:-1, 1:-1], expected)
+
+
 def test_not_a_number_stays_in_its_pixels():
     x, arrays = inverted(2, 10, 10, 8, 64, 8)
     clean = conv_block.run(tf.constant(x), Tensors(**{k: tf.constant(v) for k, v in arrays.items()}),

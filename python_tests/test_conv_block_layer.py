@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from convert_support import difference, randomise
 
 import tf_dwsconv
@@ -131,6 +132,40 @@ def test_it_trains():
     target = np.zeros(layer(inputs).shape, "float32")
     losses = model.fit(inputs, target, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filters": 5, "activation": "softmax", "name": "head"},
+        {"filters": 7, "expand_filters": 12, "expand_activation": "gelu", "epsilon": 1e-3},
+        {"filters": 6, "gated": True, "residual": True, "activation": "relu", "use_bias": False},
+        {"expand_filters": 9, "expand_activation": ("leaky_relu", 0.3)},
+    ],
+    ids=str,
+)
+def test_rows_are_pictures_of_one_pixel(options, data_format):
+    if options.get("activation") == "softmax" and data_format == "channels_first":
+        pytest.skip("softmax is over the last axis")
+    layer = tf_dwsconv.FusedConvBlock(data_format=data_format, **options)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((3, 6)).astype("float32") for _ in layer._inputs]
+    model = model_of(layer, inputs if len(inputs) > 1 else inputs[0])
+    y = model(inputs if len(inputs) > 1 else inputs[0])
+    assert tuple(y.shape) == (3, layer.filters or layer.expand_filters) == layer.compute_output_shape(
+        [t.shape for t in inputs] if len(inputs) > 1 else inputs[0].shape)  # fmt: skip
+    pixels = [t[:, None, None] if data_format == "channels_last" else t[:, :, None, None] for t in inputs]
+    twin = tf_dwsconv.FusedConvBlock.from_config(layer.get_config())
+    twin(pixels if len(pixels) > 1 else pixels[0])
+    twin.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(np.reshape(twin(pixels if len(pixels) > 1 else pixels[0]), y.shape), y)
+    builtin = tf_dwsconv.to_builtin(model)
+    assert difference(model, builtin, inputs) < 2e-5
+    assert not any(isinstance(part, keras.layers.Conv2D) for part in builtin.layers)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(inputs if len(inputs) > 1 else inputs[0]) ** 2)
+    assert all(g is not None for g in tape.gradient(loss, model.trainable_variables))
 
 
 def test_a_gate_as_a_matrix():

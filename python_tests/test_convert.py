@@ -238,9 +238,11 @@ def test_batch_norm_that_cannot_be_folded():
     def renormalised(x):
         return L.BatchNormalization(renorm=True)(L.Conv2D(8, 3)(x))
 
-    for make in (in_front_of_padding, behind_an_activation, in_training, of_another_axis, renormalised):
+    for make in (in_training, of_another_axis, renormalised):
         fused = check(functional(make), ["convolution"])
         assert any(isinstance(layer, L.BatchNormalization) for layer in fused.layers)
+    check(functional(in_front_of_padding), ["scale", "convolution"])
+    check(functional(behind_an_activation), ["convolution", "scale"])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +281,79 @@ def test_activations_written_out(swish):
 )
 def test_what_is_almost_an_activation(almost):
     check(functional(lambda x: almost(chain(x, 8))), ["depthwise + 1x1"])
+
+
+def picture_norm(**arguments):
+    return L.Normalization(mean=[0.4, 0.5, 0.3], variance=[0.04, 0.1, 0.09], **arguments)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        [L.Rescaling(1 / 255), picture_norm(axis=-1), L.Rescaling([1.1, 1.2, 1.3], [0.0, 0.1, 0.2])],
+        [L.Rescaling(2.0, offset=-1)],
+        [picture_norm(axis=3, invert=True), L.ReLU()],
+        [L.Normalization(axis=None, mean=0.3, variance=2.0)],
+        [L.Normalization()],  # adapted
+    ],
+    ids=lambda layers: "+".join(type(layer).__name__ for layer in layers),
+)
+def test_scales_in_front(front):
+    def make(x):
+        for layer in front:
+            x = layer.from_config(layer.get_config())(x)
+        return chain(x, 8)
+
+    model = functional(make, (16, 16, 3))
+    if not front[0].get_config().get("mean"):
+        for layer in model.layers:
+            if isinstance(layer, L.Normalization):
+                layer.finalize_state()
+    fused = check(model, ["scale", "depthwise + 1x1"])
+    assert fused.layers[1].name == model.layers[1].name
+    assert difference(tf_dwsconv.to_builtin(fused), model, pictures(model)) < 1e-5
+
+
+def test_scales_that_stay():
+    check(functional(lambda x: chain(L.Rescaling(0.5)(x), 8)), ["depthwise + 1x1"])  # one pass over memory as it is
+
+    def of_integers(x):
+        return chain(picture_norm(axis=-1)(L.Rescaling(1 / 255, offset=0.1)(x)), 8)
+
+    x = keras.Input((8, 8, 3), dtype="uint8")
+    model = tf_dwsconv.convert(keras.Model(x, of_integers(x)))
+    assert found(model) == ["scale", "depthwise + 1x1"]
+    assert isinstance(model.layers[1], L.Rescaling)
+
+    # Near its mean x - mean is exact, and x * scale + shift is not.
+    far = L.Normalization(mean=1000.0, variance=1.0, axis=None)
+    check(functional(lambda x: chain(far(x), 8)), ["depthwise + 1x1"])
+    rows = L.Normalization(mean=np.zeros(16), variance=np.ones(16), axis=1)
+    check(functional(lambda x: chain(rows(x), 8)), ["depthwise + 1x1"])
+    assert found(tf_dwsconv.convert(functional(lambda x: L.ReLU()(L.BatchNormalization()(x))))) == []
+
+
+def test_batch_norm_in_front_of_an_activation_is_one_pass():
+    def make(x):
+        y = L.ReLU()(L.BatchNormalization(name="norm")(x))
+        return L.Add()([chain(y, 6), L.Conv2D(6, 3, padding="same")(y), x])
+
+    check(functional(make), ["scale", "depthwise + 1x1", "convolution"])
+
+
+def test_dense_behind_the_pictures():
+    def make(x):
+        x = L.GlobalAveragePooling2D()(chain(x, 12))
+        x = L.Dropout(0.2)(L.BatchNormalization()(L.Dense(20, activation="relu", name="hidden")(x)))
+        y = L.Dense(20, use_bias=False)(x)
+        y = L.Add()([L.BatchNormalization()(y), x])
+        return L.Dense(4, activation="softmax", name="predictions")(L.Activation("gelu")(y))
+
+    fused = check(functional(make), ["depthwise + 1x1", "dense", "dense", "dense"])
+    assert fused.layers[-1].name == "predictions" and fused.output_shape == (None, 4)
+    big = check(functional(lambda x: L.Dense(2049)(L.Flatten()(chain(x, 8)))), ["depthwise + 1x1"])  # 2048 x 2049
+    assert isinstance(big.layers[-1], L.Dense)
+    assert found(tf_dwsconv.convert(functional(lambda x: L.Dense(3)(x), (6,)))) == []
 
 
 def test_activations_that_the_kernels_do_not_know():

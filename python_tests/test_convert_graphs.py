@@ -101,7 +101,7 @@ def test_names_trainable_flags_and_random_states_are_kept():
 
     model = functional(make)
     model.get_layer("b_dw").trainable = False
-    fused = check(model, ["depthwise + 1x1", "convolution"])
+    fused = check(model, ["depthwise + 1x1", "convolution", "dense"])
     assert [layer.trainable for layer in map(fused.get_layer, ("b_dw", "frozen", "head"))] == [False, False, True]
     assert {v.path.split("/")[0] for v in fused.trainable_variables} == {"head"}
     x = pictures(model)[0]
@@ -280,7 +280,7 @@ def test_fine_tuning_a_converted_model():
         x = chain(L.Conv2D(12, 1, activation="relu6")(x), 6) + x
         return L.Dense(3)(L.GlobalAveragePooling2D()(chain(x, 8, name="c", activation="silu")))
 
-    fused = check(functional(make), ["expand + depthwise + 1x1 + residual", "depthwise + 1x1"])
+    fused = check(functional(make), ["expand + depthwise + 1x1 + residual", "depthwise + 1x1", "dense"])
     x, y = pictures(fused, batch=8)[0], np.arange(8) % 3
     fused.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = [v.numpy() for v in fused.trainable_variables]

@@ -121,7 +121,7 @@ def test_the_face_detector(monkeypatch):
     x = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype("float32")
     fused = tf_dwsconv.convert(model)
     assert type(fused) is keras.Sequential
-    assert found(fused) == ["convolution", *["separable"] * 5, "1x1"]
+    assert found(fused) == ["scale", "convolution", *["separable"] * 5, "1x1"]
     assert difference(fused, model, [x]) < 1e-5
     names = {layer.name for layer in model.layers} | {"pixels"}
     assert {layer.name for layer in fused.layers} <= names
@@ -147,7 +147,7 @@ def test_a_network_that_was_trained():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss)
     model.fit(x, y, batch_size=8, epochs=3, verbose=0)
-    fused = check(model, ["convolution", *["separable", "separable + residual"] * 2])
+    fused = check(model, ["convolution", *["separable", "separable + residual"] * 2, "dense"])
     np.testing.assert_allclose(fused.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-4)
     fused.compile(keras.optimizers.Adam(0.001), loss)
     losses = fused.fit(x, y, batch_size=8, epochs=3, verbose=0).history["loss"]

@@ -12,6 +12,8 @@ from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.layers import _callable_activation, _value, check_backend
 
 if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
     from tf_dwsconv import conv_block, ops
 
 
@@ -55,11 +57,12 @@ class FusedConvBlock(keras.layers.Layer):
     Input shape:
         `(batch, height, width, channels)`, or with `"channels_first"` `(batch, channels, height, width)`. With `gated`
         or `residual` a list `[x, gate, residual]` of those that there are: `gate` is `(batch, 1, 1, C*M)` (with
-        `"channels_first"` `(batch, C*M, 1, 1)`) or `(batch, C*M)`, and `residual` has the output's shape.
+        `"channels_first"` `(batch, C*M, 1, 1)`) or `(batch, C*M)`, and `residual` has the output's shape. Without a
+        window `x` may be `(batch, channels)`: then each row is a pixel, and the layer is a `keras.layers.Dense`.
 
     Output shape:
-        `(batch, new_height, new_width, filters)`, or `(batch, filters, new_height, new_width)`. C*M channels without a
-        pointwise convolution, C without a depthwise one too.
+        `(batch, new_height, new_width, filters)`, or `(batch, filters, new_height, new_width)`, or `(batch, filters)`.
+        C*M channels without a pointwise convolution, C without a depthwise one too.
 
     Returns:
         A tensor of the layer's compute dtype: float32, bfloat16, float16 or float64 (which stock ops compute).
@@ -203,8 +206,10 @@ class FusedConvBlock(keras.layers.Layer):
 
     def build(self, input_shape):
         shape = self._split(_shapes_in(input_shape))["x"]
-        if len(shape) != 4:
-            raise ValueError(f"`inputs` must have rank 4, {self.data_format}; given shape {tuple(shape)}.")
+        if len(shape) != 4 and not self._takes_rows(shape):
+            rows = "" if self.kernel_size or self.dense_kernel_size else ", or rank 2"
+            raise ValueError(f"`inputs` must have rank 4, {self.data_format}{rows}; given shape {tuple(shape)}.")
+        shape = self._as_pixels(shape)
         channels = shape[-1 if self.data_format == "channels_last" else 1]
         if channels is None:
             raise ValueError(f"the channels of `inputs` must be known; given shape {tuple(shape)}.")
@@ -226,6 +231,16 @@ class FusedConvBlock(keras.layers.Layer):
             self.bias = self._offset("bias", self.filters) if self.use_bias else None
         self._output_shape(self._split(_shapes_in(input_shape)))  # raises where a gate or residual does not fit
 
+    def _takes_rows(self, shape: Any) -> bool:
+        """Whether an input is [N, channels], and the block has no window that would need more."""
+        return len(shape) == 2 and self.kernel_size is None and self.dense_kernel_size is None
+
+    def _as_pixels(self, shape: Any) -> tuple:
+        """The shape of pictures of one pixel for that of rows; others as they are."""
+        if len(shape) != 2:
+            return tuple(shape)
+        return (shape[0], 1, 1, shape[1]) if self.data_format == "channels_last" else (*shape, 1, 1)
+
     def _filter(self, name: str, shape: tuple) -> Any:
         return self.add_weight(name=name, shape=shape, initializer=self.kernel_initializer)
 
@@ -244,18 +259,29 @@ class FusedConvBlock(keras.layers.Layer):
 
     def call(self, inputs):
         given = {name: ops.convert(t, name, None) for name, t in self._split(inputs).items()}
+        are_rows = given["x"].shape.rank == 2
+        if are_rows:
+            for name in given.keys() & {"x", "residual"}:
+                given[name] = tf.reshape(given[name], self._as_pixels((-1, given[name].shape[1])))
         x = given["x"]
         weights = {name: None if v is None else _value(v, x.dtype) for name, v in self._weights_by_name().items()}
         tensors = conv_block.Tensors(scale=given.get("gate"), residual=given.get("residual"), **weights)
         y = conv_block.run(x, tensors, self._attributes)
+        if are_rows:
+            y = tf.reshape(y, (-1, self.filters or self.expand_filters))
         return y if self._after is None else self._after(y)
 
     def _output_shape(self, shapes: dict[str, Any]) -> tuple:
         known = {name: conv_block.Shape(list(v.shape)) for name, v in self._weights_by_name().items() if v is not None}
         for argument, name in (("scale", "gate"), ("residual", "residual")):
             if name in shapes:
-                known[argument] = conv_block.Shape(list(shapes[name]))
-        return tuple(conv_block.check(list(shapes["x"]), conv_block.Tensors(**known), self._attributes))
+                shape = self._as_pixels(shapes[name]) if name == "residual" else shapes[name]
+                known[argument] = conv_block.Shape(list(shape))
+        x = self._as_pixels(shapes["x"])
+        output = conv_block.check(list(x), conv_block.Tensors(**known), self._attributes)
+        if len(shapes["x"]) == 4:
+            return tuple(output)
+        return output[0], output[3 if self.data_format == "channels_last" else 1]
 
     def compute_output_shape(self, input_shape):
         if not self.built:

@@ -1,8 +1,10 @@
 #include "cc/cpu/block.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -308,8 +310,50 @@ class ExpandRun {
   int64_t x_stride_, x_bytes_;
 };
 
+constexpr int64_t kTogetherBytes = 16 * 15 * sizeof(float);  // of PixelsTogether at most
+using TogetherBuffer = std::array<char, kTogetherBytes>;
+
+Problem Together(const Problem& problem, int64_t pixels, int64_t together) {
+  Problem p = problem;
+  p.N = p.W = p.Wo = 1;
+  p.H = p.Ho = pixels / together;
+  p.C *= together;
+  p.K *= together;
+  return p;
+}
+
+// `together` copies of a filter or a bias, one after the other.
+TogetherBuffer Repeat(const Problem& p, const void* from, int64_t together) {
+  const int64_t bytes = p.C * SizeOf(p.dtype);
+  TogetherBuffer all;
+  for (int64_t i = 0; i < together; ++i) memcpy(all.data() + i * bytes, from, static_cast<size_t>(bytes));
+  return all;
+}
+
+std::string ScalePixels(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int64_t together,
+                        const ForwardOptions& options) {
+  Stages stages;
+  stages.pointwise = false;
+  const int64_t pixels = p.N * p.H * p.W, rest = pixels % together, pixel = p.C * SizeOf(p.dtype);
+  if (pixels >= together) {
+    const std::string error = RunFused(Together(p, pixels, together), buffers, packed, stages, options);
+    if (!error.empty()) return error;
+  }
+  if (rest == 0) return "";
+  alignas(64) TogetherBuffer in = {}, out;
+  memcpy(in.data(), static_cast<const char*>(buffers.input) + (pixels - rest) * pixel, static_cast<size_t>(rest * pixel));
+  ForwardBuffers few = buffers;
+  few.input = in.data();
+  few.output = out.data();
+  const std::string error = RunFused(Together(p, together, together), few, packed, stages, options);
+  memcpy(static_cast<char*>(buffers.output) + (pixels - rest) * pixel, out.data(), static_cast<size_t>(rest * pixel));
+  return error;
+}
+
 std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers, const PackedBlock& packed,
                                 const ForwardOptions& options) {
+  const int64_t together = PixelsTogether(block);
+  if (together > 1) return ScalePixels(block.main, buffers.main, packed.main(), together, options);
   const int64_t scale_stride = packed.main().channel_stride() * block.main.M;
   Scratch scales(block.has_scale ? block.main.N * scale_stride * static_cast<int64_t>(sizeof(float)) : 0);
   if (scales.data() == nullptr) return kOutOfMemory;
@@ -338,12 +382,34 @@ std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers,
 
 }  // namespace
 
+int64_t PixelsTogether(const Block& block) {
+  const Problem& p = block.main;
+  const bool scales = block.has_depthwise && !block.has_pointwise && block.E == 0 && !block.normalize &&
+                      !block.has_scale && p.R == 1 && p.S == 1 && p.M == 1;
+  const bool same_pixels = p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
+  return scales && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
+}
+
 int64_t PackedBlock::bytes() const { return main_->bytes() + (lead_ ? lead_->bytes() : 0); }
 
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers) {
   Problem main = block.has_depthwise || !block.has_pointwise ? block.main : DenseAsPointwise(block.main);
   if (!block.has_pointwise) main.K = 0;
-  PackedFiltersPtr lead, rest = PackFilters(main, isa, buffers.main);
+  PackedFiltersPtr lead, rest;
+  const int64_t together = PixelsTogether(block);
+  if (together > 1) {
+    const TogetherBuffer filter = Repeat(main, buffers.main.depthwise_filter, together);
+    ForwardBuffers filters;
+    filters.depthwise_filter = filter.data();
+    TogetherBuffer bias;
+    if (main.has_depthwise_bias) {
+      bias = Repeat(main, buffers.main.depthwise_bias, together);
+      filters.depthwise_bias = bias.data();
+    }
+    rest = PackFilters(Together(main, together, together), isa, filters);
+  } else {
+    rest = PackFilters(main, isa, buffers.main);
+  }
   if (block.E > 0) {
     ForwardBuffers filters;
     filters.pointwise_filter = buffers.expand_filter;

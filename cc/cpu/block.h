@@ -25,11 +25,15 @@ class PackedBlock : public Packed {
 };
 using PackedBlockPtr = std::shared_ptr<const PackedBlock>;
 
+// How many pixels the kernels take for one, where a block only scales and shifts channels that fill no vector: 16 pixels
+// of 3 channels are one of 48. 1 for all other blocks. Filters are packed for it.
+int64_t PixelsTogether(const Block& block);
+
 // Null when memory is out. Input, scale, residual and output are not read.
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers);
 
 // Computes the block, as Forward does a layer. `packed`, if not null, is of PackBlock for the same stages, filter
-// sizes, dtype and ISA. options.variant and options.choice are not read.
+// sizes, dtype, ISA and PixelsTogether. options.variant and options.choice are not read.
 std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
                          const ForwardOptions& options);
 

@@ -37,7 +37,8 @@ inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // v 2^n for whole n.
 inline Vec ScaleByPow2(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
-// 1 / v to 1 ulp for v >= 1; 0 where that is subnormal. One step of Newton's method doubles the 14 bits of the estimate.
+// 1 / v to 1 ulp for v >= 1; 0 where that is subnormal. One step of Newton's method doubles the 14 bits of the
+// estimate.
 inline Vec Reciprocal(Vec v) {
   const Vec y = _mm512_rcp14_ps(v);
   const Vec error = _mm512_fnmadd_ps(v, y, Set1(1.0f));  // NaN where v is infinite

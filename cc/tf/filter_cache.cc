@@ -77,8 +77,8 @@ PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers&
   geometry.sizes[5] = block.E;
   // What tells it from a layer, and its stages. The kernels that it is packed for follow from the activation, too.
   const bool floats = block.main.float_between || !IsClamp(block.main.mid.kind);
-  for (bool flag :
-       {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats}) {
+  for (bool flag : {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats,
+                    PixelsTogether(block) > 1}) {
     geometry.kinds[2] = 2 * geometry.kinds[2] + flag;
   }
   geometry.kinds[2] += 1 << 16;

@@ -41,10 +41,14 @@ class Block:
     function: Any = None
     is_separable: bool = False
     is_dense: bool = False
+    is_scale: bool = False
+    is_rows: bool = False
     note: str = ""
 
     def pattern(self) -> str:
         """The stages in words."""
+        if self.is_scale or self.is_rows:
+            return "scale" if self.is_scale else "dense"
         words = ["expand"] if self.expand is not None else []
         if self.is_separable:
             words.append("separable")

@@ -67,14 +67,19 @@ class Unfuser:
         steps: list[Step] = []
         layout = layer.data_format
         axis = -1 if layout == "channels_last" else 1
+        are_rows = len(node.arguments.keras_tensors[0].shape) == 2
 
         def convolution(kind: Any, stage: str, options: dict, bias: Any, activation: Any, **arguments: Any) -> None:
             function, behind = self._activation(layer, activation, f"{stage}_activation")
-            made = kind(use_bias=bias is not None, activation=function, data_format=layout, **arguments, **options)
+            options.update(use_bias=bias is not None, activation=function)
+            if are_rows:
+                made = L.Dense(arguments["filters"], **options)
+            else:
+                made = kind(data_format=layout, **arguments, **options)
             kernel = getattr(layer, f"{stage}_kernel")
 
             def fill() -> None:
-                made.kernel.assign(kernel.value)
+                made.kernel.assign(kernel.value[0, 0] if are_rows else kernel.value)
                 if bias is not None:
                     made.bias.assign(bias.value)
 
@@ -100,8 +105,10 @@ class Unfuser:
         if layer.gated:
             steps.append(Step(L.Multiply(**self._options(layer, "gate")), others=(others,)))
             gate = node.arguments.keras_tensors[others]
-            if len(gate.shape) == 2:
-                shape = (1, 1, gate.shape[1]) if layout == "channels_last" else (gate.shape[1], 1, 1)
+            if len(gate.shape) != (2 if are_rows else 4):
+                channels = gate.shape[1 if layout == "channels_first" else -1]
+                ones = () if are_rows else (1, 1)
+                shape = (channels, *ones) if layout == "channels_first" else (*ones, channels)
                 steps[-1].prepare = L.Reshape(shape, **self._options(layer, "gate_shape"))
             others += 1
         last = layer.activation

@@ -50,6 +50,12 @@ class Finder:
             if folded is not None:
                 self.folded.append(folded)
                 self._claimed.update(map(id, folded.nodes))
+        for begin in (self._scale, self._rows) if self.blocks else ():
+            for node in graph.nodes:
+                block = begin(node) if self._usable(node) and only_input(node) is not None else None
+                if block is not None:
+                    self.blocks.append(block)
+                    self._claimed.update(map(id, block.nodes))
 
     def _usable(self, node: Any, block: Optional[Block] = None) -> bool:
         """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type."""
@@ -317,6 +323,43 @@ class Finder:
         for node in nodes:
             block.take(node)
         return Fused(word)
+
+    def _scale(self, node: Any) -> Optional[Block]:
+        """Scales and offsets of channels that no convolution could take, as a 1x1 depthwise one.
+
+        One pass over memory in the place of one for each scale, offset and activation.
+        """
+        x, layer = only_input(node), node.operation
+        is_picture = len(x.shape) == 4 and x.shape[3] is not None and keras.backend.is_float_dtype(x.dtype)
+        if not is_picture or not isinstance(layer, keras.Layer) or _read.affine(node, "channels_last") is None:
+            return None
+        block = Block(x, x, "channels_last", _read.compute_dtype(node), layer, [])
+        scale, shift, passes = 1.0, 0.0, 0
+        while node is not None and (change := _read.affine(node, block.layout)) is not None:
+            block.take(node)
+            is_norm = isinstance(node.operation, (L.BatchNormalization, L.Normalization))  # two whatever their numbers
+            passes += 2 if is_norm else int(np.any(np.not_equal(change[0], 1))) + int(np.any(change[1]))
+            scale, shift = scale * change[0], shift * change[0] + change[1]
+            node = self._next(block)
+        block.depthwise_activation = self._activation(block)
+        if passes + (block.depthwise_activation != NONE) < 2:
+            return None
+        channels = x.shape[3]
+        kernel = np.broadcast_to(np.reshape(scale, [1, 1, -1, 1]), [1, 1, channels, 1])
+        block.depthwise = Convolution(layer, kernel, np.broadcast_to(shift, [channels]), NONE, depthwise=True)
+        block.window = {"kernel_size": (1, 1)}
+        block.is_scale = True
+        return block
+
+    def _rows(self, node: Any) -> Optional[Block]:
+        """A Dense behind the last pictures, whose rows are pictures of one pixel."""
+        convolution = _read.rows(node)
+        if convolution is None:
+            return None
+        block = Block(only_input(node), None, "channels_last", _read.compute_dtype(node), node.operation, [])
+        block.take(node)
+        block.pointwise, block.is_rows = convolution, True
+        return self._tail(block)
 
     def _self_gated(self, block: Block) -> Optional[tuple[str, list]]:
         """SiLU or hard-swish written out: `x * sigmoid(x)`, `x * relu6(x + 3) / 6` in its orders."""

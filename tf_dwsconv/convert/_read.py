@@ -6,6 +6,7 @@ Weights are read as float64, and only what was folded is rounded to the variable
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from typing import Any, Optional
 
@@ -113,6 +114,20 @@ def pointwise(node: Any) -> Optional[Convolution]:
     return None
 
 
+# A copy of the weights in the kernels' order is kept, so that large ones are left alone: 16 MiB in float32.
+LARGE_DENSE = 1 << 22
+
+
+def rows(node: Any) -> Optional[Convolution]:
+    """A Dense on one vector of channels for each picture, as behind a global pooling."""
+    layer = node.operation
+    if type(layer) is not L.Dense or not _plain(layer) or len(node.outputs[0].shape) != 2:
+        return None
+    if math.prod(layer.kernel.shape) > LARGE_DENSE:
+        return None
+    return _convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
+
+
 # Dense convolutions of more channels are what TensorFlow's own kernel is made for (measured: up to 1.25 times as fast
 # as ours from 32 channels on); those of few, as in front of every network of pictures, are what it is slow at.
 FEW_CHANNELS = 16
@@ -148,9 +163,14 @@ def channel_axis(layout: str) -> int:
 def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
     """(scale, shift) of a call that scales and shifts channels in inference, or None.
 
-    That is batch normalisation, ConvNeXt's LayerScale, and arithmetic with a number.
+    That is batch normalisation, rescaling and normalisation of a network's input, ConvNeXt's LayerScale, and arithmetic
+    with a number.
     """
     layer = node.operation
+    if type(layer) is L.Rescaling:
+        return _rescaling(layer, layout) if only_input(node) is not None else None
+    if type(layer) is L.Normalization:
+        return _normalization(layer, layout) if only_input(node) is not None else None
     if type(layer) is L.BatchNormalization:
         if only_input(node) is None or layer.axis not in (channel_axis(layout), channel_axis(layout) - 4):
             return None
@@ -164,6 +184,29 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
     if LayerScale is not None and type(layer) is LayerScale and layout == "channels_last":
         return (array(layer.gamma), 0.0) if only_input(node) is not None else None
     return arithmetic(node)
+
+
+def _rescaling(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
+    scale, shift = (np.asarray(value, np.float64) for value in (layer.scale, layer.offset))
+    if scale.ndim > 1 or shift.ndim > 1 or (scale.ndim + shift.ndim > 0 and layout != "channels_last"):
+        return None
+    return (scale, shift) if keras.config.image_data_format() == "channels_last" or scale.ndim == 0 else None
+
+
+# `x * scale + shift` loses this many ulps of `(x - mean) / deviation`, where x is near the mean.
+_LARGE_SHIFT = 64.0
+
+
+def _normalization(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
+    if not layer.built or layer.mean is None:
+        return None
+    sizes = list(layer.mean.shape)
+    if any(size != 1 for i, size in enumerate(sizes) if i != channel_axis(layout)):
+        return None
+    mean, deviation = array(layer.mean).reshape(-1), np.sqrt(array(layer.variance)).reshape(-1)
+    deviation = np.maximum(deviation, keras.config.epsilon())
+    scale, shift = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+    return (scale, shift) if np.abs(shift).max() <= _LARGE_SHIFT else None
 
 
 def arithmetic(node: Any) -> Optional[tuple[float, float]]:
