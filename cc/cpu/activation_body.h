@@ -20,8 +20,8 @@ inline Clamp MakeClamp(ActivationKind kind) {
 }
 inline Vec Apply(Vec v, const Clamp& clamp) { return MinSecondOnNan(clamp.high, MaxSecondOnNan(clamp.low, v)); }
 
-// e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, and a polynomial for e^r of which the relative error is 2.6e-9 at most
-// (minimax, by Remez' algorithm).
+// e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, and a polynomial for e^r of which the relative error is 2.6e-9 at
+// most (minimax, by Remez' algorithm).
 inline Vec Exp(Vec x) {
   x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
   const Vec n = RoundNearest(x * Set1(1.44269504088896341f));

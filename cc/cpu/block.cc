@@ -341,7 +341,8 @@ std::string ScalePixels(const Problem& p, const ForwardBuffers& buffers, const P
   }
   if (rest == 0) return "";
   alignas(64) TogetherBuffer in = {}, out;
-  memcpy(in.data(), static_cast<const char*>(buffers.input) + (pixels - rest) * pixel, static_cast<size_t>(rest * pixel));
+  memcpy(in.data(), static_cast<const char*>(buffers.input) + (pixels - rest) * pixel,
+         static_cast<size_t>(rest * pixel));
   ForwardBuffers few = buffers;
   few.input = in.data();
   few.output = out.data();

@@ -25,8 +25,8 @@ class PackedBlock : public Packed {
 };
 using PackedBlockPtr = std::shared_ptr<const PackedBlock>;
 
-// How many pixels the kernels take for one, where a block only scales and shifts channels that fill no vector: 16 pixels
-// of 3 channels are one of 48. 1 for all other blocks. Filters are packed for it.
+// How many pixels the kernels take for one, where a block only scales and shifts channels that fill no vector: 16
+// pixels of 3 channels are one of 48. 1 for all other blocks. Filters are packed for it.
 int64_t PixelsTogether(const Block& block);
 
 // Null when memory is out. Input, scale, residual and output are not read.
