@@ -9,6 +9,8 @@
 #include "cuda/backward_launch.h"
 #include "cuda/backward_product_kernel.cuh"
 #include "cuda/backward_reduce_kernel.cuh"
+#include "cuda/backward_stream_kernel.cuh"
+#include "cuda/forward.h"
 #include "cuda/launch.h"
 #include "cuda/transpose_kernel.cuh"
 
@@ -48,6 +50,12 @@ class Steps {
   }
 
   std::string Run() {
+    if (plan_.path == CudaBackwardPath::kFused) {
+      Fused();
+      DepthwiseGradients();
+      Reduce();
+      return error_;
+    }
     if (plan_.z) Between();
     Gradient();
     if (plan_.wanted.pointwise_filter) PointwiseFilter();
@@ -161,7 +169,7 @@ class Steps {
     } else {
       BackwardProductArgs args = Product(At(plan_.z_at_bytes), p_.CM(), b_.pointwise_filter, p_.K, to);
       args.to_vector = args.to_vector && Aligned(residual, 16) && Aligned(b_.grad, 16);
-      args.items = args.tiles * Ceil(p_.K, kCudaBackwardTile);
+      args.items = args.tiles * Ceil(p_.K, kCudaBackwardProduct);
       args.activation = OnDevice(p_.out);
       args.bias = bias;
       args.residual = residual;
@@ -179,7 +187,7 @@ class Steps {
     args.b = b;
     args.to = to;
     args.pixels = pixels_;
-    args.tiles = Ceil(pixels_, kCudaBackwardTile);
+    args.tiles = Ceil(pixels_, kCudaBackwardProduct);
     args.depth = static_cast<int>(depth);
     args.columns = static_cast<int>(columns);
     args.a_vector = Vectors(depth, a);
@@ -205,7 +213,7 @@ class Steps {
     args.sums = sums;
     args.pixels = pixels_;
     args.part_pixels = plan_.product_part_pixels;
-    args.items = plan_.product_parts * Ceil(p_.CM(), kCudaBackwardTile) * Ceil(p_.K, kCudaBackwardTile);
+    args.items = plan_.product_parts * Ceil(p_.CM(), kCudaBackwardProduct) * Ceil(p_.K, kCudaBackwardProduct);
     args.channels = static_cast<int>(p_.CM());
     args.columns = static_cast<int>(p_.K);
     args.z_vector = Vectors(p_.CM(), z);
@@ -219,17 +227,79 @@ class Steps {
     return p_.mid.kind == ActivationKind::kNone ? nullptr : At(plan_.z_at_bytes);
   }
 
-  // dZ, and the parts of the depthwise bias' gradient.
-  void BetweenGradient() {
-    if (Failed()) return;
+  // P transposed, in the workspace.
+  const void* TransposedFilter() {
     void* const transposed = At(plan_.p_transposed_at_bytes);
     TransposeArgs transpose{b_.pointwise_filter, transposed, 1, p_.CM(), p_.K, 0};
     transpose.items = Ceil(p_.CM(), kTransposeTile) * Ceil(p_.K, kTransposeTile);
     Check(LaunchTranspose(SizeOf(p_.dtype), stream_, transpose));
+    return transposed;
+  }
+
+  // All but dX and dD, and the parts of all but dD.
+  void Fused() {
+    const CudaBackwardTile& tile = plan_.tile;
+    BackwardStreamArgs args{};
+    args.x = b_.input;
+    args.d = b_.depthwise_filter;
+    args.p_transposed = TransposedFilter();
+    if (Failed()) return;
+    args.depthwise_bias = p_.has_depthwise_bias ? b_.depthwise_bias : nullptr;
+    args.gradient = b_.grad;
+    args.y = plan_.gradient ? b_.output : nullptr;
+    args.dz = At(plan_.dz_at_bytes);
+    args.residual_gradient =
+        plan_.wanted.residual && (plan_.gradient || b_.d_residual != b_.grad) ? b_.d_residual : nullptr;
+    args.product_sums = SumsAt(plan_.product_sums_at_bytes);
+    args.bias_sums = SumsAt(plan_.bias_sums_at_bytes);
+    args.between_sums = SumsAt(plan_.between_sums_at_bytes);
+    args.mid = OnDevice(p_.mid);
+    args.out = OnDevice(p_.out);
+    args.H = static_cast<int>(p_.H), args.W = static_cast<int>(p_.W), args.C = static_cast<int>(p_.C);
+    args.K = static_cast<int>(p_.K), args.Ho = static_cast<int>(p_.Ho), args.Wo = static_cast<int>(p_.Wo);
+    args.pad_top = static_cast<int>(p_.pad_top), args.pad_left = static_cast<int>(p_.pad_left);
+    args.tile_rows = tile.tile_rows;
+    args.tile_columns = tile.tile_columns;
+    while (1 << args.tile_columns_log2 < tile.tile_columns) ++args.tile_columns_log2;
+    args.in_columns = tile.in_columns;
+    args.channels = tile.channels;
+    args.ring_rows = tile.ring_rows;
+    args.out_channels = tile.out_channels;
+    args.strips = static_cast<int>(Ceil(p_.Wo, tile.tile_columns));
+    args.segments = tile.segments;
+    args.segment_rows = tile.segment_rows;
+    args.z_pitch = tile.z_pitch, args.g_pitch = tile.g_pitch, args.p_pitch = tile.p_pitch;
+    args.p_offset_bytes = tile.p_offset_bytes;
+    args.z_offset_bytes = tile.z_offset_bytes;
+    args.g_offset_bytes = tile.g_offset_bytes;
+    args.d_offset_bytes = tile.d_offset_bytes;
+    args.bias_offset_bytes = tile.bias_offset_bytes;
+    args.sums_offset_bytes = tile.sums_offset_bytes;
+    args.gradient_offset_bytes = tile.gradient_offset_bytes;
+    args.ring_offset_bytes = tile.ring_offset_bytes;
+    args.row_warps = tile.row_warps;
+    args.warp_columns = tile.warp_columns;
+    args.items = tile.items;
+    args.parts = plan_.product_parts;
+    const Launch launch{args.parts, kBackwardStreamThreads, tile.shared_bytes, stream_};
+    switch (p_.dtype) {
+      case DType::kFloat16:
+        return Check(LaunchBackwardStreamFloat16(p_.R, p_.stride_h, launch, args));
+      case DType::kBFloat16:
+        return Check(LaunchBackwardStreamBFloat16(p_.R, p_.stride_h, launch, args));
+      case DType::kFloat32:
+        return Check(LaunchBackwardStreamTf32(p_.R, p_.stride_h, launch, args));
+    }
+  }
+
+  // dZ, and the parts of the depthwise bias' gradient.
+  void BetweenGradient() {
+    if (Failed()) return;
+    const void* const transposed = TransposedFilter();
     if (Failed()) return;
     BackwardProductArgs args = Product(gradient_, p_.K, transposed, p_.CM(), At(plan_.dz_at_bytes));
     args.part_tiles = plan_.between_part_tiles;
-    args.items = plan_.between_parts * Ceil(p_.CM(), kCudaBackwardTile);
+    args.items = plan_.between_parts * Ceil(p_.CM(), kCudaBackwardProduct);
     args.factors = Factors();
     args.are_factors = plan_.between_factors;
     args.activation = OnDevice(p_.mid);
@@ -252,7 +322,7 @@ class Steps {
     Check(LaunchProductGeneral(p_.dtype, stream_, args));
     if (plan_.wanted.depthwise_bias) {
       Columns(dz, nullptr, nullptr, SumsAt(plan_.between_sums_at_bytes), p_.CM(), plan_.between_parts,
-              plan_.between_part_tiles * kCudaBackwardTile);
+              plan_.between_part_tiles * kCudaBackwardProduct);
     }
   }
 
@@ -322,6 +392,15 @@ class Steps {
   std::string error_;
 };
 
+bool AlignedForFused(const BackwardBuffers& b) {
+  // Depthwise filters are read by elements there, but by words in the kernel that follows.
+  for (const void* tensor :
+       {b.input, b.grad, b.output, static_cast<const void*>(b.d_input), static_cast<const void*>(b.d_residual)}) {
+    if (reinterpret_cast<uintptr_t>(tensor) % 16 != 0) return false;
+  }
+  return true;
+}
+
 // Gradients of nothing: sums of no parts.
 std::string Zeros(const Problem& p, const CudaBackwardPlan& plan, const BackwardBuffers& b, void* stream) {
   const WantedGradients& wanted = plan.wanted;
@@ -344,10 +423,20 @@ std::string Zeros(const Problem& p, const CudaBackwardPlan& plan, const Backward
 
 int64_t BackwardCalls(CudaBackwardPath path) { return calls[static_cast<int>(path)].load(); }
 
-std::string Backward(const Problem& problem, const CudaBackwardPlan& plan, const BackwardBuffers& given,
+std::string Backward(const Problem& problem, const CudaBackwardPlan& planned, const BackwardBuffers& given,
                      void* workspace, void* stream) {
   if (problem.N * problem.output_pixels() == 0 || problem.H * problem.W == 0) {
-    return Zeros(problem, plan, given, stream);
+    return Zeros(problem, planned, given, stream);
+  }
+  CudaBackwardPlan plan = planned;
+  if (plan.path == CudaBackwardPath::kFused && !plan.transposed && !AlignedForFused(given)) {
+    CudaMachine machine;
+    CudaBackwardOptions options;
+    options.path = CudaBackwardPath::kSteps;
+    options.math = plan.math;
+    std::string error = CurrentMachine(&machine);
+    if (error.empty()) error = MakeCudaBackwardPlan(problem, machine, planned.wanted, options, &plan);
+    if (!error.empty()) return error;
   }
   calls[static_cast<int>(plan.path)].fetch_add(1);
   Problem p = problem;

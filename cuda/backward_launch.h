@@ -12,6 +12,7 @@ namespace dwsconv {
 namespace cuda {
 
 struct BackwardProductArgs;
+struct BackwardStreamArgs;
 struct ColumnArgs;
 struct DepthwiseArgs;
 struct DepthwiseGradientArgs;
@@ -19,6 +20,7 @@ struct FilterProductArgs;
 struct GeneralDepthwiseGradientArgs;
 struct GeneralFilterProductArgs;
 struct GeneralProductArgs;
+struct Launch;
 struct ReduceArgs;
 
 const char* LaunchBetweenGradient(DType dtype, CudaMath math, void* stream, const BackwardProductArgs& args);
@@ -32,6 +34,14 @@ const char* LaunchDepthwiseGradient(DType dtype, int64_t window, int64_t stride,
 // `unit`: of args.units, 1 or 16 bytes of elements.
 const char* LaunchColumns(DType dtype, int64_t unit, void* stream, const ColumnArgs& args);
 const char* LaunchReduce(DType dtype, void* stream, const ReduceArgs& args);
+
+// For 3x3 and 5x5 windows that HasFastWindow.
+const char* LaunchBackwardStreamFloat16(int64_t window, int64_t stride, const Launch& launch,
+                                        const BackwardStreamArgs& args);
+const char* LaunchBackwardStreamBFloat16(int64_t window, int64_t stride, const Launch& launch,
+                                         const BackwardStreamArgs& args);
+const char* LaunchBackwardStreamTf32(int64_t window, int64_t stride, const Launch& launch,
+                                     const BackwardStreamArgs& args);
 
 // For any problem.
 const char* LaunchBetweenFactorsGeneral(DType dtype, void* stream, const DepthwiseArgs& args);

@@ -21,7 +21,7 @@ constexpr int kBackwardStages = 3;
 
 template <typename T>
 struct BackwardSizes {
-  static constexpr int kTile = kCudaBackwardTile;
+  static constexpr int kTile = kCudaBackwardProduct;
   static constexpr int kVector = 16 / sizeof(T);
   static constexpr int kDepth = 64 / sizeof(T);  // of a stage
   static constexpr int kNarrowPitch = kDepth + kVector, kWidePitch = kTile + 8;
@@ -64,26 +64,27 @@ struct BackwardProductArgs {
 // One tile's sums: A times B from `pixel` and `column` on. kPlain: rows of A and B are whole vectors.
 template <typename Policy, bool kPlain>
 DWS_DEVICE void ProductOfTile(const BackwardProductArgs& args, typename Policy::Element* shared, int64_t pixel,
-                              int column, const WarpPlace& place, Sums& sums) {
+                              int column, const WarpPlace& place, TileSums<kTiles>& sums) {
   using T = typename Policy::Element;
   using Sizes = BackwardSizes<T>;
   constexpr int kStage = Sizes::kNarrowElements + Sizes::kWideElements;
   const T* const a = static_cast<const T*>(args.a) + pixel * args.depth;
   const T* const b = static_cast<const T*>(args.b) + column;
   const int steps = (args.depth + Sizes::kDepth - 1) / Sizes::kDepth;
+  const int pixels_left = RowsLeft(args.pixels - pixel, Sizes::kTile);
   const auto load = [&](int step) {
     if (step < steps) {
       T* const stage = shared + step % kBackwardStages * kStage;
       const int first = step * Sizes::kDepth, left = args.depth - first;
       LoadBlock<T, Sizes::kTile, Sizes::kDepth, kBackwardThreads>(stage, Sizes::kNarrowPitch, a + first, args.depth,
-                                                                  args.pixels - pixel, left, kPlain || args.a_vector);
+                                                                  pixels_left, left, kPlain || args.a_vector);
       LoadBlock<T, Sizes::kDepth, Sizes::kTile, kBackwardThreads>(
           stage + Sizes::kNarrowElements, Sizes::kWidePitch, b + static_cast<int64_t>(first) * args.columns,
           args.columns, left, args.columns - column, kPlain || args.b_vector);
     }
     CommitCopies();
   };
-  ClearSums(sums);
+  ClearTiles<kTiles>(sums);
   for (int step = 0; step < kBackwardStages - 1; ++step) load(step);
   for (int step = 0; step < steps; ++step) {
     WaitForCopies<kBackwardStages - 2>();
@@ -91,9 +92,11 @@ DWS_DEVICE void ProductOfTile(const BackwardProductArgs& args, typename Policy::
     SyncBlock();
     load(step + kBackwardStages - 1);
     const T* const stage = shared + step % kBackwardStages * kStage;
-    Policy::Multiply(sums, stage + place.row * Sizes::kNarrowPitch, Sizes::kNarrowPitch,
-                     stage + Sizes::kNarrowElements + place.column, Sizes::kWidePitch, Sizes::kDepth, place.tiles,
-                     place.lane);
+    if (place.tiles == 0) continue;
+    // All of its tiles, as zeros are past the last column: a branch for each would keep the loads from running ahead.
+    BackwardProduct<Policy>::template Row<kTiles>(sums, stage + place.row * Sizes::kNarrowPitch, Sizes::kNarrowPitch,
+                                                  stage + Sizes::kNarrowElements + place.column, Sizes::kWidePitch,
+                                                  Sizes::kDepth, kTiles, place.lane);
   }
   // The next tile's copies go where this one's last stages are read.
   SyncBlock();
@@ -101,7 +104,7 @@ DWS_DEVICE void ProductOfTile(const BackwardProductArgs& args, typename Policy::
 
 // Where the lane's rows of a tile begin, in elements past its first one, or -1 past the last pixel.
 template <typename Policy>
-DWS_DEVICE void RowsOfTile(const WarpPlace& place, int64_t pixels_left, int columns, int (&rows)[Policy::kRows]) {
+DWS_DEVICE void RowsOfTile(const WarpPlace& place, int pixels_left, int columns, int (&rows)[Policy::kRows]) {
   DWS_UNROLL
   for (int i = 0; i < Policy::kRows; ++i) {
     const int row = place.row + Policy::Row(place.lane, i);
@@ -111,13 +114,13 @@ DWS_DEVICE void RowsOfTile(const WarpPlace& place, int64_t pixels_left, int colu
 
 // Blocks of a multiprocessor that there are to be registers for.
 template <typename Policy, bool kPlain>
-constexpr int BetweenGradientBlocks() {
+constexpr int ProductBlocks() {
   return kPlain && !std::is_same<Policy, ExactFloat>::value ? 2 : 1;
 }
 
 // dZ. kPlain: rows of all matrices are whole vectors.
 template <typename Policy, bool kPlain>
-__global__ void __launch_bounds__(kBackwardThreads, BetweenGradientBlocks<Policy, kPlain>())
+__global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, kPlain>())
     BetweenGradientKernel(const BackwardProductArgs args) {
   using T = typename Policy::Element;
   using Sizes = BackwardSizes<T>;
@@ -125,24 +128,23 @@ __global__ void __launch_bounds__(kBackwardThreads, BetweenGradientBlocks<Policy
   // Of each row of warps: nobody but one lane touches an element before the last barrier.
   float* const column_sums =
       reinterpret_cast<float*>(shared + kBackwardStages * (Sizes::kNarrowElements + Sizes::kWideElements));
-  const int64_t column_tiles = (args.columns + Sizes::kTile - 1) / Sizes::kTile;
-  for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const int64_t part = item / column_tiles;
-    const int first_column = static_cast<int>(item % column_tiles) * Sizes::kTile;
+  const int column_tiles = (args.columns + Sizes::kTile - 1) / Sizes::kTile, items = static_cast<int>(args.items);
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const int part = item / column_tiles;
+    const int first_column = item % column_tiles * Sizes::kTile;
     const WarpPlace place(args.columns - first_column);
-    float* const mine = column_sums + place.row / kWarpRows * Sizes::kTile + place.column;
-    const int64_t end = (part + 1) * args.part_tiles < args.tiles ? (part + 1) * args.part_tiles : args.tiles;
-    for (int64_t tile = part * args.part_tiles; tile < end; ++tile) {
-      const int64_t pixel = tile * Sizes::kTile;
-      Sums sums;
+    const int part_tiles = static_cast<int>(args.part_tiles), begin = part * part_tiles;
+    for (int tile = begin; tile < begin + part_tiles && tile < args.tiles; ++tile) {
+      const int64_t pixel = int64_t{tile} * Sizes::kTile;
+      TileSums<kTiles> sums;
       ProductOfTile<Policy, kPlain>(args, shared, pixel, first_column, place, sums);
       int rows[Policy::kRows];
-      RowsOfTile<Policy>(place, args.pixels - pixel, args.columns, rows);
+      RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kCudaBackwardProduct), args.columns, rows);
       const int64_t first = pixel * args.columns + first_column;
       const int columns = args.columns - first_column;
       if (args.factors != nullptr) {
         const T* const factors = static_cast<const T*>(args.factors) + first;
-        Policy::ForEach(sums, place.lane, place.tiles, [&](int i, int column, float* pair) {
+        ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
           column += place.column;
           if (rows[i] < 0) return;
           float factor[2];
@@ -155,21 +157,22 @@ __global__ void __launch_bounds__(kBackwardThreads, BetweenGradientBlocks<Policy
         });
       }
       if (args.sums != nullptr) {
-        const bool begins = tile == part * args.part_tiles;
-        SumColumns(sums, place.lane, place.tiles, Policy(), [&](int column, float sum, float next) {
+        const bool begins = tile == begin;
+        float* const mine = column_sums + place.row / kWarpRows * Sizes::kTile + place.column;
+        SumColumns<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int column, float sum, float next) {
           mine[column] = begins ? sum : mine[column] + sum;
           mine[column + 1] = begins ? next : mine[column + 1] + next;
         });
       }
-      StoreSums<Policy, kPlain>(sums, place.lane, place.tiles, place.column, rows, static_cast<T*>(args.to) + first,
-                                columns, args.to_vector);
+      StoreSums<Policy, kPlain, kTiles>(sums, place.lane, place.tiles, place.column, rows,
+                                        static_cast<T*>(args.to) + first, columns, args.to_vector);
     }
     if (args.sums != nullptr) {
       SyncBlock();
       for (int i = threadIdx.x; i < Sizes::kTile && first_column + i < args.columns; i += kBackwardThreads) {
         float sum = column_sums[i];
         for (int row = 1; row < 4; ++row) sum += column_sums[row * Sizes::kTile + i];
-        args.sums[part * args.columns + first_column + i] = sum;
+        args.sums[int64_t{part} * args.columns + first_column + i] = sum;
       }
       SyncBlock();
     }
@@ -181,20 +184,20 @@ template <typename Policy>
 __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(const BackwardProductArgs args) {
   using T = typename Policy::Element;
   T* const shared = reinterpret_cast<T*>(SharedMemory());
-  const int64_t column_tiles = (args.columns + kCudaBackwardTile - 1) / kCudaBackwardTile;
+  const int64_t column_tiles = (args.columns + kCudaBackwardProduct - 1) / kCudaBackwardProduct;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const int64_t pixel = item / column_tiles * kCudaBackwardTile;
-    const int first_column = static_cast<int>(item % column_tiles) * kCudaBackwardTile;
+    const int64_t pixel = item / column_tiles * kCudaBackwardProduct;
+    const int first_column = static_cast<int>(item % column_tiles) * kCudaBackwardProduct;
     const WarpPlace place(args.columns - first_column);
-    Sums sums;
+    TileSums<kTiles> sums;
     ProductOfTile<Policy, false>(args, shared, pixel, first_column, place, sums);
     int rows[Policy::kRows];
-    RowsOfTile<Policy>(place, args.pixels - pixel, args.columns, rows);
+    RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kCudaBackwardProduct), args.columns, rows);
     const int64_t first = pixel * args.columns + first_column;
     const int columns = args.columns - first_column;
     const T* const bias = static_cast<const T*>(args.bias);
     const T* const residual = static_cast<const T*>(args.residual);
-    Policy::ForEach(sums, place.lane, place.tiles, [&](int i, int column, float* pair) {
+    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
       column += place.column;
       const int left = columns - column;
       if (bias != nullptr) {
@@ -211,7 +214,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(cons
       }
     });
     DerivativeOfAll(sums, args.activation);
-    Policy::ForEach(sums, place.lane, place.tiles, [&](int i, int column, float* pair) {
+    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
       column += place.column;
       if (rows[i] < 0) return;
       float gradient[2];
@@ -220,8 +223,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(cons
       pair[0] = Scale(gradient[0], pair[0]);
       pair[1] = Scale(gradient[1], pair[1]);
     });
-    StoreSums<Policy, false>(sums, place.lane, place.tiles, place.column, rows, static_cast<T*>(args.to) + first,
-                             columns, args.to_vector);
+    StoreSums<Policy, false, kTiles>(sums, place.lane, place.tiles, place.column, rows,
+                                     static_cast<T*>(args.to) + first, columns, args.to_vector);
   }
 }
 
@@ -236,7 +239,8 @@ struct FilterProductArgs {
 
 // dP.
 template <typename Policy>
-__global__ void __launch_bounds__(kBackwardThreads, 2) FilterProductKernel(const FilterProductArgs args) {
+__global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, true>())
+    FilterProductKernel(const FilterProductArgs args) {
   using T = typename Policy::Element;
   using Sizes = BackwardSizes<T>;
   constexpr int kStage = 2 * Sizes::kWideElements;
@@ -257,7 +261,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) FilterProductKernel(const
     const auto load = [&](int64_t step) {
       if (step < steps) {
         T* const stage = shared + step % kBackwardStages * kStage;
-        const int64_t first = step * Sizes::kDepth, left = end - begin - first;
+        const int64_t first = step * Sizes::kDepth;
+        const int left = RowsLeft(end - begin - first, Sizes::kDepth);
         LoadBlock<T, Sizes::kDepth, Sizes::kTile, kBackwardThreads>(stage, Sizes::kWidePitch, z + first * args.channels,
                                                                     args.channels, left, args.channels - first_channel,
                                                                     args.z_vector);
@@ -267,24 +272,24 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) FilterProductKernel(const
       }
       CommitCopies();
     };
-    Sums sums;
-    ClearSums(sums);
+    TileSums<kTiles> sums;
+    ClearTiles<kTiles>(sums);
     for (int step = 0; step < kBackwardStages - 1; ++step) load(step);
     for (int64_t step = 0; step < steps; ++step) {
       WaitForCopies<kBackwardStages - 2>();
       SyncBlock();
       load(step + kBackwardStages - 1);
       const T* const stage = shared + step % kBackwardStages * kStage;
-      if (first_channel + place.row < args.channels) {
-        OuterProduct<Policy>::MultiplyAddAll(sums, stage + place.row, Sizes::kWidePitch,
-                                             stage + Sizes::kWideElements + place.column, Sizes::kWidePitch,
-                                             Sizes::kDepth, place.tiles, place.lane);
+      if (first_channel + place.row < args.channels && place.tiles > 0) {
+        BackwardProduct<Policy>::template Outer<kTiles>(sums, stage + place.row, Sizes::kWidePitch,
+                                                        stage + Sizes::kWideElements + place.column, Sizes::kWidePitch,
+                                                        Sizes::kDepth, kTiles, place.lane);
       }
     }
     SyncBlock();
     float* const to = args.sums + part * args.channels * args.columns;
     const bool pairs = args.columns % 2 == 0;
-    Policy::ForEach(sums, place.lane, place.tiles, [&](int i, int column, const float* pair) {
+    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, const float* pair) {
       const int channel = first_channel + place.row + Policy::Row(place.lane, i);
       column += first_column + place.column;
       if (channel >= args.channels || column >= args.columns) return;

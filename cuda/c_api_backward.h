@@ -9,11 +9,12 @@
 extern "C" {
 #endif
 
-/* One call. Of `layer` shapes, attributes, dtype, math, x, d, p, db, b, r, workspace and stream are read; y is the
+/* One call. Of `layer` shapes, attributes, dtype, math, x, d, p, db, b, r, workspace and stream are read,
+ * and the tile, for the fused path; y is the
  * forward pass' output, where the activation's derivative takes it, else null. */
 typedef struct {
   DwsconvCudaCall layer;
-  int32_t path; /* 0 the planner's choice, 1 general, 2 steps */
+  int32_t path; /* 0 the planner's choice, 1 general, 2 steps, 3 fused */
   /* Which gradients are wanted: bit 0 of x, 1 of d, 2 of p, 3 of db, 4 of b, 5 of r. */
   int32_t wanted;
   const void* grad; /* of the loss by y */

@@ -172,11 +172,26 @@ def random_gradient(rng: np.random.Generator, x, layer, residual, dtype):
     return rng.standard_normal(shape).astype(dtype).astype(np.float64)
 
 
+TILES = ((4, 16), (8, 8), (16, 4), (4, 32), (8, 16), (16, 8))
+
+
 def draw_case(seed: int) -> tuple:
-    """A random (shape, element type, math, path, wanted); `shape` is as `reference.random_case` takes it."""
-    shape, dtype, math, _, _ = cuda_cases.draw_case(seed)
+    """A random (shape, element type, math, path, wanted, tile); `shape` is as `reference.random_case` takes it.
+
+    Half of them are layers that the fused kernel takes, if its tile fits.
+    """
+    shape, dtype, math = cuda_cases.draw_case(seed)[:3]
     rng = np.random.default_rng([seed, 7])
     path = ("general", "steps", "steps", "auto")[rng.integers(4)]
     names = ("x", "d", "p", "db", "b", "r")
     wanted = names if rng.integers(2) else tuple(name for name in names if rng.integers(2))
-    return shape, dtype, math, path, wanted
+    tile = None
+    if (shape["R"], shape["strides"][0]) in cuda_cases.WINDOWS[:4] and shape["R"] == shape["S"] and rng.integers(5):
+        dtype, math = (("float16", "exact"), ("bfloat16", "exact"), ("float32", "tf32"))[rng.integers(3)]
+        shape.update(C=8 * int(rng.integers(1, 17)), K=8 * int(rng.integers(1, 17)))
+        shape.update(dilations=(1, 1), strides=(shape["strides"][0],) * 2, M=1)
+        words = [word for word in reference.ACTIVATIONS if not from_input((word, 0.2))]
+        shape.update(activation=(words[rng.integers(6)], 0.2), depthwise_activation=(words[rng.integers(6)], 0.2))
+        path, tile = "fused", TILES[rng.integers(6)] if rng.integers(4) else None
+        wanted = tuple(dict.fromkeys((*wanted, "d", "p")))
+    return shape, dtype, math, path, wanted, tile

@@ -6,7 +6,7 @@ import ctypes
 
 from cuda_library import Library, Plan, _Call, _Plan, call_of
 
-PATHS = {"auto": 0, "general": 1, "steps": 2}
+PATHS = {"auto": 0, "general": 1, "steps": 2, "fused": 3}
 
 # The gradients in the order of the bits that ask for them, by the names of what they are gradients of.
 GRADIENTS = ("x", "d", "p", "db", "b", "r")
@@ -46,16 +46,18 @@ class BackwardCall:
         library: a `BackwardLibrary`.
         wanted: names out of GRADIENTS.
         path: a key of PATHS.
+        tile: (rows, columns) of the fused path, or None for the planner's choice.
 
     Raises:
         ValueError: the library refuses the call; the message is its own.
     """
 
-    def __init__(self, library: BackwardLibrary, forward, wanted=GRADIENTS, path: str = "auto"):
+    def __init__(self, library: BackwardLibrary, forward, wanted=GRADIENTS, path: str = "auto", tile=None):
         self._library, self._forward = library, forward  # which keeps the words alive that the copy points to
         self._call = call = _BackwardCall()
         ctypes.memmove(ctypes.byref(call.layer), ctypes.byref(forward._call), ctypes.sizeof(_Call))
         call.path = PATHS[path]
+        call.layer.tile_rows, call.layer.tile_columns = tile or (0, 0)
         call.wanted = sum(1 << GRADIENTS.index(name) for name in wanted)
         plan = _Plan()
         self._check(library.backward_plan(ctypes.byref(call), ctypes.byref(plan)))

@@ -33,13 +33,22 @@ def conflicts(library):
     return lambda: count() - before
 
 
+class NoRoomError(Exception):
+    """A fused layer, or tile, that does not fit into shared memory."""
+
+
 def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False, **options):
     """Gradients of a case of `reference.random_case` by name, and the plan; checks the bytes around them.
 
     Inputs end where memory ends, outputs and workspace are NaN before.
     """
     x, layer, residual = case
-    call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, **options)
+    try:
+        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, **options)
+    except ValueError as error:
+        if "no tile of it has room" in str(error):
+            raise NoRoomError from error
+        raise
     numpy_type = cuda_cases.NUMPY[dtype]
     inputs = tensors_of(x, layer, residual)
     wanted = [name for name in wanted if name in inputs]
@@ -111,22 +120,29 @@ LAYER = {**dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, 3, 3))), "bias": True, "d
 
 def test_random_layers_agree_with_float64(library, conflicts):
     before = library.backward_calls()
+    skipped = 0
     for seed in range(160):
-        shape, dtype, math, path, wanted = cases.draw_case(seed)
-        compare(
-            library,
-            shape,
-            dtype,
-            math,
-            path=path,
-            wanted=wanted,
-            order=seed % 3,
-            blocks=seed % 4,
-            offset=seed % 2 * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
-            in_place=seed % 5 == 0 and shape["activation"][0] == "none",
-        )
+        shape, dtype, math, path, wanted, tile = cases.draw_case(seed)
+        odd = path != "fused" and seed % 2 == 1
+        try:
+            compare(
+                library,
+                shape,
+                dtype,
+                math,
+                path=path,
+                wanted=wanted,
+                tile=tile,
+                order=seed % 3,
+                blocks=seed % 4,
+                offset=odd * np.dtype(cuda_cases.NUMPY[dtype]).itemsize,
+                in_place=seed % 5 == 0,
+            )
+        except NoRoomError:
+            skipped += 1
+    assert skipped <= 40
     ran = {path: calls - before[path] for path, calls in library.backward_calls().items()}
-    assert min(ran.values()) >= 30, ran
+    assert min(ran.values()) >= 20, ran
     assert conflicts() == 0
 
 
