@@ -14,6 +14,10 @@ namespace cuda {
 
 constexpr int kDepthwiseThreads = 128;
 
+// Blocks that a multiprocessor must have registers for, or 0 where the compiler chooses.
+template <typename Win>
+constexpr int kDepthwiseBlocks = Win::kIn <= 6 ? 5 : 0;
+
 struct DepthwiseArgs {
   const void *x, *d, *bias;  // [N,H,W,C], [R,S,C,M], [C*M] or null
   void* z;                   // [N,Ho,Wo,C*M]
@@ -26,7 +30,7 @@ struct DepthwiseArgs {
 // A kernel for one window, M = 1, and channels in whole words. A thread has a patch of outputs of one word; the units
 // (word, patch of a row of patches) of a row of patches are dealt to blocks.
 template <typename T, typename Win>
-__global__ void __launch_bounds__(kDepthwiseThreads) DepthwiseKernel(const DepthwiseArgs args) {
+__global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) DepthwiseKernel(const DepthwiseArgs args) {
   constexpr int kElements = Word<T>::kElements;
   const int words = static_cast<int>(args.C) / kElements;
   const int H = static_cast<int>(args.H), W = static_cast<int>(args.W);
@@ -68,8 +72,10 @@ __global__ void __launch_bounds__(kDepthwiseThreads) DepthwiseKernel(const Depth
     const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * H * row_words + in_row * row_words +
                               static_cast<int64_t>(in_column) * words + word;
     const uint32_t rows = InsideMask(in_row, H, Win::kIn), columns = InsideMask(in_column, W, Win::kIn);
+    // A patch inside the image has a path without branches, where that does not make the compiler load ahead more than
+    // there are registers for.
     constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
-    if (rows == kAll && columns == kAll) {
+    if (Win::kIn <= 6 && rows == kAll && columns == kAll) {
       SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
     } else {
       SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});

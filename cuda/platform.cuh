@@ -14,7 +14,11 @@
 #define DWS_DEVICE __device__ __forceinline__
 #define DWS_UNROLL _Pragma("unroll")
 #define DWS_ROLLED _Pragma("unroll 1")
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define DWS_UNROLL_TWICE _Pragma("unroll 1")  // there are no more registers for two
+#else
 #define DWS_UNROLL_TWICE _Pragma("unroll 2")
+#endif
 #endif
 
 namespace dwsconv {

@@ -130,9 +130,14 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
       }
       CommitCopies();
       const T* const z = shared + stage * Sizes::kStageElements;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+      const int count = tiles;  // branches keep the compiler from loading ahead more than there are registers for
+#else
+      const int count = kTiles;
+#endif
       if (column_of_warp < columns) {
         Policy::Multiply(sums, z + row_of_warp * Sizes::kZPitch, Sizes::kZPitch, z + Sizes::kZElements + column_of_warp,
-                         Sizes::kPPitch, depth, kTiles, lane);
+                         Sizes::kPPitch, depth, count, lane);
       }
       stage = stage + 1 == kPointwiseStages ? 0 : stage + 1;
       next = next + 1 == kPointwiseStages ? 0 : next + 1;
