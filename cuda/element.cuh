@@ -86,6 +86,15 @@ DWS_DEVICE uint32_t NarrowWord(const float (&values)[2], T) {
   return static_cast<uint32_t>(Narrow<T>(values[0]).bits) | static_cast<uint32_t>(Narrow<T>(values[1]).bits) << 16;
 }
 
+// The lower (half 0) or the upper elements of two words of 16-bit elements, side by side.
+DWS_DEVICE uint32_t PairHalves(uint32_t first, uint32_t second, int half) {
+#if defined(DWSCONV_SHIM)
+  return half == 0 ? (first & 0xffffu) | second << 16 : first >> 16 | (second & 0xffff0000u);
+#else
+  return __byte_perm(first, second, half == 0 ? 0x5410 : 0x7632);
+#endif
+}
+
 // Both elements of a word, clamped to [0, high]; NaN goes through. `high` is a word of the same elements, and has no
 // effect where it is infinity.
 #if defined(DWSCONV_SHIM)

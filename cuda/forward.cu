@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/depthwise_kernel.cuh"
+#include "cuda/depthwise_toeplitz_kernel.cuh"
 #include "cuda/direct_kernel.cuh"
 #include "cuda/forward.h"
 #include "cuda/launch.h"
@@ -69,10 +70,32 @@ const char* RunDirect(const Problem& p, const ForwardBuffers& buffers, void* str
   return LaunchDirect(p.dtype, stream, args);
 }
 
-const char* RunTwoStep(const Problem& p, const CudaPlan& plan, const ForwardBuffers& buffers, void* z, void* stream) {
+const char* RunToeplitz(const Problem& p, const CudaPlan& plan, int multiprocessors, const ForwardBuffers& buffers,
+                        void* z, void* stream) {
+  ToeplitzArgs args{};
+  args.x = buffers.input;
+  args.d = buffers.depthwise_filter;
+  args.bias = buffers.depthwise_bias;
+  args.z = z;
+  args.mid = OnDevice(p.mid);
+  args.H = static_cast<int>(p.H), args.W = static_cast<int>(p.W), args.C = static_cast<int>(p.C);
+  args.Ho = static_cast<int>(p.Ho), args.Wo = static_cast<int>(p.Wo);
+  args.pad_top = static_cast<int>(p.pad_top), args.pad_left = static_cast<int>(p.pad_left);
+  args.strips = static_cast<int>(Ceil(p.Wo, kToeplitzColumns));
+  args.segments = plan.segments;
+  args.segment_rows = plan.segment_rows;
+  args.items = static_cast<int>(plan.items);
+  args.items_of_group = static_cast<int>(p.N) * args.segments * args.strips;
+  return LaunchDepthwiseToeplitz(p.dtype, multiprocessors, stream, args);
+}
+
+const char* RunTwoStep(const Problem& p, const CudaPlan& plan, int multiprocessors, const ForwardBuffers& buffers,
+                       void* z, void* stream) {
   DepthwiseArgs depthwise = Depthwise(p, buffers, z);
   const char* error;
-  if (plan.fast_depthwise && Aligned(buffers.input, 4) && Aligned(buffers.depthwise_filter, 4)) {
+  if (plan.toeplitz && Aligned(buffers.input, 16) && Aligned(buffers.depthwise_filter, 16) && Aligned(z, 16)) {
+    error = RunToeplitz(p, plan, multiprocessors, buffers, z, stream);
+  } else if (plan.fast_depthwise && Aligned(buffers.input, 4) && Aligned(buffers.depthwise_filter, 4)) {
     const int64_t words = p.C * SizeOf(p.dtype) / 4;
     depthwise.items = p.N * Ceil(p.Ho, kPatch) * Ceil(words * Ceil(p.Wo, kPatch), kDepthwiseThreads);
     const Launch launch{std::min<int64_t>(depthwise.items, INT32_MAX), kDepthwiseThreads, 0, stream};
@@ -191,7 +214,7 @@ std::string Forward(const Problem& problem, const CudaPlan& plan, const ForwardB
         error = RunStream(p, plan, machine.multiprocessors, buffers, stream);
         break;
       case CudaPath::kTwoStep:
-        error = RunTwoStep(p, plan, buffers, base + plan.z_at_bytes, stream);
+        error = RunTwoStep(p, plan, machine.multiprocessors, buffers, base + plan.z_at_bytes, stream);
         break;
       default:
         error = RunDirect(p, buffers, stream);

@@ -16,6 +16,7 @@ struct DepthwiseArgs;
 struct DirectArgs;
 struct PointwiseArgs;
 struct StreamArgs;
+struct ToeplitzArgs;
 struct TransposeArgs;
 
 // How a kernel is launched.
@@ -33,6 +34,9 @@ const char* LaunchStreamTf32(int64_t window, int64_t stride, const Launch& launc
 const char* LaunchStreamExact(int64_t window, int64_t stride, const Launch& launch, const StreamArgs& args);
 const char* LaunchDepthwise(DType dtype, int64_t window, int64_t stride, const Launch& launch,
                             const DepthwiseArgs& args);
+
+// For a plan with `toeplitz`.
+const char* LaunchDepthwiseToeplitz(DType dtype, int multiprocessors, void* stream, const ToeplitzArgs& args);
 
 // For any window; the grid, threads and shared memory follow from the arguments.
 const char* LaunchDepthwiseGeneral(DType dtype, void* stream, const DepthwiseArgs& args);

@@ -190,6 +190,45 @@ def test_nan_goes_through_and_taps_outside_are_left_out(library, path, dtype, ma
     np.testing.assert_array_equal(np.isnan(actual.astype(np.float64)), np.isnan(expected))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_7x7_on_tensor_cores(library, dtype):
+    """All sizes around the tiles and the channels of a block, paddings, biases, activations, orders of threads."""
+    rng = np.random.default_rng(0)
+    for case in range(18):
+        height, width = (int(rng.integers(1, 40)) for _ in "hw")
+        shape = {
+            **dict(zip("NHWCMKRS", (int(rng.integers(1, 3)), height, width, 8 * int(rng.integers(1, 13)), 1, 8, 7, 7))),
+            "depthwise_bias": case % 2 == 0,
+            "depthwise_activation": (list(reference.ACTIVATIONS)[case % len(reference.ACTIVATIONS)], 0.3),
+            "padding": "SAME" if case % 3 else ((4, 3), (6, 5)),
+            "seed": case,
+        }
+        plan = compare(library, shape, dtype, path="two_step", order=case, blocks=case % 4)
+        assert plan.text.startswith("two_step toeplitz")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("poison", ["x", "tap", "both"])
+def test_7x7_on_tensor_cores_keeps_infinities_where_they_belong(library, dtype, poison):
+    """An infinite input is multiplied by zeros of the Toeplitz matrix, an infinite tap by zeros around the image."""
+    shape = {**LAYER, "H": 19, "W": 21, "R": 7, "S": 7, "depthwise_activation": ("gelu", 0.2)}
+    x, layer, residual = reference.random_case(np.random.default_rng(0), cuda_cases.NUMPY[dtype], shape)
+    if poison != "tap":
+        x[0, 9, 11, 13], x[0, 2, 0, 7], x[0, 18, 20, 21] = np.inf, np.nan, -np.inf
+    if poison != "x":
+        layer.depthwise_filter[0, 0, 5, 0], layer.depthwise_filter[6, 3, 30, 0] = np.inf, np.nan
+    actual, plan = compute(library, (x, layer, residual), dtype, path="two_step")
+    assert plan.text.startswith("two_step toeplitz")
+    with np.errstate(invalid="ignore"):
+        expected = reference.forward(x, layer, residual)
+    finite = np.isfinite(expected)
+    assert 0 < finite.sum() < finite.size
+    actual = actual.astype(np.float64)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_array_equal(np.isfinite(actual), finite)
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0.1, atol=0.5 if dtype == "bfloat16" else 0.05)
+
+
 def test_nothing_to_do(library):
     for size in ("N", "H"):
         shape = {**LAYER, size: 0, "padding": "SAME"}

@@ -13,8 +13,9 @@ namespace {
 constexpr double kFmaPerCycle = 128 * 0.6;
 constexpr double kTensor16PerCycle = 1024 * 0.8;
 constexpr double kTf32PerCycle = 512 * 0.5;
-constexpr double kOutputsPerCycle = 24;  // an epilogue's: bias, activation, rounding, store
-constexpr double kLatencyCycles = 1400;  // from asking DRAM to having it, under load
+constexpr double kToeplitzPerCycle = 4.5;  // depthwise sums of a 7x7 window on tensor cores
+constexpr double kOutputsPerCycle = 24;    // an epilogue's: bias, activation, rounding, store
+constexpr double kLatencyCycles = 1400;    // from asking DRAM to having it, under load
 constexpr double kLaunchUs = 3;
 
 // Past this the kernels' 32-bit sizes would not do; CheckProducts keeps products within 64 bits.
@@ -181,12 +182,29 @@ std::string PlanStream(const Problem& p, const CudaMachine& machine, const CudaO
          " bytes of shared memory that a block may have";
 }
 
+// The depthwise half of a 7x7 window on tensor cores, where that can be.
+bool PlanToeplitz(const Problem& p, const CudaMachine& machine, CudaPlan* plan) {
+  if (!HasFastWindow(p) || p.R != 7 || p.dtype == DType::kFloat32 || p.C % 8 != 0) return false;
+  if (machine.capability < 80 || machine.block_shared_bytes < kToeplitzMostSharedBytes) return false;
+  const int64_t steps = Ceil(p.Ho, kToeplitzTile);
+  const int64_t columns = p.N * Ceil(p.C, 32) * Ceil(p.Wo, kToeplitzTile);
+  // Segments so that each block has some; every one loads 6 rows more.
+  const int64_t wanted = std::min(steps, Ceil(int64_t{machine.multiprocessors} * 4, columns));
+  const int64_t segment_steps = Ceil(steps, wanted), segments = Ceil(steps, segment_steps);
+  if (columns * segments > kMostItems) return false;
+  plan->segments = static_cast<int>(segments);
+  plan->segment_rows = static_cast<int>(segment_steps * kToeplitzTile);
+  plan->items = columns * segments;
+  return true;
+}
+
 std::string PlanTwoStep(const Problem& p, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
   if (!HasProduct(p, machine, options.math)) return "path two_step needs a card of compute capability 8.0 or more";
   if (!SizesFit(p)) return "path two_step is not for sizes as large as these";
   plan->path = CudaPath::kTwoStep;
   plan->math = options.math;
   plan->fast_depthwise = HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
+  plan->toeplitz = PlanToeplitz(p, machine, plan);
   const int64_t pixels = p.N * p.output_pixels();
   const double x = Bytes(p, p.N * p.H * p.W * p.C), z = Bytes(p, pixels * p.CM()), y = Bytes(p, pixels * p.K);
   const double per_us = machine.dram_bytes_per_us;
@@ -194,8 +212,11 @@ std::string PlanTwoStep(const Problem& p, const CudaMachine& machine, const Cuda
   const double z_us = z / (z <= machine.l2_bytes / 2 ? 2 * per_us : per_us);
   const double clocks = machine.clock_per_us * machine.multiprocessors;
   const double fma = static_cast<double>(pixels) * p.CM() * p.R * p.S;
-  const double depthwise =
-      std::max(x / per_us + z_us, fma / (clocks * kFmaPerCycle * (plan->fast_depthwise ? 1 : 0.1)));
+  const double tiles_of_toeplitz = static_cast<double>(p.N * Ceil(p.Ho, kToeplitzTile) * Ceil(p.Wo, kToeplitzTile));
+  const double sums = plan->toeplitz ? tiles_of_toeplitz * kToeplitzTile * kToeplitzTile *
+                                           static_cast<double>(RoundUp(p.C, 32)) / (clocks * kToeplitzPerCycle)
+                                     : fma / (clocks * kFmaPerCycle * (plan->fast_depthwise ? 1 : 0.1));
+  const double depthwise = std::max(x / per_us + z_us, sums);
   const int64_t tiles = Ceil(pixels, 128) * Ceil(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
   const double waves = static_cast<double>(Ceil(tiles, slots) * 2);
   const double product = waves * 128 * 128 * static_cast<double>(RoundUp(p.CM(), 32)) / ProductPerCycle(p, plan->math);
@@ -284,7 +305,8 @@ std::string MakeCudaPlan(const Problem& p, const CudaMachine& machine, const Cud
 std::string DescribeCudaPlan(const CudaPlan& plan) {
   std::string text = CudaPathName(plan.path);
   if (plan.math == CudaMath::kTf32) text += " tf32";
-  if (plan.path == CudaPath::kTwoStep) text += plan.fast_depthwise ? " window" : " general";
+  if (plan.path == CudaPath::kTwoStep)
+    text += plan.toeplitz ? " toeplitz" : plan.fast_depthwise ? " window" : " general";
   if (plan.path == CudaPath::kStream) {
     text += " tile " + std::to_string(plan.tile_rows) + "x" + std::to_string(plan.tile_columns) + " segments " +
             std::to_string(plan.segments) + " groups " + std::to_string(plan.groups) + " threads " +

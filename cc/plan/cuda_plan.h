@@ -45,6 +45,8 @@ struct CudaPlan {
   bool transposed = false;      // NCHW: X, residual and Y go through NHWC copies in the workspace
   bool fast_depthwise = false;  // kTwoStep: a kernel for this window, not the general one
 
+  bool toeplitz = false;  // kTwoStep: 7x7 on tensor cores, `segments`, `segment_rows` and `items` are of that
+
   // kStream: an output tile of tile_rows x tile_columns pixels, a multiple of 32 of them.
   int tile_rows = 0, tile_columns = 0;
   int in_columns = 0;      // columns of X that a tile reads
@@ -76,6 +78,10 @@ struct CudaPlan {
 // together fall into the same banks.
 constexpr int ZPitch(int channels, int element_bytes) { return channels + (element_bytes == 2 ? 8 : 4); }
 constexpr int PPitch(int out_channels) { return out_channels + 8; }
+
+// What cuda/depthwise_toeplitz_kernel.cuh takes: rows and columns of a tile, shared memory of a block.
+constexpr int kToeplitzTile = 16;
+constexpr int kToeplitzMostSharedBytes = 75 << 10;
 
 // The windows that have kernels of their own: 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1; no dilation, M = 1.
 bool HasFastWindow(const Problem& problem);
