@@ -44,12 +44,16 @@ cp build/cuda/report.md "$out/registers.md" 2>/dev/null
 step checks 240 "$DWSCONV_PYTHON" "${program[@]}"
 block=(python_tests/cuda_block_gpu_program.py "$library")
 step block_checks 240 "$DWSCONV_PYTHON" "${block[@]}"
+backward=(python_tests/cuda_backward_gpu_program.py "$library")
+step backward_checks 240 "$DWSCONV_PYTHON" "${backward[@]}"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     step "$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "$DWSCONV_PYTHON" "${program[@]}" --small \
       --cases 30
     step "block_$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "$DWSCONV_PYTHON" "${block[@]}" --small \
       --cases 30
+    step "backward_$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 9 "$DWSCONV_PYTHON" "${backward[@]}" \
+      --small --cases 30
   done
 else
   echo "| compute-sanitizer | not installed | |" >>"$out/summary.md"
@@ -57,6 +61,8 @@ fi
 if [[ $what == all ]]; then
   step benchmark 330 "$DWSCONV_PYTHON" cuda/bench/benchmark.py "$out" --library "$library"
   step block_benchmark 240 "$DWSCONV_PYTHON" cuda/bench/block.py "$out" --library "$library"
+  step training 330 "$DWSCONV_PYTHON" cuda/bench/training.py "$out" --library "$library"
+  step cifar 180 "$DWSCONV_PYTHON" cuda/bench/cifar.py "$out" --library "$library"
   if command -v ncu >/dev/null; then
     for layer in mobilenetv1_112x32-64_s1 mobilenetv1_56x128-128_s1 gpu-study_224x128-128; do
       step "dram_$layer" 60 ncu --clock-control none --metrics dram__bytes_read.sum,dram__bytes_write.sum \
