@@ -24,6 +24,14 @@ namespace cuda {
 constexpr int kBlockStripThreads = 256;
 constexpr int kBlockStripWarps = kBlockStripThreads / 32;
 
+// Blocks of a multiprocessor that registers are divided by. Code for 12.0 is made of that for 10.0, and spills where
+// there are two.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define DWS_BLOCK_STRIP_BLOCKS 1
+#else
+#define DWS_BLOCK_STRIP_BLOCKS 2
+#endif
+
 struct BlockStripArgs {
   const void *x, *expand, *expand_bias;  // [N,H,W,E], [E,C], [C] or null
   const void *d, *depthwise_bias;        // [R,S,C], [C] or null
@@ -112,7 +120,7 @@ DWS_DEVICE void LoadPaddedBias(float* shared, int padded, const void* bias, int 
 }
 
 // Starts the copies of rows [first, first + count) of X below place.in_row. Pixels outside the image stay as they are:
-// nobody reads what is made of them.
+// what is made of them is dropped.
 template <typename T>
 DWS_DEVICE void LoadStripRows(const BlockStripArgs& args, const BlockStripPlace& place, T* shared, int first,
                               int count) {
@@ -143,10 +151,11 @@ DWS_DEVICE void StoreSums(T* to, const float* pair) {
   *reinterpret_cast<uint32_t*>(to) = NarrowWord(values, T());
 }
 
-// Rows [first, first + count) of A below a place's in_row, from X in shared memory to the ring.
+// Rows [first, first + count) of A below place.in_row, from X in shared memory to the ring; zeros for pixels outside
+// the image.
 template <typename Policy>
-DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripShared<typename Policy::Element>& shared,
-                           int first, int count) {
+DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& place,
+                           const BlockStripShared<typename Policy::Element>& shared, int first, int count) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int pixels = count * args.in_columns,
             column_units = (args.channels + kTiles * kTileColumns - 1) / (kTiles * kTileColumns);
@@ -165,22 +174,55 @@ DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripShared<ty
     });
     ActivateAll(sums, args.lead);
     int rows[Policy::kRows];
+    uint32_t inside = 0;
     DWS_UNROLL
     for (int i = 0; i < Policy::kRows; ++i) {
       const int pixel = first_pixel + Policy::Row(lane, i);
       const int row = pixel / args.in_columns, column = pixel - row * args.in_columns;
+      const int y = place.in_row + first + row, x = place.in_column + column;
       rows[i] = pixel < pixels ? ((first + row) % args.ring_rows * args.in_columns + column) * args.ring_pitch : -1;
+      if (y >= 0 && y < args.H && x >= 0 && x < args.W) inside |= 1u << i;
     }
-    Policy::ForEach(sums, lane, tiles, [&](int i, int column, const float* pair) {
+    Policy::ForEach(sums, lane, tiles, [&](int i, int column, float* pair) {
+      if (((inside >> i) & 1u) == 0) pair[0] = pair[1] = 0.f;
       if (rows[i] >= 0) StoreSums(shared.ring + rows[i] + first_channel + column, pair);
     });
+  }
+}
+
+// The depthwise sums of one patch by plain loops, taps outside the image left out: for filters with an infinity or a
+// NaN, which times the zeros around the image would be NaN. `first` is the patch's first row of A below place.in_row.
+template <typename T, typename Win>
+DWS_DEVICE void MaskedSums(const BlockStripArgs& args, const BlockStripPlace& place, const BlockStripShared<T>& shared,
+                           PatchSums<T>& sums, int word, int first, int in_column) {
+  constexpr int kElements = Word<T>::kElements;
+  const int words = args.channels / kElements, ring_words = args.ring_pitch / kElements;
+  DWS_ROLLED
+  for (int tap = 0; tap < Win::kTaps; ++tap) {
+    float weights[kElements];
+    WidenWord(reinterpret_cast<const uint32_t*>(shared.d)[tap * words + word], weights, T());
+    DWS_UNROLL
+    for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
+      const int row = first + pixel / kPatch * Win::kStride + tap / Win::kSize;
+      const int column = in_column + pixel % kPatch * Win::kStride + tap % Win::kSize;
+      const int y = place.in_row + row, x = place.in_column + column;
+      if (y < 0 || y >= args.H || x < 0 || x >= args.W) continue;
+      const int at = (row % args.ring_rows * args.in_columns + column) * ring_words + word;
+      float inputs[kElements];
+      WidenWord(reinterpret_cast<const uint32_t*>(shared.ring)[at], inputs, T());
+      DWS_UNROLL
+      for (int e = 0; e < kElements; ++e) {
+        float& sum = (&sums[0][0])[pixel * kElements + e];
+        sum = fmaf(inputs[e], weights[e], sum);
+      }
+    }
   }
 }
 
 // The depthwise half of one tile: from the ring to Z, or to Y. `top` is the tile's first row below place.row.
 template <typename T, typename Win>
 DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPlace& place,
-                                 const BlockStripShared<T>& shared, int top) {
+                                 const BlockStripShared<T>& shared, int top, bool infinite_filter) {
   constexpr int kElements = Word<T>::kElements;
   const int words = args.channels / kElements, ring_words = args.ring_pitch / kElements;
   const int patch_columns = args.tile_columns / kPatch;
@@ -191,11 +233,6 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
     const int row = patch / patch_columns * kPatch, column = patch % patch_columns * kPatch;
     const int out_row = place.row + top + row, out_column = place.column + column;
     if (out_row >= place.end_row || out_column >= args.Wo) continue;
-    float weights[Win::kTaps][kElements];
-    DWS_UNROLL
-    for (int tap = 0; tap < Win::kTaps; ++tap) {
-      WidenWord(reinterpret_cast<const uint32_t*>(shared.d)[tap * words + word], weights[tap], T());
-    }
     PatchSums<T> sums;
     float* const flat = &sums[0][0];
     DWS_UNROLL
@@ -204,8 +241,6 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
     }
     const int first = (top + row) * Win::kStride;  // row of A below place.in_row
     const int in_column = column * Win::kStride;
-    const uint32_t rows = InsideMask(place.in_row + first, place.in_row + place.in_rows, Win::kIn);
-    const uint32_t columns = InsideMask(place.in_column + in_column, args.W, Win::kIn);
     struct Load {
       const uint32_t* ring;
       int first_slot, ring_rows, row_words, words;
@@ -215,9 +250,18 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
       }
       DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
     };
-    const uint32_t* const ring = reinterpret_cast<const uint32_t*>(shared.ring) + in_column * ring_words + word;
-    SumPatch<T, Win>(sums, weights, rows, columns,
-                     Load{ring, first % args.ring_rows, args.ring_rows, args.in_columns * ring_words, ring_words});
+    if (infinite_filter) {
+      MaskedSums<T, Win>(args, place, shared, sums, word, first, in_column);
+    } else {
+      float weights[Win::kTaps][kElements];
+      DWS_UNROLL
+      for (int tap = 0; tap < Win::kTaps; ++tap) {
+        WidenWord(reinterpret_cast<const uint32_t*>(shared.d)[tap * words + word], weights[tap], T());
+      }
+      const uint32_t* const ring = reinterpret_cast<const uint32_t*>(shared.ring) + in_column * ring_words + word;
+      SumPatch<T, Win>(sums, weights, kAllInside, kAllInside,
+                       Load{ring, first % args.ring_rows, args.ring_rows, args.in_columns * ring_words, ring_words});
+    }
     ActivateAll(sums, args.mid);
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {
@@ -279,12 +323,20 @@ DWS_DEVICE void MultiplyOfStrip(const BlockStripArgs& args, const BlockStripPlac
 }
 
 template <typename Policy, typename Win>
-__global__ void __launch_bounds__(kBlockStripThreads, 2) BlockStripKernel(const BlockStripArgs args) {
+__global__ void __launch_bounds__(kBlockStripThreads, DWS_BLOCK_STRIP_BLOCKS)
+    BlockStripKernel(const BlockStripArgs args) {
   using T = typename Policy::Element;
   const BlockStripShared<T> shared(args);
   LoadPadded(shared.expand, args.expand_pitch, args.depth, args.channels, args.expand, args.E, args.C,
              args.expand_vector);
-  LoadPadded(shared.d, args.channels, Win::kTaps, args.channels, args.d, Win::kTaps, args.C, false);
+  bool infinite = false;
+  for (int i = threadIdx.x; i < Win::kTaps * args.channels; i += kBlockStripThreads) {
+    const int tap = i / args.channels, channel = i - tap * args.channels;
+    const T tap_weight = channel < args.C ? static_cast<const T*>(args.d)[tap * args.C + channel] : Narrow<T>(0.f);
+    infinite = infinite || !IsFinite(Widen(tap_weight));
+    shared.d[i] = tap_weight;
+  }
+  infinite = SyncBlockOr(infinite);
   LoadPaddedBias<T>(shared.expand_bias, args.channels, args.expand_bias, args.C);
   LoadPaddedBias<T>(shared.depthwise_bias, args.channels, args.depthwise_bias, args.C);
   if (args.p != nullptr) {
@@ -302,14 +354,14 @@ __global__ void __launch_bounds__(kBlockStripThreads, 2) BlockStripKernel(const 
       WaitForCopies<0>();
       // This step's rows of X have come, and nobody reads the step before's A and Z any more.
       SyncBlock();
-      ExpandRows<Policy>(args, shared, first, count);
+      ExpandRows<Policy>(args, place, shared, first, count);
       // A is whole, and nobody reads X any more.
       SyncBlock();
       first += count;
       count = advance;
       if (place.row + top + args.tile_rows < place.end_row) LoadStripRows(args, place, shared.x, first, count);
       CommitCopies();
-      DepthwiseOfStrip<T, Win>(args, place, shared, top);
+      DepthwiseOfStrip<T, Win>(args, place, shared, top, infinite);
       if (args.p == nullptr) continue;
       // Z is whole.
       SyncBlock();

@@ -134,8 +134,9 @@ void LayOutStrip(const Block& block, CudaBlockStrip* strip) {
 void FinishStrip(const Block& block, const CudaMachine& machine, CudaMath math, CudaBlockStrip* strip) {
   const Problem& p = block.main;
   const int64_t by_shared = machine.multiprocessor_shared_bytes / (strip->shared_bytes + kBlockReservedBytes);
-  // The kernels are compiled for two blocks of a multiprocessor.
-  strip->blocks_per_multiprocessor = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(by_shared, 2)));
+  // The kernels are compiled for two blocks of a multiprocessor, from 10.0 on for one.
+  const int64_t by_registers = machine.capability >= 100 ? 1 : 2;
+  strip->blocks_per_multiprocessor = static_cast<int>(std::max<int64_t>(1, std::min(by_shared, by_registers)));
   strip->strips = static_cast<int>(Ceil(p.Wo, strip->tile_columns));
   const int64_t steps = Ceil(p.Ho, strip->tile_rows);
   const int64_t slots = int64_t{machine.multiprocessors} * strip->blocks_per_multiprocessor;
