@@ -70,7 +70,7 @@ BLOCKS = {
     "first 4x4": ("D", {"h": 224, "w": 224, "c": 3, "k": 96, "window": (4, 4), "strides": (4, 4), "padding": "VALID"}),
     "dense": ("Dr", {"h": 28, "w": 28, "c": 16, "k": 64}),
 }
-WORDS = {"window", "pixels", "pointwise", "gated", "dense", "general", "expand product", "expand general", "transposed"}
+WORDS = {"strip", "window", "pixels", "pointwise", "gated", "dense", "general", "expand product", "expand general"}
 
 
 def checks(library, count: int, small: bool):
@@ -82,10 +82,18 @@ def checks(library, count: int, small: bool):
                 block = cases.make(stages, dtype, **sizes)
                 name = f"{stages} {window}x{window} stride {stride} {dtype} {math}"
                 yield name, lambda b=block, m=math: compare(library, b, m, in_place=True)
+            if window > 5 or (dtype, math) == ("float32", "exact"):
+                continue
+            for stages, sizes in (("edpr", {"e": 24, "c": 72, "k": 71}), ("ed", {"e": 13, "c": 39})):
+                sizes = {"h": 21, "w": 37, "window": (window, window), "strides": (stride, stride), **sizes}
+                block = cases.make(stages, dtype, **sizes)
+                name = f"{stages} in one kernel {window}x{window} stride {stride} {dtype} {math}"
+                yield name, lambda b=block, m=math: compare(library, b, m, in_place=True, fusion="always")
     for seed in range(count):
         dtype, math = KINDS[seed // len(cases.STAGES) % len(KINDS)]
         block, general = cases.draw_block(seed, dtype)
         options = {"general": bool(general), "offset": seed % 2, "in_place": seed % 5 != 0}
+        options["fusion"] = "never" if seed % 3 == 0 else "auto"
         yield f"random {seed}", lambda b=block, m=math, o=options: compare(library, b, m, **o)
     for name, (stages, sizes) in {} if small else BLOCKS.items():
         for dtype, math in KINDS:
@@ -106,7 +114,7 @@ def main() -> int:
     failed, passed, ran = {}, 0, collections.Counter()
     for name, check in checks(library, arguments.cases, arguments.small):
         try:
-            ran.update(check().split(", "))
+            ran.update(word.split(" tile")[0] for word in check().split(", "))
             passed += 1
         except ValueError:
             failed[name] = traceback.format_exc(limit=2)

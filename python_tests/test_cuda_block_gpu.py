@@ -112,3 +112,9 @@ print("placed")
 @pytest.mark.skipif(not built_with_gpu_kernels(), reason="the op library has no GPU kernels: make cuda builds it so")
 def test_converted_models_stay_on_the_gpu():
     assert "placed" in check_python(PLACEMENT, CUDA_VISIBLE_DEVICES="0")
+
+
+def test_the_op_library_has_the_block_on_gpus_where_it_has_gpu_kernels():
+    library = ROOT / "tf_dwsconv" / "_dwsconv_ops.so"
+    symbols = subprocess.run(["nm", "-D", str(library)], check=True, capture_output=True, text=True).stdout
+    assert ("dwsconv_gpu_block_calls" in symbols) == built_with_gpu_kernels()
