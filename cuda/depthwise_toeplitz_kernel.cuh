@@ -27,7 +27,7 @@ namespace cuda {
 constexpr int kToeplitzBlocks = 2;     // that a multiprocessor has registers for
 constexpr int kToeplitzThreads = 128;  // 4 warps of 8 channels each
 constexpr int kToeplitzWindow = 7;
-constexpr int kToeplitzRows = 16, kToeplitzColumns = 16;  // of outputs, of a step: two products side by side
+constexpr int kToeplitzRows = 16, kToeplitzColumns = 16;  // of outputs, of a step: two halves side by side
 constexpr int kToeplitzChannels = 32;                     // of a block at a time
 constexpr int kToeplitzInColumns = 24;                    // 22 are read, the last two times zeros
 constexpr int kToeplitzWindowRows = kToeplitzRows + kToeplitzWindow - 1;
@@ -47,8 +47,8 @@ struct ToeplitzArgs {
   DeviceActivation mid;
   int H, W, C, Ho, Wo, pad_top, pad_left;
   int strips, segments, segment_rows;  // of columns; of rows, a multiple of kToeplitzRows
-  int items;                           // channel groups * images * segments * strips
-  int items_of_group;
+  int groups;                          // of channels
+  int items;                           // of each group: images * segments * strips
 };
 
 // A lane's share of B: for each row of the window and each of its warp's 8 channels the taps (d, d + 1) and (d + 8, d +
@@ -60,6 +60,7 @@ DWS_DEVICE int ToeplitzDistance(int lane) { return 2 * (lane & 3) - (lane >> 2);
 template <typename T>
 DWS_DEVICE void LoadToeplitz(ToeplitzWeights& weights, const ToeplitzArgs& args, int channel, int lane) {
   const int distance = ToeplitzDistance(lane), first = distance < -1 ? distance + 8 : distance;
+  const T* from = static_cast<const T*>(args.d) + first * args.C + channel;
   DWS_UNROLL
   for (int r = 0; r < kToeplitzWindow; ++r) {
     uint32_t taps[2][4];
@@ -67,8 +68,7 @@ DWS_DEVICE void LoadToeplitz(ToeplitzWeights& weights, const ToeplitzArgs& args,
     for (int i = 0; i < 2; ++i) {
       const int s = first + i;
       const bool there = s >= 0 && s < kToeplitzWindow && channel < args.C;
-      const T* const from = static_cast<const T*>(args.d) + (r * kToeplitzWindow + s) * args.C + channel;
-      const uint4 four = there ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+      const uint4 four = there ? *reinterpret_cast<const uint4*>(from + i * args.C) : make_uint4(0, 0, 0, 0);
       taps[i][0] = four.x;
       taps[i][1] = four.y;
       taps[i][2] = four.z;
@@ -76,6 +76,7 @@ DWS_DEVICE void LoadToeplitz(ToeplitzWeights& weights, const ToeplitzArgs& args,
     }
     DWS_UNROLL
     for (int e = 0; e < 8; ++e) weights[r][e] = PairHalves(taps[0][e / 2], taps[1][e / 2], e & 1);
+    from += kToeplitzWindow * args.C;
   }
 }
 
@@ -88,8 +89,6 @@ struct ToeplitzPlace {
 
 DWS_DEVICE ToeplitzPlace ToeplitzPlaceOf(const ToeplitzArgs& args, int item) {
   ToeplitzPlace place;
-  place.group = item / args.items_of_group;
-  item -= place.group * args.items_of_group;
   const int rest = item / args.strips;
   place.column = (item - rest * args.strips) * kToeplitzColumns;
   place.image = rest / args.segments;
@@ -101,12 +100,12 @@ DWS_DEVICE ToeplitzPlace ToeplitzPlaceOf(const ToeplitzArgs& args, int item) {
 // Starts the copies of `count` rows of X to the ring, from slot `slot` on: row `first` below the segment's first one
 // and the next; zeros for what is outside the image.
 template <typename T>
-DWS_DEVICE void CopyToeplitzRows(const ToeplitzArgs& args, const ToeplitzPlace& place, uint4* ring, int first, int slot,
-                                 int count) {
+DWS_DEVICE void CopyToeplitzRows(const ToeplitzArgs& args, const ToeplitzPlace& place, int group, uint4* ring,
+                                 int first, int slot, int count) {
   constexpr int kPieces = kToeplitzChannels / 8;
   constexpr int kTogether = kToeplitzThreads / kPieces;
   const int piece = static_cast<int>(threadIdx.x) % kPieces;
-  const int channel = place.group * kToeplitzChannels + piece * 8;
+  const int channel = group * kToeplitzChannels + piece * 8;
   const T* const image = static_cast<const T*>(args.x) + static_cast<int64_t>(place.image) * args.H * args.W * args.C;
   for (int i = static_cast<int>(threadIdx.x) / kPieces; i < count * kToeplitzInColumns; i += kTogether) {
     const int row = i / kToeplitzInColumns, column = i - row * kToeplitzInColumns;
@@ -161,16 +160,18 @@ DWS_DEVICE void MultiplyToeplitz(float (&sums)[8][4], const ToeplitzInputs& left
   }
 }
 
-// The sums of one step: sums[half][c][i] of channel c, output row lane / 4 + 8 * (i / 2), column 8 * half + 2 * (lane %
-// 4) + i % 2. ring: from the warp's first channel on. `both`: whether there are outputs in the second half.
+// The sums of half a step: sums[c][i] of channel c, output row lane / 4 + 8 * (i / 2), column 2 * (lane % 4) + i % 2.
+// ring: from the half's first column and the warp's first channel on.
 template <typename T>
-DWS_DEVICE void ToeplitzSums(float (&sums)[2][8][4], const ToeplitzWeights& weights, const uint4* ring, int top_slot,
-                             bool both, int lane) {
+DWS_DEVICE void ToeplitzSums(float (&sums)[8][4], const ToeplitzWeights& weights, const uint4* ring, int top_slot,
+                             int rows, int lane) {
   const uint4* const from = ring + 2 * (lane & 3) * kToeplitzPixelPitch;
-  const uint32_t near = ToeplitzDistance(lane) < -1 ? 0u : 0xffffffffu;
+  // Opaque: else both masked forms of all weights would be kept in registers.
+  const uint32_t near = Opaque(ToeplitzDistance(lane) < -1 ? 0u : 0xffffffffu);
   const int slot = top_slot + (lane >> 2);
   DWS_UNROLL
   for (int r = 0; r < kToeplitzWindow; ++r) {
+    if (r >= rows) continue;
     const int at = slot + r < kToeplitzRingRows ? slot + r : slot + r - kToeplitzRingRows;
     const int at_8 = slot + r + 8 < kToeplitzRingRows ? slot + r + 8 : slot + r + 8 - kToeplitzRingRows;
     const uint4* const row = from + at * kToeplitzRowPitch;
@@ -178,10 +179,7 @@ DWS_DEVICE void ToeplitzSums(float (&sums)[2][8][4], const ToeplitzWeights& weig
     ToeplitzInputs left, right;
     LoadToeplitzInputs(left, row, row_8);
     LoadToeplitzInputs(right, row + 8 * kToeplitzPixelPitch, row_8 + 8 * kToeplitzPixelPitch);
-    MultiplyToeplitz<T>(sums[0], left, right, weights[r], near);
-    if (!both) continue;
-    LoadToeplitzInputs(left, row + 16 * kToeplitzPixelPitch, row_8 + 16 * kToeplitzPixelPitch);
-    MultiplyToeplitz<T>(sums[1], right, left, weights[r], near);
+    MultiplyToeplitz<T>(sums, left, right, weights[r], near);
   }
 }
 
@@ -228,41 +226,50 @@ DWS_DEVICE void StoreToeplitz(float (&sums)[8][4], const ToeplitzArgs& args, con
   }
 }
 
-// A block takes a strip of columns of 32 channels of an image and goes down it, 16 rows of outputs a step; the next
-// step's rows are under way meanwhile.
+// A block keeps to 32 channels, whose weights stay in registers. It takes a strip of columns of an image and goes down
+// it, 16 rows of outputs a step; the next step's rows are under way meanwhile.
 template <typename T>
 __global__ void __launch_bounds__(kToeplitzThreads, kToeplitzBlocks) DepthwiseToeplitzKernel(const ToeplitzArgs args) {
   uint4* const ring = reinterpret_cast<uint4*>(SharedMemory());
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  ToeplitzWeights weights;
-  int group_before = -1;
-  for (int item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const ToeplitzPlace place = ToeplitzPlaceOf(args, item);
-    CopyToeplitzRows<T>(args, place, ring, 0, 0, kToeplitzWindowRows);
-    CommitCopies();
-    const int channel = place.group * kToeplitzChannels + warp * 8;
-    if (place.group != group_before) LoadToeplitz<T>(weights, args, channel, lane);
-    group_before = place.group;
-    int top_slot = 0;
-    for (int top = 0; place.row + top < place.end_row; top += kToeplitzRows) {
-      if (place.row + top + kToeplitzRows < place.end_row) {
-        const int slot = top_slot + kToeplitzWindowRows;
-        CopyToeplitzRows<T>(args, place, ring, top + kToeplitzWindowRows,
-                            slot < kToeplitzRingRows ? slot : slot - kToeplitzRingRows, kToeplitzRows);
-      }
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  // Blocks that share a group of channels, or one that takes several groups in turn.
+  const int together = blocks < args.groups ? 1 : blocks / args.groups;
+  const int group_step = blocks < args.groups ? blocks : args.groups;
+  if (block >= group_step * together) return;
+  // All of them. The compiler would load ahead more of the next row than there are registers for: to it, it may be
+  // missing.
+  const int rows = args.items > 0 ? kToeplitzWindow : 0;
+  for (int group = block % group_step; group < args.groups; group += group_step) {
+    const int channel = group * kToeplitzChannels + warp * 8;
+    ToeplitzWeights weights;
+    LoadToeplitz<T>(weights, args, channel, lane);
+    for (int item = block / group_step; item < args.items; item += together) {
+      const ToeplitzPlace place = ToeplitzPlaceOf(args, item);
+      CopyToeplitzRows<T>(args, place, group, ring, 0, 0, kToeplitzWindowRows);
       CommitCopies();
-      WaitForCopies<1>();
-      SyncBlock();  // this step's rows have come for all
-      const bool both = place.column + kToeplitzColumns / 2 < args.Wo;
-      float sums[2][8][4] = {};
-      ToeplitzSums<T>(sums, weights, ring + warp, top_slot, both, lane);
-      SyncBlock();  // nobody reads this step's first rows any more
-      StoreToeplitz<T>(sums[0], args, place, place.row + top, place.column, channel, lane);
-      if (both) {
-        StoreToeplitz<T>(sums[1], args, place, place.row + top, place.column + kToeplitzColumns / 2, channel, lane);
+      int top_slot = 0;
+      for (int top = 0; place.row + top < place.end_row; top += kToeplitzRows) {
+        if (place.row + top + kToeplitzRows < place.end_row) {
+          const int slot = top_slot + kToeplitzWindowRows;
+          CopyToeplitzRows<T>(args, place, group, ring, top + kToeplitzWindowRows,
+                              slot < kToeplitzRingRows ? slot : slot - kToeplitzRingRows, kToeplitzRows);
+        }
+        CommitCopies();
+        WaitForCopies<1>();
+        SyncBlock();  // this step's rows have come for all
+        const int halves = place.column + kToeplitzColumns / 2 < args.Wo ? 2 : 1;
+        DWS_ROLLED
+        for (int half = 0; half < halves; ++half) {
+          const int column = half * (kToeplitzColumns / 2);
+          float sums[8][4] = {};
+          ToeplitzSums<T>(sums, weights, ring + column * kToeplitzPixelPitch + warp, top_slot, rows, lane);
+          if (half + 1 == halves) SyncBlock();  // nobody reads this step's first rows any more
+          StoreToeplitz<T>(sums, args, place, place.row + top, place.column + column, channel, lane);
+        }
+        top_slot += kToeplitzRows;
+        if (top_slot >= kToeplitzRingRows) top_slot -= kToeplitzRingRows;
       }
-      top_slot += kToeplitzRows;
-      if (top_slot >= kToeplitzRingRows) top_slot -= kToeplitzRingRows;
     }
   }
 }

@@ -84,8 +84,8 @@ const char* RunToeplitz(const Problem& p, const CudaPlan& plan, int multiprocess
   args.strips = static_cast<int>(Ceil(p.Wo, kToeplitzColumns));
   args.segments = plan.segments;
   args.segment_rows = plan.segment_rows;
-  args.items = static_cast<int>(plan.items);
-  args.items_of_group = static_cast<int>(p.N) * args.segments * args.strips;
+  args.groups = static_cast<int>(Ceil(p.C, kToeplitzChannels));
+  args.items = static_cast<int>(p.N) * args.segments * args.strips;
   return LaunchDepthwiseToeplitz(p.dtype, multiprocessors, stream, args);
 }
 

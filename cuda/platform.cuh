@@ -45,6 +45,12 @@ DWS_DEVICE void SyncGroup(int group, int threads) {
 
 DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// The value, but the compiler knows nothing of it: what depends on it is computed here, not before a loop around it.
+DWS_DEVICE uint32_t Opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // Runs a kernel over `grid` blocks. "" or what CUDA says.
 template <typename Args>
 const char* LaunchKernel(void (*kernel)(Args), int64_t grid, int threads, int64_t shared_bytes, void* stream,

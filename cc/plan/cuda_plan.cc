@@ -13,9 +13,9 @@ namespace {
 constexpr double kFmaPerCycle = 128 * 0.6;
 constexpr double kTensor16PerCycle = 1024 * 0.8;
 constexpr double kTf32PerCycle = 512 * 0.5;
-constexpr double kToeplitzPerCycle = 4.5;  // depthwise sums of a 7x7 window on tensor cores
-constexpr double kOutputsPerCycle = 24;    // an epilogue's: bias, activation, rounding, store
-constexpr double kLatencyCycles = 1400;    // from asking DRAM to having it, under load
+constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
+constexpr double kOutputsPerCycle = 24;  // an epilogue's: bias, activation, rounding, store
+constexpr double kLatencyCycles = 1400;  // from asking DRAM to having it, under load
 constexpr double kLaunchUs = 3;
 
 // Past this the kernels' 32-bit sizes would not do; CheckProducts keeps products within 64 bits.

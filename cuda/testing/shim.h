@@ -72,6 +72,7 @@ inline char* SharedMemory() { return shim::Shared(); }
 inline void SyncBlock() { shim::Barrier(0, static_cast<int>(blockDim.x)); }
 inline bool SyncBlockOr(bool value) { return shim::BarrierOr(value); }
 inline void SyncGroup(int group, int threads) { shim::Barrier(group + 1, threads); }
+inline uint32_t Opaque(uint32_t value) { return value; }
 inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
 inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }
 inline void CommitCopies() { shim::Commit(); }
