@@ -7,9 +7,9 @@
 #include "cc/core/huge_pages.h"
 #include "cc/cpu/block.h"
 #include "cc/tf/block_attributes.h"
+#include "cc/tf/block_inputs.h"
 #include "cc/tf/device_pool.h"
 #include "cc/tf/filter_cache.h"
-#include "cc/tf/layer_inputs.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace dwsconv {
@@ -30,32 +30,15 @@ class ConvBlockOp : public tensorflow::OpKernel {
   ~ConvBlockOp() override { FilterCache::Global().Sweep(); }
 
   void Compute(OpKernelContext* context) override {
-    BlockRequest request;
-    SetBlockShapes(attributes_, [context](int at) { return Sizes(context->input(at)); }, &request);
     Block block;
-    std::string error = MakeBlock(request, &block);
-    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
-
-    const auto data = [this, context](BlockInput input) { return DataOf(context, attributes_.at[input]); };
     BlockBuffers buffers;
-    buffers.main.input = context->input(0).data();
-    buffers.expand_filter = data(kBlockExpandFilter);
-    buffers.expand_bias = data(kBlockExpandBias);
-    buffers.main.depthwise_filter = data(kBlockDepthwiseFilter);
-    buffers.main.depthwise_bias = data(kBlockDepthwiseBias);
-    buffers.main.pointwise_filter = data(kBlockPointwiseFilter);
-    buffers.main.bias = data(kBlockBias);
-    buffers.scale = data(kBlockScale);
-    buffers.main.residual = data(kBlockResidual);
-
     Tensor* output = nullptr;
-    OP_REQUIRES_OK(context, AllocateOutput(context, block.main, attributes_.at[kBlockResidual], &output));
+    OP_REQUIRES_OK(context, PrepareBlock(context, attributes_, &block, &buffers, &output));
     if (output->NumElements() == 0) return;
-    buffers.main.output = output->data();
     PreferHugePages(buffers.main.output, static_cast<int64_t>(output->TotalBytes()));
 
     ForwardOptions options;
-    error = ChooseIsa(&options.isa);
+    std::string error = ChooseIsa(&options.isa);
     OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
     options.num_threads = pool.threads();

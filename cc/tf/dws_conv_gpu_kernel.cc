@@ -6,12 +6,11 @@
 #include "absl/status/status.h"
 #include "cc/core/make_problem.h"
 #include "cc/plan/cuda_plan.h"
+#include "cc/tf/gpu_call.h"
 #include "cc/tf/layer_inputs.h"
 #include "cc/tf/op_attributes.h"
 #include "cuda/forward.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tsl/platform/tensor_float_32_utils.h"
-#include "xla/stream_executor/stream.h"
 
 namespace dwsconv {
 namespace {
@@ -19,7 +18,6 @@ namespace {
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 
 class DepthwiseSepConv2DGpuOp : public tensorflow::OpKernel {
  public:
@@ -31,7 +29,7 @@ class DepthwiseSepConv2DGpuOp : public tensorflow::OpKernel {
     const LayerInputs inputs(attributes_);
 
     Problem problem;
-    std::string error = MakeProblem(inputs.Read(context, attributes_), &problem);
+    const std::string error = MakeProblem(inputs.Read(context, attributes_), &problem);
     OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
 
     ForwardBuffers buffers;
@@ -43,22 +41,13 @@ class DepthwiseSepConv2DGpuOp : public tensorflow::OpKernel {
     buffers.output = output->data();
 
     CudaMachine machine;
-    error = cuda::CurrentMachine(&machine);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
     CudaOptions options;
-    // TensorFlow's own switch, which is on unless the user turns it off.
-    if (problem.dtype == DType::kFloat32 && tsl::tensor_float_32_execution_enabled() && machine.capability >= 80) {
-      options.math = CudaMath::kTf32;
-    }
-    CudaPlan plan;
-    error = MakeCudaPlan(problem, machine, options, &plan);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
-    Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(tensorflow::DT_UINT8, TensorShape({plan.workspace_bytes}), &workspace));
-    void* const stream = context->op_device_context()->stream()->platform_specific_handle().stream;
-    error = cuda::Forward(problem, plan, buffers, workspace.data(), stream);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
+    OP_REQUIRES_OK(context, CurrentGpu(problem.dtype, &machine, &options.math));
+    OP_REQUIRES_OK(context, PlanAndRun<CudaPlan>(
+                                context, [&](CudaPlan* plan) { return MakeCudaPlan(problem, machine, options, plan); },
+                                [&](const CudaPlan& plan, void* workspace, void* stream) {
+                                  return cuda::Forward(problem, plan, buffers, workspace, stream);
+                                }));
   }
 
  private:

@@ -5,19 +5,16 @@
 
 #include "absl/status/status.h"
 #include "cc/plan/cuda_backward_plan.h"
+#include "cc/tf/gpu_call.h"
 #include "cc/tf/grad_op.h"
 #include "cuda/backward.h"
-#include "cuda/forward.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tsl/platform/tensor_float_32_utils.h"
-#include "xla/stream_executor/stream.h"
 
 namespace dwsconv {
 namespace {
 
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
-using tensorflow::TensorShape;
 
 class DepthwiseSepConv2DGradGpuOp : public GradOp {
  public:
@@ -29,28 +26,22 @@ class DepthwiseSepConv2DGradGpuOp : public GradOp {
     Tensor* gradients[kGradients];
     OP_REQUIRES_OK(context, Prepare(context, true, &problem, &buffers, &gradients));
 
-    CudaMachine machine;
-    std::string error = cuda::CurrentMachine(&machine);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
     WantedGradients asked;
     bool* const flags[kGradients] = {
         &asked.input, &asked.depthwise_filter, &asked.pointwise_filter, &asked.depthwise_bias,
         &asked.bias,  &asked.residual};
     for (int i = 0; i < kGradients; ++i) *flags[i] = gradients[i] != nullptr;
+    CudaMachine machine;
     CudaBackwardOptions options;
-    // TensorFlow's own switch, which is on unless the user turns it off.
-    if (problem.dtype == DType::kFloat32 && tsl::tensor_float_32_execution_enabled() && machine.capability >= 80) {
-      options.math = CudaMath::kTf32;
-    }
-    CudaBackwardPlan plan;
-    error = MakeCudaBackwardPlan(problem, machine, asked, options, &plan);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
-    Tensor workspace;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(tensorflow::DT_UINT8, TensorShape({plan.workspace_bytes}), &workspace));
-    void* const stream = context->op_device_context()->stream()->platform_specific_handle().stream;
-    error = cuda::Backward(problem, plan, buffers, workspace.data(), stream);
-    OP_REQUIRES(context, error.empty(), absl::InternalError(error));
+    OP_REQUIRES_OK(context, CurrentGpu(problem.dtype, &machine, &options.math));
+    OP_REQUIRES_OK(context, PlanAndRun<CudaBackwardPlan>(
+                                context,
+                                [&](CudaBackwardPlan* plan) {
+                                  return MakeCudaBackwardPlan(problem, machine, asked, options, plan);
+                                },
+                                [&](const CudaBackwardPlan& plan, void* workspace, void* stream) {
+                                  return cuda::Backward(problem, plan, buffers, workspace, stream);
+                                }));
   }
 };
 
