@@ -60,7 +60,7 @@ cuda: venv
 	@tools/build.sh cuda
 
 test-gpu:
-	@cuda/run_all.sh $(or $(OUT),build/gpu) tests
+	@cuda/run_all.sh $(or $(OUT),build/gpu) tests sanitize
 
 clean:
 	@if [ -e .bazel ]; then $${BAZEL:-bazel} clean; fi

@@ -29,8 +29,15 @@ def test_kernels_compile_for_one_card():
     assert "sm_90a" in report
     registers = re.findall(r"^\| `StreamKernel<.*Window<(\d), \d> ?>` \| (\d+) \|$", report, re.MULTILINE)
     assert len(registers) == 20
-    # What the planner takes for granted where it counts the blocks that a multiprocessor holds.
+    # What the launch bounds leave a thread: the planner counts the blocks that a multiprocessor holds by it.
     assert max(int(count) for window, count in registers if window == "3") <= 168
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+def test_the_program_that_checks_a_card_compiles(tmp_path):
+    for flags in (["-arch=sm_90"], ["-arch=sm_75", "-DDWSCONV_BEFORE_80"]):
+        command = ["nvcc", "-std=c++17", "-I.", "-Werror", "all-warnings", *flags, "-o", str(tmp_path / "layouts")]
+        subprocess.run([*command, "cuda/testing/layouts.cu"], check=True, cwd=ROOT)
 
 
 def test_a_spill_in_a_fast_kernel_is_an_error(tmp_path):

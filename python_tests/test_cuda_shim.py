@@ -99,6 +99,16 @@ def compare(library, shape, dtype, math="exact", **options):
     return plan
 
 
+def test_the_program_that_checks_a_card_finds_nothing_off_here(tmp_path):
+    """cuda/testing/layouts.cu, which a GPU runs first: what it expects of a card is what the shim does."""
+    program = tmp_path / "layouts"
+    flags = ["-std=c++17", "-O1", "-Wno-unknown-pragmas", "-I.", "-DDWSCONV_SHIM", "-x", "c++"]
+    sources = ["cuda/testing/layouts.cu", "cuda/testing/shim.cc"]
+    subprocess.run(["g++", *flags, *sources, "-o", str(program)], check=True, cwd=ROOT)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("as expected") == 6, done.stdout
+
+
 def test_random_layers_agree_with_float64(library, conflicts):
     before = library.calls()
 

@@ -54,6 +54,7 @@ out=${DWSCONV_CUDA_OUT:-build/cuda}
 mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9
+echo "$nvcc" >"$out/nvcc"  # for whoever compiles more by the same one
 # Where nvcc really lives: what is on PATH may be a link to it or a script.
 toolkit=$("$nvcc" -dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
 flags=(-std=c++17 -O3 -I. -Werror all-warnings -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-Werror,-fvisibility=hidden)
