@@ -112,7 +112,10 @@ void FinishStream(const Problem& p, const CudaMachine& machine, const CudaOption
   const double overlap = residents == 1 ? 1.15 : residents == 2 ? 0.8 : 0.7;
   // A group's next rows are asked for one step ahead, so no step of it is shorter than they take to come.
   const double waiting = kLatencyCycles / residents;
-  const double step_cycles = std::max({compute * overlap, moved / bytes_per_cycle, waiting});
+  // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
+  const double warps = static_cast<double>(residents) * pixels / 16;
+  const double shown = compute * 0.02 * std::max(1.0, 12 / warps);
+  const double step_cycles = std::max({compute * overlap, moved / bytes_per_cycle, waiting}) + shown;
   const double prologue_cycles = 1500 + step_cycles * p.R / (plan->tile_rows * p.stride_h);
 
   plan->modelled_us = std::numeric_limits<double>::infinity();
