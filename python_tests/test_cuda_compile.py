@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -38,6 +39,26 @@ def test_the_program_that_checks_a_card_compiles(tmp_path):
     for flags in (["-arch=sm_90"], ["-arch=sm_75", "-DDWSCONV_BEFORE_80"]):
         command = ["nvcc", "-std=c++17", "-I.", "-Werror", "all-warnings", *flags, "-o", str(tmp_path / "layouts")]
         subprocess.run([*command, "cuda/testing/layouts.cu"], check=True, cwd=ROOT)
+
+
+def test_machine_code_is_counted_by_straight_pieces():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import cuda_sass
+    finally:
+        sys.path.pop(0)
+    text = """\t.section\t.text._Z3addPf,"ax",@progbits
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/               @P0 FFMA R1, R2, R3, R4 ;
+        /*0020*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0030*/              @!P0 BRA `(.L_x_1) ;
+        /*0040*/                   EXIT ;
+"""
+    assert cuda_sass.pieces(text) == {
+        "_Z3addPf": [("entry", ["LDC"]), ("L_x_1", ["FFMA", "HMMA", "BRA"]), ("L_x_1", ["EXIT"])]
+    }
+    assert cuda_sass.readable(["_Z3addPf"]) == ["add"]
 
 
 def test_a_spill_in_a_fast_kernel_is_an_error(tmp_path):
