@@ -4,6 +4,7 @@
 #define DWSCONV_CUDA_BLOCK_PRODUCT_KERNEL_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/async_copy.cuh"
 #include "cuda/fragments.cuh"
@@ -204,10 +205,15 @@ struct WindowRows {
   }
 };
 
-// kPlain: rows of X, P and Y are whole vectors, and the activation is a clamp. Then registers suffice for two blocks of
-// a multiprocessor.
+// Blocks of a multiprocessor that registers suffice for.
+template <typename Policy, bool kPlain>
+constexpr int BlockProductBlocks() {
+  return kPlain && !std::is_same<Policy, ExactFloat>::value ? 2 : 1;
+}
+
+// kPlain: rows of X, P and Y are whole vectors, and the activation is a clamp.
 template <typename Policy, template <typename> class Rows, bool kPlain>
-__global__ void __launch_bounds__(kBlockProductThreads, kPlain ? 2 : 1)
+__global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Policy, kPlain>())
     BlockProductKernel(const BlockProductArgs args) {
   using T = typename Policy::Element;
   using Sizes = BlockProductSizes<T>;

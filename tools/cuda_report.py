@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # What may spill: kernels for whatever has no faster one.
-GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|PointwiseKernel<.*false>")
+GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|BlockPixels|BlockGeneral|PointwiseKernel<.*false>")
 
 # Elsewhere than on 9.0, which the kernels are written for, a few registers may be: bytes of stores and loads.
 ALLOWED_BYTES = {"sm_90": 0, "sm_90a": 0}
