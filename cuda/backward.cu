@@ -392,15 +392,6 @@ class Steps {
   std::string error_;
 };
 
-bool AlignedForFused(const BackwardBuffers& b) {
-  // Depthwise filters are read by elements there, but by words in the kernel that follows.
-  for (const void* tensor :
-       {b.input, b.grad, b.output, static_cast<const void*>(b.d_input), static_cast<const void*>(b.d_residual)}) {
-    if (reinterpret_cast<uintptr_t>(tensor) % 16 != 0) return false;
-  }
-  return true;
-}
-
 // Gradients of nothing: sums of no parts.
 std::string Zeros(const Problem& p, const CudaBackwardPlan& plan, const BackwardBuffers& b, void* stream) {
   const WantedGradients& wanted = plan.wanted;
@@ -421,22 +412,24 @@ std::string Zeros(const Problem& p, const CudaBackwardPlan& plan, const Backward
 
 }  // namespace
 
+bool AlignedForFused(const BackwardBuffers& b) {
+  // Depthwise filters are read by elements there, but by words in the kernel that follows.
+  for (const void* tensor :
+       {b.input, b.grad, b.output, static_cast<const void*>(b.d_input), static_cast<const void*>(b.d_residual)}) {
+    if (reinterpret_cast<uintptr_t>(tensor) % 16 != 0) return false;
+  }
+  return true;
+}
+
 int64_t BackwardCalls(CudaBackwardPath path) { return calls[static_cast<int>(path)].load(); }
 
-std::string Backward(const Problem& problem, const CudaBackwardPlan& planned, const BackwardBuffers& given,
+std::string Backward(const Problem& problem, const CudaBackwardPlan& plan, const BackwardBuffers& given,
                      void* workspace, void* stream) {
   if (problem.N * problem.output_pixels() == 0 || problem.H * problem.W == 0) {
-    return Zeros(problem, planned, given, stream);
+    return Zeros(problem, plan, given, stream);
   }
-  CudaBackwardPlan plan = planned;
   if (plan.path == CudaBackwardPath::kFused && !plan.transposed && !AlignedForFused(given)) {
-    CudaMachine machine;
-    CudaBackwardOptions options;
-    options.path = CudaBackwardPath::kSteps;
-    options.math = plan.math;
-    std::string error = CurrentMachine(&machine);
-    if (error.empty()) error = MakeCudaBackwardPlan(problem, machine, planned.wanted, options, &plan);
-    if (!error.empty()) return error;
+    return "path fused takes pointers that are multiples of 16 bytes";
   }
   calls[static_cast<int>(plan.path)].fetch_add(1);
   Problem p = problem;

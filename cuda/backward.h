@@ -19,6 +19,9 @@ namespace cuda {
 std::string Backward(const Problem& problem, const CudaBackwardPlan& plan, const BackwardBuffers& buffers,
                      void* workspace, void* stream);
 
+// What CudaBackwardOptions::aligned asks of a call's buffers.
+bool AlignedForFused(const BackwardBuffers& buffers);
+
 // Calls so far that ran on a path.
 int64_t BackwardCalls(CudaBackwardPath path);
 

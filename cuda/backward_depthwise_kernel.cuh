@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cc/plan/cuda_backward_plan.h"
+#include "cuda/backward_fragments.cuh"
 #include "cuda/depthwise_patch.cuh"
 #include "cuda/element.cuh"
 #include "cuda/platform.cuh"
@@ -38,7 +39,7 @@ struct GradientPatch {
 // Blocks of a multiprocessor that there are to be registers for.
 template <typename T, typename Win>
 constexpr int DepthwiseGradientBlocks() {
-  return sizeof(T) == 4 ? 4 : Win::kSize > 3 ? 2 : Win::kStride == 1 ? 4 : 3;
+  return ResidentBlocks(sizeof(T) == 4 ? 4 : Win::kSize > 3 ? 2 : Win::kStride == 1 ? 4 : 3);
 }
 
 // A kernel for one window, M = 1, and channels in whole words. A thread has one word of channels; each element of dZ

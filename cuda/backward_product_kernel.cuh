@@ -115,7 +115,7 @@ DWS_DEVICE void RowsOfTile(const WarpPlace& place, int pixels_left, int columns,
 // Blocks of a multiprocessor that there are to be registers for.
 template <typename Policy, bool kPlain>
 constexpr int ProductBlocks() {
-  return kPlain && !std::is_same<Policy, ExactFloat>::value ? 2 : 1;
+  return ResidentBlocks(kPlain && !std::is_same<Policy, ExactFloat>::value ? 2 : 1);
 }
 
 // dZ. kPlain: rows of all matrices are whole vectors.

@@ -36,6 +36,7 @@ std::string Prepare(const DwsconvCudaBackwardCall& call, Problem* problem, CudaB
   CudaBackwardOptions options;
   options.path = static_cast<CudaBackwardPath>(call.path);
   options.math = static_cast<CudaMath>(call.layer.math);
+  options.aligned = call.unaligned == 0;
   options.tile_rows = call.layer.tile_rows;
   options.tile_columns = call.layer.tile_columns;
   return MakeCudaBackwardPlan(*problem, machine, wanted, options, plan);

@@ -17,6 +17,8 @@ typedef struct {
   int32_t path; /* 0 the planner's choice, 1 general, 2 steps, 3 fused */
   /* Which gradients are wanted: bit 0 of x, 1 of d, 2 of p, 3 of db, 4 of b, 5 of r. */
   int32_t wanted;
+  int32_t unaligned; /* not 0: x, grad, y, dx and dr may be no multiples of 16 bytes, which the fused path wants */
+  int32_t reserved;
   const void* grad; /* of the loss by y */
   void *dx, *dd, *dp, *ddb, *dbias, *dr;
 } DwsconvCudaBackwardCall;

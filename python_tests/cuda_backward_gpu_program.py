@@ -24,7 +24,7 @@ from cuda_library import tensors_of
 def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, offset=0, **options):
     """Gradients of a case of `reference.random_case` by name, from two runs with the same bits; and the plan."""
     x, layer, residual = case
-    call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, **options)
+    call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=offset == 0, **options)
     tensors = tensors_of(x, layer, residual)
     wanted = [name for name in wanted if name in tensors]
     arrays = {name: a.astype(cuda_cases.NUMPY[dtype]) for name, a in {**tensors, "grad": grad, "y": y}.items()}

@@ -18,6 +18,8 @@ class _BackwardCall(ctypes.Structure):
         ("layer", _Call),
         ("path", ctypes.c_int32),
         ("wanted", ctypes.c_int32),
+        ("unaligned", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
         ("grad", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _FIELDS.values()),
     )
@@ -47,16 +49,19 @@ class BackwardCall:
         wanted: names out of GRADIENTS.
         path: a key of PATHS.
         tile: (rows, columns) of the fused path, or None for the planner's choice.
+        aligned: whether all tensors begin at multiples of 16 bytes, which the fused path wants.
 
     Raises:
         ValueError: the library refuses the call; the message is its own.
     """
 
-    def __init__(self, library: BackwardLibrary, forward, wanted=GRADIENTS, path: str = "auto", tile=None):
+    def __init__(
+        self, library: BackwardLibrary, forward, wanted=GRADIENTS, path: str = "auto", tile=None, aligned=True
+    ):
         self._library, self._forward = library, forward  # which keeps the words alive that the copy points to
         self._call = call = _BackwardCall()
         ctypes.memmove(ctypes.byref(call.layer), ctypes.byref(forward._call), ctypes.sizeof(_Call))
-        call.path = PATHS[path]
+        call.path, call.unaligned = PATHS[path], not aligned
         call.layer.tile_rows, call.layer.tile_columns = tile or (0, 0)
         call.wanted = sum(1 << GRADIENTS.index(name) for name in wanted)
         plan = _Plan()

@@ -44,7 +44,7 @@ def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=
     """
     x, layer, residual = case
     try:
-        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, **options)
+        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=offset % 16 == 0, **options)
     except ValueError as error:
         if "no tile of it has room" in str(error):
             raise NoRoomError from error
@@ -235,6 +235,38 @@ def test_what_does_not_fit_is_an_error(library):
     few.plan.workspace_bytes -= 1
     with pytest.raises(ValueError, match="workspace_bytes must be at least"):
         few.run({}, x=None, d=None, p=None, grad=None)
+
+
+def test_the_fused_path_wants_aligned_tensors(library):
+    forward = Call(library, (1, 8, 8, 8), (3, 3, 8, 1), (1, 1, 8, 8), "float16")
+    assert BackwardCall(library, forward, aligned=False).plan.text.startswith("steps")
+    with pytest.raises(ValueError, match="multiples of 16 bytes"):
+        BackwardCall(library, forward, path="fused", aligned=False)
+    with pytest.raises(ValueError, match="multiples of 16 bytes"):
+        BackwardCall(library, forward, path="fused").run({}, x=2, d=None, p=None, grad=None)
+
+
+@pytest.mark.parametrize(
+    "size, channels, filters, window, stride, path",
+    [
+        (112, 32, 64, 3, 1, "fused"),  # bound by memory
+        (56, 128, 128, 3, 1, "fused"),
+        (14, 512, 512, 3, 1, "steps window"),  # more channels than sums have room in registers
+        (28, 192, 768, 7, 1, "steps window"),
+        (28, 64, 64, 2, 1, "steps general"),
+    ],
+)
+def test_planner_chooses_the_path(library, size, channels, filters, window, stride, path):
+    filter_shapes = (window, window, channels, 1), (1, 1, channels, filters)
+    attributes = {"strides": (stride, stride), "activation": ("relu", 0.2)}
+    forward = Call(library, (64, size, size, channels), *filter_shapes, "float16", **attributes)
+    plan = BackwardCall(library, forward).plan
+    assert plan.text.startswith(path)
+    tensors = 64 * size * size * 2  # bytes of a channel of X, and of Y
+    assert plan.modelled_us >= tensors * (2 * channels + filters) / 4.3e6  # X, dX and dY at the least
+    if path == "fused":  # dZ and the sums' parts alone
+        assert plan.workspace_bytes < 2 * tensors * channels
+        assert plan.workspace_bytes < BackwardCall(library, forward, path="steps").plan.workspace_bytes
 
 
 def test_nothing_wanted_needs_no_workspace(library):

@@ -310,6 +310,9 @@ std::string MakeCudaBackwardPlan(const Problem& p, const CudaMachine& machine, c
   fused.path = CudaBackwardPath::kFused;
   double fused_us = 0;
   error = FusedFits(p, fused);
+  if (error.empty() && !options.aligned && !plan->transposed) {
+    error = "path fused does not fit: it takes pointers that are multiples of 16 bytes";
+  }
   if (error.empty() && !ChooseTile(p, machine, options, &fused, &fused_us)) {
     error = "path fused does not fit: no tile of it has room in the " + std::to_string(machine.block_shared_bytes) +
             " bytes of shared memory that a block may have";
@@ -317,8 +320,6 @@ std::string MakeCudaBackwardPlan(const Problem& p, const CudaMachine& machine, c
   if (!error.empty()) return options.path == CudaBackwardPath::kFused ? error : "";
   LayOutWorkspace(p, &fused);
   fused.modelled_us = ModelledUs(p, machine, fused, fused_us);
-  // Pointers that are no multiple of 16 are for the steps.
-  fused.workspace_bytes = std::max(fused.workspace_bytes, plan->workspace_bytes);
   if (options.path == CudaBackwardPath::kFused || fused.modelled_us < plan->modelled_us) *plan = fused;
   return "";
 }

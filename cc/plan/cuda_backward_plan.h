@@ -32,6 +32,7 @@ struct CudaBackwardOptions {
   CudaBackwardPath path = CudaBackwardPath::kAuto;
   CudaMath math = CudaMath::kExact;
   int64_t tile_rows = 0, tile_columns = 0;  // of the fused kernel; 0: the planner's choice
+  bool aligned = true;  // the pointers of X, dY, Y, dX and the residual's gradient are multiples of 16 bytes
 };
 
 // The fused kernel's tile: what a block computes at a step, and how it lies in its shared memory. As in CudaPlan.

@@ -33,6 +33,7 @@ class DepthwiseSepConv2DGradGpuOp : public GradOp {
     for (int i = 0; i < kGradients; ++i) *flags[i] = gradients[i] != nullptr;
     CudaMachine machine;
     CudaBackwardOptions options;
+    options.aligned = cuda::AlignedForFused(buffers);
     OP_REQUIRES_OK(context, CurrentGpu(problem.dtype, &machine, &options.math));
     OP_REQUIRES_OK(context, PlanAndRun<CudaBackwardPlan>(
                                 context,
