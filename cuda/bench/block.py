@@ -54,13 +54,7 @@ CONVNEXT = {
     "convnext_14x384": (14, 384),
     "convnext_7x768": (7, 768),
 }
-COMPILED = (
-    "mobilenetv2_56x24-144-24",
-    "mobilenetv2_14x64-384-64",
-    "efficientnet_28x40-240-40_k5",
-    "convnext_56x96",
-    "convnext_14x384",
-)
+COMPILED = ("mobilenetv2_56x24-144-24", "efficientnet_28x40-240-40_k5", "convnext_56x96")
 ACTIVATIONS = {
     "relu": functional.relu,
     "relu6": functional.relu6,
@@ -273,6 +267,7 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         limit = limits()
         result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "limits": limit, "blocks": []}
+        title = f"# Blocks, float16: {result['gpu']}, PyTorch {result['torch']}\n\n"
         for batch in arguments.batches:
             for name in names:
                 runner = Runner(library, name, batch)
@@ -281,13 +276,12 @@ def main() -> None:
                 torch.cuda.empty_cache()
                 # Whatever comes next may take too long: what is there is written.
                 (arguments.out / "block.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+                (arguments.out / "block.md").write_text(title + table(result["blocks"]), encoding="utf-8")
             rows = [row for row in result["blocks"] if row["batch"] == batch]
             mean = math.exp(statistics.mean(math.log(row["speedup"]) for row in rows))
             worst = min(rows, key=lambda row: row["speedup"])
             print(f"batch {batch}: {mean:.2f} times the better of PyTorch's (geometric mean), at worst "
                   f"{worst['speedup']:.2f} ({worst['block']})", flush=True)  # fmt: skip
-        title = f"# Blocks, float16: {result['gpu']}, PyTorch {result['torch']}\n\n"
-        (arguments.out / "block.md").write_text(title + table(result["blocks"]), encoding="utf-8")
         print(table(result["blocks"]))
 
 
