@@ -97,7 +97,7 @@ if with bench; then
   fi
 fi
 if with training; then
-  program training 330 cuda/bench/training.py "$out" --library "$library"
+  program training 330 cuda/bench/layer_training.py "$out" --library "$library"
   program cifar 180 cuda/bench/cifar.py "$out" --library "$library"
 fi
 if with sanitize; then

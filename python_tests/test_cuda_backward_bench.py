@@ -1,4 +1,4 @@
-"""What cuda/bench/training.py and cifar.py do apart from a GPU: they say what they lack, count, and write their tables.
+"""What layer_training.py and cifar.py of cuda/bench do apart from a GPU: they say what they lack, count, write tables.
 
 Where PyTorch is installed they also run on the CPU, over the kernels that tools/cuda_shim.sh compiles for it.
 """
@@ -15,14 +15,14 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "cuda" / "bench"))
 import cifar
-import training
+import layer_training
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SHIM = ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so"
 
 
 @pytest.mark.skipif(not cifar.missing("cuda"), reason="there is a GPU here")
-@pytest.mark.parametrize("program", [cifar, training])
+@pytest.mark.parametrize("program", [cifar, layer_training])
 def test_without_a_gpu_they_say_so(program, tmp_path, capsys):
     assert program.main([str(tmp_path / "out")]) == 1
     assert ("finds no GPU" if HAS_TORCH else "not installed") in capsys.readouterr().err
@@ -58,11 +58,15 @@ def test_tables(tmp_path):
          "speedup": speedup, "bytes_per_s": 3e12, "plan": "fused"}
         for name, speedup in (("a", 4.0), ("b", 1.0))
     ]  # fmt: skip
-    assert training.summary(layers)["float16, batch 64"] == {"mean": pytest.approx(2.0), "least": 1.0, "layer": "b"}
+    assert layer_training.summary(layers)["float16, batch 64"] == {
+        "mean": pytest.approx(2.0),
+        "least": 1.0,
+        "layer": "b",
+    }
     memory = {"ours_mib": 500.0, "torch_mib": 1000.0}
-    page = training.markdown({"gpu": "a card", "torch": "2", "layers": layers, "memory": memory})
+    page = layer_training.markdown({"gpu": "a card", "torch": "2", "layers": layers, "memory": memory})
     assert "2.00 times the better" in page and "at worst 1.00 (b" in page and "500 of 1000 MiB, 0.50" in page
-    training.draw(layers, tmp_path / "a.png")
+    layer_training.draw(layers, tmp_path / "a.png")
     rows = [{"variant": name, "batch": 128, "dtype": "float16", "images_per_s": rate, "losses": [2.0, 1.0]}
             for name, rate in (("dense", 100.0), ("ours", 150.0))]  # fmt: skip
     assert "| ours | 128 | float16 | 150 | 1.50 |" in cifar.table(rows)
@@ -70,7 +74,7 @@ def test_tables(tmp_path):
 
 def test_compulsory_bytes():
     """X three times, Y three times: forward, backward, and their gradients."""
-    assert training.compulsory_bytes(2, 5, 3, 4, 2, 2) == 2 * (3 * 2 * 25 * 3 + 3 * 2 * 9 * 4)
+    assert layer_training.compulsory_bytes(2, 5, 3, 4, 2, 2) == 2 * (3 * 2 * 25 * 3 + 3 * 2 * 9 * 4)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,6 @@ def test_cifar_trains_over_the_shim(shim, tmp_path):
 def test_a_step_agrees_with_torch_over_the_shim(shim):
     from cuda_backward_library import BackwardLibrary
 
-    step = training.Step(BackwardLibrary(shim), 2, 9, 8, 16, 3, 1, "float32", device="cpu", sets=2)
+    step = layer_training.Step(BackwardLibrary(shim), 2, 9, 8, 16, 3, 1, "float32", device="cpu", sets=2)
     step.check()
     assert step.plan().startswith("steps window")

@@ -1,4 +1,4 @@
-"""Times forward and backward of the fused layer on a GPU beside PyTorch's: `python cuda/bench/training.py OUT`.
+"""Times forward and backward of the fused layer on a GPU beside PyTorch's: `python cuda/bench/layer_training.py OUT`.
 
 A layer is `relu(pointwise(depthwise(x)) + bias)`; a step is its result and the gradients of x, both filters and the
 bias. Ours is two calls; PyTorch's is its pair of channels_last convolutions with autograd: called one by one, and
