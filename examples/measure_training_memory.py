@@ -65,6 +65,8 @@ def measure(kind: str, shape: list[int]) -> dict:
 
     import tf_dwsconv
 
+    # One op at a time: what two that happen to run together hold would differ from run to run by a tensor.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     layer = {"stock": keras.layers.SeparableConv2D, "ours": tf_dwsconv.DepthwiseSepConv2D}[kind]
     activation = None if _ACTIVATION.value == "none" else _ACTIVATION.value
     keras.utils.set_random_seed(0)
