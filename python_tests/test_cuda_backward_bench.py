@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 
 import pytest
@@ -16,9 +15,9 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "cuda" / "bench"))
 import cifar
 import layer_training
+from cuda_shim_support import build_shim
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-SHIM = ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so"
 
 
 @pytest.mark.skipif(not cifar.missing("cuda"), reason="there is a GPU here")
@@ -81,9 +80,7 @@ def test_compulsory_bytes():
 def shim():
     if not HAS_TORCH:
         pytest.skip("PyTorch is not installed: the programs' layers were not run over the CPU's kernels")
-    done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return SHIM
+    return build_shim()
 
 
 def test_cifar_trains_over_the_shim(shim, tmp_path):

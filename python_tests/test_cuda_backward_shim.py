@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 
 import cuda_backward_cases as cases
 import cuda_cases
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT
 from cuda_backward_library import GRADIENTS, BackwardCall, BackwardLibrary, backward_call_of
 from cuda_library import Call, tensors_of
+from cuda_shim_support import Fenced, build_shim, count_conflicts
 from native_support import guarded
-from test_cuda_shim import Fenced
 
 
 @pytest.fixture(scope="module")
 def library():
-    done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return BackwardLibrary(ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so")
+    return BackwardLibrary(build_shim())
 
 
 @pytest.fixture
 def conflicts(library):
-    """Counts the matrix loads of a test whose rows share banks of shared memory."""
-    count = library.handle.dwsconv_shim_bank_conflicts
-    count.restype = ctypes.c_int64
-    before = count()
-    return lambda: count() - before
+    return count_conflicts(library)
 
 
 class NoRoomError(Exception):

@@ -6,7 +6,6 @@ Inputs end where memory ends, outputs are NaN between guard bytes, the threads o
 from __future__ import annotations
 
 import ctypes
-import mmap
 import subprocess
 
 import cuda_cases
@@ -15,46 +14,18 @@ import pytest
 import reference
 from conftest import ROOT
 from cuda_library import Call, Library, call_of, tensors_of
+from cuda_shim_support import Fenced, build_shim, count_conflicts
 from native_support import guarded
-
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(scope="module")
 def library():
-    done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Library(ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so")
+    return Library(build_shim())
 
 
 @pytest.fixture
 def conflicts(library):
-    """Counts the matrix loads of a test whose rows share banks of shared memory."""
-    count = library.handle.dwsconv_shim_bank_conflicts
-    count.restype = ctypes.c_int64
-    before = count()
-    return lambda: count() - before
-
-
-class Fenced:
-    """A copy of an array that ends, or with `offset` bytes after it, where a page begins that nobody may touch."""
-
-    def __init__(self, array: np.ndarray, offset: int = 0):
-        page = mmap.PAGESIZE
-        size = -(-(array.nbytes + offset + 16) // page) * page
-        self._map = mmap.mmap(-1, size + page)
-        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        assert LIBC.mprotect(ctypes.c_void_p(self._base + size), page, 0) == 0
-        # Aligned to 16 bytes unless the offset says otherwise.
-        start = (size - array.nbytes) // 16 * 16 - offset
-        self.address = self._base + start
-        ctypes.memset(self._base, 0xFF, size)
-        ctypes.memmove(self.address, array.tobytes(), array.nbytes)
-        self._size = page
-
-    def close(self):
-        # Readable again, or whoever clears the mapping's pages faults.
-        LIBC.mprotect(ctypes.c_void_p(self._base), len(self._map), 3)
+    return count_conflicts(library)
 
 
 class NoRoomError(Exception):
