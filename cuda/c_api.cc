@@ -1,9 +1,7 @@
 #include "cuda/c_api.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
-#include <vector>
 
 #include "cc/core/make_problem.h"
 #include "cc/plan/cuda_plan.h"
@@ -75,14 +73,7 @@ const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* resu
   dwsconv::CudaPlan plan;
   const std::string error = dwsconv::Prepare(*call, &problem, &plan);
   if (!error.empty()) return dwsconv::Keep(error);
-  const std::vector<int64_t> shape = dwsconv::OutputShape(problem);
-  std::copy(shape.begin(), shape.end(), result->output);
-  result->workspace_bytes = plan.workspace_bytes;
-  result->modelled_us = plan.modelled_us;
-  const std::string text = dwsconv::DescribeCudaPlan(plan);
-  const size_t length = std::min(text.size(), sizeof(result->text) - 1);
-  std::memcpy(result->text, text.data(), length);
-  result->text[length] = '\0';
+  dwsconv::Answer(problem, plan, dwsconv::DescribeCudaPlan(plan), result);
   return dwsconv::Keep("");
 }
 

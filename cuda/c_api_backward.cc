@@ -1,9 +1,7 @@
 #include "cuda/c_api_backward.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
-#include <vector>
 
 #include "cc/core/make_problem.h"
 #include "cc/plan/cuda_backward_plan.h"
@@ -52,14 +50,7 @@ const char* dwsconv_cuda_backward_plan(const DwsconvCudaBackwardCall* call, Dwsc
   dwsconv::CudaBackwardPlan plan;
   const std::string error = dwsconv::Prepare(*call, &problem, &plan);
   if (!error.empty()) return dwsconv::Keep(error);
-  const std::vector<int64_t> shape = dwsconv::OutputShape(problem);
-  std::copy(shape.begin(), shape.end(), result->output);
-  result->workspace_bytes = plan.workspace_bytes;
-  result->modelled_us = plan.modelled_us;
-  const std::string text = dwsconv::DescribeCudaBackwardPlan(plan);
-  const size_t length = std::min(text.size(), sizeof(result->text) - 1);
-  std::memcpy(result->text, text.data(), length);
-  result->text[length] = '\0';
+  dwsconv::Answer(problem, plan, dwsconv::DescribeCudaBackwardPlan(plan), result);
   return dwsconv::Keep("");
 }
 

@@ -1,12 +1,11 @@
 #include "cuda/c_api_block.h"
 
-#include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "cc/core/make_block.h"
 #include "cuda/block.h"
+#include "cuda/c_api_call.h"
 #include "cuda/forward.h"
 
 namespace dwsconv {
@@ -71,12 +70,6 @@ std::string Prepare(const DwsconvCudaBlockCall& call, Block* block, CudaBlockPla
   return MakeCudaBlockPlan(*block, machine, options, plan);
 }
 
-const char* Keep(const std::string& error) {
-  static thread_local std::string kept;
-  kept = error;
-  return kept.c_str();
-}
-
 }  // namespace
 }  // namespace dwsconv
 
@@ -87,14 +80,7 @@ const char* dwsconv_cuda_block_plan(const DwsconvCudaBlockCall* call, DwsconvCud
   dwsconv::CudaBlockPlan plan;
   const std::string error = dwsconv::Prepare(*call, &block, &plan);
   if (!error.empty()) return dwsconv::Keep(error);
-  const std::vector<int64_t> shape = dwsconv::OutputShape(block.main);
-  std::copy(shape.begin(), shape.end(), result->output);
-  result->workspace_bytes = plan.workspace_bytes;
-  result->modelled_us = plan.modelled_us;
-  const std::string text = dwsconv::DescribeCudaBlockPlan(plan);
-  const size_t length = std::min(text.size(), sizeof(result->text) - 1);
-  std::memcpy(result->text, text.data(), length);
-  result->text[length] = '\0';
+  dwsconv::Answer(block.main, plan, dwsconv::DescribeCudaBlockPlan(plan), result);
   return dwsconv::Keep("");
 }
 
