@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -44,6 +45,58 @@ int64_t CacheBytes(int level, int name) {
   return bytes > 0 ? bytes : std::max<int64_t>(sysconf(name), 0);
 }
 
+// "48K", "2M" or "32768" in bytes; false where it is none of these.
+bool ParseBytes(const std::string& text, int64_t* bytes) {
+  char* end = nullptr;
+  const long long number = std::strtoll(text.c_str(), &end, 10);
+  const std::string unit = end;
+  if (end == text.c_str() || number < 0 || number > (1 << 30) || (unit != "" && unit != "K" && unit != "M"))
+    return false;
+  *bytes = number * (unit == "K" ? 1 << 10 : unit == "M" ? 1 << 20 : 1);
+  return true;
+}
+
+// Replaces facts of this machine by those that DWSCONV_TEST_MACHINE gives, such as "l2=2M,l3=480M,cores=16,isa=avx2".
+// Returns "" or what is wrong with it. Instruction sets can be taken away, not added.
+std::string Pretend(const std::string& facts, CpuFeatures* f) {
+  std::istringstream all(facts);
+  for (std::string fact; std::getline(all, fact, ',');) {
+    const size_t equals = fact.find('=');
+    const std::string name = fact.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : fact.substr(equals + 1);
+    int64_t number = 0;
+    Isa isa;
+    bool good = ParseBytes(value, &number);
+    if (name == "l1d" && good) {
+      f->l1d_bytes = number;
+    } else if (name == "l2" && good) {
+      f->l2_bytes = number;
+    } else if (name == "l3" && good) {
+      f->l3_bytes = number;
+    } else if (name == "cores" && good && number >= 1 && number <= 1024) {
+      f->cores = static_cast<int>(number);
+    } else if (name == "bf16" && value == "0") {
+      f->avx512_bf16 = false;
+    } else if (name == "isa" && ParseIsa(value, &isa)) {
+      f->avx512 = f->avx512 && isa >= Isa::kAvx512;
+      f->avx512_bf16 = f->avx512_bf16 && f->avx512;
+      f->avx2 = f->avx2 && isa >= Isa::kAvx2;
+    } else {
+      return "DWSCONV_TEST_MACHINE holds \"" + fact +
+             "\"; it must be a list of l1d=, l2= and l3= with a size such as 48K or 2M, cores= with 1 to 1024, isa= "
+             "with "
+             "generic, avx2 or avx512, and bf16=0, with commas between";
+    }
+  }
+  return "";
+}
+
+// What is wrong with DWSCONV_TEST_MACHINE; "" where nothing is. Written by Probe alone.
+std::string& TestMachineError() {
+  static std::string error;
+  return error;
+}
+
 CpuFeatures Probe() {
   CpuFeatures f;
   f.cores = AllowedCores();
@@ -62,6 +115,8 @@ CpuFeatures Probe() {
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
+  const char* pretended = std::getenv("DWSCONV_TEST_MACHINE");
+  if (pretended != nullptr) TestMachineError() = Pretend(pretended, &f);
   return f;
 }
 
@@ -115,6 +170,8 @@ bool ParseIsa(const std::string& word, Isa* isa) {
 }
 
 std::string ChooseIsa(Isa* isa) {
+  GetCpuFeatures();
+  if (!TestMachineError().empty()) return TestMachineError();
   const char* forced = std::getenv("DWSCONV_ISA");
   if (forced == nullptr || *forced == '\0') {
     *isa = SupportedIsas().back();

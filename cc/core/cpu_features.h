@@ -18,10 +18,12 @@ struct CpuFeatures {
   int cores = 1;                                      // this process may run on
 };
 
-const CpuFeatures& GetCpuFeatures();  // probed once
-bool IsaSupported(Isa isa);           // by this CPU
-std::vector<Isa> SupportedIsas();     // least first
-const char* IsaName(Isa isa);         // "generic", "avx2", "avx512"
+// Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,
+// such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0".
+const CpuFeatures& GetCpuFeatures();
+bool IsaSupported(Isa isa);        // by this CPU
+std::vector<Isa> SupportedIsas();  // least first
+const char* IsaName(Isa isa);      // "generic", "avx2", "avx512"
 bool ParseIsa(const std::string& word, Isa* isa);
 
 // The path to use: DWSCONV_ISA if set (read on every call, so that tests can switch), else the best. Returns "" or what
