@@ -1,5 +1,6 @@
 #include "cc/python/layer.h"
 
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -11,7 +12,8 @@ namespace dwsconv {
 namespace py = pybind11;
 namespace {
 
-// More threads than any machine has cores only cost memory, and libgomp ends the process where it cannot start one.
+// More threads than any machine has cores only cost memory, and OpenMP's runtime ends the process where it cannot start
+// one.
 constexpr long kMostThreads = 1024;
 
 [[noreturn]] void ThrowOutOfMemory(const std::string& message) {
@@ -33,12 +35,20 @@ DenseArray PrivateCopy(const DenseArray& from) {
   return copy;
 }
 
+std::atomic<ForwardFunction> the_ladder{nullptr};
+
 }  // namespace
+
+void UseLadder(ForwardFunction ladder) { the_ladder = ladder; }
 
 ForwardOptions ToForwardOptions(const LayerOptions& options) {
   ForwardOptions forward;
   if (!ParseVariant(options.variant, &forward.variant)) {
     throw py::value_error("variant must be one of " + VariantWords() + ", but is \"" + options.variant + "\"");
+  }
+  forward.ladder = the_ladder;
+  if (IsLadderStep(forward.variant) && forward.ladder == nullptr) {
+    throw py::value_error("variant \"" + options.variant + "\" needs tf_dwsconv._lab, which is not loaded");
   }
   if (!options.isa) {
     const std::string error = ChooseIsa(&forward.isa);
