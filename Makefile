@@ -7,7 +7,7 @@ SOURCES := cuda/bench examples python_tests tf_dwsconv tools setup.py
 CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.cc cuda/*.h cuda/*/*.cc cuda/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test demo lint format wheel bench cuda test-gpu asan clean distclean
+.PHONY: help venv build test demo lint format wheel bench cuda test-gpu asan avx512-model clean distclean
 
 help:
 	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
 	@echo "make asan    the tests of the op under AddressSanitizer"
+	@echo "make avx512-model  the tests of the kernels' AVX-512 code on a CPU that lacks it"
 	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"
 	@echo "make test-gpu  the kernels' tests on a GPU: needs nvcc and PyTorch, neither Bazel nor TensorFlow"
 	@echo "make clean   removes what was built; make distclean also .venv"
@@ -54,6 +55,9 @@ wheel: build
 
 asan: venv
 	@tools/asan.sh
+
+avx512-model: venv
+	@tools/avx512_model.sh
 
 cuda: venv
 	@tools/cuda.sh
