@@ -40,10 +40,10 @@ ForwardOptions ToForwardOptions(const LayerOptions& options) {
   if (!ParseVariant(options.variant, &forward.variant)) {
     throw py::value_error("variant must be one of " + VariantWords() + ", but is \"" + options.variant + "\"");
   }
-  if (!options.isa) {
-    const std::string error = ChooseIsa(&forward.isa);
-    if (!error.empty()) throw py::value_error(error);
-  } else if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
+  const std::string error = options.isa ? CpuFeaturesError() : ChooseIsa(&forward.isa);
+  if (!error.empty()) throw py::value_error(error);
+  if (!options.isa) return forward;
+  if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
     throw py::value_error("isa must be None or one that this CPU has (" + Join(SupportedIsas()) + "), but is \"" +
                           *options.isa + "\"");
   }

@@ -92,15 +92,30 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   return result;
 }
 
-// What the planner would do on a machine with another L2: for tests and for what docs/analysis.md says of it.
-py::dict PlanForL2(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                   const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
-                   int64_t l2_bytes) {
-  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
-  if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
-  if (l2_bytes < 1) throw py::value_error("l2_bytes must be at least 1, but is " + std::to_string(l2_bytes));
+// Bytes of L1, L2 and L3; 0 for this machine's.
+using CacheBytes = std::array<int64_t, 3>;
+
+Machine MachineWith(const Question& question, const CacheBytes& caches) {
   Machine machine = ForwardMachine(question.problem, question.forward);
-  machine.l2_bytes = l2_bytes;
+  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
+  for (size_t i = 0; i < caches.size(); ++i) {
+    if (caches[i] != 0) *levels[i] = caches[i];
+  }
+  return machine;
+}
+
+// What the planner would do on a machine with other caches and by the kernels of any instruction set, for it computes
+// nothing: for tests and for what docs/analysis.md says of it.
+py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                        const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
+                        const CacheBytes& caches, const std::string& isa) {
+  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+  if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
+  if (!ParseIsa(isa, &question.forward.isa)) throw py::value_error("isa must be a word, but is \"" + isa + "\"");
+  for (int64_t bytes : caches) {
+    if (bytes < 0) throw py::value_error("caches must not be negative, but one is " + std::to_string(bytes));
+  }
+  const Machine machine = MachineWith(question, caches);
   const Plan plan = MakePlan(question.problem, machine);
   py::dict result;
   result["block_pixels"] = plan.block_pixels;
@@ -133,7 +148,7 @@ py::dict ToDict(const Moved& moved) {
 // caches (0: this one's).
 py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
                    const std::string& dtype, const LayerOptions& options, const py::object& plan,
-                   const std::array<int64_t, 3>& cache_bytes) {
+                   const CacheBytes& caches) {
   Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, py::int_(1));
   if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
   // Nobody can stop it once it runs.
@@ -143,11 +158,7 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
     throw py::value_error("x_shape and the filters make " + std::to_string(flops) +
                           " FLOPs, too many to simulate: at most 2e12");
   }
-  Machine machine = ForwardMachine(question.problem, question.forward);
-  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
-  for (size_t i = 0; i < cache_bytes.size(); ++i) {
-    if (cache_bytes[i] != 0) *levels[i] = cache_bytes[i];
-  }
+  const Machine machine = MachineWith(question, caches);
   Plan chosen = MakePlan(question.problem, machine);
   if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
     const std::string wrong = ApplyPlanChoice(question.problem, machine, *given, &chosen);
@@ -247,7 +258,7 @@ PYBIND11_MODULE(_native, m) {
           return layer.Call(x, out, residual, num_threads, plan);
         });
   m.def("plan", &PlanOf);
-  m.def("plan_for_l2", &PlanForL2);
+  m.def("plan_for_machine", &PlanForMachine);
   m.def("traffic", &TrafficOf);
   m.def("tuning", &TuningOf);
   m.def("reload_tuned_plans", [] { return ReloadTunedPlans(/*warn=*/true); });
