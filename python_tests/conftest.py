@@ -37,6 +37,12 @@ def pytest_configure(config):
     settings.load_profile("dwsconv")
 
 
+def pytest_report_header() -> str:
+    """Says on which machine the tests believe to run, where that is not this one."""
+    machine = os.environ.get("DWSCONV_TEST_MACHINE")
+    return f"machine: {machine} (DWSCONV_TEST_MACHINE)" if machine else "machine: this one"
+
+
 def python_environment(**changes: str) -> dict:
     """The environment of a new interpreter that finds the package under test, and these tests."""
     return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join([*_PATHS, str(ROOT / "python_tests")])}
