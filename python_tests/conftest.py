@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# By itself TensorFlow turns oneDNN on where the CPU has certain instructions, and without it has no channels-first ops.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # A test that wants stock ops, one instruction set or a cluster asks for it itself.
 for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS", "TF_CONFIG"):
     os.environ.pop(name, None)
