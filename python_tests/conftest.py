@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# By itself TensorFlow turns oneDNN on where the CPU has certain instructions, and without it has no channels-first ops.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # A test that wants stock ops, one instruction set or a cluster asks for it itself.
 for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS", "TF_CONFIG"):
     os.environ.pop(name, None)
@@ -35,6 +37,12 @@ def pytest_configure(config):
         "dwsconv", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("dwsconv")
+
+
+def pytest_report_header() -> str:
+    """Says on which machine the tests believe to run, where that is not this one."""
+    machine = os.environ.get("DWSCONV_TEST_MACHINE")
+    return f"machine: {machine} (DWSCONV_TEST_MACHINE)" if machine else "machine: this one"
 
 
 def python_environment(**changes: str) -> dict:

@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -33,7 +32,7 @@ py::dict ToDict(const Moved& moved) {
 // caches (0: this one's).
 py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
                    const std::string& dtype, const LayerOptions& options, const py::object& plan,
-                   const std::array<int64_t, 3>& cache_bytes) {
+                   const CacheBytes& caches) {
   Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, py::int_(1));
   if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
   // Nobody can stop it once it runs.
@@ -43,11 +42,7 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
     throw py::value_error("x_shape and the filters make " + std::to_string(flops) +
                           " FLOPs, too many to simulate: at most 2e12");
   }
-  Machine machine = ForwardMachine(question.problem, question.forward);
-  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
-  for (size_t i = 0; i < cache_bytes.size(); ++i) {
-    if (cache_bytes[i] != 0) *levels[i] = cache_bytes[i];
-  }
+  const Machine machine = MachineWith(question, caches);
   Plan chosen = MakePlan(question.problem, machine);
   if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
     const std::string wrong = ApplyPlanChoice(question.problem, machine, *given, &chosen);

@@ -50,10 +50,10 @@ ForwardOptions ToForwardOptions(const LayerOptions& options) {
   if (IsLadderStep(forward.variant) && forward.ladder == nullptr) {
     throw py::value_error("variant \"" + options.variant + "\" needs tf_dwsconv._lab, which is not loaded");
   }
-  if (!options.isa) {
-    const std::string error = ChooseIsa(&forward.isa);
-    if (!error.empty()) throw py::value_error(error);
-  } else if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
+  const std::string error = options.isa ? CpuFeaturesError() : ChooseIsa(&forward.isa);
+  if (!error.empty()) throw py::value_error(error);
+  if (!options.isa) return forward;
+  if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
     throw py::value_error("isa must be None or one that this CPU has (" + Join(SupportedIsas()) + "), but is \"" +
                           *options.isa + "\"");
   }

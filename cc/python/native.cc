@@ -57,15 +57,18 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   return result;
 }
 
-// What the planner would do on a machine with another L2: for tests and for what docs/analysis.md says of it.
-py::dict PlanForL2(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                   const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
-                   int64_t l2_bytes) {
-  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+// What the planner would do on a machine with other caches and by the kernels of any instruction set, for it computes
+// nothing: for tests and for what docs/analysis.md says of it.
+py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                        const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
+                        const CacheBytes& caches, const std::string& isa) {
+  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
   if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
-  if (l2_bytes < 1) throw py::value_error("l2_bytes must be at least 1, but is " + std::to_string(l2_bytes));
-  Machine machine = ForwardMachine(question.problem, question.forward);
-  machine.l2_bytes = l2_bytes;
+  if (!ParseIsa(isa, &question.forward.isa)) throw py::value_error("isa must be a word, but is \"" + isa + "\"");
+  for (int64_t bytes : caches) {
+    if (bytes < 0) throw py::value_error("caches must not be negative, but one is " + std::to_string(bytes));
+  }
+  const Machine machine = MachineWith(question, caches);
   const Plan plan = MakePlan(question.problem, machine);
   py::dict result;
   result["block_pixels"] = plan.block_pixels;
@@ -152,7 +155,7 @@ PYBIND11_MODULE(_native, m) {
           return layer.Call(x, out, residual, num_threads, plan);
         });
   m.def("plan", &PlanOf);
-  m.def("plan_for_l2", &PlanForL2);
+  m.def("plan_for_machine", &PlanForMachine);
   m.def("use_ladder", [](const py::capsule& ladder) { UseLadder(ladder.get_pointer<LadderCapsule>()->run); });
   m.def("tuning", &TuningOf);
   m.def("reload_tuned_plans", [] { return ReloadTunedPlans(/*warn=*/true); });

@@ -33,4 +33,13 @@ Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwi
   return question;
 }
 
+Machine MachineWith(const Question& question, const CacheBytes& caches) {
+  Machine machine = ForwardMachine(question.problem, question.forward);
+  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
+  for (size_t i = 0; i < caches.size(); ++i) {
+    if (caches[i] != 0) *levels[i] = caches[i];
+  }
+  return machine;
+}
+
 }  // namespace dwsconv

@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,6 +25,12 @@ struct Question {
 // TypeError, ValueError for what is not allowed.
 Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
              const LayerOptions& options, const pybind11::object& num_threads);
+
+// Bytes of L1, L2 and L3; 0 for this machine's.
+using CacheBytes = std::array<int64_t, 3>;
+
+// The machine that plans are made for, with these caches.
+Machine MachineWith(const Question& question, const CacheBytes& caches);
 
 }  // namespace dwsconv
 
