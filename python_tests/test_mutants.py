@@ -33,6 +33,7 @@ def test_the_table_fits_the_sources():
         (CPP._replace(bad=CPP.good), "differ"),
         (CPP._replace(at="if (u >= 0x477ff000u)", good="u + 1"), "in its text once"),
         (CPP._replace(bad="u = 0;"), "both expressions"),
+        (CPP._replace(good="(u >= 0x477ff000u"), "brackets"),
         (CPP._replace(tests=("test_gone.py",)), r"no tests \['test_gone.py'\]"),
         (CPP._replace(tests=()), "no tests"),
         (PYTHON._replace(bad="size //"), "is no Python"),

@@ -2,7 +2,7 @@
 
 Usage: mutants.py [--list] [--check] [--only WORD]... [--no-baseline], with the interpreter of .venv.
 
-The faults stand in mutant_faults.py. Those of the C++ code are all built into one library, in a copy of the tree,
+The faults stand in mutant_faults/. Those of the C++ code are all built into one library, in a copy of the tree,
 where the environment's DWSCONV_FAULT says which one is there; so one build serves them all. Those of the Python code
 are each written into a copy of the package. The copies are under build/mutants/. Then the tests that should notice run,
 until one does. First they run without any fault: one that fails by itself notices nothing.
@@ -18,9 +18,12 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from mutant_faults import FAULTS, Fault  # noqa: E402
+
+# Before TensorFlow is imported, as in conftest.py.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 FOLDER = ROOT / "build" / "mutants"
 # What the build reads, beside the interpreter and what that has installed.
@@ -41,7 +48,7 @@ const int dwsconv_fault = std::getenv("DWSCONV_FAULT") ? std::atoi(std::getenv("
 }
 """
 DECLARATION = 'extern "C" const int dwsconv_fault;\n'
-SECONDS = 900  # for the tests of one fault: what hangs is noticed too
+SECONDS = 600  # for the tests of one fault: what hangs is noticed too
 
 
 def number_of(fault: Fault) -> int:
@@ -63,6 +70,8 @@ def wrong_with(fault: Fault, text: str) -> str:
         return f"its good text must be in its text once, and differ from the bad one: {fault.good!r}"
     if is_cpp(fault) and fault.good.endswith(";") != fault.bad.endswith(";"):
         return "both of its texts must be statements, or both expressions"
+    if is_cpp(fault) and any(text.count(a) != text.count(b) for text in fault[2:4] for a, b in ("()", "[]", "{}")):
+        return "its texts must have as many brackets that open as brackets that close"
     if not is_cpp(fault):
         try:
             ast.parse(planted(fault, text))
@@ -170,28 +179,73 @@ def build() -> Path:
 
 
 def run_tests(tests: Sequence[str], package: Path, fault: int = 0) -> tuple[bool, str]:
-    """Whether tests pass with the package in a folder, and the line that says what failed."""
-    environment = {**os.environ, "PYTHONPATH": str(package), "DWSCONV_FAULT": str(fault)}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
-    command += [str(ROOT / "python_tests" / test) for test in tests]
-    # From the folder of the package: `python -c` finds what is in the current one first, and tests run that.
-    process = subprocess.Popen(
-        command, cwd=package, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        out, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False, f"not done after {SECONDS} seconds"
-    if process.returncode == 0:
+    """Whether tests pass with the package in a folder, and what failed if they do not.
+
+    They run in a fork of this process, which has imported what takes longest: most of them take less than that.
+    """
+    import hypothesis  # noqa: F401
+    import keras  # noqa: F401
+    import pytest  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    with tempfile.TemporaryFile("w+") as out:
+        child = os.fork()
+        if child == 0:
+            _in_child([str(ROOT / "python_tests" / test) for test in tests], package, fault, out.fileno())
+        end = time.monotonic() + SECONDS
+        ended, status = os.waitpid(child, os.WNOHANG)
+        while not ended and time.monotonic() < end:
+            time.sleep(0.05)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False, f"not done after {SECONDS} seconds"
+        out.seek(0)
+        said = out.read()
+    code = os.waitstatus_to_exitcode(status)
+    if code == 0:
         return True, ""
-    if process.returncode < 0:
-        return False, f"the process died of signal {-process.returncode}"
-    if process.returncode > 2:
-        raise RuntimeError(f"pytest could not run {tests}:\n{out}")
-    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", out, re.MULTILINE)
-    return False, failed.group(1) if failed else out.strip().splitlines()[-1]
+    if code < 0:
+        return False, f"the process died of signal {-code}"
+    if code > 2:
+        raise RuntimeError(f"pytest could not run {tests}:\n{said}")
+    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", said, re.MULTILINE)
+    return False, failed.group(1) if failed else said.strip().splitlines()[-1]
+
+
+def _in_child(tests: list[str], package: Path, fault: int, out: int) -> None:
+    """Runs pytest on the package in a folder, and ends the process."""
+    code = 3
+    try:
+        os.setsid()
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        # From the folder of the package: `python -c` finds what is in the current one first, and tests run that.
+        os.chdir(package)
+        os.environ.update(PYTHONPATH=str(package), DWSCONV_FAULT=str(fault))
+        sys.path[0] = str(package)
+        import pytest
+
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+        code = int(pytest.main([*options, *tests], plugins=[_NoShrinking()]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class _NoShrinking:
+    """A plugin of pytest: the first example that fails is enough."""
+
+    def pytest_sessionstart(self) -> None:
+        from hypothesis import Phase, settings
+
+        profile = settings.get_profile("dwsconv")  # of conftest.py
+        settings.register_profile("mutants", parent=profile, phases=(Phase.explicit, Phase.generate), database=None)
+        settings.load_profile("mutants")
 
 
 def tell(faults: Sequence[Fault], baseline: bool) -> int:
@@ -203,11 +257,12 @@ def tell(faults: Sequence[Fault], baseline: bool) -> int:
             print(f"without any fault {what} fails")
             return 1
     compiled = build() if any(map(is_cpp, faults)) else None
+    has = isas()
     ends: dict[str, list[str]] = {"killed": [], "survived": [], "changes nothing": [], "not on this CPU": []}
     unexpected = 0
     for fault in faults:
         begin = time.monotonic()
-        if fault.isa and fault.isa not in isas():
+        if fault.isa and fault.isa not in has:
             end, what = "not on this CPU", fault.isa
         else:
             package = compiled
@@ -230,12 +285,10 @@ def tell(faults: Sequence[Fault], baseline: bool) -> int:
 
 
 def isas() -> list[str]:
-    """The instruction sets of this CPU."""
-    sys.path.insert(0, str(ROOT))
-    from tf_dwsconv import native
-
-    info = native.cpu_info()
-    return info["isas"] + (["avx512bf16"] if info["bf16"] else [])
+    """The instruction sets of this CPU. Asked in another process: this one must not have the package."""
+    program = "from tf_dwsconv import native; i = native.cpu_info(); print(*i['isas'], *['avx512bf16'] * i['bf16'])"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
 
 
 def main() -> int:
