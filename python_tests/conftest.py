@@ -25,6 +25,7 @@ _PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if
 if not any((Path(path) / "tf_dwsconv").is_dir() for path in _PATHS):
     _PATHS.insert(0, str(ROOT))
     sys.path.insert(0, str(ROOT))
+PACKAGE = next(Path(path) / "tf_dwsconv" for path in _PATHS if (Path(path) / "tf_dwsconv").is_dir())
 
 import pytest  # noqa: E402
 
