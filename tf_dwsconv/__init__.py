@@ -26,19 +26,21 @@ _WHERE = {
     "depthwise_sep_conv2d": "ops",
     "to_builtin": "convert",
 }
+_FRAMEWORK = {"block_layer": "keras", "convert": "keras", "layers": "keras", "ops": "tensorflow"}
 _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
 __all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", "to_builtin", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    where = _WHERE.get(name, name)
+    if name not in _WHERE and name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if where in _FRAMEWORK:
+        _registration.bring(_FRAMEWORK[where])
+    module = importlib.import_module(f"{__name__}.{where}")
+    value = globals()[name] = module if name in _MODULES else getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ Whoever calls gets the op or None; None means that stock ops have to do, and `wa
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import threading
@@ -78,6 +79,7 @@ def block_op() -> Optional[Callable]:
 def load() -> _State:
     """Loads the library if no call has yet, and tells how that went."""
     global _state
+    importlib.import_module("tensorflow")  # its lock before ours: importing it may end in a call of this
     with _lock:
         if _state is None:
             _state = _load()

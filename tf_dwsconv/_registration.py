@@ -3,78 +3,162 @@
 A SavedModel loads only where its ops are registered, and a .keras file only where its layers are. A user who wrote
 `import tf_dwsconv` expects both to work, but importing TensorFlow from here would cost seconds those who want
 `tf_dwsconv.native` alone; so this waits for its import.
+
+To register is to import the modules of `_MODULES`, which `settle` does in an order in which each needs only those
+before it. None of them may be half made then. But a user's line may begin with one of them, whose own first line
+imports Keras, and so brings us here. So `settle` stops at one that is being made, and goes on when it is whole
+(`_Package`). All is registered when the user's line is over.
+
+Threads: `settle` runs while Python holds the lock of the module whose import brought it here, Keras say. Another thread
+may be at the beginning of one of our modules, hold its lock, and wait for Keras. Python finds such circles. Either it
+lets that thread go on with Keras as it is, which is whole but for its lock; or it lets our import fail, and `settle`
+leaves the rest to that thread, which comes here when it has made its module.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.abc
-import importlib.util
 import sys
 import threading
+import types
+import warnings
+from collections.abc import Iterator
 from typing import Any, Optional
 
-
-def _tell_tensorflow() -> None:
-    importlib.import_module("tf_dwsconv.ops")  # registers the gradient
-    importlib.import_module("tf_dwsconv.conv_block")
-    importlib.import_module("tf_dwsconv._library").load()
-
-
-def _tell_keras() -> None:
-    importlib.import_module("tf_dwsconv.layers")
-    importlib.import_module("tf_dwsconv.block_layer")
-    keras = sys.modules["keras"]
-    if keras.config.backend() == "tensorflow":
-        importlib.import_module("tf_dwsconv.symbolic")
-
-
-_ACTIONS = {"tensorflow": _tell_tensorflow, "keras": _tell_keras}
-
-
-def _ready(name: str) -> bool:
-    module = sys.modules.get(name)
-    return module is not None and not getattr(module.__spec__, "_initializing", False)
+# By what they import: our modules that register something with it, and those that these need. Each imports none of them
+# but those before it (a test reads them).
+_MODULES = {
+    "tensorflow": ("_guard", "stock", "_dispatch", "gradients", "ops", "conv_block"),
+    "keras": ("symbolic", "layers", "block_layer"),
+}
+# TensorFlow and Keras where they have run to their end, though their import may not be over.
+_ran: set[str] = set()
+_searching = threading.local()
 
 
 def install() -> None:
-    """Acts now for what is imported, and later for what is not."""
-    waiting = set()
-    for name, action in _ACTIONS.items():
-        if _ready(name):
-            action()
-        else:
-            waiting.add(name)
-    if waiting:
-        sys.meta_path.insert(0, _Watcher(waiting))
+    """Registers with what is imported already, and waits for what is not."""
+    sys.modules[__package__].__class__ = _Package
+    if not _watchers():
+        sys.meta_path.insert(0, _Watcher())
+    for framework in _MODULES:
+        _wait_for_others(framework)
+    settle()
 
 
-class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: lets the others find a module of `_ACTIONS`, and acts after it has run."""
+def bring(framework: str) -> None:
+    """Imports TensorFlow or Keras before one of our modules does: no thread then waits for it with a lock of ours.
 
-    def __init__(self, waiting: set):
-        self._waiting = waiting
-        self._searching = threading.local()
+    Each of the two imports the other. So where another thread is at one of them, that one is waited for first.
+    """
+    for name in reversed(_MODULES):
+        _wait_for_others(name)
+    importlib.import_module(framework)
+
+
+def settle() -> None:
+    """Imports our modules, as far as TensorFlow and Keras are there; takes the watcher away when all is done."""
+    try:
+        done = _settle()
+    except Exception as error:
+        done = False
+        # What a user imports is Keras, say, and that works. Whoever uses the layer meets the error itself.
+        warnings.warn(f"tf_dwsconv cannot be registered: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+    if done:
+        for finder in _watchers():
+            with contextlib.suppress(ValueError):  # another thread was faster
+                sys.meta_path.remove(finder)
+
+
+def _settle() -> bool:
+    """Whether everything is registered."""
+    tensorflow, keras = (_is_whole(name) for name in _MODULES)
+    modules: list[str] = []
+    if tensorflow:
+        importlib.import_module(f"{__package__}._library").load()
+        modules += _MODULES["tensorflow"]
+    if keras and sys.modules["keras"].config.backend() != "tensorflow":
+        modules += _MODULES["keras"][1:]  # the layers refuse, and say why, where somebody makes one
+    elif keras and tensorflow:
+        modules += _MODULES["keras"]
+    return all(_make(f"{__package__}.{name}") for name in modules) and tensorflow and keras
+
+
+def _make(name: str) -> bool:
+    """Imports one of our modules; False where it is being made, by this thread or by one that waits for this one."""
+    if not _is_whole(name):
+        with _no_circle():
+            importlib.import_module(name)
+    return _is_whole(name)
+
+
+@contextlib.contextmanager
+def _no_circle() -> Iterator[None]:
+    """Goes on where Python refuses to wait for another thread that waits for this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "_DeadlockError":  # importlib gives it no public name
+            raise
+
+
+def _is_whole(name: str) -> bool:
+    module = sys.modules.get(name)
+    being_made = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    return module is not None and (name in _ran or not being_made)
+
+
+def _wait_for_others(name: str) -> None:
+    """Waits where another thread is importing a module; where it is this thread, there is nothing to wait for."""
+    if name in sys.modules and not _is_whole(name):
+        with contextlib.suppress(ImportError), _no_circle():
+            importlib.import_module(name)
+
+
+def _watchers() -> list:
+    """By their module: a class is another one after `importlib.reload`."""
+    return [finder for finder in sys.meta_path if type(finder).__module__ == __name__]
+
+
+class _Package(types.ModuleType):
+    """The class of our package, of which Python makes each module an attribute when it has made it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if any(name in names for names in _MODULES.values()) and _watchers():
+            settle()
+
+
+class _Watcher:
+    """A finder that finds nothing itself: lets the others find TensorFlow or Keras, and settles when that has run."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:
-        if name not in self._waiting or getattr(self._searching, "now", False):
+        if name not in _MODULES or getattr(_searching, "name", None) == name:  # others' finders may ask all finders too
             return None
-        self._searching.now = True
+        _searching.name = name
         try:
-            spec = importlib.util.find_spec(name)
+            found = (finder.find_spec(name, path, target) for finder in list(sys.meta_path) if finder is not self)
+            spec = next((spec for spec in found if spec is not None), None)
         finally:
-            self._searching.now = False
-        if spec is None or spec.loader is None:
-            return None
-        run = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            del spec.loader.exec_module  # leaves the loader as it was
-            run(module)
-            self._waiting.discard(name)
-            if not self._waiting and self in sys.meta_path:
-                sys.meta_path.remove(self)
-            _ACTIONS[name]()
-
-        spec.loader.exec_module = exec_module
+            _searching.name = None
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader)
         return spec
+
+
+class _Loader:
+    """The loader of TensorFlow or Keras, which takes itself out again before the module runs."""
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        _ran.discard(module.__name__)
+        self._loader.exec_module(module)
+        _ran.add(module.__name__)
+        settle()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Optional
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework_ops
 
-from tf_dwsconv import _guard, _library, _shapes, ops, stock
+from tf_dwsconv import _guard, _library, _shapes, gradients, ops, stock
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.activations import NONE, Fused
 
@@ -397,4 +397,4 @@ def _gradient(op: Any, grad: tf.Tensor) -> list:
     return found
 
 
-framework_ops.RegisterGradient(_library.BLOCK_OP_NAME)(_gradient)
+gradients.once(framework_ops.RegisterGradient(_library.BLOCK_OP_NAME), _gradient)

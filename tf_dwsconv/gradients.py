@@ -7,7 +7,7 @@ TensorFlow ops, so derivatives of any order and forward mode follow.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
@@ -15,27 +15,26 @@ from tensorflow.python.framework import graph_util
 from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops.parallel_for import pfor as parallel_for
 
-from tf_dwsconv import _library, stock
+from tf_dwsconv import _dispatch, _library, stock
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv._library import GRADIENT_OP_NAME, OP_NAME
 from tf_dwsconv.activations import Fused
 
-_lock = threading.Lock()
-_registered = False
-
 
 def register() -> None:
     """Registers all of it with TensorFlow, once."""
-    global _registered
-    with _lock:
-        if not _registered:
-            framework_ops.RegisterGradient(OP_NAME)(_gradient)
-            framework_ops.RegisterStatistics(OP_NAME, "flops")(_flops)
-            parallel_for.RegisterPFor(OP_NAME)(_vectorise)
-            framework_ops.RegisterGradient(GRADIENT_OP_NAME)(_gradient_of_gradient)
-            framework_ops.RegisterStatistics(GRADIENT_OP_NAME, "flops")(_gradient_flops)
-            parallel_for.RegisterPFor(GRADIENT_OP_NAME)(_vectorise_gradient)
-            _registered = True
+    once(framework_ops.RegisterGradient(OP_NAME), _gradient)
+    once(framework_ops.RegisterStatistics(OP_NAME, "flops"), _flops)
+    once(parallel_for.RegisterPFor(OP_NAME), _vectorise)
+    once(framework_ops.RegisterGradient(GRADIENT_OP_NAME), _gradient_of_gradient)
+    once(framework_ops.RegisterStatistics(GRADIENT_OP_NAME, "flops"), _gradient_flops)
+    once(parallel_for.RegisterPFor(GRADIENT_OP_NAME), _vectorise_gradient)
+
+
+def once(decorator: Any, function: Any) -> None:
+    """Applies one of TensorFlow's decorators that register, unless the same is registered already: we were reloaded."""
+    with contextlib.suppress(KeyError):
+        decorator(function)
 
 
 class _Call(NamedTuple):
@@ -308,11 +307,9 @@ def _one_by_one(pfor_input: Any, call: _Call) -> Any:
 
 def _again(call: _Call, tensors: list) -> tf.Tensor:
     """The same op on other tensors."""
-    from tf_dwsconv import ops
-
     call = call._replace(inputs=tensors)
     optional = (call.optional(place) for place in (call.depthwise_bias, call.bias, call.residual))
-    return ops.run(*tensors[:3], *optional, call.attributes)
+    return _dispatch.run(*tensors[:3], *optional, call.attributes)
 
 
 def _vectorise_gradient(pfor_input: Any) -> Any:

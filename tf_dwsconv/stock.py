@@ -156,9 +156,7 @@ def dense(x: tf.Tensor, dense_filter: tf.Tensor, attributes: Attributes) -> tf.T
     """A dense convolution without bias: NHWC `[N, H, W, C]` by `[R, S, C, K]`, float32 or float64."""
     x, dense_filter = _ensure_rank4(x), _ensure_rank4(dense_filter)
     axes = [_Axis(x, dense_filter, attributes, i) for i in (0, 1)]
-    pads = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
-    if any(not isinstance(n, int) or n for row in pads for n in row):
-        x = tf.pad(x, tf.stack([tf.stack([tf.cast(n, tf.int64) for n in row]) for row in pads]))
+    x = _padded(x, axes)
     strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
     if dilations == [1, 1]:
         return tf.nn.conv2d(x, dense_filter, strides, "VALID")
@@ -182,6 +180,7 @@ def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes)
     if method == "gather":
         return _by_gathering(x, depthwise_filter, axes)
     if method == "direct":
+        x = _padded(x, axes) if attributes.padding == "EXPLICIT" else x
         z = tf.raw_ops.DepthwiseConv2dNative(input=x, filter=depthwise_filter, **_direct(axes, attributes))
     else:
         z = _by_padding(x, depthwise_filter, axes)
@@ -213,15 +212,18 @@ def depthwise_gradients(
         found = iter(tape.gradient(z, sources, output_gradients=grad))
         return next(found) if of_x else None, next(found) if of_filter else None
     options = _direct(axes, attributes)
+    padded = _padded(x, axes) if attributes.padding == "EXPLICIT" else x
     grad_x = grad_filter = None
     if of_x:
         grad_x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-            input_sizes=tf.shape(x), filter=depthwise_filter, out_backprop=grad, **options
+            input_sizes=tf.shape(padded), filter=depthwise_filter, out_backprop=grad, **options
         )
+        if padded is not x:
+            grad_x = tf.slice(grad_x, [0, axes[0].before, axes[1].before, 0], tf.shape(x))
         grad_x.set_shape(x.shape)
     if of_filter:
         grad_filter = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-            input=x, filter_sizes=tf.shape(depthwise_filter), out_backprop=grad, **options
+            input=padded, filter_sizes=tf.shape(depthwise_filter), out_backprop=grad, **options
         )
         grad_filter.set_shape(depthwise_filter.shape)
     return grad_x, grad_filter
@@ -237,13 +239,23 @@ def _method(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> str:
 
 
 def _direct(axes: list, attributes: Attributes) -> dict:
-    """Attributes of TensorFlow's depthwise op."""
-    pads = [n for axis in axes for n in (axis.before, axis.after)] if attributes.padding == "EXPLICIT" else None
+    """Attributes of TensorFlow's depthwise op, for an input that has its explicit padding already.
+
+    The op itself takes explicit padding, but TensorFlow's graph optimiser fuses it with a bias behind it, and ends the
+    process when it infers the fused op's shape (2.19 to 2.21, with oneDNN).
+    """
     return {
         "strides": [1, axes[0].stride, axes[0].stride, 1],
-        "padding": attributes.padding,
-        "explicit_paddings": [] if pads is None else [0, 0, *pads, 0, 0],
+        "padding": "VALID" if attributes.padding == "EXPLICIT" else attributes.padding,
     }
+
+
+def _padded(x: tf.Tensor, axes: list) -> tf.Tensor:
+    """The input with zeros around it, as the axes ask for; the input itself where they ask for none."""
+    pads = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
+    if all(isinstance(n, int) for row in pads for n in row):
+        return tf.pad(x, pads) if any(n for row in pads for n in row) else x
+    return tf.pad(x, tf.stack([tf.stack([tf.cast(n, tf.int64) for n in row]) for row in pads]))
 
 
 class _Axis:
@@ -276,9 +288,7 @@ class _Axis:
 
 def _by_padding(x: tf.Tensor, depthwise_filter: tf.Tensor, axes: list) -> tf.Tensor:
     """Strides that differ, or dilations: pads, convolves at a stride TensorFlow has, and leaves the rest out."""
-    pads = [[0, 0], *([axis.before, axis.after] for axis in axes), [0, 0]]
-    if any(not isinstance(n, int) or n for row in pads for n in row):
-        x = tf.pad(x, tf.stack([tf.stack([tf.cast(n, tf.int64) for n in row]) for row in pads]))
+    x = _padded(x, axes)
     if all(axis.dilation == 1 for axis in axes):
         step = min(axis.stride for axis in axes)
         if any(axis.stride % step for axis in axes):

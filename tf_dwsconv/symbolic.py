@@ -7,8 +7,7 @@ from typing import Any, Optional
 import keras
 import tensorflow as tf
 
-from tf_dwsconv import _shapes
-from tf_dwsconv import ops as functional
+from tf_dwsconv import _dispatch, _shapes
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.stock import ARGUMENTS
@@ -43,18 +42,11 @@ class DepthwiseSepConv2DOp(keras.Operation):
         }
 
     def call(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
-        return functional.depthwise_sep_conv2d(
-            x,
-            depthwise_filter,
-            pointwise_filter,
-            depthwise_bias=depthwise_bias,
-            bias=bias,
-            residual=residual,
-            **self.options,
-        )
+        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
+        return _dispatch.call(tensors, _dispatch.attributes_of(**self.options))
 
     def compute_output_spec(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
-        attributes = functional.attributes_of(**self.options)
+        attributes = _dispatch.attributes_of(**self.options)
         tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
         dtype = keras.backend.standardize_dtype(x.dtype)
         for name, tensor in zip(ARGUMENTS, tensors):
@@ -76,7 +68,7 @@ def call(tensors: tuple, attributes: Attributes, name: Optional[str]) -> Any:
     converted = []
     for i, (argument, tensor) in enumerate(zip(ARGUMENTS, tensors)):
         if not isinstance(tensor, keras.KerasTensor) and not (tensor is None and i >= 3):
-            tensor = functional.convert(tensor, argument, dtype)
+            tensor = _dispatch.convert(tensor, argument, dtype)
         converted.append(tensor)
     padding: Any = attributes.padding
     if padding == "EXPLICIT":
