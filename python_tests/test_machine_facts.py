@@ -131,6 +131,6 @@ def test_each_commit_has_a_machine():
     assert tool.chosen("0000000b" + "0" * 32) == tool.chosen("0000000b" + "f" * 32) == str(MACHINES[11 % len(MACHINES)])
     assert {tool.chosen(f"{number:040x}"[::-1]) for number in range(4096)} == set(map(str, MACHINES))
     assert tool.chosen("") in map(str, MACHINES)
-    assert all((ROOT / "python_tests" / name).is_file() for name in tool.TESTS)
+    assert all((ROOT / "python_tests" / name.split("::")[0]).is_file() for name in tool.TESTS)
     told = tool.environment(str(MACHINES[0]))
     assert told["DWSCONV_TEST_MACHINE"] == str(MACHINES[0]) and told["TF_NUM_INTRAOP_THREADS"] == "1"
