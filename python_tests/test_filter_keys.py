@@ -52,7 +52,7 @@ def test_strides_of_a_block(channels):
 
 
 def test_types_of_the_same_bytes():
-    """bfloat16 and float16 out of one buffer."""
+    """bfloat16 and float16 out of one buffer, of the layer and of a block."""
     bits = np.random.default_rng(5).integers(0x3800, 0x4100, 9 * 12 + 12 * 20).astype(np.uint16)
     d = tf.Variable(tf.bitcast(tf.reshape(bits[: 9 * 12], [3, 3, 12, 1]), tf.bfloat16))
     p = tf.Variable(tf.bitcast(tf.reshape(bits[9 * 12 :], [1, 1, 12, 20]), tf.bfloat16))
@@ -65,6 +65,9 @@ def test_types_of_the_same_bytes():
             y = tf.cast(tf_dwsconv.depthwise_sep_conv2d(given, seen_d, seen_p), tf.float32).numpy()
             expected = reference.forward(tf.cast(given, tf.float32).numpy(), reference.Layer(*wide))
             # Everything is positive: relative errors stay so. Two roundings to 8 bits at most.
+            np.testing.assert_allclose(y, expected, rtol=2**-7)
+            tensors = Tensors(depthwise_filter=seen_d, pointwise_filter=seen_p, scale=tf.ones([1, 12], dtype))
+            y = tf.cast(conv_block.run(given, tensors, BlockAttributes()), tf.float32).numpy()
             np.testing.assert_allclose(y, expected, rtol=2**-7)
 
 

@@ -141,7 +141,7 @@ def test_stores_around_the_caches_where_they_cannot_be(isa, dtype):
 
 
 def run_on_a_machine(caches):
-    """In a process of its own: hashes of results and gradients of the op, after they were compared with float64."""
+    """In a process of its own: hashes of the gradients, which on one of the machines are compared with float64, too."""
     import hashlib
     import os
 
@@ -155,8 +155,10 @@ def run_on_a_machine(caches):
                 filters = (3, 3, c, m), (1, 1, c * m, k)
                 streams = native.plan((n, h, w, c), *filters, strides=stride, dtype=dtype, isa=isa)["stream"]
                 assert streams == (caches == "small"), (isa, shape, dtype)
-                check_against_float64(shape, dtype, allowed)
+                if caches == "small":
+                    check_against_float64(shape, dtype, allowed)
                 tensors, keywords = tensors_of(shape, dtype)
+                # The last activation's derivative is known by its result, so that this is among what they depend on.
                 results = [g.numpy().tobytes() for g in gradients(tensors, keywords, tf.ones(1))]
                 found.append([hashlib.sha256(bits).hexdigest() for bits in results])
     return json.dumps(found)

@@ -44,14 +44,14 @@ FAULTS = (
         "tf_dwsconv/_library.py",
         "_minor(built_for) != _minor(tf.version.VERSION)",
         "False",
-        ("test_package.py",),
+        ("test_package.py::test_another_tensorflow_minor",),
     ),
     Fault(
         "a library that is there twice is loaded",
         "tf_dwsconv/_library.py",
         "op_def_registry.get(OP_NAME) is not None",
         "False",
-        ("test_package.py",),
+        ("test_package.py::test_library_loaded_before_from_another_path",),
     ),
     Fault(
         "a gradient without the residual that it needs",
