@@ -176,21 +176,32 @@ def _again(operation: Any) -> Any:
         raise _refusal(operation, "has no `call` of its own and is no graph of layers.")
     # What a layer holds is in memory, so its own functions and classes need no registration to be found again.
     functions = _functions(operation)
-    activation = getattr(operation, "activation", None)
     try:
         with warnings.catch_warnings(), keras.saving.custom_object_scope(functions), SafeModeScope(False):
             warnings.simplefilter("ignore")  # of lambdas, that they are not safe to load
             config = operation.get_config()
-            if isinstance(activation, types.FunctionType) and "activation" in config:
-                config["activation"] = None
+            for key in config.keys() & {"activation", "recurrent_activation"}:
+                if isinstance(getattr(operation, key, None), types.FunctionType):
+                    # Where the layer itself keeps it, it is set below. Recurrent layers show that of their cell.
+                    config[key] = None if key in vars(operation) else getattr(operation, key)
             new = type(operation).from_config(config)
-            if isinstance(activation, types.FunctionType):
-                new.activation = activation
+            _same_functions(operation, new)
             return new
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _op_again(operation)
         raise _refusal(operation, f"cannot be made from its config: {_in_short(error)}") from error
+
+
+def _same_functions(operation: Any, new: Any) -> None:
+    """Gives a copy the functions themselves that were arguments: a config need not bring all of them back."""
+    if not isinstance(operation, keras.Layer):
+        return
+    for old, copied in zip(operation._flatten_layers(), new._flatten_layers()):
+        functions = {key: value for key, value in vars(old).items() if isinstance(value, types.FunctionType)}
+        for key, value in functions.items() if type(old) is type(copied) else ():
+            if getattr(copied, key, None) is not value and key in old.get_config():
+                setattr(copied, key, value)
 
 
 def _op_again(operation: Any) -> Any:
