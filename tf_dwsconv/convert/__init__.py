@@ -2,7 +2,7 @@
 
     fused = tf_dwsconv.convert(model)                 # a new model with the same answers; `model` is not changed
     stock = tf_dwsconv.to_builtin(fused)              # the way back to stock layers, for LiteRT, ONNX, ...
-    python -m tf_dwsconv.convert --input m.keras --output fused.keras --report
+    python -m tf_dwsconv.convert m.keras fused.keras --report
 
 What is fused, what is not and why, and recipes for serving: docs/converting.md.
 """

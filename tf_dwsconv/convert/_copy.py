@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import tempfile
 import types
 import warnings
@@ -17,8 +18,9 @@ from keras.src.saving.serialization_lib import SafeModeScope  # for functions th
 
 
 def in_short(error: Exception) -> str:
-    """An error's first words: Keras adds whole configs and examples."""
-    words = " ".join(str(error).split())
+    """An error's first words: Keras adds whole configs and examples, and what it wrapped comes last."""
+    words = " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())
+    words = words.rpartition("Error encountered: ")[2]
     return words if len(words) <= 300 else words[:300] + " ..."
 
 

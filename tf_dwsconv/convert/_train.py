@@ -101,7 +101,9 @@ class ExactFinder:
         middle = own if len(nodes) == 1 else _read.activation(nodes[1])
         after = self.graph.reader(nodes[-1].outputs[0])
         if after is None:
-            return self.graph.why_not_one_reader(nodes[-1].outputs[0])
+            result = nodes[-1].outputs[0]
+            is_last = result is self.graph.only_output and not self.graph.readers(result)
+            return "no 1x1 convolution follows" if is_last else self.graph.why_not_one_reader(result)
         if type(after.operation) is L.BatchNormalization:
             return f"{after.operation.name!r} follows, and nothing is fused across a batch norm that is trained"
         pointwise = after.operation
