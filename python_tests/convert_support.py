@@ -76,7 +76,13 @@ def check(model, patterns=None, tolerance=1e-5, training=False):
     assert [t.name for t in fused.inputs] == [t.name for t in model.inputs]
     assert [(t.shape, t.dtype) for t in fused.outputs] == [(t.shape, t.dtype) for t in model.outputs]
     assert fused.name == model.name
+    assert output_names(fused) == output_names(model)
     return fused
+
+
+def output_names(model):
+    """By which losses and metrics find a model's results."""
+    return getattr(model, "output_names", None) or model._functional.output_names
 
 
 def found(model):

@@ -88,20 +88,6 @@ def test_command_line(tmp_path):
     assert difference(keras.saving.load_model(tmp_path / "stock.keras"), fused, [x]) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--input", "a.keras", "--output", "b"], "--output must end in .keras"),
-        (["--input", "no_such.keras", "--report"], "error: "),
-    ],
-    ids=str,
-)
-def test_command_line_errors(arguments, message):
-    done = run(*arguments)
-    assert done.returncode != 0 and message in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-
-
 def test_the_page_of_the_documents(tmp_path):
     """All Python of docs/converting.md that is marked so, one block after the other."""
     text = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")

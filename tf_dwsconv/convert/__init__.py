@@ -2,14 +2,13 @@
 
     fused = tf_dwsconv.convert(model)                 # a new model with the same answers; `model` is not changed
     stock = tf_dwsconv.to_builtin(fused)              # the way back to stock layers, for LiteRT, ONNX, ...
-    python -m tf_dwsconv.convert --input m.keras --output fused.keras --report
+    python -m tf_dwsconv.convert m.keras fused.keras --report
 
 What is fused, what is not and why, and recipes for serving: docs/converting.md.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import types
 import weakref
@@ -22,28 +21,11 @@ from tf_dwsconv.layers import check_backend
 check_backend("convert", "stock layers")
 
 from tf_dwsconv.convert import _builtin, _match, _swap, _train  # noqa: E402
-from tf_dwsconv.convert._graph import Graph, called_in_training, calls, count_calls, is_graph  # noqa: E402
+from tf_dwsconv.convert._graph import Graph, called_in_training, calls, count_calls, is_graph, wrapped  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
+from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 
 __all__ = ["Row", "convert", "format_report", "report", "to_builtin"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What became of one place of a model.
-
-    Attributes:
-        pattern: the stages, such as "expand + depthwise + 1x1 + residual"; "convolution + batch norm" for a stock
-            convolution into which batch norms were folded; the layer's class where nothing was fused.
-        layers: names of the old layers, in their order.
-        fused: name of the new layer, or None.
-        reason: why not, where `fused` is None; else why the block ends where it does, or "".
-    """
-
-    pattern: str
-    layers: tuple[str, ...]
-    fused: str | None
-    reason: str = ""
 
 
 # By converted model. Keras would save an attribute with it, and take lists for weights to track.
@@ -79,25 +61,25 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
     ...     keras.layers.Conv2D(16, 1, name="project")])
     >>> fused = tf_dwsconv.convert(model, verbose=True)
     pattern          layers                   fused as  note
-    depthwise + 1x1  conv ... project (4)     conv
+    depthwise + 1x1  conv ... project (4)     project
     >>> [layer.name for layer in fused.layers]
-    ['conv']
+    ['project']
     """
     _check_model(model)
-    rows: list[Row] = []
+    rows = Report()
     counts = count_calls(model)
     left_alone = _trained_inside(model)
 
     def plan(part: Any) -> Plan:
         if id(part) in left_alone and not training:
-            rows.append(Row("model", (part.name,), None, "it is called with training=True"))
+            rows.in_training(part)
             return {}
         return (_plan_exact if training else _plan)(Graph(part, counts), rows)
 
-    converted = Rebuilder(plan, _train.same_layer).model(model)
-    _reports[converted] = tuple(rows)
+    converted = Rebuilder(plan, rows, _train.same_layer, folds=not training).model(model)
+    _reports[converted] = rows.close(model)
     if verbose:
-        print(format_report(rows))
+        print(format_report(_reports[converted]))
     return converted
 
 
@@ -130,7 +112,10 @@ def to_builtin(model: Any) -> Any:
     _check_model(model)
     counts = count_calls(model)
     unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()})
-    return Rebuilder(lambda part: unfuser.plan(Graph(part, counts))).model(model)
+    report = Report()
+    stock = Rebuilder(lambda part: unfuser.plan(Graph(part, counts)), report).model(model)
+    _builtin.check_nothing_remains(stock, report.rows)
+    return stock
 
 
 def report(model: Any) -> tuple[Row, ...]:
@@ -140,7 +125,8 @@ def report(model: Any) -> tuple[Row, ...]:
         model: what `convert` returned, in this process; a report is not saved with a model.
 
     Returns:
-        A `Row` for each block, each convolution with a batch norm folded in, and each convolution that was left alone.
+        A `Row` for each block, each convolution with a batch norm folded in, and each depthwise convolution that was
+        left alone, wherever in the model it is.
 
     Raises:
         ValueError: a model that `convert` did not return.
@@ -159,16 +145,6 @@ def report(model: Any) -> tuple[Row, ...]:
         raise ValueError(
             "`model` must be a model that tf_dwsconv.convert returned in this process; reports are not saved."
         ) from None
-
-
-def format_report(rows: Any) -> str:
-    """The rows of a report as a table."""
-    lines = [("pattern", "layers", "fused as", "note")]
-    for row in rows:
-        names = row.layers[0] if len(row.layers) == 1 else f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
-        lines.append((row.pattern, names, row.fused or "-", row.reason))
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join("  ".join([*(f"{c:{w}}" for c, w in zip(line, widths)), line[3]]).rstrip() for line in lines)
 
 
 def _check_model(model: Any) -> None:
@@ -190,55 +166,45 @@ def _trained_inside(model: Any) -> set[int]:
     def visit(part: Any) -> None:
         seen.add(id(part))
         for node in calls(part):
-            if is_graph(node.operation):
+            inner = wrapped(node.operation)
+            if is_graph(inner):
                 if called_in_training(node) or id(part) in found:
-                    found.add(id(node.operation))
-                if id(node.operation) not in seen or id(node.operation) in found:
-                    visit(node.operation)
+                    found.add(id(inner))
+                if id(inner) not in seen or id(inner) in found:
+                    visit(inner)
 
     visit(model)
     return found
 
 
-def _plan(graph: Graph, rows: list[Row]) -> Plan:
+def _plan(graph: Graph, rows: Report) -> Plan:
     finder = _match.Finder(graph)
     plan: Plan = {}
     described: dict[int, Row] = {}
     for block in finder.blocks:
+        name = graph.name(block.nodes)
         plan.update({id(node): None for node in block.nodes})
-        plan[id(block.nodes[-1])] = _swap.fused_block(block)
-        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), block.main.name, block.note)
+        plan[id(block.nodes[-1])] = _swap.fused_block(block, name)
+        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), name, block.note)
     for folded in finder.folded:
+        name = graph.name(folded.nodes)
         plan.update({id(node): None for node in folded.nodes})
-        plan[id(folded.nodes[-1])] = _swap.folded_convolution(folded)
-        name = folded.convolution.layer.name
+        plan[id(folded.nodes[-1])] = _swap.folded_convolution(folded, name)
         described[id(folded.nodes[0])] = Row("convolution + batch norm", _names(folded.nodes), name)
-    _add_rows(rows, graph, plan, described, finder.reasons)
+    rows.graph(graph, plan, described, finder.reasons)
     return plan
 
 
-def _plan_exact(graph: Graph, rows: list[Row]) -> Plan:
+def _plan_exact(graph: Graph, rows: Report) -> Plan:
     finder = _train.ExactFinder(graph)
     plan: Plan = {}
     described: dict[int, Row] = {}
     for swap in finder.swaps:
         plan.update({id(node): None for node in swap.nodes})
         plan[id(swap.nodes[-1])] = swap.emission
-        described[id(swap.nodes[0])] = Row(swap.pattern, _names(swap.nodes), swap.name)
-    _add_rows(rows, graph, plan, described, finder.reasons)
+        described[id(swap.nodes[0])] = Row(swap.pattern, _names(swap.nodes), graph.name(swap.nodes))
+    rows.graph(graph, plan, described, finder.reasons)
     return plan
-
-
-def _add_rows(rows: list[Row], graph: Graph, plan: Plan, described: dict[int, Row], reasons: dict[int, str]) -> None:
-    """Adds what became of a graph's calls to a report, in their order."""
-    for node in graph.nodes:
-        operation = node.operation
-        if id(node) in described:
-            rows.append(described[id(node)])
-        elif id(node) not in plan and type(operation) is keras.layers.SeparableConv2D:
-            rows.append(Row("separable", (operation.name,), operation.name, reasons.get(id(node), "")))
-        elif id(node) not in plan and id(node) in reasons:
-            rows.append(Row(type(operation).__name__, (operation.name,), None, reasons[id(node)]))
 
 
 def _names(nodes: Any) -> tuple[str, ...]:

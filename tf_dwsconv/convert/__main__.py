@@ -1,55 +1,183 @@
 """Converts a saved Keras model.
 
-python -m tf_dwsconv.convert --input model.keras --output fused.keras --report
-python -m tf_dwsconv.convert --input model.keras --export served_model
-python -m tf_dwsconv.convert --input fused.keras --output stock.keras --builtin
+python -m tf_dwsconv.convert model.keras fused.keras --report
+python -m tf_dwsconv.convert model.keras --export served_model
+python -m tf_dwsconv.convert fused.keras stock.keras --builtin
 """
 
+from __future__ import annotations
+
+import argparse
 import importlib
+import os
+import shutil
 import sys
-
-from tf_dwsconv import convert
-from tf_dwsconv.analysis._optional import require
-
-app = require("absl.app", "the command line of tf_dwsconv.convert")
-flags = require("absl.flags", "the command line of tf_dwsconv.convert")
-
-_INPUT = flags.DEFINE_string("input", None, "A model that keras.saving.load_model reads (.keras).")
-_OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write the converted model to.")
-_EXPORT = flags.DEFINE_string("export", None, "The folder to write a SavedModel for serving to.")
-_REPORT = flags.DEFINE_bool("report", False, "Print what was fused, and what not and why.")
-_TRAINING = flags.DEFINE_bool("training", False, "Fold nothing; swap only what trains exactly as before.")
-_BUILTIN = flags.DEFINE_bool("builtin", False, "The way back: stock layers in the place of this package's.")
-_MODULE = flags.DEFINE_multi_string("module", [], "A module to import first, that registers layers of its own.")
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if not _INPUT.value:
-        raise app.UsageError("--input must be given")
-    if not (_OUTPUT.value or _EXPORT.value or _REPORT.value):
-        raise app.UsageError("one of --output, --export and --report must be given")
-    if _OUTPUT.value and not _OUTPUT.value.endswith(".keras"):
-        raise app.UsageError(f"--output must end in .keras, got {_OUTPUT.value!r}")
-    if _BUILTIN.value and (_TRAINING.value or _REPORT.value):
-        raise app.UsageError("--builtin goes with neither --training nor --report")
-    keras = require("keras", "--input")
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tf_dwsconv.convert",
+        description="Converts a saved Keras model: fuses its depthwise-separable convolutions, or unfuses them.",
+    )
+    parser.add_argument("input", nargs="?", help="the model, a .keras file")
+    parser.add_argument("output", nargs="?", help="the .keras file to write")
+    parser.add_argument("--input", dest="input_flag", metavar="INPUT", help="the same as the first argument")
+    parser.add_argument("--output", dest="output_flag", metavar="OUTPUT", help="the same as the second argument")
+    parser.add_argument("--export", metavar="FOLDER", help="the folder to write a SavedModel for serving to")
+    parser.add_argument("--report", action="store_true", help="print what was fused, and what not and why")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--training", action="store_true", help="fold nothing; swap only what trains exactly as before")
+    how.add_argument("--builtin", action="store_true", help="the way back: stock layers in the place of this package's")
+    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
+    parser.add_argument(
+        "--unsafe", action="store_true", help="run the Python code in the file, which Lambda layers are made of"
+    )
+    parser.add_argument(
+        "--module", action="append", default=[], help="a module to import first, that registers layers of its own"
+    )
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """One line, where argparse prints the usage too."""
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """What was asked for, with each thing under one name."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    if given.input_flag is not None:
+        if given.output is not None:
+            parser.error("--input and two arguments were given; give one input and one output")
+        given.output = given.input if given.input is not None else given.output
+        given.input = given.input_flag
+    if given.output_flag is not None:
+        if given.output is not None:
+            parser.error("the output was given twice, as an argument and as --output")
+        given.output = given.output_flag
+    if given.input is None:
+        parser.error("an input must be given, a .keras file")
+    if given.output is None and given.export is None and not given.report:
+        parser.error("an output, --export or --report must be given")
+    if given.output is not None and not given.output.endswith(".keras"):
+        parser.error(f"the output must end in .keras; given {given.output!r}")
+    if given.builtin and given.report:
+        parser.error("--report and --builtin do not go together")
+    return given
+
+
+class _FailureError(Exception):
+    """What went wrong, in one line."""
+
+
+def _check_paths(given: argparse.Namespace) -> None:
+    """Looks at all files before anything is computed."""
+    source = Path(given.input)
+    if not source.exists():
+        raise _FailureError(f"there is no file {given.input!r}")
+    if source.is_dir():
+        raise _FailureError(f"{given.input!r} is a folder; the input must be a .keras file")
+    for target in (given.output, given.export):
+        if target is None:
+            continue
+        folder = Path(target).absolute().parent
+        if not folder.is_dir():
+            raise _FailureError(f"there is no folder {str(folder)!r} to write {target!r} to")
+        if not os.access(folder, os.W_OK):
+            raise _FailureError(f"the folder {str(folder)!r} of {target!r} cannot be written to")
+        if Path(target).exists() and not given.overwrite:
+            same = " (it is the input)" if Path(target).samefile(source) else ""
+            raise _FailureError(f"{target!r} exists{same}; --overwrite writes over it")
+    if given.output is not None and Path(given.output).is_dir():
+        raise _FailureError(f"{given.output!r} is a folder")
+    if given.export is not None and Path(given.export).exists():
+        if not Path(given.export).is_dir():
+            raise _FailureError(f"{given.export!r} is a file; --export writes a folder")
+        if any(Path(given.export).iterdir()) and not (Path(given.export) / "saved_model.pb").exists():
+            raise _FailureError(f"{given.export!r} is no SavedModel, and would be deleted; name another folder")
+
+
+def _load(given: argparse.Namespace) -> Any:
+    """The model of a file."""
+    import keras
+
+    with open(given.input, "rb") as file:
+        start = file.read(4)
+    if start[:2] != b"PK" and start != b"\x89HDF":
+        raise _FailureError(f"{given.input!r} is no Keras file")
     try:
-        for name in _MODULE.value:
+        return keras.saving.load_model(given.input, compile=False, safe_mode=not given.unsafe)
+    except Exception as error:  # of the file, of Keras, and of whatever the model is made of
+        words = " ".join(str(error).split())
+        if "safe_mode" in words or "unsafe" in words.lower():
+            words = "it holds Python code, as of a Lambda layer; if you trust it, --unsafe runs that"
+        elif "--module" not in words and ("custom" in words and "register" in words):
+            words = f"{words[:300]} (--module imports the module that does)"
+        raise _FailureError(f"{given.input!r} cannot be loaded: {words[:500] or type(error).__name__}") from error
+
+
+def _convert(model: Any, given: argparse.Namespace) -> tuple[Any, str]:
+    """The new model, and what was done, in a few words."""
+    from tf_dwsconv import convert
+
+    if given.builtin:
+        return convert.to_builtin(model), "stock layers alone"
+    converted = convert(model, training=given.training, verbose=given.report)
+    rows = convert.report(converted)
+    fused = sum(row.fused is not None for row in rows)
+    if fused:
+        return converted, f"{fused} {'layer' if fused == 1 else 'layers'} fused"
+    reasons = sorted({row.reason for row in rows if row.reason})
+    more = f", and {len(reasons) - 1} more (--report)" if len(reasons) > 1 else ""
+    return converted, f"nothing fused: {reasons[0]}{more}"
+
+
+def _write(model: Any, given: argparse.Namespace) -> list[str]:
+    """Writes what was asked for, whole or not at all; returns what was written."""
+    written = []
+    if given.output is not None:
+        target = Path(given.output).absolute()
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+            model.save(Path(folder) / target.name)
+            os.replace(Path(folder) / target.name, target)
+        written.append(given.output)
+    if given.export is not None:
+        target = Path(given.export).absolute()
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+            model.export(str(Path(folder) / "model"), verbose=False)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(Path(folder) / "model", target)
+        written.append(given.export)
+    return written
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    given = _arguments(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        _check_paths(given)
+        for name in given.module:
             importlib.import_module(name)
-        model = keras.saving.load_model(_INPUT.value, compile=False)
-        if _BUILTIN.value:
-            converted = convert.to_builtin(model)
-        else:
-            converted = convert(model, training=_TRAINING.value, verbose=_REPORT.value)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    if _OUTPUT.value:
-        converted.save(_OUTPUT.value)
-    if _EXPORT.value:
-        converted.export(_EXPORT.value, verbose=False)
+        converted, done = _convert(_load(given), given)
+        written = _write(converted, given)
+    except Exception as error:  # of files, of Keras, and of whatever the model is made of
+        words = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {words}", file=sys.stderr)
+        return 1
+    if written:
+        print(f"{' and '.join(written)}: {done}")
+    elif given.report and "nothing fused" in done:
+        print(done)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -9,11 +10,42 @@ import keras
 from tf_dwsconv import activations
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.block_layer import FusedConvBlock
-from tf_dwsconv.convert._graph import Graph
+from tf_dwsconv.convert import _inside
+from tf_dwsconv.convert._graph import Graph, calls, is_graph, wrapped
 from tf_dwsconv.convert._rebuild import Emission, Plan, Step, copy_state, function_again
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 L = keras.layers
+
+
+def check_nothing_remains(model: Any, rows: list) -> None:
+    """Raises ValueError where a model still needs this package: in a wrapper, a Lambda, a custom layer."""
+    seen: set[int] = set()
+
+    def visit(part: Any) -> None:
+        seen.add(id(part))
+        for node in calls(part):
+            operation, inner = node.operation, wrapped(node.operation)
+            if is_graph(inner):
+                if id(inner) not in seen:
+                    visit(inner)
+                continue
+            found = _inside.ours(node)
+            if found is not None:
+                why = next((f" ({row.reason})" for row in rows if operation.name in row.reason), "")
+                raise ValueError(
+                    f"`model` holds {operation.name!r} of class {type(operation).__name__}, and in it {found}, which "
+                    f"cannot be replaced by stock layers{why}. Put stock layers there, or take them out of it."
+                )
+
+    visit(model)
+
+
+def _outputs(convolution: Any, layer: Any) -> int:
+    """The channels that a stock convolution in the place of a layer of ours gives."""
+    if isinstance(convolution, L.DepthwiseConv2D):
+        return math.prod(layer.depthwise_kernel.shape[2:])
+    return convolution.filters
 
 
 class Unfuser:
@@ -32,10 +64,13 @@ class Unfuser:
         plan: Plan = {}
         for node in graph.nodes:
             layer = node.operation
-            if isinstance(layer, (FusedConvBlock, DepthwiseSepConv2D)):
+            if type(layer) in (FusedConvBlock, DepthwiseSepConv2D):  # a subclass may compute anything else
                 if id(layer) not in self._steps:  # a layer that is called twice becomes layers that are
-                    is_block = isinstance(layer, FusedConvBlock)
-                    self._steps[id(layer)] = self._block(layer, node) if is_block else self._separable(layer)
+                    is_block = type(layer) is FusedConvBlock
+                    steps = self._block(layer, node) if is_block else self._separable(layer)
+                    steps = self._with_right_biases(layer, steps)
+                    steps[-1].layer.name = layer.name  # a result of the model keeps its name
+                    self._steps[id(layer)] = steps
                 plan[id(node)] = Emission(node.arguments.keras_tensors, self._steps[id(layer)], node.outputs[0])
         return plan
 
@@ -47,9 +82,8 @@ class Unfuser:
         self._names.add(name)
         return name
 
-    def _options(self, layer: Any, suffix: str = "") -> dict:
-        name = self._name(layer, suffix) if suffix else layer.name
-        return {"name": name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    def _options(self, layer: Any, suffix: str) -> dict:
+        return {"name": self._name(layer, suffix), "dtype": layer.dtype_policy, "trainable": layer.trainable}
 
     def _activation(self, layer: Any, activation: Any, suffix: str) -> tuple[Any, list[Step]]:
         """An activation for the layer in front, or a layer of its own behind it: `(function, steps)`."""
@@ -86,16 +120,15 @@ class Unfuser:
             steps.extend([Step(made, fill), *behind])
 
         if layer.expand_filters is not None:
-            is_main = layer.kernel_size is None and layer.filters is None
             convolution(
-                L.Conv2D, "expand", self._options(layer, "" if is_main else "expand"), layer.expand_bias,
-                layer.expand_activation, filters=layer.expand_filters, kernel_size=1,
+                L.Conv2D, "expand", self._options(layer, "expand"), layer.expand_bias, layer.expand_activation,
+                filters=layer.expand_filters, kernel_size=1,
             )  # fmt: skip
         if layer.kernel_size is not None:
             padding = self._padding(layer, steps)
             convolution(
-                L.DepthwiseConv2D, "depthwise", self._options(layer), layer.depthwise_bias, layer.depthwise_activation,
-                kernel_size=layer.kernel_size, strides=layer.strides, padding=padding,
+                L.DepthwiseConv2D, "depthwise", self._options(layer, "depthwise"), layer.depthwise_bias,
+                layer.depthwise_activation, kernel_size=layer.kernel_size, strides=layer.strides, padding=padding,
                 dilation_rate=layer.dilation_rate, depth_multiplier=layer.depth_multiplier,
             )  # fmt: skip
         if layer.epsilon is not None:
@@ -118,9 +151,8 @@ class Unfuser:
                 padding = self._padding(layer, steps)
                 window = {"kernel_size": layer.dense_kernel_size, "strides": layer.strides, "padding": padding}
                 window["dilation_rate"] = layer.dilation_rate
-            suffix = "project" if layer.kernel_size is not None else ""
             convolution(
-                L.Conv2D, "pointwise", self._options(layer, suffix), layer.bias,
+                L.Conv2D, "pointwise", self._options(layer, "project"), layer.bias,
                 Fused("none") if layer.residual else last, filters=layer.filters, **window,
             )  # fmt: skip
         if layer.residual:
@@ -128,6 +160,31 @@ class Unfuser:
         if layer.residual or layer.filters is None:
             steps += self._activation_layer(layer, last)
         return steps
+
+    def _with_right_biases(self, layer: Any, steps: list[Step]) -> list[Step]:
+        """In "channels_first", layers that add their bias to the channels.
+
+        Keras 3.15 adds it along the width where that has as many pixels as there are channels. There the convolution is
+        one of "channels_last", between two transpositions.
+        """
+        if layer.data_format == "channels_last":
+            return steps
+        tensors = [t for node in layer._inbound_nodes for t in (*node.arguments.keras_tensors, *node.outputs)]
+        widths = {t.shape[-1] for t in tensors if len(t.shape) == 4}
+        right: list[Step] = []
+        for step in steps:
+            convolution = step.layer
+            is_convolution = isinstance(convolution, (L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D))
+            if not is_convolution or not convolution.use_bias or not widths & {None, _outputs(convolution, layer)}:
+                right.append(step)
+                continue
+            function, convolution.activation = convolution.activation, keras.activations.linear
+            convolution.data_format = "channels_last"
+            right += [Step(L.Permute((2, 3, 1), **self._options(layer, "to_last"))), step]
+            right.append(Step(L.Permute((3, 1, 2), **self._options(layer, "to_first"))))
+            if function is not keras.activations.linear:
+                right.append(Step(L.Activation(function, **self._options(layer, "activation"))))
+        return right
 
     def _padding(self, layer: FusedConvBlock, steps: list[Step]) -> str:
         """What a stock convolution takes for padding; explicit padding becomes a layer in front of it."""
@@ -148,7 +205,7 @@ class Unfuser:
         middle = activations.parse(layer.depthwise_activation)
         if layer.depthwise_bias is not None or middle is None or middle.word != "none":
             return [*self._halves(layer, function), *behind]
-        config = {**layer.get_config(), "activation": None}
+        config = {**layer.get_config(), "activation": None, "name": self._name(layer, "separable")}
         for key in list(config):
             if key.startswith(("depthwise_bias", "depthwise_use_bias", "depthwise_activation")):
                 del config[key]  # what ours has beyond the stock layer
@@ -171,7 +228,7 @@ class Unfuser:
             use_bias=layer.depthwise_bias is not None,
             **{f"depthwise_{kind}": getattr(layer, f"depthwise_{kind}") for kind in kinds},
             **{f"bias_{kind}": getattr(layer, f"depthwise_bias_{kind}") for kind in kinds},
-            **self._options(layer),
+            **self._options(layer, "depthwise"),
         )
         pointwise = L.Conv2D(
             layer.filters,

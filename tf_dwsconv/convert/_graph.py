@@ -8,15 +8,40 @@ from typing import Any, Optional
 import keras
 from keras.src.models.functional import Functional  # Keras exports it under no other name
 
+# What decides which layers a model calls, and with what.
+_DECIDING = ("__call__", "call", "compute_output_spec", "_run_through_graph", "_standardize_inputs")
+
 
 def is_graph(model: Any) -> bool:
-    """Whether a model is made of a graph of layers, and nothing else decides what it computes."""
-    if type(model) in (Functional, keras.Sequential):
-        return True
-    # A subclass that only adds, say, a train_step of its own.
-    return isinstance(model, Functional) and all(
-        getattr(type(model), name) is getattr(Functional, name) for name in ("__init__", "call", "get_config")
-    )
+    """Whether a model is made of a graph of layers, and nothing else decides what it computes.
+
+    A subclass may have an `__init__` that makes the graph, a `train_step` and whatever does not decide that.
+    """
+    if isinstance(model, Functional) and not hasattr(model, "_nodes_by_depth"):
+        return False  # a class that makes graphs made this one without
+    return _kind(model) is not None and not own_methods(model, _DECIDING)
+
+
+def _kind(model: Any) -> Any:
+    return next((kind for kind in (Functional, keras.Sequential) if isinstance(model, kind)), None)
+
+
+def own_methods(model: Any, names: Any) -> list[str]:
+    """Those of some methods that a Functional or Sequential model's class has of its own."""
+    kind = _kind(model) or keras.Model
+    return [name for name in names if getattr(type(model), name, None) is not getattr(kind, name, None)]
+
+
+def class_again(model: Any) -> Any:
+    """The class of a new model: the old one's if it is made as Keras' own are, from inputs and outputs or layers."""
+    return _kind(model) if own_methods(model, ("__init__", "get_config")) else type(model)
+
+
+def wrapped(operation: Any) -> Any:
+    """The layer in a wrapper, or in a wrapper in one; what is none is its own."""
+    while isinstance(operation, keras.layers.Wrapper) and isinstance(getattr(operation, "layer", None), keras.Layer):
+        operation = operation.layer
+    return operation
 
 
 def functional(model: Any) -> Any:
@@ -52,9 +77,11 @@ def count_calls(model: Any) -> collections.Counter:
             return
         seen.add(id(model))
         for node in calls(model):
-            counts[id(node.operation)] += 1
-            if is_graph(node.operation):
-                visit(node.operation)
+            inner = wrapped(node.operation)
+            for operation in {id(node.operation): node.operation, id(inner): inner}.values():
+                counts[id(operation)] += 1
+            if is_graph(inner):
+                visit(inner)
 
     visit(model)
     return counts
@@ -96,6 +123,15 @@ class Graph:
     def shared(self, node: Any) -> bool:
         """Whether the layer is called anywhere else."""
         return self._counts[id(node.operation)] > 1
+
+    def name(self, nodes: list) -> str:
+        """The name of what takes the place of some calls, the last of which gives the result: that of the last layer.
+
+        So a result of the model keeps its name, by which losses and metrics find it; where an op gives it, that one's.
+        """
+        last = nodes[-1]
+        layers = [node.operation.name for node in nodes if isinstance(node.operation, keras.Layer)]
+        return last.operation.name if id(last.outputs[0]) in self.outputs or not layers else layers[-1]
 
     def why_not_one_reader(self, tensor: Any) -> str:
         """Why `reader` is None."""

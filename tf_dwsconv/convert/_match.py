@@ -220,7 +220,7 @@ class Finder:
         return f"{node.operation.name!r} belongs to the block of {self._owner(node)!r}"
 
     def _owner(self, node: Any) -> str:
-        return next(block.main.name for block in self.blocks if any(n is node for n in block.nodes))
+        return next(self.graph.name(block.nodes) for block in self.blocks if any(n is node for n in block.nodes))
 
     def _in_front(self, block: Block, node: Any) -> None:
         """Takes a gate or a batch norm in front of a 1x1 convolution."""

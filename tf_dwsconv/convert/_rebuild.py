@@ -5,19 +5,17 @@ Nothing is shared with the old model: layers that stay are made again from their
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import tempfile
-import types
-import warnings
 from typing import Any, Callable, Optional
 
 import keras
-import numpy as np
-import tensorflow as tf
-from keras.src.saving.serialization_lib import SafeModeScope  # for functions that are in memory already
 
-from tf_dwsconv.convert._graph import calls, functional, is_graph
+from tf_dwsconv.convert import _wrapper
+from tf_dwsconv.convert._copy import again, assign, copy_state, function_again, in_short, owned, refusal
+from tf_dwsconv.convert._graph import calls, class_again, functional, is_graph
+from tf_dwsconv.convert._report import Report
+
+__all__ = ["Emission", "Plan", "Rebuilder", "Step", "assign", "copy_state", "function_again", "owned"]
 
 
 @dataclasses.dataclass
@@ -56,19 +54,32 @@ class Rebuilder:
 
     Args:
         plan: gives for a model what is to become of its calls, by the id of their nodes; calls that are not there stay.
+        report: gets a row for what is not in a plan.
         replace: gives for a layer that stays another one with the same variables, or None for a copy of itself.
+        folds: whether plans are right in inference alone.
     """
 
-    def __init__(self, plan: Callable[[Any], Plan], replace: Callable[[Any], Any] = lambda layer: None):
+    def __init__(
+        self,
+        plan: Callable[[Any], Plan],
+        report: Report,
+        replace: Callable[[Any], Any] = lambda layer: None,
+        folds: bool = False,
+    ):
         self._plan = plan
         self._replace = replace
+        self.report = report
+        self.folds = folds
         self._made: dict[int, Any] = {}  # new layers and models by the id of the old ones
         self._kept: list = []  # the old ones, so that no id is given out again
+        self._filled: set[int] = set()  # new layers, by id, that have their state already
 
     def model(self, model: Any) -> Any:
         """A new model; the same one each time that it is asked for."""
         if id(model) not in self._made:
             self._kept.append(model)
+            if class_again(model) is not type(model):
+                self.report.plain(model)
             make = self._sequential if isinstance(model, keras.Sequential) else self._functional
             self._made[id(model)] = make(model)
         return self._made[id(model)]
@@ -81,7 +92,7 @@ class Rebuilder:
         new_inputs = keras.tree.map_structure(lambda t: tensors[id(t)], functional(model)._inputs_struct)
         for node in calls(model):
             if id(node) not in plan:
-                layer = self._operation(node.operation)
+                layer = self.operation(node.operation)
                 args, kwargs = node.arguments.fill_in(tensors)
                 results = keras.tree.flatten(_call(layer, node.operation, *args, **kwargs))
                 tensors.update({id(t): result for t, result in zip(node.outputs, results)})
@@ -99,7 +110,7 @@ class Rebuilder:
                         step.fill = None
                 tensors[id(emission.out)] = y
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], functional(model)._outputs_struct)
-        new = type(functional(model))(inputs=new_inputs, outputs=outputs, name=model.name)
+        new = class_again(model)(inputs=new_inputs, outputs=outputs, name=model.name)
         new._trainable = model._trainable  # of the model alone: each layer has its own
         return new
 
@@ -108,13 +119,13 @@ class Rebuilder:
         layers, steps, stay = [], [], []
         for node in calls(model):
             if id(node) not in plan:
-                layers.append(self._operation(node.operation))
+                layers.append(self.operation(node.operation))
                 stay.append(node.operation)
             elif plan[id(node)] is not None:
                 layers += [step.layer for step in plan[id(node)].steps]
                 steps += plan[id(node)].steps
         start = _input_like(functional(model).inputs[0])
-        new = keras.Sequential([start, *layers], name=model.name)
+        new = class_again(model)([start, *layers], name=model.name)
         for operation in stay:
             self._copy_state(operation, self._made[id(operation)])
         for step in steps:
@@ -123,21 +134,26 @@ class Rebuilder:
         new._trainable = model._trainable
         return new
 
-    def _operation(self, operation: Any) -> Any:
+    def operation(self, operation: Any) -> Any:
         """The new layer or op for an old one."""
         if is_graph(operation):
             return self.model(operation)
         if id(operation) not in self._made:
             self._kept.append(operation)
-            replacement = self._replace(operation)
-            self._made[id(operation)] = _again(operation) if replacement is None else replacement
+            new = self._replace(operation)
+            if new is None and isinstance(operation, keras.layers.Wrapper):
+                new = _wrapper.again(self, operation)
+                self._filled.add(id(new))
+            self._made[id(operation)] = again(operation) if new is None else new
         return self._made[id(operation)]
 
-    @staticmethod
-    def _copy_state(old: Any, new: Any) -> None:
-        if is_graph(old) or not isinstance(old, keras.Layer):
-            return
-        copy_state(old, new)
+    def is_replaced(self, layer: Any) -> bool:
+        """Whether `operation` gives another layer with the same variables."""
+        return self._replace(layer) is not None
+
+    def _copy_state(self, old: Any, new: Any) -> None:
+        if isinstance(old, keras.Layer) and not is_graph(old) and id(new) not in self._filled:
+            copy_state(old, new)
 
 
 def _input_like(tensor: Any) -> Any:
@@ -151,135 +167,4 @@ def _call(layer: Any, old: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return layer(*args, **kwargs)
     except Exception as error:
-        raise _refusal(old, f"cannot be called once it was made anew: {_in_short(error)}") from error
-
-
-def _in_short(error: Exception) -> str:
-    """An error's first words: Keras adds whole configs and examples."""
-    words = " ".join(str(error).split())
-    return words if len(words) <= 300 else words[:300] + " ..."
-
-
-def _refusal(operation: Any, reason: str) -> ValueError:
-    return ValueError(
-        f"`model` holds {operation.name!r} of class {type(operation).__name__}, which {reason} "
-        "Give the class a `get_config` (and a `from_config`, if need be) from which the layer can be made again, or "
-        "convert the parts of the model in front of it and behind it."
-    )
-
-
-def _again(operation: Any) -> Any:
-    """The same layer or op once more, without state, from its config."""
-    if type(operation) is keras.layers.Lambda:
-        return _lambda_again(operation)
-    if isinstance(operation, keras.Model) and type(operation).call is keras.Model.call:
-        raise _refusal(operation, "has no `call` of its own and is no graph of layers.")
-    # What a layer holds is in memory, so its own functions and classes need no registration to be found again.
-    functions = _functions(operation)
-    activation = getattr(operation, "activation", None)
-    try:
-        with warnings.catch_warnings(), keras.saving.custom_object_scope(functions), SafeModeScope(False):
-            warnings.simplefilter("ignore")  # of lambdas, that they are not safe to load
-            config = operation.get_config()
-            if isinstance(activation, types.FunctionType) and "activation" in config:
-                config["activation"] = None
-            new = type(operation).from_config(config)
-            if isinstance(activation, types.FunctionType):
-                new.activation = activation
-            return new
-    except Exception as error:
-        if not isinstance(operation, keras.Layer):
-            return _op_again(operation)
-        raise _refusal(operation, f"cannot be made from its config: {_in_short(error)}") from error
-
-
-def _op_again(operation: Any) -> Any:
-    """One of Keras' ops that has no config, such as one with an array among its arguments: it has no state to share."""
-    new = copy.copy(operation)
-    new._inbound_nodes, new._outbound_nodes = [], []
-    return new
-
-
-def function_again(function: Any) -> tuple[Any, Callable[[], None]]:
-    """An activation for a new layer, and what is to be done once that is built.
-
-    A layer used as an activation has weights of its own (PReLU), which the new one must not share.
-    """
-    if not isinstance(function, keras.Layer):
-        return function, lambda: None
-    new = _again(function)
-    return new, lambda: copy_state(function, new)
-
-
-def _lambda_again(layer: Any) -> Any:
-    """A Lambda layer around the same function, which need not survive serialization."""
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=layer.name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-    )
-
-
-def _functions(operation: Any) -> dict[str, Any]:
-    """Functions and classes that a config may name: those that the layer, and layers inside it, hold."""
-    found = {}
-    layers = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
-    for layer in layers:
-        found[type(layer).__name__] = type(layer)
-        for value in vars(layer).values():
-            if isinstance(value, types.FunctionType):
-                found[value.__name__] = value
-            elif type(value).__module__.split(".")[0] not in ("keras", "builtins", "tensorflow"):
-                found[type(value).__name__] = type(value)
-    return found
-
-
-def copy_state(old: Any, new: Any) -> None:
-    """Copies weights, states of random generators, vocabularies and `trainable` from a layer to its copy."""
-    for built, layer in zip(old._flatten_layers(), new._flatten_layers()):
-        if built.built and not layer.built:  # a layer used as an activation is built by the first call on numbers
-            layer.build_from_config(built.get_build_config())
-    sources, targets = list(old.variables), list(new.variables)
-    if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
-        raise _refusal(
-            old,
-            f"has {len(sources)} variables, and made anew from its config {len(targets)}, or of other shapes.",
-        )
-    for source, target in zip(sources, targets):
-        target.assign(owned(source.value))
-        target.trainable = source.trainable
-    for copied, layer in zip(old._flatten_layers(), new._flatten_layers()):
-        layer._trainable = copied._trainable
-    if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
-    if isinstance(new, keras.layers.Normalization) and new.built:
-        new.finalize_state()  # what it computes with is not what it stores
-
-
-def assign(variable: Any, value: np.ndarray) -> None:
-    """Sets a variable to a float64 array, rounded once to its dtype."""
-    value = np.asarray(value, np.float64).astype(_numpy_dtype(variable.dtype)).reshape(variable.shape)
-    variable.assign(owned(value))
-
-
-def owned(value: Any) -> tf.Tensor:
-    """A copy in TensorFlow's own memory.
-
-    A variable takes over what it is assigned, NumPy's memory too where that is aligned. Others may write into that, so
-    the op would have to hash such filters in each call to know them again.
-    """
-    return tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(value))
-
-
-def _numpy_dtype(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return np.dtype(name)
+        raise refusal(old, f"cannot be called once it was made anew: {in_short(error)}") from error

@@ -14,8 +14,8 @@ def word_or_pair(fused: Fused) -> Any:
     return ("leaky_relu", fused.alpha) if fused.word == "leaky_relu" else fused.word
 
 
-def fused_block(block: Block) -> Emission:
-    """A `FusedConvBlock` for a chain of calls."""
+def fused_block(block: Block, name: str) -> Emission:
+    """A `FusedConvBlock` of some name for a chain of calls."""
     expand, depthwise, pointwise = block.expand, block.depthwise, block.pointwise
     main = block.main
     function, copy_function = function_again(block.function)
@@ -32,7 +32,7 @@ def fused_block(block: Block) -> Emission:
         epsilon=block.epsilon,
         gated=block.gate is not None,
         residual=block.residual is not None,
-        name=main.name,
+        name=name,
         dtype=main.dtype_policy,
         trainable=main.trainable,
         **block.window,
@@ -40,22 +40,21 @@ def fused_block(block: Block) -> Emission:
 
     def fill() -> None:
         copy_function()
-        for name, convolution in (("expand", expand), ("depthwise", depthwise), ("pointwise", pointwise)):
+        for stage, convolution in (("expand", expand), ("depthwise", depthwise), ("pointwise", pointwise)):
             if convolution is not None:
-                assign(getattr(layer, f"{name}_kernel"), convolution.kernel)
+                assign(getattr(layer, f"{stage}_kernel"), convolution.kernel)
                 if convolution.bias is not None:
-                    assign(layer.bias if name == "pointwise" else getattr(layer, f"{name}_bias"), convolution.bias)
+                    assign(layer.bias if stage == "pointwise" else getattr(layer, f"{stage}_bias"), convolution.bias)
 
     others = [t for t in (block.gate, block.residual) if t is not None]
     step = Step(layer, fill, tuple(range(1, 1 + len(others))))
     return Emission([block.x, *others], [step], block.out)
 
 
-def folded_convolution(folded: FoldedConvolution) -> Emission:
-    """The same stock convolution with the batch norms in its weights."""
+def folded_convolution(folded: FoldedConvolution, name: str) -> Emission:
+    """The same stock convolution with the batch norms in its weights, under another name."""
     old = folded.convolution.layer
-    config = old.get_config()
-    config["use_bias"] = True
+    config = {**old.get_config(), "use_bias": True, "name": name}
     for key in list(config):
         if key.endswith(("_regularizer", "_constraint")):
             config[key] = None  # they were about other weights

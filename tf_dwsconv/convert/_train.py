@@ -26,15 +26,14 @@ class Swap:
 
     pattern: str
     nodes: list
-    name: str
     emission: Emission
 
 
-def same_layer(layer: Any) -> Optional[Any]:
+def same_layer(layer: Any, name: Optional[str] = None) -> Optional[Any]:
     """Our layer for a stock separable convolution, with the same variables; None for any other layer."""
     if type(layer) is not L.SeparableConv2D or getattr(layer, "quantization_mode", None) is not None:
         return None
-    return DepthwiseSepConv2D.from_config(layer.get_config())
+    return DepthwiseSepConv2D.from_config({**layer.get_config(), "name": name or layer.name})
 
 
 class ExactFinder:
@@ -62,14 +61,14 @@ class ExactFinder:
         return None
 
     def _separable(self, node: Any) -> Optional[Swap]:
-        new = same_layer(node.operation)
+        nodes = [node, *self._activation_after(node)]
+        new = same_layer(node.operation, self.graph.name(nodes))
         if new is None:
             return None
-        nodes = [node, *self._activation_after(node)]
         if len(nodes) > 1:
             new.activation = _callable(nodes[1].operation)
         step = Step(new, lambda: copy_state(node.operation, new))
-        return Swap("separable", nodes, new.name, Emission([only_input(node)], [step], nodes[-1].outputs[0]))
+        return Swap("separable", nodes, Emission([only_input(node)], [step], nodes[-1].outputs[0]))
 
     def _activation_after(self, node: Any) -> list:
         """The layer of an activation that may move into the layer in front of it; as a list of one, or of none."""
@@ -102,7 +101,9 @@ class ExactFinder:
         middle = own if len(nodes) == 1 else _read.activation(nodes[1])
         after = self.graph.reader(nodes[-1].outputs[0])
         if after is None:
-            return self.graph.why_not_one_reader(nodes[-1].outputs[0])
+            result = nodes[-1].outputs[0]
+            is_last = result is self.graph.only_output and not self.graph.readers(result)
+            return "no 1x1 convolution follows" if is_last else self.graph.why_not_one_reader(result)
         if type(after.operation) is L.BatchNormalization:
             return f"{after.operation.name!r} follows, and nothing is fused across a batch norm that is trained"
         pointwise = after.operation
@@ -114,7 +115,7 @@ class ExactFinder:
         if pointwise.activity_regularizer is None:
             nodes += self._activation_after(after)
         function, copy_function = function_again(pointwise.activation)
-        layer = _joined(depthwise, middle, pointwise, function)
+        layer = _joined(depthwise, middle, pointwise, function, self.graph.name(nodes))
         if nodes[-1] is not after:
             layer.activation = _callable(nodes[-1].operation)
 
@@ -128,7 +129,7 @@ class ExactFinder:
                 layer.bias.assign(pointwise.bias.value)
 
         emission = Emission([only_input(node)], [Step(layer, fill)], nodes[-1].outputs[0])
-        return Swap("depthwise + 1x1", nodes, layer.name, emission)
+        return Swap("depthwise + 1x1", nodes, emission)
 
     def _same_training(self, node: Any, layer: Any) -> bool:
         other = node.operation
@@ -149,7 +150,7 @@ def _callable(layer: Any) -> Any:
     return keras.activations.get(names.get(fused.word, fused.word))
 
 
-def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function: Any) -> DepthwiseSepConv2D:
+def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function: Any, name: str) -> DepthwiseSepConv2D:
     options = {}
     for kind in ("initializer", "regularizer", "constraint"):
         options[f"depthwise_{kind}"] = getattr(depthwise, f"depthwise_{kind}")
@@ -168,7 +169,7 @@ def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function:
         use_bias=pointwise.use_bias,
         depthwise_use_bias=depthwise.use_bias,
         depthwise_activation=("leaky_relu", middle.alpha) if middle.word == "leaky_relu" else middle.word,
-        name=depthwise.name,
+        name=name,
         dtype=depthwise.dtype_policy,
         trainable=depthwise.trainable,
         **options,
