@@ -129,7 +129,7 @@ def test_each_pair_of_facts_has_a_machine():
 def test_each_commit_has_a_machine():
     """The same whenever it is asked; every machine gets its turn; the tests that run are there."""
     assert tool.chosen("0000000b" + "0" * 32) == tool.chosen("0000000b" + "f" * 32) == str(MACHINES[11 % len(MACHINES)])
-    assert {tool.chosen(f"{number:040x}"[::-1]) for number in range(4096)} == set(map(str, MACHINES))
+    assert {tool.chosen(f"{number:08x}") for number in range(100)} == set(map(str, MACHINES))
     assert tool.chosen("") in map(str, MACHINES)
     assert all((ROOT / "python_tests" / name.split("::")[0]).is_file() for name in tool.TESTS)
     told = tool.environment(str(MACHINES[0]))
