@@ -98,7 +98,7 @@ def to_builtin(model: Any) -> Any:
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: as `convert`.
+        ValueError: as `convert`; or something of this package is where it cannot be replaced, as in a Lambda.
 
     Example:
 
@@ -114,7 +114,7 @@ def to_builtin(model: Any) -> Any:
     unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()})
     report = Report()
     stock = Rebuilder(lambda part: unfuser.plan(Graph(part, counts)), report).model(model)
-    _builtin.check_nothing_remains(stock, report.rows)
+    _builtin.check_nothing_remains(stock, report.kept)
     return stock
 
 

@@ -18,7 +18,7 @@ from tf_dwsconv.layers import DepthwiseSepConv2D
 L = keras.layers
 
 
-def check_nothing_remains(model: Any, rows: list) -> None:
+def check_nothing_remains(model: Any, kept: dict[str, str]) -> None:
     """Raises ValueError where a model still needs this package: in a wrapper, a Lambda, a custom layer."""
     seen: set[int] = set()
 
@@ -32,7 +32,7 @@ def check_nothing_remains(model: Any, rows: list) -> None:
                 continue
             found = _inside.ours(node)
             if found is not None:
-                why = next((f" ({row.reason})" for row in rows if operation.name in row.reason), "")
+                why = f" ({kept[operation.name]})" if operation.name in kept else ""
                 raise ValueError(
                     f"`model` holds {operation.name!r} of class {type(operation).__name__}, and in it {found}, which "
                     f"cannot be replaced by stock layers{why}. Put stock layers there, or take them out of it."

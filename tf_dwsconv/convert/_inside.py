@@ -82,6 +82,7 @@ def ours(node: Any) -> Optional[str]:
     for layer in layers:
         if is_ours(layer):
             return f"{layer.name!r} of class {type(layer).__name__}"
+    for layer in layers:
         for value in vars(layer).values():
             if is_ours(value):
                 return f"{layer.name!r} with a {type(value).__name__} of this package"

@@ -50,10 +50,16 @@ _LOSABLE = (
 
 
 class Report:
-    """Rows, as a conversion goes on."""
+    """Rows, as a conversion goes on.
+
+    Attributes:
+        rows: so far.
+        kept: why a wrapper keeps what is in it, by its name.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.kept: dict[str, str] = {}
 
     def in_training(self, model: Any) -> None:
         """A model that is left alone, as it is called in training."""
@@ -74,6 +80,7 @@ class Report:
 
     def stays(self, wrapper: Any, reason: str) -> None:
         """A wrapper that keeps what is in it."""
+        self.kept[wrapper.name] = reason
         for layer in _inside.depthwise_layers(wrapper):
             self.rows.append(Row(type(layer).__name__, (layer.name,), None, _is_in(wrapper, reason)))
 
