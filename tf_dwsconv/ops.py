@@ -10,7 +10,7 @@ from tensorflow.python.framework import ops as framework_ops
 
 from tf_dwsconv import _library, gradients, stock
 from tf_dwsconv._arguments import Attributes, normalise
-from tf_dwsconv.activations import require
+from tf_dwsconv.activations import op_arguments, require
 
 gradients.register()
 
@@ -54,8 +54,9 @@ def depthwise_sep_conv2d(
         dilations: an integer, or a pair (height, width); may be combined with strides.
         data_format: `"NHWC"` or `"NCHW"`.
         depthwise_activation: applied between the halves: None, one of the words relu, relu6, hard_swish, silu, gelu,
-            leaky_relu, sigmoid, tanh, a pair `("leaky_relu", slope)`, or a Keras or TensorFlow function or layer that
-            computes one of them.
+            gelu_tanh, leaky_relu, elu, mish, sigmoid, tanh, a pair `("leaky_relu", slope)`, `("elu", alpha)` or
+            `("relu", {"negative_slope": ..., "max_value": ..., "threshold": ...})`, or a Keras or TensorFlow function
+            or layer that computes one of them.
         activation: applied at the end; as `depthwise_activation`.
         residual: added before `activation`; of the output's shape, or None.
         name: of the op, optional.
@@ -141,10 +142,8 @@ def run(
         padding=attributes.padding,
         explicit_paddings=attributes.explicit_paddings,
         data_format=attributes.data_format,
-        depthwise_activation=middle.word,
-        activation=last.word,
-        depthwise_alpha=middle.alpha,
-        alpha=last.alpha,
+        **op_arguments("depthwise_", middle),
+        **op_arguments("", last),
         # Only variables of TensorFlow 1's graphs are written into while others hold their buffers.
         stable_filters=framework_ops.executing_eagerly_outside_functions(),
         name=name,

@@ -13,8 +13,8 @@ from typing import Any, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.convert import _read
+from tf_dwsconv.activations import NONE
+from tf_dwsconv.convert import _activations, _read
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, called_in_training, only_input
 from tf_dwsconv.convert._read import Convolution
@@ -112,11 +112,11 @@ class Finder:
             return None
         if block.expand.is_linear:
             self._affine(block, block.expand)
-            block.expand_activation = self._activation(block)
+            self._activation(block, "expand_")
         else:
             block.expand_activation = block.expand.activation
         following = self._next(block)
-        if following is not None and type(following.operation) is L.ZeroPadding2D:
+        if following is not None and _read.zero_padding(following) is not None:
             after = self.graph.reader(following.outputs[0])
             if after is None or not self._padding(block, following, after, forward=True):
                 return None
@@ -128,21 +128,19 @@ class Finder:
         return self._from_depthwise(block, following)
 
     def _padding(self, block: Block, node: Optional[Any], following: Any, forward: bool = False) -> bool:
-        """Takes a ZeroPadding2D between the block's beginning and a depthwise convolution without padding."""
-        if node is None or type(node.operation) is not L.ZeroPadding2D or not self._usable(node, block):
+        """Takes zeros around the picture between the block's beginning and a convolution without padding."""
+        padding = _read.zero_padding(node) if node is not None and self._usable(node, block) else None
+        if padding is None or self.graph.reader(node.outputs[0]) is not following:
             return False
-        layer, reads = node.operation, following.operation
-        if only_input(node) is None or self.graph.reader(node.outputs[0]) is not following:
+        *pads, layout = padding
+        if layout not in (None, block.layout) or getattr(following.operation, "padding", None) != "valid":
             return False
-        if layer.data_format != block.layout or getattr(reads, "padding", None) != "valid":
-            return False
-        pads = tuple(tuple(int(number) for number in pair) for pair in layer.padding)
         if any(number < 0 for pair in pads for number in pair):
             return False
         block.take(node)
         if not forward:
             block.x = only_input(node)
-        block.window["padding"] = pads
+        block.window["padding"] = tuple(pads)
         return True
 
     def _from_depthwise(self, block: Block, node: Any) -> Optional[Block]:
@@ -172,8 +170,22 @@ class Finder:
             return self._tail(block)
         if depthwise.is_linear:
             self._affine(block, depthwise)
-            block.depthwise_activation = self._activation(block)
-        return self._through_pointwise(block)
+            self._activation(block, "depthwise_")
+        whole = self._through_pointwise(block)
+        return whole if whole.pointwise is not None else self._with_residual(whole)
+
+    def _with_residual(self, block: Block) -> Block:
+        """Takes the Add behind a block that ends at its depthwise convolution, if there is one."""
+        longer = block.fork()
+        while (node := self._next(longer)) is not None and _read.is_identity(node):
+            longer.take(node)
+        residual = None if node is None else self._residual(longer, node)
+        if residual is None:
+            return block
+        longer.take(node)
+        longer.residual = residual
+        longer.note = self._why_it_ends(longer) if self._next(longer) is None else ""
+        return longer
 
     def _through_pointwise(self, block: Block) -> Block:
         """Goes on to a 1x1 convolution, through what may stand in front of one; stays where there is none."""
@@ -287,7 +299,7 @@ class Finder:
             longer.take(node)
             longer.residual = residual
             block = longer
-        block.activation = self._activation(block)
+        self._activation(block, "")
         return block
 
     def _residual(self, block: Block, node: Any) -> Optional[Any]:
@@ -309,20 +321,16 @@ class Finder:
             convolution.scale_outputs(*change)
             block.take(node)
 
-    def _activation(self, block: Block) -> Fused:
-        """Takes the activation that follows; NONE where none does that the kernels know."""
-        node = self._next(block)
-        fused = None if node is None else _read.activation(node)
-        if fused is not None:
-            block.take(node)
-            return fused
-        found = self._self_gated(block)
+    def _activation(self, block: Block, stage: str) -> None:
+        """Takes the activation that follows, if the kernels know one; `stage` is "", "depthwise_" or "expand_"."""
+        found = _activations.behind(self.graph, block.out, block.layout, lambda node: self._usable(node, block))
         if found is None:
-            return NONE
-        word, nodes = found
-        for node in nodes:
+            return
+        for node in found.nodes:
             block.take(node)
-        return Fused(word)
+        setattr(block, f"{stage}activation", found.fused)
+        if found.slopes is not None:
+            block.slopes[stage] = found.slopes
 
     def _scale(self, node: Any) -> Optional[Block]:
         """Scales and offsets of channels that no convolution could take, as a 1x1 depthwise one.
@@ -341,8 +349,10 @@ class Finder:
             passes += 2 if is_norm else int(np.any(np.not_equal(change[0], 1))) + int(np.any(change[1]))
             scale, shift = scale * change[0], shift * change[0] + change[1]
             node = self._next(block)
-        block.depthwise_activation = self._activation(block)
-        if passes + (block.depthwise_activation != NONE) < 2:
+        self._activation(block, "depthwise_")
+        if block.depthwise_activation == NONE:
+            block = self._with_residual(block)
+        if passes + (block.depthwise_activation != NONE) + (block.residual is not None) < 2:
             return None
         channels = x.shape[3]
         kernel = np.broadcast_to(np.reshape(scale, [1, 1, -1, 1]), [1, 1, channels, 1])
@@ -360,53 +370,6 @@ class Finder:
         block.take(node)
         block.pointwise, block.is_rows = convolution, True
         return self._tail(block)
-
-    def _self_gated(self, block: Block) -> Optional[tuple[str, list]]:
-        """SiLU or hard-swish written out: `x * sigmoid(x)`, `x * relu6(x + 3) / 6` in its orders."""
-        x = block.out
-        readers = self.graph.readers(x)
-        if len(readers) != 2 or id(x) in self.graph.outputs or not all(self._usable(n, block) for n in readers):
-            return None
-        product = next((n for n in readers if self._is_product_with(n, x)), None)
-        first = next((n for n in readers if n is not product), None)
-        if product is None or first is None:
-            return None
-        word = _read.sigmoid_like(first)
-        if word is not None:
-            is_read = self.graph.reader(first.outputs[0]) is product
-            return ({"sigmoid": "silu", "hard_sigmoid": "hard_swish"}[word], [first, product]) if is_read else None
-        # relu6(x + 3), divided by 6 before the product or after it.
-        nodes = [first]
-        if _read.affine(first, block.layout) is None or _read.arithmetic(first) != (1.0, 3.0):
-            return None
-        clamp = self._follow(nodes, block)
-        if clamp is None or _read.activation(clamp) != Fused("relu6"):
-            return None
-        is_divided = False
-        while (node := self._follow(nodes, block)) is not None:
-            change = _read.arithmetic(node)
-            if node is product:
-                if is_divided:
-                    return "hard_swish", nodes
-            elif change is not None and not is_divided and change[1] == 0 and abs(change[0] * 6 - 1) < 1e-6:
-                is_divided = True
-                if product in nodes:
-                    return "hard_swish", nodes
-            else:
-                return None
-        return None
-
-    def _follow(self, nodes: list, block: Block) -> Optional[Any]:
-        node = self.graph.reader(nodes[-1].outputs[0])
-        if not self._usable(node, block):
-            return None
-        nodes.append(node)
-        return node
-
-    @staticmethod
-    def _is_product_with(node: Any, x: Any) -> bool:
-        operands = _read.of_two(node, "Multiply")
-        return operands is not None and any(t is x for t in operands)
 
     def _fold(self, node: Any) -> Optional[FoldedConvolution]:
         """A convolution that no block takes, with batch norms behind it."""

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tf_dwsconv.activations import Fused
+from tf_dwsconv.activations import spelled
 from tf_dwsconv.block_layer import FusedConvBlock
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._rebuild import Emission, Step, assign, function_again
-
-
-def word_or_pair(fused: Fused) -> Any:
-    return ("leaky_relu", fused.alpha) if fused.word == "leaky_relu" else fused.word
 
 
 def fused_block(block: Block) -> Emission:
@@ -22,13 +16,13 @@ def fused_block(block: Block) -> Emission:
     layer = FusedConvBlock(
         filters=None if pointwise is None else pointwise.outputs,
         data_format=block.layout,
-        activation=function if function is not None else word_or_pair(block.activation),
+        activation=function if function is not None else spelled(block.activation),
         use_bias=pointwise is not None and pointwise.bias is not None,
         expand_filters=None if expand is None else expand.outputs,
         expand_use_bias=expand is not None and expand.bias is not None,
-        expand_activation=word_or_pair(block.expand_activation),
+        expand_activation=spelled(block.expand_activation),
         depthwise_use_bias=depthwise is not None and depthwise.bias is not None,
-        depthwise_activation=word_or_pair(block.depthwise_activation),
+        depthwise_activation=spelled(block.depthwise_activation),
         epsilon=block.epsilon,
         gated=block.gate is not None,
         residual=block.residual is not None,
@@ -45,6 +39,8 @@ def fused_block(block: Block) -> Emission:
                 assign(getattr(layer, f"{name}_kernel"), convolution.kernel)
                 if convolution.bias is not None:
                     assign(layer.bias if name == "pointwise" else getattr(layer, f"{name}_bias"), convolution.bias)
+        for stage, slopes in block.slopes.items():
+            assign(getattr(layer, f"{stage}slopes"), slopes)
 
     others = [t for t in (block.gate, block.residual) if t is not None]
     step = Step(layer, fill, tuple(range(1, 1 + len(others))))
