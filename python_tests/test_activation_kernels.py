@@ -223,7 +223,8 @@ class PReluBlock:
 def test_prelu(stages, isa, dtype, monkeypatch):
     monkeypatch.setenv("DWSCONV_ISA", isa)
     options = [
-        {"C": 6}, {"C": 3, "stride": 2 if "d" in stages else 1}, {"C": 33, "residual": True}, {"C": 8, "M": 2 if "d" in stages else 1},
+        {"C": 6}, {"C": 3, "stride": 2 if "d" in stages else 1}, {"C": 33, "residual": True},
+        {"C": 8, "M": 2 if "d" in stages else 1},
         {"C": 3, "M": 3 if "d" in stages else 1, "K": 40},
     ]  # fmt: skip
     for seed, option in enumerate(options):

@@ -145,8 +145,10 @@ def test_wrong_kinds(given):
 
 @pytest.mark.parametrize(
     "given",
-    [("relu", 0.1), ("relu", {"max_value": -1}), ("relu", {"slope": 1}), ("relu", {"threshold": INF}), ("leaky_relu",),
-     ("elu",), ("elu", "1"), ("mish", 1.0), ("leaky_relu", None), ("leaky_relu", "0.1"), ("leaky_relu", True), (), [0.1]],
+    [("relu", 0.1), ("relu", {"max_value": -1}),
+     ("relu", {"slope": 1}), ("relu", {"threshold": INF}), ("leaky_relu",),
+     ("elu",), ("elu", "1"), ("mish", 1.0),
+     ("leaky_relu", None), ("leaky_relu", "0.1"), ("leaky_relu", True), (), [0.1]],
     ids=str,
 )  # fmt: skip
 def test_wrong_pairs(given):

@@ -207,7 +207,9 @@ def _plan(graph: Graph, rows: list[Row]) -> Plan:
     for block in finder.blocks:
         plan.update({id(node): None for node in block.nodes})
         plan[id(block.nodes[-1])] = _swap.fused_block(block)
-        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), block.main.name, block.note)
+        described[id(block.nodes[0])] = Row(
+            block.pattern(), _names(block.nodes), block.name or block.main.name, block.note
+        )
     for folded in finder.folded:
         plan.update({id(node): None for node in folded.nodes})
         plan[id(folded.nodes[-1])] = _swap.folded_convolution(folded)

@@ -51,10 +51,11 @@ def behind(graph: Graph, x: Any, layout: str, usable: Callable[[Any], bool]) -> 
     slopes = None if node is None or not usable(node) else prelu_slopes(node, layout)
     if slopes is not None:
         return Found(PRELU, slopes, [node])
+    alone = of_one_call(node) if node is not None and usable(node) else None
+    found = None if alone is None else Found(alone, None, [node])
     values: dict[int, Expression] = {id(x): algebra.X}
     tensors = [x]
     nodes: list = []
-    found = None
     while len(nodes) < _MOST_CALLS:
         node = _next(graph, tensors, values, nodes)
         value = None if node is None or not usable(node) else _value(node, values)
@@ -151,8 +152,7 @@ def _of_layer_call(node: Any, layer: Any, values: dict) -> Optional[Expression]:
     if only_input(node) is None:
         return None
     if type(layer) is L.Lambda:
-        given = {**layer.arguments, **node.arguments.kwargs}
-        value = traced(layer.function, tuple(sorted(given.items()))) if layer.mask is None else None
+        value = traced(layer.function, tuple(layer.arguments.items())) if layer.mask is None else None
         return value if inputs[0] == algebra.X else None
     fused = _of_layer(layer)
     if fused is None and type(layer) is L.Activation and isinstance(layer.activation, types.FunctionType):

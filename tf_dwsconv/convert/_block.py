@@ -45,6 +45,7 @@ class Block:
     is_scale: bool = False
     is_rows: bool = False
     note: str = ""
+    name: str = ""  # of the new layer, where it is not that of `main`
 
     def pattern(self) -> str:
         """The stages in words."""
@@ -86,3 +87,4 @@ class FoldedConvolution:
     out: Any
     nodes: list
     convolution: Convolution
+    window: dict = dataclasses.field(default_factory=dict)  # where it is not that of the old layer

@@ -14,12 +14,14 @@ import keras
 import numpy as np
 
 from tf_dwsconv.activations import NONE
-from tf_dwsconv.convert import _activations, _read
+from tf_dwsconv.convert import _activations, _branches, _read
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, called_in_training, only_input
 from tf_dwsconv.convert._read import Convolution
 
 L = keras.layers
+
+_CONVOLUTIONS = (L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D)
 
 
 class Finder:
@@ -39,6 +41,7 @@ class Finder:
         self.folded: list[FoldedConvolution] = []
         self.reasons: dict[int, str] = {}
         self._claimed: set[int] = set()
+        self._names = {node.operation.name for node in graph.nodes}
         for node in graph.nodes:
             block = None if id(node) in self._claimed else self._begin(node)
             if block is not None:
@@ -52,14 +55,21 @@ class Finder:
                 self._claimed.update(map(id, folded.nodes))
         for begin in (self._scale, self._rows) if self.blocks else ():
             for node in graph.nodes:
-                block = begin(node) if self._usable(node) and only_input(node) is not None else None
+                alone = self._usable(node) and not self.graph.shared(node) and only_input(node) is not None
+                block = begin(node) if alone else None
                 if block is not None:
                     self.blocks.append(block)
                     self._claimed.update(map(id, block.nodes))
 
     def _usable(self, node: Any, block: Optional[Block] = None) -> bool:
-        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type."""
-        if node is None or id(node) in self._claimed or self.graph.shared(node):
+        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type.
+
+        A block that begins with a copy of a shared convolution may go on with another.
+        """
+        if node is None or id(node) in self._claimed:
+            return False
+        copies = block is not None and bool(block.nodes) and self.graph.shared(block.nodes[0])
+        if self.graph.shared(node) and not (copies and isinstance(node.operation, _CONVOLUTIONS)):
             return False
         return block is None or _read.compute_dtype(node) == block.dtype
 
@@ -72,15 +82,37 @@ class Finder:
         layer = node.operation
         is_depthwise, is_separable = _read.depthwise(layer) is not None, _read.separable(layer) is not None
         is_pointwise, is_dense = _read.pointwise(node) is not None, _read.dense(layer) is not None
-        if not (is_depthwise or is_separable or is_pointwise or is_dense):
-            return None
-        if self.graph.shared(node):
-            self.reasons[id(node)] = f"{layer.name!r} is called more than once"
+        is_stock = _read.foldable(layer) is not None
+        if not (is_depthwise or is_separable or is_pointwise or is_dense or is_stock):
             return None
         x = only_input(node)
         if x is None:
             self.reasons[id(node)] = f"{layer.name!r} is called with more than its input"
             return None
+        is_other = not (is_depthwise or is_separable or is_pointwise or is_dense)
+        block = self._whole(node, x, is_pointwise, is_dense, is_other)
+        if block is None or not self.graph.shared(node):
+            return block
+        # A copy for each call is worth its memory where each has a norm of its own.
+        if not any(type(n.operation) is L.BatchNormalization for n in block.nodes):
+            self.reasons[id(node)] = f"{layer.name!r} is called more than once"
+            return None
+        block.name = self._copy_name(layer)
+        return block
+
+    def _copy_name(self, layer: Any) -> str:
+        """A name for a copy of a layer that others call as well."""
+        number = 1
+        while f"{layer.name}_{number}" in self._names:
+            number += 1
+        self._names.add(f"{layer.name}_{number}")
+        return f"{layer.name}_{number}"
+
+    def _whole(self, node: Any, x: Any, is_pointwise: bool, is_dense: bool, is_other: bool) -> Optional[Block]:
+        layer = node.operation
+        block = self._from_branches(node, x)
+        if block is not None or id(node) in self._claimed or is_other:
+            return block
         block = Block(x, x, _read.data_format(layer), _read.compute_dtype(node), layer, [])
         if is_pointwise:
             self._in_front(block, node)
@@ -88,6 +120,35 @@ class Finder:
             return longer if longer is not None else self._pointwise_alone(block, node)
         self._padding(block, self.graph.producer(x), node)
         return self._dense(block, node) if is_dense else self._from_depthwise(block, node)
+
+    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[_branches.Branches]:
+        return _branches.find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
+
+    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
+        """Convolutions whose results are added, as one."""
+        before, layout = self.graph.producer(x), _read.data_format(node.operation)
+        if before is not None and _read.zero_padding(before) is not None:
+            x = only_input(before)
+        found = self._branches(x, layout, _read.compute_dtype(node))
+        if found is None or not any(n is node for n in found.nodes):
+            return None
+        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
+        kernel_size = found.window["kernel_size"]
+        if found.convolution.depthwise:
+            block.depthwise = found.convolution
+            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
+            return self._behind_depthwise(block)
+        if kernel_size != (1, 1) and found.convolution.kernel.shape[2] > _read.FEW_CHANNELS:
+            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
+                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
+                self._claimed.update(map(id, block.nodes))
+            return None
+        block.pointwise = found.convolution
+        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
+            block.is_dense = True
+            block.window = {**found.window, "dense_kernel_size": kernel_size}
+            del block.window["kernel_size"]
+        return self._tail(block)
 
     def _dense(self, block: Block, node: Any) -> Block:
         """A dense convolution of any window."""
@@ -168,8 +229,11 @@ class Finder:
             block.is_separable = True
             block.pointwise = halves[1]
             return self._tail(block)
-        if depthwise.is_linear:
-            self._affine(block, depthwise)
+        return self._behind_depthwise(block)
+
+    def _behind_depthwise(self, block: Block) -> Block:
+        if block.depthwise.is_linear:
+            self._affine(block, block.depthwise)
             self._activation(block, "depthwise_")
         whole = self._through_pointwise(block)
         return whole if whole.pointwise is not None else self._with_residual(whole)
@@ -193,6 +257,11 @@ class Finder:
         scale, shift, is_scaled = 1.0, 0.0, False
         while True:
             node = self._next(longer)
+            branches = self._pointwise_branches(longer) if node is None else None
+            if branches is not None:
+                longer.nodes += branches.nodes
+                longer.out, convolution = branches.out, branches.convolution
+                break
             if node is None:
                 block.note = self._why_it_ends(longer)
                 return block
@@ -213,11 +282,23 @@ class Finder:
                 block.note = f"{node.operation.name!r} follows"
                 return block
             longer.take(node)
-        longer.take(node)
+        if branches is None:
+            longer.take(node)
         if is_scaled:
             convolution.scale_inputs(scale, shift)
         longer.pointwise = convolution
         return self._tail(longer)
+
+    def _pointwise_branches(self, block: Block) -> Optional[_branches.Branches]:
+        """The 1x1 convolutions that alone read a block's result, and are added."""
+        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs:
+            return None
+        found = self._branches(block.out, block.layout, block.dtype)
+        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
+            return None
+        own = {id(node) for node in found.nodes}
+        inside = all(id(node) in own for node in self.graph.readers(block.out))
+        return found if inside and found.window["strides"] == (1, 1) else None
 
     def _why_it_ends(self, block: Block) -> str:
         """Why `_next` is None."""
@@ -232,7 +313,7 @@ class Finder:
         return f"{node.operation.name!r} belongs to the block of {self._owner(node)!r}"
 
     def _owner(self, node: Any) -> str:
-        return next(block.main.name for block in self.blocks if any(n is node for n in block.nodes))
+        return next(block.name or block.main.name for block in self.blocks if any(n is node for n in block.nodes))
 
     def _in_front(self, block: Block, node: Any) -> None:
         """Takes a gate or a batch norm in front of a 1x1 convolution."""
@@ -376,6 +457,8 @@ class Finder:
         layer = node.operation
         convolution = _read.foldable(layer)
         if convolution is None or not self._usable(node) or only_input(node) is None or called_in_training(node):
+            return None
+        if self.graph.shared(node):
             return None
         block = Block(only_input(node), None, _read.data_format(layer), _read.compute_dtype(node), layer, [])
         block.take(node)

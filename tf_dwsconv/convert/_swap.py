@@ -26,7 +26,7 @@ def fused_block(block: Block) -> Emission:
         epsilon=block.epsilon,
         gated=block.gate is not None,
         residual=block.residual is not None,
-        name=main.name,
+        name=block.name or main.name,
         dtype=main.dtype_policy,
         trainable=main.trainable,
         **block.window,
@@ -51,7 +51,7 @@ def folded_convolution(folded: FoldedConvolution) -> Emission:
     """The same stock convolution with the batch norms in its weights."""
     old = folded.convolution.layer
     config = old.get_config()
-    config["use_bias"] = True
+    config.update(folded.window, use_bias=True)
     for key in list(config):
         if key.endswith(("_regularizer", "_constraint")):
             config[key] = None  # they were about other weights
