@@ -29,10 +29,10 @@ std::string ProblemOf(const DwsconvCudaCall& call, Problem* problem) {
   if (request.padding == "EXPLICIT")
     request.explicit_paddings.assign(call.explicit_paddings, call.explicit_paddings + 8);
   request.data_format = call.data_format;
-  request.depthwise_activation = call.depthwise_activation;
-  request.activation = call.activation;
-  request.depthwise_alpha = call.depthwise_alpha;
-  request.alpha = call.alpha;
+  request.depthwise_activation.word = call.depthwise_activation;
+  request.depthwise_activation.alpha = call.depthwise_alpha;
+  request.activation.word = call.activation;
+  request.activation.alpha = call.alpha;
   request.dtype = static_cast<DType>(call.dtype);
   request.input_name = "x";
   return MakeProblem(request, problem);

@@ -49,12 +49,12 @@ std::string Prepare(const DwsconvCudaBlockCall& call, Block* block, CudaBlockPla
   main.padding = call.padding;
   if (main.padding == "EXPLICIT") main.explicit_paddings.assign(call.explicit_paddings, call.explicit_paddings + 8);
   main.data_format = call.data_format;
-  request.expand_activation = call.expand_activation;
-  main.depthwise_activation = call.depthwise_activation;
-  main.activation = call.activation;
-  request.expand_alpha = call.expand_alpha;
-  main.depthwise_alpha = call.depthwise_alpha;
-  main.alpha = call.alpha;
+  request.expand_activation.word = call.expand_activation;
+  main.depthwise_activation.word = call.depthwise_activation;
+  main.activation.word = call.activation;
+  request.expand_activation.alpha = call.expand_alpha;
+  main.depthwise_activation.alpha = call.depthwise_alpha;
+  main.activation.alpha = call.alpha;
   request.normalize = call.normalize != 0;
   request.epsilon = call.epsilon;
   main.dtype = static_cast<DType>(call.dtype);

@@ -16,12 +16,14 @@ import numpy as np
 import reference
 
 # Where a derivative jumps, at what goes in.
-KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "hard_swish": (-3, 3)}
+KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "hard_swish": (-3, 3), "elu": (0,)}
 
 
 def from_input(activation: tuple) -> bool:
     """Whether the derivative is taken at what went into the activation."""
-    return activation[0] in ("hard_swish", "silu", "gelu") or (activation[0] == "leaky_relu" and activation[1] < 0)
+    word, alpha = activation
+    always = ("hard_swish", "silu", "gelu", "gelu_tanh", "mish")
+    return word in always or (word in ("leaky_relu", "elu") and alpha < 0)
 
 
 def derivative(activation: tuple, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -35,13 +37,16 @@ def derivative(activation: tuple, before: np.ndarray, after: np.ndarray) -> np.n
         return ((after > 0) & (after < 6)).astype(np.float64)
     if word == "leaky_relu":
         return np.where((before if alpha < 0 else after) > 0, 1.0, alpha)
+    if word == "elu":
+        below = alpha * np.exp(np.minimum(before, 0)) if alpha < 0 else after + alpha
+        return np.where((before if alpha < 0 else after) > 0, 1.0, below)
     if word == "sigmoid":
         return after * (1 - after)
     if word == "tanh":
         return 1 - after * after
     if word == "hard_swish":
         return np.where(before >= 3, 1.0, np.where(before > -3, before / 3 + 0.5, 0.0))
-    step = 1e-5  # silu and gelu, by differences in float64
+    step = 1e-5  # silu, mish and both gelus, by differences in float64
     function = reference.ACTIVATIONS[word]
     return (function(before + step, alpha) - function(before - step, alpha)) / (2 * step)
 

@@ -34,7 +34,7 @@ def draw_case(seed: int) -> tuple:
 
     def activation():
         word = pick(*reference.ACTIVATIONS)
-        return word, pick(0.2, 0.0, 0.1, 1.5, -0.5) if word == "leaky_relu" else 0.2
+        return word, pick(0.2, 0.0, 0.1, 1.5, -0.5) if word in ("leaky_relu", "elu") else 0.2
 
     general = rng.integers(3) == 0
     if general:

@@ -30,6 +30,9 @@ ACTIVATIONS = {
     "leaky_relu": lambda x, alpha: np.where(x < 0, alpha * x, x),
     "sigmoid": lambda x, alpha: _sigmoid(x),
     "tanh": lambda x, alpha: np.tanh(x),
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+    "mish": lambda x, alpha: x * np.tanh(np.logaddexp(0, x)),
+    "gelu_tanh": lambda x, alpha: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
 }
 
 
@@ -74,7 +77,7 @@ class Layer:
 
 def spell(activation: tuple) -> object:
     """An activation as a user writes it."""
-    return activation if activation[0] == "leaky_relu" else activation[0]
+    return activation if activation[0] in ("leaky_relu", "elu") else activation[0]
 
 
 def window(size: int, kernel: int, stride: int, dilation: int, padding: object) -> tuple:

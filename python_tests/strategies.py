@@ -11,7 +11,7 @@ WORDS = tuple(ACTIVATIONS)
 @st.composite
 def activation(draw, words=WORDS):
     word = draw(st.sampled_from(words))
-    return word, draw(st.sampled_from([0.2, 0.0, 0.1, 1.5, -0.5])) if word == "leaky_relu" else 0.2
+    return word, draw(st.sampled_from([0.2, 0.0, 0.1, 1.5, -0.5])) if word in ("leaky_relu", "elu") else 0.2
 
 
 @st.composite

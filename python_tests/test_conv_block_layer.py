@@ -190,7 +190,7 @@ def test_a_gate_as_a_matrix():
         ({"kernel_size": 3, "padding": "causal"}, ValueError, "`padding` must be 'same', 'valid' or two pairs"),
         ({"kernel_size": 3, "padding": ((1, 1),)}, ValueError, "`padding` must be 'same', 'valid' or two pairs"),
         ({"kernel_size": 3, "padding": ((1, -1), (1, 1))}, ValueError, "`padding` must hold numbers between 0"),
-        ({"kernel_size": 3, "depthwise_activation": "elu"}, ValueError, "`depthwise_activation` must be None"),
+        ({"kernel_size": 3, "depthwise_activation": "selu"}, ValueError, "`depthwise_activation` must be None"),
         ({"filters": 4, "kernel_size": 3, "dense_kernel_size": 3}, ValueError, "given not with `kernel_size`"),
         ({"kernel_size": 3, "dense_kernel_size": 3}, ValueError, "`dense_kernel_size` must be given not with"),
         ({"expand_filters": 3, "dense_kernel_size": 3}, ValueError, "given not with `expand_filters`"),

@@ -361,10 +361,10 @@ def test_dense_behind_the_pictures():
 
 def test_activations_that_the_kernels_do_not_know():
     def between(x):
-        return L.Conv2D(4, 1)(L.Activation("elu")(L.DepthwiseConv2D(3)(x)))
+        return L.Conv2D(4, 1)(L.Activation("selu")(L.DepthwiseConv2D(3)(x)))
 
     def in_the_layer(x):
-        return L.Conv2D(4, 1)(L.DepthwiseConv2D(3, activation="elu")(x))
+        return L.Conv2D(4, 1)(L.DepthwiseConv2D(3, activation="selu")(x))
 
     def behind(x):
         return L.Conv2D(4, 1, activation="softplus")(L.DepthwiseConv2D(3)(x))
@@ -455,7 +455,7 @@ def test_unknown_sizes():
 
 
 def test_report_and_table(capsys):
-    model = functional(lambda x: chain(L.DepthwiseConv2D(3, activation="elu", name="odd")(x), 8, pad=True))
+    model = functional(lambda x: chain(L.DepthwiseConv2D(3, activation="selu", name="odd")(x), 8, pad=True))
     fused = tf_dwsconv.convert(model, verbose=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["pattern", "layers", "fused", "as", "note"]

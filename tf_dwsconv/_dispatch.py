@@ -12,7 +12,7 @@ from tensorflow.python.framework import ops as framework_ops
 
 from tf_dwsconv import _library, stock
 from tf_dwsconv._arguments import Attributes, normalise
-from tf_dwsconv.activations import require
+from tf_dwsconv.activations import op_arguments, require
 
 _FUSED_DTYPES = frozenset((tf.float32, tf.bfloat16, tf.float16))
 _DTYPES = _FUSED_DTYPES | {tf.float64}
@@ -69,7 +69,6 @@ def run(
     op = fused_op(x.dtype)
     if op is None:
         return run_stock(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes, name)
-    middle, last = attributes.depthwise_activation, attributes.activation
     return op(
         input=x,
         depthwise_filter=depthwise_filter,
@@ -82,10 +81,8 @@ def run(
         padding=attributes.padding,
         explicit_paddings=attributes.explicit_paddings,
         data_format=attributes.data_format,
-        depthwise_activation=middle.word,
-        activation=last.word,
-        depthwise_alpha=middle.alpha,
-        alpha=last.alpha,
+        **op_arguments("depthwise_", attributes.depthwise_activation),
+        **op_arguments("", attributes.activation),
         # Only variables of TensorFlow 1's graphs are written into while others hold their buffers.
         stable_filters=framework_ops.executing_eagerly_outside_functions(),
         name=name,

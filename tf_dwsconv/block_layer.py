@@ -36,8 +36,9 @@ class FusedConvBlock(keras.layers.Layer):
         data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
         dilation_rate: an integer, or a pair (height, width), of the same.
         depth_multiplier: M, the outputs of the depthwise convolution for each input channel.
-        activation: after the pointwise convolution, its bias and the residual: None, a name, a function, a layer, or a
-            pair `("leaky_relu", slope)`. One that the kernel does not know is applied as an op of its own.
+        activation: after the pointwise convolution, its bias and the residual: None, a name, a function, a layer, a
+            pair such as `("leaky_relu", slope)` (see `tf_dwsconv.activations.parse`), or `"prelu"`, for which the layer
+            has one slope a channel as a weight. One that the kernel does not know is applied as an op of its own.
         use_bias: whether to add a bias after the pointwise convolution.
         expand_filters: C, outputs of a dense 1x1 convolution in front; None for a block without one.
         expand_use_bias: whether that adds a bias.
@@ -51,7 +52,7 @@ class FusedConvBlock(keras.layers.Layer):
             1x1.
         gated: whether the layer is called with a gate, which scales the channels in front of the pointwise convolution.
         residual: whether the layer is called with a residual, which is added before the last activation.
-        kernel_initializer: initializer of all filters. Biases start at zero.
+        kernel_initializer: initializer of all filters. Biases and the slopes of PReLU start at zero.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`, ...
 
     Input shape:
@@ -128,15 +129,18 @@ class FusedConvBlock(keras.layers.Layer):
         if self.data_format not in ("channels_last", "channels_first"):
             raise ValueError(f"`data_format` must be 'channels_last' or 'channels_first'; given {data_format!r}.")
         self.use_bias, self.expand_use_bias, self.depthwise_use_bias = use_bias, expand_use_bias, depthwise_use_bias
-        self.expand_activation = activations.require(_restored(expand_activation), "expand_activation")
-        self.depthwise_activation = activations.require(_restored(depthwise_activation), "depthwise_activation")
-        self.activation = keras.activations.get(_callable_activation(activation, "activation"))
+        self.expand_activation = _inner(expand_activation, "expand_activation")
+        self.depthwise_activation = _inner(depthwise_activation, "depthwise_activation")
+        if isinstance(activation, str) and activation == "prelu":
+            self.activation = activation
+        else:
+            self.activation = keras.activations.get(_callable_activation(activation, "activation"))
         self.epsilon = None if epsilon is None else _epsilon(epsilon)
         self.gated, self.residual = bool(gated), bool(residual)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self._check_stages()
         self.supports_jit = False
-        last = activations.parse(self.activation)
+        last = activations.PRELU if self.activation == "prelu" else activations.parse(self.activation)
         if last is not None and last.word == "sigmoid":
             last = None  # stays Keras' own, which leaves its argument on its result for crossentropy losses
         is_in_op = last is not None and (self.filters is not None or last.word == "none")
@@ -169,6 +173,8 @@ class FusedConvBlock(keras.layers.Layer):
             if given or self.filters is None:
                 wrong = f"not with `{given[0]}`" if given else "with `filters`"
                 raise ValueError(f"`dense_kernel_size` must be given {wrong}; given {self.dense_kernel_size}.")
+        if self.filters is None and self.activation == "prelu":
+            raise ValueError("`activation` 'prelu' belongs to the pointwise convolution; give `filters` with it.")
         if self.expand_filters is None and self.expand_activation.word != "none":
             raise ValueError("`expand_activation` belongs to the expansion; give `expand_filters` with it.")
 
@@ -215,20 +221,27 @@ class FusedConvBlock(keras.layers.Layer):
             raise ValueError(f"the channels of `inputs` must be known; given shape {tuple(shape)}.")
         self.expand_kernel = self.expand_bias = self.depthwise_kernel = self.depthwise_bias = None
         self.pointwise_kernel = self.bias = None
+        self.expand_slopes = self.depthwise_slopes = self.slopes = None
         if self.expand_filters is not None:
             self.expand_kernel = self._filter("expand_kernel", (1, 1, channels, self.expand_filters))
             channels = self.expand_filters
             self.expand_bias = self._offset("expand_bias", channels) if self.expand_use_bias else None
+            if self.expand_activation.word == "prelu":
+                self.expand_slopes = self._offset("expand_slopes", channels)
         if self.kernel_size is not None:
             self.depthwise_kernel = self._filter(
                 "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier)
             )
             channels *= self.depth_multiplier
             self.depthwise_bias = self._offset("depthwise_bias", channels) if self.depthwise_use_bias else None
+            if self.depthwise_activation.word == "prelu":
+                self.depthwise_slopes = self._offset("depthwise_slopes", channels)
         if self.filters is not None:
             window = self.dense_kernel_size or (1, 1)
             self.pointwise_kernel = self._filter("pointwise_kernel", (*window, channels, self.filters))
             self.bias = self._offset("bias", self.filters) if self.use_bias else None
+            if self.activation == "prelu":
+                self.slopes = self._offset("slopes", self.filters)
         self._output_shape(self._split(_shapes_in(input_shape)))  # raises where a gate or residual does not fit
 
     def _takes_rows(self, shape: Any) -> bool:
@@ -255,6 +268,9 @@ class FusedConvBlock(keras.layers.Layer):
             "depthwise_bias": self.depthwise_bias,
             "pointwise_filter": self.pointwise_kernel,
             "bias": self.bias,
+            "expand_slopes": self.expand_slopes,
+            "depthwise_slopes": self.depthwise_slopes,
+            "slopes": self.slopes,
         }
 
     def call(self, inputs):
@@ -298,13 +314,13 @@ class FusedConvBlock(keras.layers.Layer):
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
             depth_multiplier=self.depth_multiplier,
-            activation=keras.activations.serialize(self.activation),
+            activation="prelu" if self.activation == "prelu" else keras.activations.serialize(self.activation),
             use_bias=self.use_bias,
             expand_filters=self.expand_filters,
             expand_use_bias=self.expand_use_bias,
-            expand_activation=_spelled(self.expand_activation),
+            expand_activation=activations.spelled(self.expand_activation),
             depthwise_use_bias=self.depthwise_use_bias,
-            depthwise_activation=_spelled(self.depthwise_activation),
+            depthwise_activation=activations.spelled(self.depthwise_activation),
             epsilon=self.epsilon,
             dense_kernel_size=self.dense_kernel_size,
             gated=self.gated,
@@ -355,13 +371,12 @@ def _padding(padding: Any) -> Any:
     return tuple(tuple(pair) for pair in numbers)
 
 
-def _spelled(activation: activations.Fused) -> Any:
-    """As a user would write it, and JSON can hold it."""
-    return list(activation) if activation.word == "leaky_relu" else activation.word
-
-
-def _restored(activation: Any) -> Any:
-    """An activation out of a config, where a layer or a function may be serialized."""
+def _inner(activation: Any, argument: str) -> activations.Fused:
+    """An activation in front of another stage, as a user gives it or out of a config."""
     if isinstance(activation, activations.Fused):
-        return tuple(activation) if activation.word == "leaky_relu" else activation.word
-    return keras.activations.get(activation) if isinstance(activation, dict) else activation
+        return activation
+    if isinstance(activation, str) and activation == "prelu":
+        return activations.PRELU
+    # In a config a layer or a function may be serialized.
+    restored = keras.activations.get(activation) if isinstance(activation, dict) else activation
+    return activations.require(restored, argument)

@@ -22,7 +22,7 @@ from tensorflow.python.framework import ops as framework_ops
 
 from tf_dwsconv import _guard, _library, _shapes, gradients, ops, stock
 from tf_dwsconv._arguments import Attributes
-from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.activations import NONE, Fused, of_op, op_arguments
 
 
 class Tensors(NamedTuple):
@@ -34,6 +34,7 @@ class Tensors(NamedTuple):
     pointwise_filter: [1, 1, C*M, K]; bias: [K]. With neither expansion nor depthwise convolution it may be that of any
         dense convolution, [R, S, C, K], to which strides, dilations and padding apply.
     residual: of the output's shape.
+    expand_slopes: [C], depthwise_slopes: [C*M], slopes: [K]; each is there if its stage's activation is "prelu".
     """
 
     expand_filter: Optional[tf.Tensor] = None
@@ -44,6 +45,9 @@ class Tensors(NamedTuple):
     pointwise_filter: Optional[tf.Tensor] = None
     bias: Optional[tf.Tensor] = None
     residual: Optional[tf.Tensor] = None
+    expand_slopes: Optional[tf.Tensor] = None
+    depthwise_slopes: Optional[tf.Tensor] = None
+    slopes: Optional[tf.Tensor] = None
 
 
 class BlockAttributes(NamedTuple):
@@ -70,6 +74,9 @@ _INPUTS = (
     "bias",
     "scale",
     "residual",
+    "expand_slopes",
+    "depthwise_slopes",
+    "slopes",
 )
 
 
@@ -108,7 +115,6 @@ def run(x: tf.Tensor, tensors: Tensors, attributes: BlockAttributes, name: Optio
     if block_op is None:
         return run_stock(x, tensors, attributes, name)
     separable = attributes.separable
-    middle, last = separable.depthwise_activation, separable.activation
     lists = {key: () if value is None else (value,) for key, value in tensors._asdict().items()}
     if tensors.scale is not None:
         lists["scale"] = (_scale_matrix(tensors.scale, separable),)
@@ -120,12 +126,9 @@ def run(x: tf.Tensor, tensors: Tensors, attributes: BlockAttributes, name: Optio
         padding=separable.padding,
         explicit_paddings=separable.explicit_paddings,
         data_format=separable.data_format,
-        expand_activation=attributes.expand_activation.word,
-        expand_alpha=attributes.expand_activation.alpha,
-        depthwise_activation=middle.word,
-        depthwise_alpha=middle.alpha,
-        activation=last.word,
-        alpha=last.alpha,
+        **op_arguments("expand_", attributes.expand_activation),
+        **op_arguments("depthwise_", separable.depthwise_activation),
+        **op_arguments("", separable.activation),
         normalize=attributes.epsilon is not None,
         epsilon=attributes.epsilon or 0.0,
         stable_filters=framework_ops.executing_eagerly_outside_functions(),
@@ -141,6 +144,8 @@ def _is_separable(tensors: Tensors, attributes: BlockAttributes) -> bool:
         and tensors.expand_filter is None
         and tensors.scale is None
         and attributes.epsilon is None
+        and tensors.depthwise_slopes is None
+        and tensors.slopes is None
     )
 
 
@@ -167,12 +172,12 @@ def _stock(x: tf.Tensor, tensors: Tensors, attributes: BlockAttributes) -> tf.Te
     wide = Tensors(*(None if t is None else stock.widen(t) for t in tensors))
     if wide.expand_filter is not None:
         z = stock.pointwise(z, wide.expand_filter)
-        z = stock.activate(z if wide.expand_bias is None else z + wide.expand_bias, attributes.expand_activation)
+        z = z if wide.expand_bias is None else z + wide.expand_bias
+        z = stock.activate(z, attributes.expand_activation, wide.expand_slopes)
     if wide.depthwise_filter is not None:
         z = stock.depthwise(*_guarded(z, wide.depthwise_filter, separable), separable)
-        z = stock.activate(
-            z if wide.depthwise_bias is None else z + wide.depthwise_bias, separable.depthwise_activation
-        )
+        z = z if wide.depthwise_bias is None else z + wide.depthwise_bias
+        z = stock.activate(z, separable.depthwise_activation, wide.depthwise_slopes)
     if attributes.epsilon is not None:
         mean = tf.reduce_mean(z, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.math.squared_difference(z, mean), axis=-1, keepdims=True)
@@ -190,7 +195,8 @@ def _stock(x: tf.Tensor, tensors: Tensors, attributes: BlockAttributes) -> tf.Te
     if wide.residual is not None:
         residual = stock.to_nhwc(wide.residual, separable)
         y += residual if stock.in_xla() else _guard.same_shape(residual, y)
-    y = tf.cast(stock.from_nhwc(stock.activate(y, separable.activation), separable), dtype)
+    y = stock.activate(y, separable.activation, wide.slopes)
+    y = tf.cast(stock.from_nhwc(y, separable), dtype)
     y.set_shape(output_shape)
     return y
 
@@ -252,6 +258,7 @@ def check(x: _shapes.Shape, shapes: Tensors, attributes: BlockAttributes) -> lis
     axis = separable.channel_axis
     if shapes.expand_filter is not None:
         sizes[axis] = _dense(shapes.expand_filter, shapes.expand_bias, sizes[axis], "expand_filter", "E", "C")
+        _check_slopes(shapes.expand_slopes, "expand_slopes", sizes[axis])
     if shapes.depthwise_filter is not None:
         # A pointwise convolution of unknown shape agrees with everything: what is checked is the depthwise half.
         operands = _shapes.Operands(
@@ -261,12 +268,14 @@ def check(x: _shapes.Shape, shapes: Tensors, attributes: BlockAttributes) -> lis
         channels = sizes[axis] if sizes[axis] is not None else kernel[2]
         sizes = _shapes.check(operands, separable)
         sizes[axis] = None if channels is None or kernel[3] is None else channels * kernel[3]
+        _check_slopes(shapes.depthwise_slopes, "depthwise_slopes", sizes[axis])
     if shapes.scale is not None:
         _check_scale(shapes.scale.dims, sizes[0], sizes[axis], separable)
     if shapes.pointwise_filter is not None and shapes.depthwise_filter is None and shapes.expand_filter is None:
         sizes = _window(shapes, sizes, attributes)
     elif shapes.pointwise_filter is not None:
         sizes[axis] = _dense(shapes.pointwise_filter, shapes.bias, sizes[axis], "pointwise_filter", "C*M", "K")
+    _check_slopes(shapes.slopes, "slopes", sizes[axis])
     if shapes.residual is not None and shapes.residual.dims is not None:
         residual = list(shapes.residual.dims)
         if len(residual) != 4 or not all(_agree(a, b) for a, b in zip(residual, sizes)):
@@ -298,10 +307,23 @@ def _check_stages(shapes: Tensors, attributes: BlockAttributes) -> None:
         if getattr(shapes, stage) is None and any(arguments.values()):
             given = next(argument for argument, is_given in arguments.items() if is_given)
             raise ValueError(f"{given} must not be given without `{stage}`.")
+    activations = (attributes.expand_activation, separable.depthwise_activation, separable.activation)
+    for stage, activation in zip(("expand_", "depthwise_", ""), activations):
+        if (activation.word == "prelu") != (getattr(shapes, f"{stage}slopes") is not None):
+            raise ValueError(
+                f"`{stage}slopes` must be given where `{stage}activation` is 'prelu', and nowhere else; "
+                f"`{stage}activation` is {activation.word!r}."
+            )
 
 
 def _agree(a: _shapes.Dim, b: _shapes.Dim) -> bool:
     return a is None or b is None or a == b
+
+
+def _check_slopes(shape: Optional[Shape], name: str, channels: _shapes.Dim) -> None:
+    dims = None if shape is None else shape.dims
+    if dims is not None and (len(dims) != 1 or not _agree(dims[0], channels)):
+        raise ValueError(f"`{name}` must have shape [{channels}]; given {tuple(dims)}.")
 
 
 def _dims(shape: Optional[Shape]) -> Any:
@@ -370,12 +392,12 @@ def read(op: Any, inputs: list) -> tuple[tf.Tensor, Tensors, BlockAttributes]:
         padding=text("padding"),
         explicit_paddings=tuple(op.get_attr("explicit_paddings")),
         data_format=text("data_format"),
-        depthwise_activation=Fused(text("depthwise_activation"), op.get_attr("depthwise_alpha")),
-        activation=Fused(text("activation"), op.get_attr("alpha")),
+        depthwise_activation=of_op(op, "depthwise_"),
+        activation=of_op(op, ""),
     )
     attributes = BlockAttributes(
         separable,
-        Fused(text("expand_activation"), op.get_attr("expand_alpha")),
+        of_op(op, "expand_"),
         op.get_attr("epsilon") if op.get_attr("normalize") else None,
     )
     return inputs[0], Tensors(**tensors), attributes

@@ -8,8 +8,10 @@ TensorFlow ops, so derivatives of any order and forward mode follow.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import graph_util
 from tensorflow.python.framework import ops as framework_ops
@@ -18,7 +20,7 @@ from tensorflow.python.ops.parallel_for import pfor as parallel_for
 from tf_dwsconv import _dispatch, _library, stock
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv._library import GRADIENT_OP_NAME, OP_NAME
-from tf_dwsconv.activations import Fused
+from tf_dwsconv.activations import Fused, of_op, op_arguments
 
 
 def register() -> None:
@@ -77,8 +79,8 @@ def _read(op: Any, inputs: list) -> _Call:
         padding=_text(op.get_attr("padding")),
         explicit_paddings=tuple(op.get_attr("explicit_paddings")),
         data_format=_text(op.get_attr("data_format")),
-        depthwise_activation=Fused(_text(op.get_attr("depthwise_activation")), op.get_attr("depthwise_alpha")),
-        activation=Fused(_text(op.get_attr("activation")), op.get_attr("alpha")),
+        depthwise_activation=of_op(op, "depthwise_"),
+        activation=of_op(op, ""),
     )
     return _Call(inputs, attributes, *places)
 
@@ -104,13 +106,6 @@ def _gradient(op: Any, grad: tf.Tensor) -> list:
     return result
 
 
-def _from_input(activation: Fused) -> bool:
-    """Whether the derivative takes what went into the activation; that of the others is known by what came out."""
-    return activation.word in ("hard_swish", "silu", "gelu") or (
-        activation.word == "leaky_relu" and activation.alpha < 0
-    )
-
-
 def _native(library_op: Any, call: _Call, y: tf.Tensor, grad: tf.Tensor, wanted: list) -> list:
     """The gradients by the library's op: those that are wanted, in the order of `_ARGUMENTS`."""
     x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual = call.arguments()
@@ -122,7 +117,7 @@ def _native(library_op: Any, call: _Call, y: tf.Tensor, grad: tf.Tensor, wanted:
         result[5], wanted[5] = grad, False
     if not any(wanted):
         return result
-    from_input = _from_input(last)
+    from_input = last.from_input
     # Nothing that the kernel does not read is an input: an input is kept in memory until then.
     outputs = library_op(
         input=x,
@@ -139,10 +134,8 @@ def _native(library_op: Any, call: _Call, y: tf.Tensor, grad: tf.Tensor, wanted:
         padding=attributes.padding,
         explicit_paddings=attributes.explicit_paddings,
         data_format=attributes.data_format,
-        depthwise_activation=middle.word,
-        activation=last.word,
-        depthwise_alpha=middle.alpha,
-        alpha=last.alpha,
+        **op_arguments("depthwise_", middle),
+        **op_arguments("", last),
     )
     for i, found in enumerate(outputs):
         if found:
@@ -168,9 +161,10 @@ def _composed(arguments: list, attributes: Attributes, y: Optional[tf.Tensor], g
     """The gradients by differentiable TensorFlow ops: those that are wanted, in the order of `_ARGUMENTS`.
 
     Args:
-        arguments: the forward op's, None for absent ones; bias and residual are read only where `_from_input`.
+        arguments: the forward op's, None for absent ones; bias and residual are read only where the last activation is
+            `from_input`.
         attributes: the forward op's.
-        y: its result; read where the last activation is not none and not `_from_input`.
+        y: its result; read where the last activation is not none and not `from_input`.
         grad: of the loss by `y`.
         wanted: which gradients.
     """
@@ -182,7 +176,7 @@ def _composed(arguments: list, attributes: Attributes, y: Optional[tf.Tensor], g
 
     # What of the forward pass is needed again, and no more: in eager mode nothing would drop the rest.
     last, middle = attributes.activation, attributes.depthwise_activation
-    from_input = _from_input(last)
+    from_input = last.from_input
     beyond_z = wanted[0] or wanted[1] or wanted[3]
     before = z = None
     tape = tf.GradientTape(watch_accessed_variables=False)
@@ -197,6 +191,7 @@ def _composed(arguments: list, attributes: Attributes, y: Optional[tf.Tensor], g
     if from_input:
         grad = _through_activation(wide, attributes, z, grad)
     elif last.word != "none":
+        last = last._replace(max_value=_rounded(last.max_value, dtype))
         grad = _from_output(last, stock.to_nhwc(stock.widen(tf.identity(y)), attributes), grad)
 
     result: list = [None] * len(arguments)
@@ -221,6 +216,10 @@ def _composed(arguments: list, attributes: Attributes, y: Optional[tf.Tensor], g
 def _from_output(activation: Fused, y: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
     """The gradient before an activation that is known by its result."""
     word = activation.word
+    if word in ("relu", "leaky_relu") and activation.max_value != math.inf:  # of slope 0, or from_input
+        return tf.where((y > 0) & (y < activation.max_value), grad, tf.zeros_like(grad))
+    if word == "elu":
+        return tf.where(y > 0, grad, grad * (y + activation.alpha))
     if word == "relu":
         return tf.raw_ops.ReluGrad(gradients=grad, features=y)
     if word == "relu6":
@@ -232,6 +231,11 @@ def _from_output(activation: Fused, y: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
     if word == "tanh":
         return tf.raw_ops.TanhGrad(y=y, dy=grad)
     return grad
+
+
+def _rounded(number: float, dtype: tf.DType) -> float:
+    """What a tensor of `dtype` holds for a number."""
+    return number if number == math.inf else float(np.asarray(number).astype(dtype.as_numpy_dtype))
 
 
 def _through_activation(wide: list, attributes: Attributes, z: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:

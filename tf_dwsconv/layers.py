@@ -12,7 +12,8 @@ from tf_dwsconv._arguments import Attributes
 if keras.config.backend() == "tensorflow":
     from tf_dwsconv import _library, ops
 
-keras.saving.register_keras_serializable(package="tf_dwsconv")(activations.LeakyRelu)
+for _class in (activations.LeakyRelu, activations.Known):
+    keras.saving.register_keras_serializable(package="tf_dwsconv")(_class)
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
@@ -35,7 +36,8 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
         dilation_rate: an integer, or a pair (height, width).
         depth_multiplier: M, the outputs of the depthwise half for each input channel.
-        activation: None, a name, a function, a layer, or a pair `("leaky_relu", slope)`.
+        activation: None, a name, a function, a layer, or a pair such as `("leaky_relu", slope)` or
+            `("relu", {"max_value": 4.0})` (see `tf_dwsconv.activations.parse`).
         use_bias: whether to add a bias after the pointwise half.
         depthwise_initializer, pointwise_initializer, bias_initializer: initializers of the weights.
         depthwise_regularizer, pointwise_regularizer, bias_regularizer: regularizers of the weights, or None.
@@ -257,9 +259,11 @@ def _settings(layer: DepthwiseSepConv2D) -> tuple:
 def _callable_activation(activation: Any, argument: str) -> Any:
     """What Keras takes, from what we take beyond it."""
     if isinstance(activation, str):
+        if activation == "gelu_tanh":
+            return activations.Known(activation)
         return None if activation == "none" else activation
     if isinstance(activation, (tuple, list)):
-        return activations.LeakyRelu(activations.parse(activation, argument).alpha)
+        return activations.as_callable(activations.parse(activation, argument))
     if activation is not None and not callable(activation) and not isinstance(activation, dict):
         activations.parse(activation, argument)  # raises
     return activation

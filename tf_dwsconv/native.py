@@ -75,7 +75,7 @@ def depthwise_sep_conv2d(
         dilations: an integer, or a pair (height, width). May be combined with strides.
         data_format: "NHWC" or "NCHW".
         depthwise_activation: between the convolutions: None, a word of `tf_dwsconv.activations.WORDS`, or a pair
-            `("leaky_relu", slope)`.
+            such as `("leaky_relu", slope)` (see `tf_dwsconv.activations.parse`).
         activation: at the end; as `depthwise_activation`.
         residual: added before `activation`; of the output's shape, or None.
         out: where to put the result: a C-contiguous, writeable array of the output's shape and dtype, which shares no
@@ -317,10 +317,8 @@ def _make_options(
         padding=attributes.padding,
         explicit_paddings=attributes.explicit_paddings,
         data_format=attributes.data_format,
-        depthwise_activation=between.word,
-        depthwise_alpha=between.alpha,
-        activation=after.word,
-        alpha=after.alpha,
+        depthwise_activation=between,
+        activation=after,
         isa=isa,
         variant=variant,
     )

@@ -50,8 +50,9 @@ def depthwise_sep_conv2d(
         dilations: an integer, or a pair (height, width); may be combined with strides.
         data_format: `"NHWC"` or `"NCHW"`.
         depthwise_activation: applied between the halves: None, one of the words relu, relu6, hard_swish, silu, gelu,
-            leaky_relu, sigmoid, tanh, a pair `("leaky_relu", slope)`, or a Keras or TensorFlow function or layer that
-            computes one of them.
+            gelu_tanh, leaky_relu, elu, mish, sigmoid, tanh, a pair `("leaky_relu", slope)`, `("elu", alpha)` or
+            `("relu", {"negative_slope": ..., "max_value": ..., "threshold": ...})`, or a Keras or TensorFlow function
+            or layer that computes one of them.
         activation: applied at the end; as `depthwise_activation`.
         residual: added before `activation`; of the output's shape, or None.
         name: of the op, optional.

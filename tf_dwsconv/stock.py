@@ -34,16 +34,36 @@ def in_xla() -> bool:
     )
 
 
-def activate(x: tf.Tensor, activation: Fused) -> tf.Tensor:
-    """Applies an activation of the fused kernels."""
+def activate(x: tf.Tensor, activation: Fused, slopes: Optional[tf.Tensor] = None) -> tf.Tensor:
+    """Applies an activation of the fused kernels; `slopes` are prelu's, one for each channel of NHWC."""
     word = activation.word
     if word == "none":
         return x
+    if word == "prelu":
+        return tf.where(x < 0, x * slopes, x)
+    if word == "elu":
+        alpha = tf.constant(activation.alpha, x.dtype)
+        return tf.where(x > 0, x, alpha * tf.math.expm1(tf.where(x > 0, tf.zeros_like(x), x)))
+    if word in ("relu", "leaky_relu") and (activation.max_value != math.inf or activation.threshold != 0):
+        return _bounded_relu(x, activation)
     if word == "leaky_relu" and x.dtype == tf.float64:
         return tf.where(x > 0, x, x * activation.alpha)  # TensorFlow's op keeps the slope in float32
     if word == "leaky_relu":
         return tf.nn.leaky_relu(x, alpha=activation.alpha)
     return _FUNCTIONS[word](x)
+
+
+def _bounded_relu(x: tf.Tensor, activation: Fused) -> tf.Tensor:
+    max_value, threshold = (tf.constant(n, x.dtype) for n in (activation.max_value, activation.threshold))
+    slope = activation.alpha if activation.word == "leaky_relu" else 0.0
+    # Zero without a slope, but a NaN stays one.
+    below = (x - threshold) * tf.constant(slope, x.dtype) if slope else tf.nn.relu(tf.minimum(x, 0.0))
+    return tf.where(x > threshold, tf.where(x > max_value, max_value, x), below)
+
+
+def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    # 0.5 * x * (1 + tanh(u)) without cancellation.
+    return x * tf.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 _FUNCTIONS = {
@@ -56,6 +76,8 @@ _FUNCTIONS = {
     "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(math.sqrt(0.5), x.dtype))),
     "sigmoid": tf.sigmoid,
     "tanh": tf.tanh,
+    "mish": lambda x: x * tf.tanh(tf.math.softplus(x)),
+    "gelu_tanh": _gelu_tanh,
 }
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_dwsconv import _dispatch, _shapes
 from tf_dwsconv._arguments import Attributes
-from tf_dwsconv.activations import Fused
+from tf_dwsconv.activations import spelled
 from tf_dwsconv.stock import ARGUMENTS
 
 
@@ -17,7 +17,7 @@ from tf_dwsconv.stock import ARGUMENTS
 class DepthwiseSepConv2DOp(keras.Operation):
     """`tf_dwsconv.depthwise_sep_conv2d` as a node of a Functional model; its arguments are the same.
 
-    Activations are words, or the pair `("leaky_relu", slope)`.
+    Activations are words, or pairs such as `("leaky_relu", slope)`.
     """
 
     def __init__(
@@ -79,13 +79,8 @@ def call(tensors: tuple, attributes: Attributes, name: Optional[str]) -> Any:
         padding,
         attributes.dilations,
         attributes.data_format,
-        _spelled(attributes.depthwise_activation),
-        _spelled(attributes.activation),
+        spelled(attributes.depthwise_activation),
+        spelled(attributes.activation),
         name=name,
     )
     return operation.symbolic_call(*converted)
-
-
-def _spelled(activation: Fused) -> Any:
-    """As a user would write it, and JSON can hold it."""
-    return list(activation) if activation.word == "leaky_relu" else activation.word

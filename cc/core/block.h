@@ -35,6 +35,7 @@ struct BlockBuffers {
   ForwardBuffers main;                  // input is X; no depthwise or pointwise filter where there is no such stage
   const void* expand_filter = nullptr;  // [E,C]
   const void* expand_bias = nullptr;    // [C]
+  const void* expand_slopes = nullptr;  // [C], where lead is PReLU
   const void* scale = nullptr;          // [N,C*M]
 };
 

@@ -60,14 +60,8 @@ std::string CheckDense(const BlockRequest& request, const Request& main) {
 std::string CheckBlockAttributes(const BlockRequest& request) {
   std::string error = CheckAttributes(request.main);
   if (!error.empty()) return error;
-  ActivationKind kind;
-  if (!ParseActivation(request.expand_activation, &kind)) {
-    return "expand_activation must be one of " + std::string(ActivationWords()) + ", but is \"" +
-           request.expand_activation + "\"";
-  }
-  if (kind == ActivationKind::kLeakyRelu && !std::isfinite(request.expand_alpha)) {
-    return "expand_alpha (the slope of leaky_relu) must be finite, but is " + std::to_string(request.expand_alpha);
-  }
+  error = CheckActivation("expand_", request.expand_activation);
+  if (!error.empty()) return error;
   if (!request.has_expand && !request.has_depthwise && !request.has_pointwise) {
     return "expand_filter, depthwise_filter and pointwise_filter must not all be missing";
   }
@@ -77,12 +71,12 @@ std::string CheckBlockAttributes(const BlockRequest& request) {
     const char* stage;
   } orphans[] = {
       {!request.has_expand && request.has_expand_bias, "expand_bias", "expand_filter"},
-      {!request.has_expand && kind != ActivationKind::kNone, "expand_activation", "expand_filter"},
+      {!request.has_expand && request.expand_activation.word != "none", "expand_activation", "expand_filter"},
       {!request.has_depthwise && request.main.has_depthwise_bias, "depthwise_bias", "depthwise_filter"},
-      {!request.has_depthwise && request.main.depthwise_activation != "none", "depthwise_activation",
+      {!request.has_depthwise && request.main.depthwise_activation.word != "none", "depthwise_activation",
        "depthwise_filter"},
       {!request.has_pointwise && request.main.has_bias, "bias", "pointwise_filter"},
-      {!request.has_pointwise && request.main.activation != "none", "activation", "pointwise_filter"},
+      {!request.has_pointwise && request.main.activation.word != "none", "activation", "pointwise_filter"},
   };
   for (const auto& orphan : orphans) {
     if (orphan.wrong) return std::string(orphan.what) + " must not be given without " + orphan.stage;
@@ -158,8 +152,11 @@ std::string MakeBlock(const BlockRequest& request, Block* block) {
              Show(request.scale);
     }
   }
-  ParseActivation(request.expand_activation, &b.lead.kind);
-  b.lead.alpha = request.expand_alpha;
+  if (request.has_expand) {
+    error = CheckSlopes("expand_", "C", b.main.C, request.expand_activation);
+    if (!error.empty()) return error;
+  }
+  b.lead = ToActivation(request.expand_activation, DType::kFloat32);
   b.has_expand_bias = request.has_expand_bias;
   b.normalize = request.normalize;
   b.epsilon = request.epsilon;

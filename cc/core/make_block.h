@@ -17,8 +17,7 @@ struct BlockRequest {
   bool has_expand = false, has_depthwise = false, has_pointwise = false;
   bool has_expand_bias = false, has_scale = false;
   std::vector<int64_t> expand_filter, expand_bias, scale;
-  std::string expand_activation = "none";
-  float expand_alpha = 0.2f;
+  ActivationRequest expand_activation;
   bool normalize = false;
   float epsilon = 0;
 };

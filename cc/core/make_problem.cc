@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "cc/core/half.h"
+
 namespace dwsconv {
 namespace {
 
@@ -23,6 +25,10 @@ constexpr struct {
     {"leaky_relu", ActivationKind::kLeakyRelu},
     {"sigmoid", ActivationKind::kSigmoid},
     {"tanh", ActivationKind::kTanh},
+    {"elu", ActivationKind::kElu},
+    {"mish", ActivationKind::kMish},
+    {"gelu_tanh", ActivationKind::kGeluTanh},
+    {"prelu", ActivationKind::kPRelu},
 };
 
 std::string Quote(const std::string& word) { return "\"" + word + "\""; }
@@ -53,15 +59,25 @@ std::string CheckPair(const char* name, const std::vector<int64_t>& pair) {
   return "";
 }
 
-std::string CheckActivation(const char* name, const std::string& word, const char* alpha_name, float alpha) {
-  ActivationKind kind;
-  if (!ParseActivation(word, &kind)) {
-    return std::string(name) + " must be one of " + ActivationWords() + ", but is " + Quote(word);
+// "none", "relu", ... to the enum; false for a word that is none of them.
+bool ParseActivation(const std::string& word, ActivationKind* kind) {
+  for (const auto& activation : kActivations) {
+    if (word == activation.word) {
+      *kind = activation.kind;
+      return true;
+    }
   }
-  if (kind == ActivationKind::kLeakyRelu && !std::isfinite(alpha)) {
-    return std::string(alpha_name) + " (the slope of leaky_relu) must be finite, but is " + std::to_string(alpha);
+  return false;
+}
+
+// "none, relu, relu6, ...": for messages.
+std::string ActivationWords() {
+  std::string joined;
+  for (const auto& activation : kActivations) {
+    if (!joined.empty()) joined += ", ";
+    joined += activation.word;
   }
-  return "";
+  return joined;
 }
 
 std::string CheckPaddings(const Request& request) {
@@ -144,26 +160,50 @@ std::string CheckProducts(const Request& request, const Problem& p) {
 
 }  // namespace
 
-bool ParseActivation(const std::string& word, ActivationKind* kind) {
-  for (const auto& activation : kActivations) {
-    if (word == activation.word) {
-      *kind = activation.kind;
-      return true;
-    }
+std::string CheckActivation(const std::string& stage, const ActivationRequest& request) {
+  ActivationKind kind;
+  if (!ParseActivation(request.word, &kind)) {
+    return stage + "activation must be one of " + ActivationWords() + ", but is " + Quote(request.word);
   }
-  return false;
+  const bool is_relu = kind == ActivationKind::kRelu || kind == ActivationKind::kLeakyRelu;
+  if ((kind == ActivationKind::kLeakyRelu || kind == ActivationKind::kElu) && !std::isfinite(request.alpha)) {
+    const std::string what = kind == ActivationKind::kElu ? "the factor of elu" : "the slope of leaky_relu";
+    return stage + "alpha (" + what + ") must be finite, but is " + std::to_string(request.alpha);
+  }
+  if (is_relu && !(request.max_value >= 0)) {
+    return stage + "max_value must be at least 0, but is " + std::to_string(request.max_value);
+  }
+  if (is_relu && !(request.threshold >= 0 && std::isfinite(request.threshold))) {
+    return stage + "threshold must be finite and at least 0, but is " + std::to_string(request.threshold);
+  }
+  if (kind == ActivationKind::kPRelu && !request.has_slopes) {
+    return stage + "activation is \"prelu\", so " + stage + "slopes (an input of TfDwsconv>ConvBlock) must be given";
+  }
+  if (kind != ActivationKind::kPRelu && request.has_slopes) {
+    return stage + "slopes must not be given unless " + stage + "activation is \"prelu\", but it is " +
+           Quote(request.word);
+  }
+  return "";
 }
 
-const char* ActivationWords() {
-  static const std::string* const words = [] {
-    auto* joined = new std::string;
-    for (const auto& activation : kActivations) {
-      if (!joined->empty()) *joined += ", ";
-      *joined += activation.word;
-    }
-    return joined;
-  }();
-  return words->c_str();
+std::string CheckSlopes(const std::string& stage, const char* axis, int64_t size, const ActivationRequest& request) {
+  return request.has_slopes ? CheckBias((stage + "slopes").c_str(), axis, size, request.slopes) : "";
+}
+
+Activation ToActivation(const ActivationRequest& request, DType dtype) {
+  Activation a;
+  ParseActivation(request.word, &a.kind);
+  a.alpha = request.alpha;
+  if (a.kind != ActivationKind::kRelu && a.kind != ActivationKind::kLeakyRelu) return a;
+  a.max_value = request.max_value;
+  if (dtype == DType::kBFloat16) a.max_value = ToFloat(FromFloat<BFloat16>(a.max_value));
+  if (dtype == DType::kFloat16) a.max_value = ToFloat(FromFloat<Float16>(a.max_value));
+  a.threshold = request.threshold;
+  const bool is_plain = std::isinf(a.max_value) && a.threshold == 0;
+  if (a.kind == ActivationKind::kRelu) a.alpha = 0;
+  if (is_plain) return a;
+  a.kind = a.alpha == 0 && a.threshold == 0 ? ActivationKind::kRelu : ActivationKind::kBoundedRelu;
+  return a;
 }
 
 std::string CheckAttributes(const Request& request) {
@@ -177,11 +217,8 @@ std::string CheckAttributes(const Request& request) {
     return "padding must be \"SAME\", \"VALID\" or \"EXPLICIT\", but is " + Quote(request.padding);
   }
   error = CheckPaddings(request);
-  if (error.empty()) {
-    error = CheckActivation("depthwise_activation", request.depthwise_activation, "depthwise_alpha",
-                            request.depthwise_alpha);
-  }
-  if (error.empty()) error = CheckActivation("activation", request.activation, "alpha", request.alpha);
+  if (error.empty()) error = CheckActivation("depthwise_", request.depthwise_activation);
+  if (error.empty()) error = CheckActivation("", request.activation);
   return error;
 }
 
@@ -271,12 +308,12 @@ std::string MakeProblem(const Request& request, Problem* problem) {
     error = "residual must have the output's shape " + Show(OutputShape(p)) + ", but its shape is " +
             Show(request.residual);
   }
+  if (error.empty()) error = CheckSlopes("depthwise_", "C*M", p.CM(), request.depthwise_activation);
+  if (error.empty()) error = CheckSlopes("", "K", p.K, request.activation);
   if (!error.empty()) return error;
 
-  ParseActivation(request.depthwise_activation, &p.mid.kind);
-  ParseActivation(request.activation, &p.out.kind);
-  p.mid.alpha = request.depthwise_alpha;
-  p.out.alpha = request.alpha;
+  p.mid = ToActivation(request.depthwise_activation, DType::kFloat32);
+  p.out = ToActivation(request.activation, p.dtype);
   *problem = p;
   return "";
 }

@@ -4,12 +4,23 @@
 #define DWSCONV_CORE_MAKE_PROBLEM_H_
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "cc/core/problem.h"
 
 namespace dwsconv {
+
+// An activation as the caller gave it.
+struct ActivationRequest {
+  std::string word = "none";
+  float alpha = 0.2f;                                        // of leaky_relu and elu
+  float max_value = std::numeric_limits<float>::infinity();  // of relu and leaky_relu
+  float threshold = 0;                                       // likewise
+  bool has_slopes = false;                                   // of prelu, which only a block takes
+  std::vector<int64_t> slopes;                               // their shape
+};
 
 // As the caller gave it: nothing here is trusted. Shapes are full shapes, of any rank.
 struct Request {
@@ -20,8 +31,7 @@ struct Request {
   std::string padding = "SAME";                               // "SAME", "VALID", "EXPLICIT"
   std::vector<int64_t> explicit_paddings;  // EXPLICIT: 8 numbers, (before, after) of each axis in data_format's order
   std::string data_format = "NHWC";        // or "NCHW"
-  std::string depthwise_activation = "none", activation = "none";
-  float depthwise_alpha = 0.2f, alpha = 0.2f;
+  ActivationRequest depthwise_activation, activation;
   DType dtype = DType::kFloat32;
   const char* input_name = "input";  // what messages call the input: the module for NumPy arrays calls it x
 };
@@ -37,9 +47,16 @@ std::string CheckAttributes(const Request& request);
 std::string OutputSize(const char* axis, int64_t in, int64_t kernel, int64_t stride, int64_t dilation,
                        const std::string& padding, int64_t before, int64_t after, int64_t* out, int64_t* pad_before);
 
-// "none", "relu", ... to the enum; false for a word that is none of them.
-bool ParseActivation(const std::string& word, ActivationKind* kind);
-const char* ActivationWords();  // "none, relu, relu6, ...": for messages
+// What is wrong with an activation, or "". `stage` is what its arguments' names begin with: "", "depthwise_",
+// "expand_".
+std::string CheckActivation(const std::string& stage, const ActivationRequest& request);
+
+// The same for the shape of its slopes, if it has any; `axis` ("K") words the message.
+std::string CheckSlopes(const std::string& stage, const char* axis, int64_t size, const ActivationRequest& request);
+
+// The activation of a request that is right. Where its result is stored as `dtype`, so is its largest value: the
+// derivative can be told from what is stored.
+Activation ToActivation(const ActivationRequest& request, DType dtype);
 
 // The shape of the output in the request's layout.
 std::vector<int64_t> OutputShape(const Problem& problem);

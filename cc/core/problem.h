@@ -10,6 +10,7 @@
 #define DWSCONV_CORE_PROBLEM_H_
 
 #include <cstdint>
+#include <limits>
 
 namespace dwsconv {
 
@@ -26,6 +27,11 @@ enum class ActivationKind : int {
   kLeakyRelu,
   kSigmoid,
   kTanh,
+  kElu,
+  kMish,
+  kGeluTanh,     // the approximation by tanh
+  kBoundedRelu,  // relu and leaky_relu with a threshold, or with a slope and a largest value
+  kPRelu,        // leaky_relu with one slope for each channel
 };
 
 // The activations that are min(max(x, low), high).
@@ -33,9 +39,12 @@ constexpr bool IsClamp(ActivationKind kind) {
   return kind == ActivationKind::kNone || kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
 }
 
+// All that an activation is, but PReLU's slopes, which are weights. Each kind reads what its comment names.
 struct Activation {
   ActivationKind kind = ActivationKind::kNone;
-  float alpha = 0.2f;  // slope of leaky_relu below zero; unused by the others
+  float alpha = 0.2f;  // slope below zero of leaky_relu, below the threshold of kBoundedRelu; elu's factor below zero
+  float max_value = std::numeric_limits<float>::infinity();  // of relu and kBoundedRelu
+  float threshold = 0;                                       // of kBoundedRelu
 };
 
 struct Problem {
@@ -63,6 +72,8 @@ struct ForwardBuffers {
   const void* pointwise_filter = nullptr;  // [C*M,K]
   const void* depthwise_bias = nullptr;    // [C*M], null without one
   const void* bias = nullptr;              // [K], null without one
+  const void* depthwise_slopes = nullptr;  // [C*M], where mid is PReLU
+  const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output, null without one; may be the output's own buffer
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
 };
@@ -87,9 +98,21 @@ struct BackwardBuffers {
 };
 
 // Whether an activation's derivative takes what went into it. That of the others can be told from what came out.
-constexpr bool DerivativeFromInput(Activation a) {
-  return a.kind == ActivationKind::kHardSwish || a.kind == ActivationKind::kSilu || a.kind == ActivationKind::kGelu ||
-         (a.kind == ActivationKind::kLeakyRelu && a.alpha < 0);
+constexpr bool DerivativeFromInput(const Activation& a) {
+  switch (a.kind) {
+    case ActivationKind::kHardSwish:
+    case ActivationKind::kSilu:
+    case ActivationKind::kGelu:
+    case ActivationKind::kMish:
+    case ActivationKind::kGeluTanh:
+    case ActivationKind::kBoundedRelu:
+      return true;
+    case ActivationKind::kLeakyRelu:
+    case ActivationKind::kElu:
+      return a.alpha < 0;
+    default:
+      return false;
+  }
 }
 
 inline int64_t SizeOf(DType t) { return t == DType::kFloat32 ? 4 : 2; }

@@ -13,16 +13,26 @@ struct Clamp {
   Vec low, high;
 };
 
-inline Clamp MakeClamp(ActivationKind kind) {
+inline Clamp MakeClamp(const Activation& activation) {
   const float inf = __builtin_inff();
-  const bool bounded = kind == ActivationKind::kRelu || kind == ActivationKind::kRelu6;
-  return Clamp{Set1(bounded ? 0.0f : -inf), Set1(kind == ActivationKind::kRelu6 ? 6.0f : inf)};
+  switch (activation.kind) {
+    case ActivationKind::kRelu:
+      return Clamp{Set1(0.0f), Set1(activation.max_value)};
+    case ActivationKind::kRelu6:
+      return Clamp{Set1(0.0f), Set1(6.0f)};
+    default:
+      return Clamp{Set1(-inf), Set1(inf)};
+  }
 }
 inline Vec Apply(Vec v, const Clamp& clamp) { return MinSecondOnNan(clamp.high, MaxSecondOnNan(clamp.low, v)); }
 
-// e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, and a polynomial for e^r of which the relative error is 2.6e-9 at
-// most (minimax, by Remez' algorithm).
-inline Vec Exp(Vec x) {
+// x = n ln2 + r, |r| <= ln2/2, and slope = (e^r - 1) / r, so that e^x = 2^n (1 + r slope).
+struct ExpParts {
+  Vec n, r, slope;
+};
+
+// The polynomial gives e^r with a relative error of 2.6e-9 at most (minimax, by Remez' algorithm).
+inline ExpParts SplitExp(Vec x) {
   x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
   const Vec n = RoundNearest(x * Set1(1.44269504088896341f));
   Vec r = Fma(n, Set1(-0.693145751953125f), x);  // ln2 in two parts: the first has few bits, so n times it is exact
@@ -32,9 +42,20 @@ inline Vec Exp(Vec x) {
   p = Fma(p, r, Set1(4.16647773e-2f));
   p = Fma(p, r, Set1(1.66663654e-1f));
   p = Fma(p, r, Set1(0.5f));
-  p = Fma(p, r, Set1(1.0f));
-  p = Fma(p, r, Set1(1.0f));
-  return ScaleByPow2(p, n);
+  return ExpParts{n, r, Fma(p, r, Set1(1.0f))};
+}
+
+// e^x to about 1 ulp.
+inline Vec Exp(Vec x) {
+  const ExpParts parts = SplitExp(x);
+  return ScaleByPow2(Fma(parts.slope, parts.r, Set1(1.0f)), parts.n);
+}
+
+// e^x - 1 for x <= 0, without cancellation near zero.
+inline Vec ExpMinus1(Vec x) {
+  const ExpParts parts = SplitExp(x);
+  const Vec scale = ScaleByPow2(Set1(1.0f), parts.n);
+  return Fma(scale, parts.r * parts.slope, scale - Set1(1.0f));
 }
 
 inline Vec Sigmoid(Vec x) { return Reciprocal(Set1(1.0f) + Exp(-x)); }
@@ -67,16 +88,40 @@ inline Vec Gelu(Vec x) {
   return x * (x < zero ? half_erfc : Set1(1.0f) - half_erfc);
 }
 
-// Any activation; the kind is a constant where it matters.
-inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, float alpha) {
+// The approximation by tanh: x (1 + tanh(u)) / 2 is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+inline Vec GeluTanhTwice(Vec x) { return x * Fma(Set1(0.0713548162726f), x * x, Set1(1.59576912160573f)); }
+
+// tanh(softplus(x)) = w / (w + 2), w = e^x (e^x + 2), in float 1 from 10 on.
+inline Vec MishTerm(Vec exp) { return exp * (exp + Set1(2.0f)); }
+inline Vec MishExp(Vec x) { return Exp(MinSecondOnNan(Set1(20.0f), x)); }
+
+inline Vec Mish(Vec x) {
+  const Vec w = MishTerm(MishExp(x));
+  return x * (w * Reciprocal(w + Set1(2.0f)));
+}
+
+inline Vec Elu(Vec x, float alpha) {
+  const Vec zero = Set1(0.0f);
+  return zero < x ? x : Set1(alpha) * ExpMinus1(MinSecondOnNan(zero, x));
+}
+
+inline Vec BoundedRelu(Vec x, const Activation& a) {
+  const Vec zero = Set1(0.0f), threshold = Set1(a.threshold);
+  // Without a slope zero, also for -infinity, but a NaN stays one.
+  const Vec below = a.alpha == 0 ? MaxSecondOnNan(zero, MinSecondOnNan(zero, x)) : (x - threshold) * Set1(a.alpha);
+  return threshold < x ? MinSecondOnNan(Set1(a.max_value), x) : below;
+}
+
+// Any activation but PReLU; the kind is that of `a`, and a constant where it matters.
+inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, const Activation& a) {
   switch (kind) {
     case ActivationKind::kNone:
       return x;
     case ActivationKind::kRelu:
     case ActivationKind::kRelu6:
-      return Apply(x, MakeClamp(kind));
+      return Apply(x, MakeClamp(a));
     case ActivationKind::kHardSwish: {
-      const Vec gate = Apply(x + Set1(3.0f), MakeClamp(ActivationKind::kRelu6));
+      const Vec gate = Apply(x + Set1(3.0f), Clamp{Set1(0.0f), Set1(6.0f)});
       return x * gate * Set1(1.0f / 6.0f);
     }
     case ActivationKind::kSilu:
@@ -84,41 +129,72 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, f
     case ActivationKind::kGelu:
       return Gelu(x);
     case ActivationKind::kLeakyRelu:
-      return x < Set1(0.0f) ? x * Set1(alpha) : x;
+      return x < Set1(0.0f) ? x * Set1(a.alpha) : x;
     case ActivationKind::kSigmoid:
       return Sigmoid(x);
     case ActivationKind::kTanh:
       return Tanh(x);
+    case ActivationKind::kElu:
+      return Elu(x, a.alpha);
+    case ActivationKind::kMish:
+      return Mish(x);
+    case ActivationKind::kGeluTanh:
+      return x * Sigmoid(GeluTanhTwice(x));
+    case ActivationKind::kBoundedRelu:
+      return BoundedRelu(x, a);
+    case ActivationKind::kPRelu:
+      break;  // PReluRow
   }
   return x;
 }
 
 template <ActivationKind kKind>
-inline void ActivateRowAs(float* row, int64_t n, float alpha) {
-  for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), kKind, alpha));
+inline void ActivateRowAs(float* row, int64_t n, const Activation& activation) {
+  const Activation a = activation;  // for all the compiler knows, storing the row might change the original
+  for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), kKind, a));
 }
 
-// row[0:n] in place; n is a whole number of vectors. A loop for each kind, so that no vector waits for another's.
-[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, Activation activation) {
+inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
+
+// row[0:n] in place by a slope for each element. What lies past them stays as it is: it may be another pixel's.
+[[maybe_unused]] inline void PReluRow(float* row, const float* slopes, int64_t n) {
+  int64_t i = 0;
+  for (; i + kV <= n; i += kV) Store(row + i, PRelu(Load(row + i), Load(slopes + i)));
+  if (i < n) StoreN(row + i, PRelu(LoadN(row + i, n - i), LoadN(slopes + i, n - i)), n - i);
+}
+
+// row[0:n] in place, by all but PReLU; n is a whole number of vectors. A loop for each kind, so that no vector waits
+// for another's.
+[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, const Activation& activation) {
   switch (activation.kind) {
     case ActivationKind::kNone:
       return;
     case ActivationKind::kRelu:
-      return ActivateRowAs<ActivationKind::kRelu>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kRelu>(row, n, activation);
     case ActivationKind::kRelu6:
-      return ActivateRowAs<ActivationKind::kRelu6>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kRelu6>(row, n, activation);
     case ActivationKind::kHardSwish:
-      return ActivateRowAs<ActivationKind::kHardSwish>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kHardSwish>(row, n, activation);
     case ActivationKind::kSilu:
-      return ActivateRowAs<ActivationKind::kSilu>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kSilu>(row, n, activation);
     case ActivationKind::kGelu:
-      return ActivateRowAs<ActivationKind::kGelu>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kGelu>(row, n, activation);
     case ActivationKind::kLeakyRelu:
-      return ActivateRowAs<ActivationKind::kLeakyRelu>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kLeakyRelu>(row, n, activation);
     case ActivationKind::kSigmoid:
-      return ActivateRowAs<ActivationKind::kSigmoid>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kSigmoid>(row, n, activation);
     case ActivationKind::kTanh:
-      return ActivateRowAs<ActivationKind::kTanh>(row, n, activation.alpha);
+      return ActivateRowAs<ActivationKind::kTanh>(row, n, activation);
+    case ActivationKind::kElu:
+      return ActivateRowAs<ActivationKind::kElu>(row, n, activation);
+    case ActivationKind::kMish:
+      return ActivateRowAs<ActivationKind::kMish>(row, n, activation);
+    case ActivationKind::kGeluTanh:
+      return ActivateRowAs<ActivationKind::kGeluTanh>(row, n, activation);
+    case ActivationKind::kBoundedRelu:
+      return ActivateRowAs<ActivationKind::kBoundedRelu>(row, n, activation);
+    case ActivationKind::kPRelu:
+      return;  // PReluRow
   }
 }
 

@@ -186,6 +186,7 @@ class ExpandRun {
     const int64_t pair = kernels_.pair;
     args.panels = static_cast<const char*>(packed.panels()) + c * CeilDiv(block_.E, pair) * pair * z_item_;
     args.bias = packed.bias() + c;
+    args.slopes = packed.slopes() == nullptr ? nullptr : packed.slopes() + c;
     args.k_begin = 0;
     args.k_end = args.K = channels;
     args.residual = nullptr;
@@ -214,6 +215,7 @@ class ExpandRun {
     // A part of the channels is whole vectors, and M is 1 then.
     args.filter += c * p_.R * p_.S;
     args.bias += c;
+    if (args.slopes != nullptr) args.slopes += c;
     args.first_pixel = 0;
     args.pixels = local.Ho * p_.Wo;
     args.z = z + c * z_item_;
@@ -256,6 +258,7 @@ class ExpandRun {
     args.cm = p_.CM();
     args.panels = packed_.main().panels();
     args.bias = packed_.main().bias();
+    args.slopes = packed_.main().slopes();
     args.k_begin = k;
     args.k_end = k_end;
     args.K = p_.K;
@@ -400,8 +403,9 @@ int64_t PixelsTogether(const Block& block) {
   const Problem& p = block.main;
   const bool scales = block.has_depthwise && !block.has_pointwise && block.E == 0 && !block.normalize &&
                       !block.has_scale && p.R == 1 && p.S == 1 && p.M == 1;
+  const bool one_activation = p.mid.kind != ActivationKind::kPRelu;
   const bool same_pixels = p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
-  return scales && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
+  return scales && one_activation && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
 }
 
 int64_t ExpandWay(const std::string& way) {
@@ -435,6 +439,7 @@ PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffer
     ForwardBuffers filters;
     filters.pointwise_filter = buffers.expand_filter;
     filters.bias = buffers.expand_bias;
+    filters.slopes = buffers.expand_slopes;
     lead = PackFilters(LeadProblem(block), isa, filters);
     if (!lead) return nullptr;
   }

@@ -246,7 +246,7 @@ void Depthwise(const DepthwiseArgs& a) {
   row.C = p.C;
   row.taps = p.R * p.S;
   row.S = p.S;
-  row.clamp = MakeClamp(p.mid.kind);
+  row.clamp = MakeClamp(p.mid);
   row.plain = p.mid.kind == ActivationKind::kNone;
   row.z_stride = a.z_stride;
   row.packed_pixels = a.packed_pixels;
@@ -268,7 +268,9 @@ void Depthwise(const DepthwiseArgs& a) {
     }
     // A Z of 16 bits is rounded as it is stored, so its activation must be a clamp: dispatch sees to it.
     if constexpr (sizeof(Z) == sizeof(float)) {
-      if (post) {
+      if (p.mid.kind == ActivationKind::kPRelu) {
+        for (int64_t i = 0; i < run; ++i) PReluRow(z + i * a.z_stride, a.slopes, p.C * p.M);
+      } else if (post) {
         if (a.z_stride == p.C) {  // dense: one long row, whose spill is activated too and then overwritten
           ActivateRow(z, CeilDiv(run * p.C, kV) * kV, p.mid);
         } else {

@@ -23,14 +23,35 @@ inline Vec GeluDerivative(Vec x) {
   return Fma(x * Set1(0.39894228040143268f), bell, phi);
 }
 
+inline Vec MishDerivative(Vec x) {
+  const Vec two = Set1(2.0f), exp = MishExp(x);
+  const Vec w = MishTerm(exp), inverse = Reciprocal(w + two);
+  // (1 - tanh^2) sigmoid(x) = 4 e^x (1 + e^x) / (w + 2)^2, which vanishes before a large x does harm.
+  const Vec bounded = MinSecondOnNan(Set1(20.0f), x);
+  return Fma(bounded * Set1(4.0f) * exp * (exp + Set1(1.0f)) * inverse, inverse, w * inverse);
+}
+
+inline Vec GeluTanhDerivative(Vec x) {
+  const Vec one = Set1(1.0f), limit = Set1(30.0f);
+  x = MinSecondOnNan(limit, MaxSecondOnNan(-limit, x));  // 0 or 1 from there on
+  const Vec exp = Exp(MinSecondOnNan(Set1(80.0f), -GeluTanhTwice(x)));
+  const Vec s = Reciprocal(one + exp);  // and exp * s is 1 - s without cancellation
+  const Vec slope = Fma(Set1(3 * 0.0713548162726f), x * x, Set1(1.59576912160573f));
+  return Fma(x * slope * s, exp * s, s);
+}
+
 // grad * activation'(at). Where the derivative is 0 so is the result, whatever the gradient; at a kink the derivative
 // is that of TensorFlow's own ops.
-inline Vec ApplyDerivative(Vec grad, Vec at, Activation activation) {
+inline Vec ApplyDerivative(Vec grad, Vec at, const Activation& activation) {
   const Vec zero = Set1(0.0f), one = Set1(1.0f);
   switch (activation.kind) {
     case ActivationKind::kNone:
       return grad;
     case ActivationKind::kRelu:
+      if (activation.max_value < __builtin_inff()) {
+        const Vec below = at < Set1(activation.max_value) ? grad : zero;
+        return at > zero ? below : zero;
+      }
       return at > zero ? grad : zero;
     case ActivationKind::kRelu6: {
       const Vec below = at < Set1(6.0f) ? grad : zero;
@@ -53,6 +74,22 @@ inline Vec ApplyDerivative(Vec grad, Vec at, Activation activation) {
       return grad * at * (one - at);
     case ActivationKind::kTanh:
       return grad * (one - at * at);
+    case ActivationKind::kElu: {
+      const Vec factor = Set1(activation.alpha);
+      if (activation.alpha < 0) return at > zero ? grad : grad * factor * Exp(MinSecondOnNan(zero, at));
+      return at > zero ? grad : grad * (at + factor);
+    }
+    case ActivationKind::kMish:
+      return grad * MishDerivative(at);
+    case ActivationKind::kGeluTanh:
+      return grad * GeluTanhDerivative(at);
+    case ActivationKind::kBoundedRelu: {
+      const Vec above = at < Set1(activation.max_value) ? grad : zero;
+      const Vec below = activation.alpha == 0 ? zero : grad * Set1(activation.alpha);
+      return at > Set1(activation.threshold) ? above : below;
+    }
+    case ActivationKind::kPRelu:
+      break;  // its gradient is stock TensorFlow's
   }
   return grad;
 }
@@ -71,7 +108,7 @@ void ActivateAll(const ActivateArgs& a) {
   for (int64_t i = 0; i < a.pixels; ++i) {
     for (int64_t c = 0; c < a.padded; c += kV) {
       const int64_t at = i * a.pixel + c;
-      Store(a.to + at, Activate(Load(a.from + at), a.activation.kind, a.activation.alpha));
+      Store(a.to + at, Activate(Load(a.from + at), a.activation.kind, a.activation));
     }
   }
 }

@@ -92,6 +92,7 @@ class Run {
     }
     args.panels = packed_.panels();
     args.bias = packed_.bias();
+    args.slopes = packed_.slopes();
     args.k_begin = share * plan_.block_channels;
     args.k_end = std::min(problem_.K, args.k_begin + plan_.block_channels);
     args.activation = problem_.out;
@@ -171,6 +172,7 @@ Problem DenseAsPointwise(const Problem& problem) {
 void SetFilters(const PackedFilters& packed, DepthwiseArgs* args) {
   args->filter = packed.depthwise();
   args->bias = packed.depthwise_bias();
+  args->slopes = packed.depthwise_slopes();
   args->channel_stride = packed.channel_stride();
   args->packed_pixels = packed.packed_pixels();
   args->packed_filter = packed.packed_filter();

@@ -20,6 +20,7 @@ struct DepthwiseArgs {
   const void* image;           // [H,W,C] of Problem::dtype
   const float* filter;         // [M][channel_stride / vector_floats][R*S][vector_floats], channels past C zero
   const float* bias;           // [M][channel_stride], zeros without a bias
+  const float* slopes;         // [C*M] in Z's channel order, where the activation is PReLU
   int64_t channel_stride;      // C rounded up to whole vectors
   int64_t packed_pixels;       // of PackedPixels in plan.h; where it is not 0:
   const float* packed_filter;  // [packed_pixels * C / vector_floats][R*S][vector_floats]
@@ -39,6 +40,7 @@ struct PointwiseArgs {
   int64_t cm;              // C*M, in Z's channel order
   const void* panels;      // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
   const float* bias;       // [K rounded up to tile_channels], zeros without a bias
+  const float* slopes;     // likewise, where the activation is PReLU
   int64_t k_begin, k_end;  // k_begin is a multiple of tile_channels
   int64_t K;               // row stride of residual and y
   const void* residual;    // of Problem::dtype, first pixel, channel 0; null without one

@@ -105,6 +105,16 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
   const int64_t padded = RoundUp(p.K, tile_channels);
   std::fill(bias_, bias_ + padded, 0.0f);
   if (b.bias) ToFloats(static_cast<const T*>(b.bias), p.K, bias_);
+  if (slopes_) {
+    std::fill(slopes_, slopes_ + padded, 0.0f);
+    ToFloats(static_cast<const T*>(b.slopes), p.K, slopes_);
+  }
+  if (depthwise_slopes_) {
+    const T* slopes = static_cast<const T*>(b.depthwise_slopes);
+    for (int64_t m = 0; m < p.M; ++m) {
+      for (int64_t c = 0; c < p.C; ++c) depthwise_slopes_[m * p.C + c] = ToFloat(slopes[c * p.M + m]);
+    }
+  }
 }
 
 std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {
@@ -130,7 +140,10 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   packed->packed_pixels_ = PackedPixels(problem, kernels.vector_floats);
   const int64_t packed_bias = RoundUp(packed->packed_pixels_ * problem.C, 16);
   const int64_t packed_filter = RoundUp(packed->packed_pixels_ * problem.C * problem.R * problem.S, 16);
-  total = depthwise + depthwise_bias + packed_filter + packed_bias + panels + padded_k;
+  const int64_t bias = RoundUp(padded_k, 16);
+  const int64_t slopes = problem.out.kind == ActivationKind::kPRelu && problem.K > 0 ? bias : 0;
+  const int64_t depthwise_slopes = problem.mid.kind == ActivationKind::kPRelu ? RoundUp(problem.CM(), 16) : 0;
+  total = depthwise + depthwise_bias + packed_filter + packed_bias + panels + bias + slopes + depthwise_slopes;
   packed->memory_ = AllocateAligned<float>(total);
   if (!packed->memory_) return nullptr;
   packed->bytes_ = total * static_cast<int64_t>(sizeof(float));
@@ -140,6 +153,8 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
   packed->packed_bias_ = packed->packed_filter_ + packed_filter;
   packed->panels_ = packed->packed_bias_ + packed_bias;
   packed->bias_ = packed->panels_ + panels;
+  if (slopes > 0) packed->slopes_ = packed->bias_ + bias;
+  if (depthwise_slopes > 0) packed->depthwise_slopes_ = packed->bias_ + bias + slopes;
   switch (problem.dtype) {
     case DType::kFloat32:
       packed->Fill<float>(problem, buffers);
@@ -158,7 +173,9 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
   return &Kernels(isa, p) == kernels_ && PackedPixels(p, kernels_->vector_floats) == packed_pixels_ && p.R == of_.R &&
          p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K && p.dtype == of_.dtype &&
-         p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias;
+         p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias &&
+         (p.mid.kind == ActivationKind::kPRelu) == (depthwise_slopes_ != nullptr) &&
+         (p.out.kind == ActivationKind::kPRelu) == (slopes_ != nullptr);
 }
 
 PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {

@@ -27,8 +27,10 @@ class PackedFilters : public Packed {
   int64_t packed_pixels() const { return packed_pixels_; }         // as in DepthwiseArgs, with the next two
   const float* packed_filter() const { return packed_filter_; }
   const float* packed_bias() const { return packed_bias_; }
-  const void* panels() const { return panels_; }  // as PointwiseArgs::panels
-  const float* bias() const { return bias_; }     // [panels * tile_channels]
+  const float* depthwise_slopes() const { return depthwise_slopes_; }  // [C*M] in Z's order; null unless mid is PReLU
+  const void* panels() const { return panels_; }                       // as PointwiseArgs::panels
+  const float* bias() const { return bias_; }                          // [panels * tile_channels]
+  const float* slopes() const { return slopes_; }                      // likewise; null unless out is PReLU
 
  private:
   template <typename T>
@@ -40,6 +42,7 @@ class PackedFilters : public Packed {
   AlignedBuffer<float> memory_;
   float *packed_filter_ = nullptr, *packed_bias_ = nullptr;
   float *depthwise_ = nullptr, *depthwise_bias_ = nullptr, *panels_ = nullptr, *bias_ = nullptr;  // parts of memory_
+  float *depthwise_slopes_ = nullptr, *slopes_ = nullptr;
 };
 
 // The kernels of an ISA for a problem.

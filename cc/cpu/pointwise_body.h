@@ -39,7 +39,11 @@ __attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd&
       }
     }
   }
-  ActivateRow(sums, rows * kTileChannels, a.activation);
+  if (a.activation.kind == ActivationKind::kPRelu) {
+    for (int64_t r = 0; r < rows; ++r) PReluRow(sums + r * kTileChannels, a.slopes + end.k, kTileChannels);
+  } else {
+    ActivateRow(sums, rows * kTileChannels, a.activation);
+  }
   T* y = static_cast<T*>(a.y) + pixel * a.K + end.k;
   for (int64_t r = 0; r < rows; ++r, y += a.K) {
     for (int64_t i = 0; i < end.lanes; i += kV) {
@@ -162,7 +166,7 @@ void Pointwise(const PointwiseArgs& a) {
   const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
   Fetch fetch(a.ahead, a.ahead_bytes, tiles, a.cm);
   TileEnd end;
-  end.clamp = MakeClamp(a.activation.kind);
+  end.clamp = MakeClamp(a.activation);
   const auto tile = [&](int64_t g, int64_t k) {
     const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
     const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;

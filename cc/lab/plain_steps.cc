@@ -35,7 +35,7 @@ float At(const T* bias, int64_t i) {
 
 // Y[at] from its sum, which has the bias in it already.
 template <typename T>
-void Finish(const Arrays<T>& a, Activation activation, int64_t at, float sum) {
+void Finish(const Arrays<T>& a, const Activation& activation, int64_t at, float sum) {
   if (a.residual) sum += ToFloat(a.residual[at]);
   a.Y[at] = FromFloat<T>(Activate(sum, activation));
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cc/core/cpu_features.h"
@@ -19,19 +20,26 @@ namespace dwsconv {
 namespace py = pybind11;
 namespace {
 
+// tf_dwsconv.activations.Fused: word, alpha, max_value, threshold.
+using FusedTuple = std::tuple<std::string, float, float, float>;
+
+ActivationRequest FromTuple(const FusedTuple& fused) {
+  ActivationRequest request;
+  std::tie(request.word, request.alpha, request.max_value, request.threshold) = fused;
+  return request;
+}
+
 LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Sizes explicit_paddings,
-                         std::string data_format, std::string depthwise_activation, float depthwise_alpha,
-                         std::string activation, float alpha, std::optional<std::string> isa, std::string variant) {
+                         std::string data_format, const FusedTuple& depthwise_activation, const FusedTuple& activation,
+                         std::optional<std::string> isa, std::string variant) {
   LayerOptions options;
   options.attributes.strides = std::move(strides);
   options.attributes.dilations = std::move(dilations);
   options.attributes.padding = std::move(padding);
   options.attributes.explicit_paddings = std::move(explicit_paddings);
   options.attributes.data_format = std::move(data_format);
-  options.attributes.depthwise_activation = std::move(depthwise_activation);
-  options.attributes.depthwise_alpha = depthwise_alpha;
-  options.attributes.activation = std::move(activation);
-  options.attributes.alpha = alpha;
+  options.attributes.depthwise_activation = FromTuple(depthwise_activation);
+  options.attributes.activation = FromTuple(activation);
   options.isa = std::move(isa);
   options.variant = std::move(variant);
   return options;
@@ -136,8 +144,8 @@ PYBIND11_MODULE(_native, m) {
 
   py::class_<LayerOptions>(m, "Options")
       .def(py::init(&MakeOptions), py::kw_only(), py::arg("strides"), py::arg("dilations"), py::arg("padding"),
-           py::arg("explicit_paddings"), py::arg("data_format"), py::arg("depthwise_activation"),
-           py::arg("depthwise_alpha"), py::arg("activation"), py::arg("alpha"), py::arg("isa"), py::arg("variant"));
+           py::arg("explicit_paddings"), py::arg("data_format"), py::arg("depthwise_activation"), py::arg("activation"),
+           py::arg("isa"), py::arg("variant"));
 
   py::class_<Layer>(m, "Layer")
       .def(py::init([](const py::object& depthwise_filter, const py::object& pointwise_filter,

@@ -9,11 +9,12 @@
 namespace dwsconv {
 
 template <typename Real>
-inline Real Activate(Real x, Activation activation) {
+inline Real Activate(Real x, const Activation& activation) {
   switch (activation.kind) {
     case ActivationKind::kNone:
       return x;
     case ActivationKind::kRelu:
+      if (x > static_cast<Real>(activation.max_value)) return static_cast<Real>(activation.max_value);
       return x < 0 ? Real{0} : x;  // this way round a NaN stays one
     case ActivationKind::kRelu6:
       return x < 0 ? Real{0} : (x > 6 ? Real{6} : x);
@@ -31,6 +32,23 @@ inline Real Activate(Real x, Activation activation) {
       return 1 / (1 + std::exp(-x));
     case ActivationKind::kTanh:
       return std::tanh(x);
+    case ActivationKind::kElu:
+      return x > 0 ? x : static_cast<Real>(activation.alpha) * std::expm1(x);
+    case ActivationKind::kMish:
+      return x > 20 ? x : x * std::tanh(std::log1p(std::exp(x)));
+    case ActivationKind::kGeluTanh: {
+      const Real u = static_cast<Real>(0.79788456080286535588) * (x + static_cast<Real>(0.044715) * x * x * x);
+      return x / (1 + std::exp(-2 * u));
+    }
+    case ActivationKind::kBoundedRelu: {
+      const Real threshold = static_cast<Real>(activation.threshold);
+      if (x > static_cast<Real>(activation.max_value)) return static_cast<Real>(activation.max_value);
+      if (x > threshold) return x;
+      if (activation.alpha == 0) return x <= threshold ? Real{0} : x;  // a NaN stays one
+      return (x - threshold) * static_cast<Real>(activation.alpha);
+    }
+    case ActivationKind::kPRelu:
+      break;  // of blocks, which have no plain loops
   }
   return x;
 }

@@ -1,5 +1,8 @@
 #include "cc/ref/backward_reference.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "cc/core/aligned_buffer.h"
 #include "cc/core/half.h"
 #include "cc/core/parallel.h"
@@ -9,13 +12,13 @@ namespace dwsconv {
 namespace {
 
 // activation'(x), from what went in. At a kink as TensorFlow's own ops.
-double Derivative(double x, Activation activation) {
+double Derivative(double x, const Activation& activation) {
   constexpr double kRootHalf = 0.70710678118654752440, kBell = 0.39894228040143267794;
   switch (activation.kind) {
     case ActivationKind::kNone:
       return 1;
     case ActivationKind::kRelu:
-      return x > 0 ? 1 : 0;
+      return x > 0 && (x < activation.max_value || std::isinf(activation.max_value)) ? 1 : 0;
     case ActivationKind::kRelu6:
       return x > 0 && x < 6 ? 1 : 0;
     case ActivationKind::kHardSwish:
@@ -34,14 +37,31 @@ double Derivative(double x, Activation activation) {
     }
     case ActivationKind::kTanh:
       return 1 - std::tanh(x) * std::tanh(x);
+    case ActivationKind::kElu:
+      return x > 0 ? 1 : activation.alpha * std::exp(x);
+    case ActivationKind::kMish: {
+      const double t = std::tanh(std::log1p(std::exp(std::min(x, 40.0))));
+      return t + x * (1 - t * t) / (1 + std::exp(-x));
+    }
+    case ActivationKind::kGeluTanh: {
+      constexpr double kRoot = 0.79788456080286535588, kCubic = 0.044715;
+      const double s = 1 / (1 + std::exp(-2 * kRoot * (x + kCubic * x * x * x)));
+      return s + x * s * (1 - s) * 2 * kRoot * (1 + 3 * kCubic * x * x);
+    }
+    case ActivationKind::kBoundedRelu:
+      if (x > activation.threshold) return x < activation.max_value ? 1 : 0;
+      return activation.alpha;
+    case ActivationKind::kPRelu:
+      break;
   }
   return 1;
 }
 
 // activation'(x), from what came out, for those where that tells it.
-double DerivativeFromOutput(double y, Activation activation) {
+double DerivativeFromOutput(double y, const Activation& activation) {
   if (activation.kind == ActivationKind::kSigmoid) return y * (1 - y);
   if (activation.kind == ActivationKind::kTanh) return 1 - y * y;
+  if (activation.kind == ActivationKind::kElu) return y > 0 ? 1 : y + activation.alpha;
   return Derivative(y, activation);  // the sign and the bound are those of what went in
 }
 

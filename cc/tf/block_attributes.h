@@ -21,11 +21,19 @@ enum BlockInput {
   kBlockBias,
   kBlockScale,
   kBlockResidual,
+  kBlockExpandSlopes,
+  kBlockDepthwiseSlopes,
+  kBlockSlopes,
   kBlockInputs,
 };
-constexpr const char* kBlockInputNames[kBlockInputs] = {"expand_filter",  "expand_bias",      "depthwise_filter",
-                                                        "depthwise_bias", "pointwise_filter", "bias",
-                                                        "scale",          "residual"};
+constexpr const char* kBlockInputNames[kBlockInputs] = {
+    "expand_filter", "expand_bias",   "depthwise_filter", "depthwise_bias", "pointwise_filter", "bias", "scale",
+    "residual",      "expand_slopes", "depthwise_slopes", "slopes"};
+
+// Those that are weights: packed once, and known again.
+constexpr BlockInput kBlockWeights[] = {kBlockExpandFilter,  kBlockExpandBias,      kBlockDepthwiseFilter,
+                                        kBlockDepthwiseBias, kBlockPointwiseFilter, kBlockBias,
+                                        kBlockExpandSlopes,  kBlockDepthwiseSlopes, kBlockSlopes};
 
 // An op's attributes, and where its inputs are: -1 for those that are not there.
 struct BlockAttributes {
@@ -57,8 +65,10 @@ absl::Status ReadBlockAttributes(Context* context, BlockAttributes* attributes) 
   request.has_scale = attributes->has(kBlockScale);
   request.main.has_residual = attributes->has(kBlockResidual);
   TF_RETURN_IF_ERROR(ReadCommonAttributes(context, &request.main));
-  TF_RETURN_IF_ERROR(context->GetAttr("expand_activation", &request.expand_activation));
-  TF_RETURN_IF_ERROR(context->GetAttr("expand_alpha", &request.expand_alpha));
+  TF_RETURN_IF_ERROR(ReadActivation(context, "expand_", &request.expand_activation));
+  request.expand_activation.has_slopes = attributes->has(kBlockExpandSlopes);
+  request.main.depthwise_activation.has_slopes = attributes->has(kBlockDepthwiseSlopes);
+  request.main.activation.has_slopes = attributes->has(kBlockSlopes);
   TF_RETURN_IF_ERROR(context->GetAttr("normalize", &request.normalize));
   TF_RETURN_IF_ERROR(context->GetAttr("epsilon", &request.epsilon));
   const std::string error = CheckBlockAttributes(request);
@@ -77,7 +87,10 @@ void SetBlockShapes(const BlockAttributes& attributes, const SizesOf& sizes, Blo
                                                       &request->main.pointwise_filter,
                                                       &request->main.bias,
                                                       &request->scale,
-                                                      &request->main.residual};
+                                                      &request->main.residual,
+                                                      &request->expand_activation.slopes,
+                                                      &request->main.depthwise_activation.slopes,
+                                                      &request->main.activation.slopes};
   for (int i = 0; i < kBlockInputs; ++i) {
     if (attributes.at[i] >= 0) *shapes[i] = sizes(attributes.at[i]);
   }

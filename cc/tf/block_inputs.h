@@ -32,6 +32,9 @@ inline absl::Status PrepareBlock(tensorflow::OpKernelContext* context, const Blo
   buffers->main.bias = data(kBlockBias);
   buffers->scale = data(kBlockScale);
   buffers->main.residual = data(kBlockResidual);
+  buffers->expand_slopes = data(kBlockExpandSlopes);
+  buffers->main.depthwise_slopes = data(kBlockDepthwiseSlopes);
+  buffers->main.slopes = data(kBlockSlopes);
   TF_RETURN_IF_ERROR(AllocateOutput(context, block->main, attributes.at[kBlockResidual], output));
   buffers->main.output = (*output)->data();
   return absl::OkStatus();

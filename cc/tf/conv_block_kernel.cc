@@ -43,9 +43,9 @@ class ConvBlockOp : public tensorflow::OpKernel {
     DevicePool pool(context);
     options.num_threads = pool.threads();
     options.pool = pool.get();
-    absl::InlinedVector<const Tensor*, 6> filters;
-    for (int i = 0; i < kBlockScale; ++i) {
-      if (attributes_.at[i] >= 0) filters.push_back(&context->input(attributes_.at[i]));
+    absl::InlinedVector<const Tensor*, FilterCache::kMaxFilters> filters;
+    for (BlockInput weights : kBlockWeights) {
+      if (attributes_.has(weights)) filters.push_back(&context->input(attributes_.at[weights]));
     }
     const PackedBlockPtr packed = FilterCache::Global().Get(block, options.isa, buffers, filters, stable_filters_);
     error = ForwardBlock(block, buffers, packed.get(), options);

@@ -105,6 +105,9 @@ REGISTER_OP("TfDwsconv>ConvBlock")
     .Input("bias: num_bias * T")
     .Input("scale: num_scale * T")
     .Input("residual: num_residual * T")
+    .Input("expand_slopes: num_expand_slopes * T")
+    .Input("depthwise_slopes: num_depthwise_slopes * T")
+    .Input("slopes: num_slopes * T")
     .Output("output: T")
     .Attr("T: {float, bfloat16, half}")
     .Attr("num_expand_filter: int >= 0 = 0")
@@ -129,6 +132,15 @@ REGISTER_OP("TfDwsconv>ConvBlock")
     .Attr("normalize: bool = false")
     .Attr("epsilon: float = 0.001")
     .Attr("stable_filters: bool = false")
+    .Attr("num_expand_slopes: int >= 0 = 0")
+    .Attr("num_depthwise_slopes: int >= 0 = 0")
+    .Attr("num_slopes: int >= 0 = 0")
+    .Attr("expand_max_value: float = inf")
+    .Attr("expand_threshold: float = 0")
+    .Attr("depthwise_max_value: float = inf")
+    .Attr("depthwise_threshold: float = 0")
+    .Attr("max_value: float = inf")
+    .Attr("threshold: float = 0")
     .SetShapeFn(ConvBlockShape)
     .Doc(R"doc(
 A block of a network around one depthwise-separable convolution, as one kernel.
@@ -150,12 +162,15 @@ pointwise_filter: at most one tensor, [1,1,C*M,K]. Without one the output is z +
 bias: at most one tensor, [K].
 scale: at most one tensor of factors, [N,C*M], [N,1,1,C*M] or, with NCHW, [N,C*M,1,1].
 residual: at most one tensor, of the output's shape; added before activation.
+expand_slopes: at most one tensor, [C]: there if expand_activation is prelu; likewise depthwise_slopes, [C*M], and
+  slopes, [K].
 output: [N,Ho,Wo,K] or [N,K,Ho,Wo]; K is C*M without a pointwise convolution.
 normalize: whether each pixel of z is brought to mean 0 and variance 1 over its channels.
 epsilon: added to that variance.
 strides, dilations, padding, explicit_paddings, data_format, stable_filters: as in TfDwsconv>DepthwiseSepConv2D.
-expand_activation, depthwise_activation, activation: one of the words of TfDwsconv>DepthwiseSepConv2D.
-expand_alpha, depthwise_alpha, alpha: slopes below zero where they are leaky_relu.
+expand_activation, depthwise_activation, activation: one of the words of TfDwsconv>DepthwiseSepConv2D, or prelu:
+  leaky_relu with one slope for each channel.
+expand_alpha, depthwise_alpha, alpha, max_value, threshold and so on: as in TfDwsconv>DepthwiseSepConv2D.
 )doc");
 
 }  // namespace dwsconv

@@ -74,6 +74,10 @@ REGISTER_OP("TfDwsconv>DepthwiseSepConv2DGrad")
     .Attr("activation: string = 'none'")
     .Attr("depthwise_alpha: float = 0.2")
     .Attr("alpha: float = 0.2")
+    .Attr("depthwise_max_value: float = inf")
+    .Attr("depthwise_threshold: float = 0")
+    .Attr("max_value: float = inf")
+    .Attr("threshold: float = 0")
     .SetShapeFn(DepthwiseSepConv2DGradShape)
     .Doc(R"doc(
 Gradients of DepthwiseSepConv2D: those that are asked for, as one kernel.
@@ -84,7 +88,8 @@ is, and added in one order: results are the same bits for any number of threads.
 input: of the forward op, as are depthwise_filter, pointwise_filter and the attributes.
 depthwise_bias: at most one tensor, of the forward op if it had one.
 bias: at most one tensor; needed, like residual, where the derivative of activation is taken at what went into it:
-  hard_swish, silu, gelu, and leaky_relu with a negative slope.
+  hard_swish, silu, gelu, gelu_tanh, mish, leaky_relu and elu with a negative alpha, and relu and leaky_relu with a
+  threshold, or with both a slope and a max_value.
 output: at most one tensor, the forward op's; needed for the other activations but none.
 grad: of the loss by the forward op's output, of its shape.
 d_input: of the loss by input, where want_input is 1; the other gradients likewise.

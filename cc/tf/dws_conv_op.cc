@@ -175,6 +175,10 @@ REGISTER_OP("TfDwsconv>DepthwiseSepConv2D")
     .Attr("depthwise_alpha: float = 0.2")
     .Attr("alpha: float = 0.2")
     .Attr("stable_filters: bool = false")
+    .Attr("depthwise_max_value: float = inf")
+    .Attr("depthwise_threshold: float = 0")
+    .Attr("max_value: float = inf")
+    .Attr("threshold: float = 0")
     .SetShapeFn(DepthwiseSepConv2DShape)
     .Doc(R"doc(
 A depthwise-separable 2-D convolution with its biases, activations and residual, as one kernel.
@@ -196,10 +200,13 @@ padding: "SAME", "VALID" or "EXPLICIT". A window larger than the padded input is
 explicit_paddings: with EXPLICIT 8 numbers, (before, after) of each axis in data_format's order, 0 for batch and
   channels; empty otherwise.
 data_format: "NHWC" or "NCHW".
-depthwise_activation: none, relu, relu6, hard_swish, silu, gelu (exact), leaky_relu, sigmoid or tanh.
+depthwise_activation: none, relu, relu6, hard_swish, silu, gelu (exact), gelu_tanh (the approximation), leaky_relu, elu,
+  mish, sigmoid or tanh.
 activation: one of the same words.
-depthwise_alpha: slope below zero of depthwise_activation where that is leaky_relu.
-alpha: slope below zero of activation where that is leaky_relu.
+depthwise_alpha: of depthwise_activation: slope below zero of leaky_relu, factor below zero of elu.
+alpha: of activation, likewise.
+depthwise_max_value, max_value: what relu and leaky_relu give at most.
+depthwise_threshold, threshold: relu and leaky_relu return x above it and slope * (x - threshold) below.
 stable_filters: a promise that the buffers of the filters and biases are not written in place while an op holds them,
   as those of resource variables, constants and eager tensors; those of v1 reference variables are. True lets the CPU
   kernel tell by their addresses that filters it packed are still the same; with false it reads them to know.

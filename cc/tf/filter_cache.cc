@@ -47,7 +47,12 @@ FilterCache& FilterCache::Global() {
 FilterCache::Geometry FilterCache::GeometryOf(const Problem& p, Isa isa) {
   Geometry geometry;
   geometry.sizes = {p.R, p.S, p.C, p.M, p.K, 0};
-  geometry.kinds = {static_cast<int64_t>(p.dtype), static_cast<int64_t>(isa), p.has_depthwise_bias + 2 * p.has_bias};
+  int64_t parts = 0;
+  for (bool flag :
+       {p.has_depthwise_bias, p.has_bias, p.mid.kind == ActivationKind::kPRelu, p.out.kind == ActivationKind::kPRelu}) {
+    parts = 2 * parts + flag;
+  }
+  geometry.kinds = {static_cast<int64_t>(p.dtype), static_cast<int64_t>(isa), parts};
   return geometry;
 }
 
@@ -78,7 +83,7 @@ PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers&
   // What tells it from a layer, and its stages. The kernels that it is packed for follow from the activation, too.
   const bool floats = block.main.float_between || !IsClamp(block.main.mid.kind);
   for (bool flag : {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats,
-                    PixelsTogether(block) > 1}) {
+                    PixelsTogether(block) > 1, block.lead.kind == ActivationKind::kPRelu}) {
     geometry.kinds[2] = 2 * geometry.kinds[2] + flag;
   }
   geometry.kinds[2] += 1 << 16;

@@ -40,6 +40,8 @@ namespace dwsconv {
 // Out of reach: memory that somebody outside TensorFlow writes into behind its back (a tensor exported through DLPack).
 class FilterCache {
  public:
+  static constexpr int kMaxFilters = 9;  // of one op: weights of a block, slopes included
+
   FilterCache(int64_t max_bytes, size_t max_entries) : max_bytes_(max_bytes), max_entries_(max_entries) {}
 
   // The one that all kernels share: a model's functions (train, predict, each input shape) pack its filters once.
@@ -68,8 +70,6 @@ class FilterCache {
   Stats stats() const;
 
  private:
-  static constexpr int kMaxFilters = 6;
-
   using PackedPtr = std::shared_ptr<const Packed>;
 
   // What must agree besides the contents.

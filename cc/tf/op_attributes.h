@@ -40,6 +40,15 @@ inline absl::Status ToDType(tensorflow::DataType from, DType* to) {
   }
 }
 
+// Fills *request but for the slopes. `stage` is what the attributes' names begin with.
+template <typename Context>
+absl::Status ReadActivation(Context* context, const std::string& stage, ActivationRequest* request) {
+  TF_RETURN_IF_ERROR(context->GetAttr(stage + "activation", &request->word));
+  TF_RETURN_IF_ERROR(context->GetAttr(stage + "alpha", &request->alpha));
+  TF_RETURN_IF_ERROR(context->GetAttr(stage + "max_value", &request->max_value));
+  return context->GetAttr(stage + "threshold", &request->threshold);
+}
+
 // Fills what the ops share of *request: neither the shapes nor which inputs there are. Context:
 // shape_inference::InferenceContext or OpKernelConstruction.
 template <typename Context>
@@ -56,10 +65,8 @@ absl::Status ReadCommonAttributes(Context* context, Request* request) {
   TF_RETURN_IF_ERROR(context->GetAttr("padding", &request->padding));
   TF_RETURN_IF_ERROR(context->GetAttr("explicit_paddings", &request->explicit_paddings));
   TF_RETURN_IF_ERROR(context->GetAttr("data_format", &request->data_format));
-  TF_RETURN_IF_ERROR(context->GetAttr("depthwise_activation", &request->depthwise_activation));
-  TF_RETURN_IF_ERROR(context->GetAttr("activation", &request->activation));
-  TF_RETURN_IF_ERROR(context->GetAttr("depthwise_alpha", &request->depthwise_alpha));
-  return context->GetAttr("alpha", &request->alpha);
+  TF_RETURN_IF_ERROR(ReadActivation(context, "depthwise_", &request->depthwise_activation));
+  return ReadActivation(context, "", &request->activation);
 }
 
 // Fills everything of *request but the shapes.

@@ -182,10 +182,9 @@ def _plan(graph: Graph, rows: Report) -> Plan:
     plan: Plan = {}
     described: dict[int, Row] = {}
     for block in finder.blocks:
-        name = graph.name(block.nodes)
         plan.update({id(node): None for node in block.nodes})
-        plan[id(block.nodes[-1])] = _swap.fused_block(block, name)
-        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), name, block.note)
+        plan[id(block.nodes[-1])] = _swap.fused_block(block)
+        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), block.name, block.note)
     for folded in finder.folded:
         name = graph.name(folded.nodes)
         plan.update({id(node): None for node in folded.nodes})

@@ -17,8 +17,8 @@ class Block:
     x: what goes in, and out: what comes out, as tensors of the old graph; gate, residual: more inputs, or None.
     nodes: the calls. main: the layer after which the new one is called. before: (scale, shift) of the input, which goes
     into the first convolution, or None. expand, depthwise, pointwise: the convolutions, with all folded in; None for a
-    stage that is not there. function: the last activation where the kernels do not know it. note: why the chain is no
-    longer.
+    stage that is not there. slopes: of activations that are PReLU, by "expand_", "depthwise_" or "". function: the last
+    activation where the kernels do not know it. note: why the chain is no longer.
     """
 
     x: Any
@@ -38,17 +38,21 @@ class Block:
     pointwise: Optional[Convolution] = None
     residual: Any = None
     activation: Fused = NONE
+    slopes: dict = dataclasses.field(default_factory=dict)
     function: Any = None
     is_separable: bool = False
     is_dense: bool = False
     is_scale: bool = False
     is_rows: bool = False
     note: str = ""
+    name: str = ""  # of the new layer
 
     def pattern(self) -> str:
         """The stages in words."""
-        if self.is_scale or self.is_rows:
-            return "scale" if self.is_scale else "dense"
+        if self.is_rows:
+            return "dense"
+        if self.is_scale:
+            return "scale" if self.residual is None else "scale + residual"
         words = ["expand"] if self.expand is not None else []
         if self.is_separable:
             words.append("separable")
@@ -64,7 +68,7 @@ class Block:
     def fork(self) -> Block:
         """A copy that may be extended while this one stays as it is."""
         other = copy.copy(self)
-        other.nodes, other.window = list(self.nodes), dict(self.window)
+        other.nodes, other.window, other.slopes = list(self.nodes), dict(self.window), dict(self.slopes)
         for stage in ("expand", "depthwise", "pointwise"):
             setattr(other, stage, copy.copy(getattr(self, stage)))
         return other
@@ -83,3 +87,4 @@ class FoldedConvolution:
     out: Any
     nodes: list
     convolution: Convolution
+    window: dict = dataclasses.field(default_factory=dict)  # where it is not that of the old layer

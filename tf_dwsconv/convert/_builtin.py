@@ -48,6 +48,29 @@ def _outputs(convolution: Any, layer: Any) -> int:
     return convolution.filters
 
 
+def _layer_of(fused: Fused, options: dict) -> Any:
+    """A stock layer of an activation that has parameters, or no name in Keras."""
+    if fused.word == "gelu_tanh":
+        # Keras saves the function `keras.ops.gelu` by its name, and loads the exact one for it.
+        x = keras.Input((None, None, None), dtype=options["dtype"].compute_dtype)
+        return keras.Model(x, keras.ops.gelu(x, approximate=True), name=options["name"])
+    if fused.word == "elu":
+        return L.ELU(alpha=fused.alpha, **options)
+    if fused == Fused("leaky_relu", fused.alpha):
+        return L.LeakyReLU(negative_slope=fused.alpha, **options)
+    slope = fused.alpha if fused.word == "leaky_relu" else 0.0
+    max_value = None if math.isinf(fused.max_value) else fused.max_value
+    return L.ReLU(negative_slope=slope, max_value=max_value, threshold=fused.threshold, **options)
+
+
+def _prelu(layer: FusedConvBlock, suffix: str, options: dict, rows: bool) -> Step:
+    stage = suffix.removesuffix("activation")
+    slopes = getattr(layer, f"{stage.removeprefix('pointwise_')}slopes")
+    pixels = [1, 2] if layer.data_format == "channels_last" else [2, 3]
+    made = L.PReLU(shared_axes=None if rows else pixels, **options)
+    return Step(made, lambda: made.alpha.assign(keras.ops.reshape(slopes.value, made.alpha.shape)))
+
+
 class Unfuser:
     """Plans for `Rebuilder` the stock layers of each of our layers.
 
@@ -85,17 +108,19 @@ class Unfuser:
     def _options(self, layer: Any, suffix: str) -> dict:
         return {"name": self._name(layer, suffix), "dtype": layer.dtype_policy, "trainable": layer.trainable}
 
-    def _activation(self, layer: Any, activation: Any, suffix: str) -> tuple[Any, list[Step]]:
+    def _activation(self, layer: Any, activation: Any, suffix: str, rows: bool = False) -> tuple[Any, list[Step]]:
         """An activation for the layer in front, or a layer of its own behind it: `(function, steps)`."""
+        if activation == "prelu" or activation == activations.PRELU:
+            return None, [_prelu(layer, suffix, self._options(layer, suffix), rows)]
         fused = activation if isinstance(activation, Fused) else activations.parse(activation)
         if isinstance(activation, keras.Layer) and fused is None:
             new, copy_weights = function_again(activation)
             return None, [Step(new, copy_weights)]
         if fused is None:
             return activation, []
-        if fused.word == "leaky_relu":
-            return None, [Step(L.LeakyReLU(negative_slope=fused.alpha, **self._options(layer, suffix)))]
-        return {"none": None, "hard_swish": "hard_silu"}.get(fused.word, fused.word), []
+        if activations.spelled(fused) == fused.word and fused.word not in ("leaky_relu", "gelu_tanh"):
+            return {"none": None, "hard_swish": "hard_silu"}.get(fused.word, fused.word), []
+        return None, [Step(_layer_of(fused, self._options(layer, suffix)))]
 
     def _block(self, layer: FusedConvBlock, node: Any) -> list[Step]:
         steps: list[Step] = []
@@ -104,7 +129,7 @@ class Unfuser:
         are_rows = len(node.arguments.keras_tensors[0].shape) == 2
 
         def convolution(kind: Any, stage: str, options: dict, bias: Any, activation: Any, **arguments: Any) -> None:
-            function, behind = self._activation(layer, activation, f"{stage}_activation")
+            function, behind = self._activation(layer, activation, f"{stage}_activation", are_rows)
             options.update(use_bias=bias is not None, activation=function)
             if are_rows:
                 made = L.Dense(arguments["filters"], **options)
@@ -158,7 +183,7 @@ class Unfuser:
         if layer.residual:
             steps.append(Step(L.Add(**self._options(layer, "add")), others=(others,)))
         if layer.residual or layer.filters is None:
-            steps += self._activation_layer(layer, last)
+            steps += self._activation_layer(layer, last, are_rows)
         return steps
 
     def _with_right_biases(self, layer: Any, steps: list[Step]) -> list[Step]:
@@ -194,8 +219,8 @@ class Unfuser:
         steps.append(Step(L.ZeroPadding2D(layer.padding, data_format=layer.data_format, **options)))
         return "valid"
 
-    def _activation_layer(self, layer: Any, activation: Any) -> list[Step]:
-        function, behind = self._activation(layer, activation, "activation")
+    def _activation_layer(self, layer: Any, activation: Any, rows: bool) -> list[Step]:
+        function, behind = self._activation(layer, activation, "activation", rows)
         if function is not None:
             behind = [Step(L.Activation(function, **self._options(layer, "activation")))]
         return behind

@@ -13,16 +13,18 @@ from typing import Any, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.convert import _read
+from tf_dwsconv.convert import _activations, _branches, _read
 from tf_dwsconv.convert._block import Block, FoldedConvolution
-from tf_dwsconv.convert._graph import Graph, called_in_training, only_input
+from tf_dwsconv.convert._graph import Graph, only_input
+from tf_dwsconv.convert._leftovers import Leftovers
 from tf_dwsconv.convert._read import Convolution
 
 L = keras.layers
 
+_CONVOLUTIONS = (L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D)
 
-class Finder:
+
+class Finder(Leftovers):
     """Finds all blocks of one graph.
 
     Args:
@@ -39,11 +41,11 @@ class Finder:
         self.folded: list[FoldedConvolution] = []
         self.reasons: dict[int, str] = {}
         self._claimed: set[int] = set()
+        self._names = {node.operation.name for node in graph.nodes}
         for node in graph.nodes:
             block = None if id(node) in self._claimed else self._begin(node)
             if block is not None:
-                self.blocks.append(block)
-                self._claimed.update(map(id, block.nodes))
+                self._add(block)
                 self.reasons.pop(id(node), None)
         for node in graph.nodes:
             folded = None if id(node) in self._claimed else self._fold(node)
@@ -52,14 +54,28 @@ class Finder:
                 self._claimed.update(map(id, folded.nodes))
         for begin in (self._scale, self._rows) if self.blocks else ():
             for node in graph.nodes:
-                block = begin(node) if self._usable(node) and only_input(node) is not None else None
+                alone = self._usable(node) and not self.graph.shared(node) and only_input(node) is not None
+                block = begin(node) if alone else None
                 if block is not None:
-                    self.blocks.append(block)
-                    self._claimed.update(map(id, block.nodes))
+                    self._add(block)
+
+    def _add(self, block: Block) -> None:
+        """Puts a block among those that were found, under a name of its own."""
+        layer = next((n.operation for n in block.nodes if n.operation.name == self.graph.name(block.nodes)), block.main)
+        is_shared = any(n.operation is layer and self.graph.shared(n) for n in block.nodes)
+        block.name = self._copy_name(layer) if is_shared else self.graph.name(block.nodes)
+        self.blocks.append(block)
+        self._claimed.update(map(id, block.nodes))
 
     def _usable(self, node: Any, block: Optional[Block] = None) -> bool:
-        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type."""
-        if node is None or id(node) in self._claimed or self.graph.shared(node):
+        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type.
+
+        A block that begins with a copy of a shared convolution may go on with another.
+        """
+        if node is None or id(node) in self._claimed:
+            return False
+        copies = block is not None and bool(block.nodes) and self.graph.shared(block.nodes[0])
+        if self.graph.shared(node) and not (copies and isinstance(node.operation, _CONVOLUTIONS)):
             return False
         return block is None or _read.compute_dtype(node) == block.dtype
 
@@ -72,15 +88,36 @@ class Finder:
         layer = node.operation
         is_depthwise, is_separable = _read.depthwise(layer) is not None, _read.separable(layer) is not None
         is_pointwise, is_dense = _read.pointwise(node) is not None, _read.dense(layer) is not None
-        if not (is_depthwise or is_separable or is_pointwise or is_dense):
-            return None
-        if self.graph.shared(node):
-            self.reasons[id(node)] = f"{layer.name!r} is called more than once"
+        is_stock = _read.foldable(layer) is not None
+        if not (is_depthwise or is_separable or is_pointwise or is_dense or is_stock):
             return None
         x = only_input(node)
         if x is None:
             self.reasons[id(node)] = f"{layer.name!r} is called with more than its input"
             return None
+        is_other = not (is_depthwise or is_separable or is_pointwise or is_dense)
+        block = self._whole(node, x, is_pointwise, is_dense, is_other)
+        if block is None or not self.graph.shared(node):
+            return block
+        # A copy for each call is worth its memory where each has a norm of its own.
+        if not any(type(n.operation) is L.BatchNormalization for n in block.nodes):
+            self.reasons[id(node)] = f"{layer.name!r} is called more than once"
+            return None
+        return block
+
+    def _copy_name(self, layer: Any) -> str:
+        """A name for a copy of a layer that others call as well."""
+        number = 1
+        while f"{layer.name}_{number}" in self._names:
+            number += 1
+        self._names.add(f"{layer.name}_{number}")
+        return f"{layer.name}_{number}"
+
+    def _whole(self, node: Any, x: Any, is_pointwise: bool, is_dense: bool, is_other: bool) -> Optional[Block]:
+        layer = node.operation
+        block = self._from_branches(node, x)
+        if block is not None or id(node) in self._claimed or is_other:
+            return block
         block = Block(x, x, _read.data_format(layer), _read.compute_dtype(node), layer, [])
         if is_pointwise:
             self._in_front(block, node)
@@ -88,6 +125,35 @@ class Finder:
             return longer if longer is not None else self._pointwise_alone(block, node)
         self._padding(block, self.graph.producer(x), node)
         return self._dense(block, node) if is_dense else self._from_depthwise(block, node)
+
+    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[_branches.Branches]:
+        return _branches.find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
+
+    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
+        """Convolutions whose results are added, as one."""
+        before, layout = self.graph.producer(x), _read.data_format(node.operation)
+        if before is not None and _read.zero_padding(before) is not None:
+            x = only_input(before)
+        found = self._branches(x, layout, _read.compute_dtype(node))
+        if found is None or not any(n is node for n in found.nodes):
+            return None
+        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
+        kernel_size = found.window["kernel_size"]
+        if found.convolution.depthwise:
+            block.depthwise = found.convolution
+            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
+            return self._behind_depthwise(block)
+        if kernel_size != (1, 1) and found.convolution.kernel.shape[2] > _read.FEW_CHANNELS:
+            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
+                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
+                self._claimed.update(map(id, block.nodes))
+            return None
+        block.pointwise = found.convolution
+        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
+            block.is_dense = True
+            block.window = {**found.window, "dense_kernel_size": kernel_size}
+            del block.window["kernel_size"]
+        return self._tail(block)
 
     def _dense(self, block: Block, node: Any) -> Block:
         """A dense convolution of any window."""
@@ -112,11 +178,11 @@ class Finder:
             return None
         if block.expand.is_linear:
             self._affine(block, block.expand)
-            block.expand_activation = self._activation(block)
+            self._activation(block, "expand_")
         else:
             block.expand_activation = block.expand.activation
         following = self._next(block)
-        if following is not None and type(following.operation) is L.ZeroPadding2D:
+        if following is not None and _read.zero_padding(following) is not None:
             after = self.graph.reader(following.outputs[0])
             if after is None or not self._padding(block, following, after, forward=True):
                 return None
@@ -128,21 +194,19 @@ class Finder:
         return self._from_depthwise(block, following)
 
     def _padding(self, block: Block, node: Optional[Any], following: Any, forward: bool = False) -> bool:
-        """Takes a ZeroPadding2D between the block's beginning and a depthwise convolution without padding."""
-        if node is None or type(node.operation) is not L.ZeroPadding2D or not self._usable(node, block):
+        """Takes zeros around the picture between the block's beginning and a convolution without padding."""
+        padding = _read.zero_padding(node) if node is not None and self._usable(node, block) else None
+        if padding is None or self.graph.reader(node.outputs[0]) is not following:
             return False
-        layer, reads = node.operation, following.operation
-        if only_input(node) is None or self.graph.reader(node.outputs[0]) is not following:
+        *pads, layout = padding
+        if layout not in (None, block.layout) or getattr(following.operation, "padding", None) != "valid":
             return False
-        if layer.data_format != block.layout or getattr(reads, "padding", None) != "valid":
-            return False
-        pads = tuple(tuple(int(number) for number in pair) for pair in layer.padding)
         if any(number < 0 for pair in pads for number in pair):
             return False
         block.take(node)
         if not forward:
             block.x = only_input(node)
-        block.window["padding"] = pads
+        block.window["padding"] = tuple(pads)
         return True
 
     def _from_depthwise(self, block: Block, node: Any) -> Optional[Block]:
@@ -170,10 +234,27 @@ class Finder:
             block.is_separable = True
             block.pointwise = halves[1]
             return self._tail(block)
-        if depthwise.is_linear:
-            self._affine(block, depthwise)
-            block.depthwise_activation = self._activation(block)
-        return self._through_pointwise(block)
+        return self._behind_depthwise(block)
+
+    def _behind_depthwise(self, block: Block) -> Block:
+        if block.depthwise.is_linear:
+            self._affine(block, block.depthwise)
+            self._activation(block, "depthwise_")
+        whole = self._through_pointwise(block)
+        return whole if whole.pointwise is not None else self._with_residual(whole)
+
+    def _with_residual(self, block: Block) -> Block:
+        """Takes the Add behind a block that ends at its depthwise convolution, if there is one."""
+        longer = block.fork()
+        while (node := self._next(longer)) is not None and _read.is_identity(node):
+            longer.take(node)
+        residual = None if node is None else self._residual(longer, node)
+        if residual is None:
+            return block
+        longer.take(node)
+        longer.residual = residual
+        longer.note = self._why_it_ends(longer) if self._next(longer) is None else ""
+        return longer
 
     def _through_pointwise(self, block: Block) -> Block:
         """Goes on to a 1x1 convolution, through what may stand in front of one; stays where there is none."""
@@ -181,6 +262,11 @@ class Finder:
         scale, shift, is_scaled = 1.0, 0.0, False
         while True:
             node = self._next(longer)
+            branches = self._pointwise_branches(longer) if node is None else None
+            if branches is not None:
+                longer.nodes += branches.nodes
+                longer.out, convolution = branches.out, branches.convolution
+                break
             if node is None:
                 block.note = self._why_it_ends(longer)
                 return block
@@ -201,11 +287,23 @@ class Finder:
                 block.note = f"{node.operation.name!r} follows"
                 return block
             longer.take(node)
-        longer.take(node)
+        if branches is None:
+            longer.take(node)
         if is_scaled:
             convolution.scale_inputs(scale, shift)
         longer.pointwise = convolution
         return self._tail(longer)
+
+    def _pointwise_branches(self, block: Block) -> Optional[_branches.Branches]:
+        """The 1x1 convolutions that alone read a block's result, and are added."""
+        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs:
+            return None
+        found = self._branches(block.out, block.layout, block.dtype)
+        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
+            return None
+        own = {id(node) for node in found.nodes}
+        inside = all(id(node) in own for node in self.graph.readers(block.out))
+        return found if inside and found.window["strides"] == (1, 1) else None
 
     def _why_it_ends(self, block: Block) -> str:
         """Why `_next` is None."""
@@ -220,7 +318,7 @@ class Finder:
         return f"{node.operation.name!r} belongs to the block of {self._owner(node)!r}"
 
     def _owner(self, node: Any) -> str:
-        return next(self.graph.name(block.nodes) for block in self.blocks if any(n is node for n in block.nodes))
+        return next(block.name for block in self.blocks if any(n is node for n in block.nodes))
 
     def _in_front(self, block: Block, node: Any) -> None:
         """Takes a gate or a batch norm in front of a 1x1 convolution."""
@@ -287,7 +385,7 @@ class Finder:
             longer.take(node)
             longer.residual = residual
             block = longer
-        block.activation = self._activation(block)
+        self._activation(block, "")
         return block
 
     def _residual(self, block: Block, node: Any) -> Optional[Any]:
@@ -309,120 +407,13 @@ class Finder:
             convolution.scale_outputs(*change)
             block.take(node)
 
-    def _activation(self, block: Block) -> Fused:
-        """Takes the activation that follows; NONE where none does that the kernels know."""
-        node = self._next(block)
-        fused = None if node is None else _read.activation(node)
-        if fused is not None:
-            block.take(node)
-            return fused
-        found = self._self_gated(block)
+    def _activation(self, block: Block, stage: str) -> None:
+        """Takes the activation that follows, if the kernels know one; `stage` is "", "depthwise_" or "expand_"."""
+        found = _activations.behind(self.graph, block.out, block.layout, lambda node: self._usable(node, block))
         if found is None:
-            return NONE
-        word, nodes = found
-        for node in nodes:
+            return
+        for node in found.nodes:
             block.take(node)
-        return Fused(word)
-
-    def _scale(self, node: Any) -> Optional[Block]:
-        """Scales and offsets of channels that no convolution could take, as a 1x1 depthwise one.
-
-        One pass over memory in the place of one for each scale, offset and activation.
-        """
-        x, layer = only_input(node), node.operation
-        is_picture = len(x.shape) == 4 and x.shape[3] is not None and keras.backend.is_float_dtype(x.dtype)
-        if not is_picture or not isinstance(layer, keras.Layer) or _read.affine(node, "channels_last") is None:
-            return None
-        block = Block(x, x, "channels_last", _read.compute_dtype(node), layer, [])
-        scale, shift, passes = 1.0, 0.0, 0
-        while node is not None and (change := _read.affine(node, block.layout)) is not None:
-            block.take(node)
-            is_norm = isinstance(node.operation, (L.BatchNormalization, L.Normalization))  # two whatever their numbers
-            passes += 2 if is_norm else int(np.any(np.not_equal(change[0], 1))) + int(np.any(change[1]))
-            scale, shift = scale * change[0], shift * change[0] + change[1]
-            node = self._next(block)
-        block.depthwise_activation = self._activation(block)
-        if passes + (block.depthwise_activation != NONE) < 2:
-            return None
-        channels = x.shape[3]
-        kernel = np.broadcast_to(np.reshape(scale, [1, 1, -1, 1]), [1, 1, channels, 1])
-        block.depthwise = Convolution(layer, kernel, np.broadcast_to(shift, [channels]), NONE, depthwise=True)
-        block.window = {"kernel_size": (1, 1)}
-        block.is_scale = True
-        return block
-
-    def _rows(self, node: Any) -> Optional[Block]:
-        """A Dense behind the last pictures, whose rows are pictures of one pixel."""
-        convolution = _read.rows(node)
-        if convolution is None:
-            return None
-        block = Block(only_input(node), None, "channels_last", _read.compute_dtype(node), node.operation, [])
-        block.take(node)
-        block.pointwise, block.is_rows = convolution, True
-        return self._tail(block)
-
-    def _self_gated(self, block: Block) -> Optional[tuple[str, list]]:
-        """SiLU or hard-swish written out: `x * sigmoid(x)`, `x * relu6(x + 3) / 6` in its orders."""
-        x = block.out
-        readers = self.graph.readers(x)
-        if len(readers) != 2 or id(x) in self.graph.outputs or not all(self._usable(n, block) for n in readers):
-            return None
-        product = next((n for n in readers if self._is_product_with(n, x)), None)
-        first = next((n for n in readers if n is not product), None)
-        if product is None or first is None:
-            return None
-        word = _read.sigmoid_like(first)
-        if word is not None:
-            is_read = self.graph.reader(first.outputs[0]) is product
-            return ({"sigmoid": "silu", "hard_sigmoid": "hard_swish"}[word], [first, product]) if is_read else None
-        # relu6(x + 3), divided by 6 before the product or after it.
-        nodes = [first]
-        if _read.affine(first, block.layout) is None or _read.arithmetic(first) != (1.0, 3.0):
-            return None
-        clamp = self._follow(nodes, block)
-        if clamp is None or _read.activation(clamp) != Fused("relu6"):
-            return None
-        is_divided = False
-        while (node := self._follow(nodes, block)) is not None:
-            change = _read.arithmetic(node)
-            if node is product:
-                if is_divided:
-                    return "hard_swish", nodes
-            elif change is not None and not is_divided and change[1] == 0 and abs(change[0] * 6 - 1) < 1e-6:
-                is_divided = True
-                if product in nodes:
-                    return "hard_swish", nodes
-            else:
-                return None
-        return None
-
-    def _follow(self, nodes: list, block: Block) -> Optional[Any]:
-        node = self.graph.reader(nodes[-1].outputs[0])
-        if not self._usable(node, block):
-            return None
-        nodes.append(node)
-        return node
-
-    @staticmethod
-    def _is_product_with(node: Any, x: Any) -> bool:
-        operands = _read.of_two(node, "Multiply")
-        return operands is not None and any(t is x for t in operands)
-
-    def _fold(self, node: Any) -> Optional[FoldedConvolution]:
-        """A convolution that no block takes, with batch norms behind it."""
-        layer = node.operation
-        convolution = _read.foldable(layer)
-        if convolution is None or not self._usable(node) or only_input(node) is None or called_in_training(node):
-            return None
-        block = Block(only_input(node), None, _read.data_format(layer), _read.compute_dtype(node), layer, [])
-        block.take(node)
-        before = len(block.nodes)
-        while (following := self._next(block)) is not None and type(following.operation) is L.BatchNormalization:
-            change = _read.affine(following, block.layout)
-            if change is None:
-                break
-            convolution.scale_outputs(*change)
-            block.take(following)
-        if len(block.nodes) == before:
-            return None
-        return FoldedConvolution(block.x, block.out, block.nodes, convolution)
+        setattr(block, f"{stage}activation", found.fused)
+        if found.slopes is not None:
+            block.slopes[stage] = found.slopes

@@ -6,15 +6,17 @@ Weights are read as float64, and only what was folded is rounded to the variable
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import numbers
 from typing import Any, Optional
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tf_dwsconv import activations
 from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.convert import _activations
 from tf_dwsconv.convert._graph import called_in_training, only_input
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
@@ -70,7 +72,7 @@ class Convolution:
 
 
 def _convolution(layer: Any, kernel: Any, activation: Any, bias: Any = None, depthwise: bool = False) -> Convolution:
-    fused = activations.parse(activation)
+    fused = _activations.of_function(activation)
     bias = None if bias is None else array(bias)
     return Convolution(layer, kernel, bias, fused, activation if fused is None else None, depthwise)
 
@@ -237,42 +239,44 @@ def op_word(operation: Any) -> Optional[str]:
     return type(operation).__name__
 
 
-_OPS = {
-    "Relu": "relu",
-    "Relu6": "relu6",
-    "Silu": "silu",
-    "HardSilu": "hard_swish",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-}
-
-
 def activation(node: Any) -> Optional[Fused]:
-    """The activation that a call applies, if the kernels know it."""
-    operation = node.operation
+    """The activation that a call applies, if the kernels know it and it has no weights."""
+    return _activations.of_one_call(node)
+
+
+def zero_padding(node: Any) -> Optional[tuple]:
+    """((top, bottom), (left, right), layout) of a call that pads pictures with zeros; the layout is None if either."""
+    layer = node.operation
     if only_input(node) is None:
         return None
-    if type(operation) in (L.Activation, L.ReLU, L.LeakyReLU):
-        return activations.parse(operation)
-    word = op_word(operation)
-    if word in _OPS:
-        return Fused(_OPS[word])
-    if word == "LeakyRelu":
-        return Fused("leaky_relu", float(operation.negative_slope))
-    if word == "Gelu" and not operation.approximate:
-        return Fused("gelu")
-    return None
+    if type(layer) is L.ZeroPadding2D:
+        pads, layout = layer.padding, layer.data_format
+        return (*(tuple(int(number) for number in pair) for pair in pads), layout)
+    if type(layer) is L.Lambda:
+        rows = _pads_of_lambda(layer)
+    elif op_word(layer) == "Pad" and layer.mode == "constant":
+        rows = layer.pad_width
+    else:
+        return None
+    if rows is None or len(rows) != 4 or any(len(row) != 2 or min(row) < 0 for row in rows) or any(rows[0]):
+        return None
+    rows = [tuple(int(number) for number in row) for row in rows]
+    if not any(rows[3]):
+        return (*rows[1:3], None if not any(rows[1]) else "channels_last")
+    return None if any(rows[1]) else (*rows[2:], "channels_first")
 
 
-def sigmoid_like(node: Any) -> Optional[str]:
-    """Where a call computes one of them: "sigmoid" or "hard_sigmoid"."""
-    fused = activation(node)
-    if fused is not None:
-        return "sigmoid" if fused.word == "sigmoid" else None
-    if op_word(node.operation) == "HardSigmoid" and only_input(node) is not None:
-        return "hard_sigmoid"
-    is_layer = type(node.operation) is L.Activation and only_input(node) is not None
-    return "hard_sigmoid" if is_layer and node.operation.activation is keras.activations.hard_sigmoid else None
+def _pads_of_lambda(layer: Any) -> Optional[list]:
+    graph = _activations.graph_of(layer.function, tuple(layer.arguments.items())) if layer.mask is None else None
+    op = None if graph is None else graph.outputs[0].op
+    while op is not None and op.type == "Identity":
+        op = op.inputs[0].op
+    if op is None or op.type not in ("Pad", "PadV2") or op.inputs[0] is not graph.inputs[0]:
+        return None
+    values = [tf.get_static_value(t) for t in op.inputs[1:]]
+    if values[0] is None or (len(values) == 2 and (values[1] is None or values[1] != 0)):
+        return None
+    return values[0].tolist()
 
 
 _IDENTITIES = (
@@ -291,7 +295,24 @@ def is_identity(node: Any) -> bool:
     """Whether a call returns what it was given, in inference."""
     if type(node.operation) in _IDENTITIES:
         return not called_in_training(node) and only_input(node) is not None
-    return activation(node) == NONE
+    return activation(node) == NONE or _returns_its_input(node)
+
+
+def _returns_its_input(node: Any) -> bool:
+    """Whether a layer of a user's class, such as a DropPath, hands back the very tensor it is called with.
+
+    Its own `call` decides, run on the symbolic tensor with `training=False`.
+    """
+    layer, x = node.operation, only_input(node)
+    is_custom = isinstance(layer, keras.Layer) and type(layer).__module__.split(".")[0] != "keras"
+    if x is None or not is_custom or called_in_training(node) or isinstance(layer, keras.Model) or layer.weights:
+        return False
+    if "training" not in inspect.signature(layer.call).parameters:
+        return False
+    try:
+        return layer.call(x, training=False) is x
+    except Exception:  # what computes with TensorFlow's ops cannot take a symbolic tensor
+        return False
 
 
 def of_two(node: Any, word: str) -> Optional[tuple[Any, Any]]:

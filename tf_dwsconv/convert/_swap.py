@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tf_dwsconv.activations import Fused
+from tf_dwsconv.activations import spelled
 from tf_dwsconv.block_layer import FusedConvBlock
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._rebuild import Emission, Step, assign, function_again
 
 
-def word_or_pair(fused: Fused) -> Any:
-    return ("leaky_relu", fused.alpha) if fused.word == "leaky_relu" else fused.word
-
-
-def fused_block(block: Block, name: str) -> Emission:
-    """A `FusedConvBlock` of some name for a chain of calls."""
+def fused_block(block: Block) -> Emission:
+    """A `FusedConvBlock` for a chain of calls."""
     expand, depthwise, pointwise = block.expand, block.depthwise, block.pointwise
     main = block.main
     function, copy_function = function_again(block.function)
     layer = FusedConvBlock(
         filters=None if pointwise is None else pointwise.outputs,
         data_format=block.layout,
-        activation=function if function is not None else word_or_pair(block.activation),
+        activation=function if function is not None else spelled(block.activation),
         use_bias=pointwise is not None and pointwise.bias is not None,
         expand_filters=None if expand is None else expand.outputs,
         expand_use_bias=expand is not None and expand.bias is not None,
-        expand_activation=word_or_pair(block.expand_activation),
+        expand_activation=spelled(block.expand_activation),
         depthwise_use_bias=depthwise is not None and depthwise.bias is not None,
-        depthwise_activation=word_or_pair(block.depthwise_activation),
+        depthwise_activation=spelled(block.depthwise_activation),
         epsilon=block.epsilon,
         gated=block.gate is not None,
         residual=block.residual is not None,
-        name=name,
+        name=block.name,
         dtype=main.dtype_policy,
         trainable=main.trainable,
         **block.window,
@@ -45,6 +39,8 @@ def fused_block(block: Block, name: str) -> Emission:
                 assign(getattr(layer, f"{stage}_kernel"), convolution.kernel)
                 if convolution.bias is not None:
                     assign(layer.bias if stage == "pointwise" else getattr(layer, f"{stage}_bias"), convolution.bias)
+        for stage, slopes in block.slopes.items():
+            assign(getattr(layer, f"{stage}slopes"), slopes)
 
     others = [t for t in (block.gate, block.residual) if t is not None]
     step = Step(layer, fill, tuple(range(1, 1 + len(others))))
@@ -54,7 +50,7 @@ def fused_block(block: Block, name: str) -> Emission:
 def folded_convolution(folded: FoldedConvolution, name: str) -> Emission:
     """The same stock convolution with the batch norms in its weights, under another name."""
     old = folded.convolution.layer
-    config = {**old.get_config(), "use_bias": True, "name": name}
+    config = {**old.get_config(), **folded.window, "use_bias": True, "name": name}
     for key in list(config):
         if key.endswith(("_regularizer", "_constraint")):
             config[key] = None  # they were about other weights

@@ -66,7 +66,7 @@ class ExactFinder:
         if new is None:
             return None
         if len(nodes) > 1:
-            new.activation = _callable(nodes[1].operation)
+            new.activation = _callable(nodes[1])
         step = Step(new, lambda: copy_state(node.operation, new))
         return Swap("separable", nodes, Emission([only_input(node)], [step], nodes[-1].outputs[0]))
 
@@ -117,7 +117,7 @@ class ExactFinder:
         function, copy_function = function_again(pointwise.activation)
         layer = _joined(depthwise, middle, pointwise, function, self.graph.name(nodes))
         if nodes[-1] is not after:
-            layer.activation = _callable(nodes[-1].operation)
+            layer.activation = _callable(nodes[-1])
 
         def fill() -> None:
             copy_function()
@@ -141,13 +141,9 @@ class ExactFinder:
         )
 
 
-def _callable(layer: Any) -> Any:
-    """What a layer of an activation applies, as a function with a config of its own."""
-    fused = activations.parse(layer)
-    if fused.word == "leaky_relu":
-        return activations.LeakyRelu(fused.alpha)
-    names = {"hard_swish": "hard_silu", "none": "linear"}
-    return keras.activations.get(names.get(fused.word, fused.word))
+def _callable(node: Any) -> Any:
+    """What the call of an activation applies, as a function with a config of its own."""
+    return keras.activations.get(activations.as_callable(_read.activation(node)))
 
 
 def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function: Any, name: str) -> DepthwiseSepConv2D:
@@ -168,7 +164,7 @@ def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function:
         activation=function,
         use_bias=pointwise.use_bias,
         depthwise_use_bias=depthwise.use_bias,
-        depthwise_activation=("leaky_relu", middle.alpha) if middle.word == "leaky_relu" else middle.word,
+        depthwise_activation=activations.as_callable(middle),
         name=name,
         dtype=depthwise.dtype_policy,
         trainable=depthwise.trainable,
