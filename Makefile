@@ -7,17 +7,19 @@ SOURCES := cuda/bench examples python_tests tf_dwsconv tools setup.py
 CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.cc cuda/*.h cuda/*/*.cc cuda/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test demo lint format wheel bench cuda test-gpu asan clean distclean
+.PHONY: help venv build test test-machine demo lint format wheel bench cuda test-gpu asan avx512-model clean distclean
 
 help:
 	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
 	@echo "make build   the libraries (Bazel), copied into tf_dwsconv/"
 	@echo "make test    all tests"
+	@echo "make test-machine  a part of them on a machine that is not there; MACHINE=\"l2=2M,cores=16\" says which"
 	@echo "make demo    the face detector, with stock layers and with ours"
 	@echo "make bench   the benchmarks of examples/, short: output/report/report.html"
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
 	@echo "make asan    the tests of the op under AddressSanitizer"
+	@echo "make avx512-model  the tests of the kernels' AVX-512 code on a CPU that lacks it"
 	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"
 	@echo "make test-gpu  the kernels' tests on a GPU: needs nvcc and PyTorch, neither Bazel nor TensorFlow"
 	@echo "make clean   removes what was built; make distclean also .venv"
@@ -32,6 +34,9 @@ build: venv
 
 test: build
 	$(VENV)/pytest $(ARGS)
+
+test-machine: build
+	@$(VENV)/python tools/another_machine.py "$(MACHINE)"
 
 demo: build
 	$(VENV)/python examples/detect_faces.py $(ARGS)
@@ -54,6 +59,9 @@ wheel: build
 
 asan: venv
 	@tools/asan.sh
+
+avx512-model: venv
+	@tools/avx512_model.sh
 
 cuda: venv
 	@tools/cuda.sh

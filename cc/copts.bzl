@@ -16,27 +16,33 @@ _KERNEL = CORE + [
     "-fno-stack-protector",
 ]
 
+_AVX2 = [
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+]
+
+# AVX-512 as a model that runs on AVX2 (cc/cpu/avx512_model.h); --config=avx512_model asks for it.
+_MODEL = _KERNEL + _AVX2 + [
+    "-DDWSCONV_AVX512_MODEL",
+    "-Wno-psabi",
+]
+MODEL_COPTS = {
+    "avx512": _MODEL,
+    "avx512bf16": _MODEL + ["-DDWSCONV_AVX512BF16_MODEL"],
+}
+
 # A baseline of the architecture (x86-64: SSE2) unless the file's name says otherwise.
 ISA_COPTS = {
     "generic": _KERNEL,
-    "avx2": _KERNEL + [
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
-    ],
-    "avx512": _KERNEL + [
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
+    "avx2": _KERNEL + _AVX2,
+    "avx512": _KERNEL + _AVX2 + [
         "-mavx512f",
         "-mavx512bw",
         "-mavx512dq",
         "-mavx512vl",
     ],
-    "avx512bf16": _KERNEL + [
-        "-mavx2",
-        "-mfma",
-        "-mf16c",
+    "avx512bf16": _KERNEL + _AVX2 + [
         "-mavx512f",
         "-mavx512bw",
         "-mavx512dq",

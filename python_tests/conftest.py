@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# By itself TensorFlow turns oneDNN on where the CPU has certain instructions, and without it has no channels-first ops.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Set by `test_fallback.py`, which runs tests again: stock ops compute, layers and models run in graphs, and tests
 # that count calls of the fused op are skipped.
 FALLBACK = os.environ.get("DWSCONV_TEST_FALLBACK") == "1"
@@ -29,6 +31,7 @@ _PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if
 if not any((Path(path) / "tf_dwsconv").is_dir() for path in _PATHS):
     _PATHS.insert(0, str(ROOT))
     sys.path.insert(0, str(ROOT))
+PACKAGE = next(Path(path) / "tf_dwsconv" for path in _PATHS if (Path(path) / "tf_dwsconv").is_dir())
 
 import pytest  # noqa: E402
 
@@ -41,6 +44,12 @@ def pytest_configure(config):
         "dwsconv", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("dwsconv")
+
+
+def pytest_report_header() -> str:
+    """Says on which machine the tests believe to run, where that is not this one."""
+    machine = os.environ.get("DWSCONV_TEST_MACHINE")
+    return f"machine: {machine} (DWSCONV_TEST_MACHINE)" if machine else "machine: this one"
 
 
 def python_environment(**changes: str) -> dict:

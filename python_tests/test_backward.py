@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import numpy as np
 import pytest
@@ -94,20 +95,34 @@ def test_blocks_and_chunks(isa, sizes, monkeypatch):
     check_against_float64({**shape, "depthwise_activation": ("tanh", 0.2)}, "float32", 1e-4)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("letters", [(3, 20, 20, 150, 1, 70, 3, 3), (1, 50, 13, 24, 2, 40, 5, 3)])
-def test_same_bits_for_any_number_of_threads(isa, dtype, letters, monkeypatch):
-    assert tf_dwsconv.native.cpu_info()["cores"] >= 2 or tf.config.threading.get_intra_op_parallelism_threads() != 1
-    monkeypatch.setenv("DWSCONV_ISA", isa)
+def check_bits(isa, dtype, letters):
+    """Runs in a process that TensorFlow gives seven threads."""
+    os.environ["DWSCONV_ISA"] = isa
     shape = {**dict(zip("NHWCMKRS", letters)), "bias": True, "residual": True, "activation": ("relu", 0.2)}
     tensors, keywords = tensors_of(shape, dtype)
     weights = tf.random.stateless_normal(call(tensors, keywords).shape, [1, 2])
+    before = backward_calls()[isa]
     results = []
     for threads in ("1", "2", "2", "7"):
-        monkeypatch.setenv("DWSCONV_NUM_THREADS", threads)
+        os.environ["DWSCONV_NUM_THREADS"] = threads
         results.append([g.numpy().tobytes() for g in gradients(tensors, keywords, weights)])
-    assert all(result == results[0] for result in results)
+    assert all(result == results[0] for result in results), (isa, dtype, letters)
+    assert backward_calls()[isa] == before + 4
+
+
+_BITS = """
+import itertools
+from test_backward import ISAS, check_bits
+sizes = (3, 20, 20, 150, 1, 70, 3, 3), (1, 50, 13, 24, 2, 40, 5, 3)
+for case in itertools.product(ISAS, ("float32", "bfloat16"), sizes):
+    check_bits(*case)
+print("same")
+"""
+
+
+def test_same_bits_for_any_number_of_threads():
+    """Of each instruction set; more threads than this machine may have cores."""
+    assert "same" in check_python(_BITS, TF_NUM_INTRAOP_THREADS="7")
 
 
 _DETERMINISTIC = """
@@ -133,8 +148,9 @@ print(hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdige
 
 def test_training_is_reproducible_under_op_determinism():
     """Two processes, with one and two threads, end at the same weights."""
-    first = check_python(_DETERMINISTIC, DWSCONV_NUM_THREADS="1")
-    second = check_python(_DETERMINISTIC, DWSCONV_NUM_THREADS="2")
+    first, second = (
+        check_python(_DETERMINISTIC, DWSCONV_NUM_THREADS=threads, TF_NUM_INTRAOP_THREADS="2") for threads in "12"
+    )
     assert len(first.split()[-1]) == 64
     assert first.split()[-1] == second.split()[-1]
 

@@ -9,15 +9,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = ROOT / ".bazel" / "bin" / "cc" / "cpu" / "_objs"
 
-# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- tf, python.
+# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python.
 ARROWS = {
     "cc/core": {"cc/core"},
     "cc/plan": {"cc/core", "cc/plan"},
     "cc/ref": {"cc/core", "cc/ref"},
     "cc/cpu": {"cc/core", "cc/plan", "cc/ref", "cc/cpu"},
+    "cc/lab": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cc/lab"},
     "cuda": {"cc/core", "cc/plan", "cuda"},
     "cc/tf": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cuda", "cc/tf"},
-    "cc/python": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cc/python"},
+    "cc/python": {"cc/core", "cc/plan", "cc/cpu", "cc/lab", "cc/python"},
 }
 
 # What is not ours, and the only files that may include it.
@@ -25,7 +26,7 @@ FENCED = {
     r"(tensorflow|Eigen|absl|tsl|xla|unsupported|google|third_party)/": r"cc/tf/",
     r"(pybind11/|Python\.h)": r"cc/python/",
     r"(cuda|cublas|cudnn|cute/|cutlass/|cub/|thrust/)": r"(cuda/|cc/tf/[a-z_]*gpu[a-z_]*\.)",
-    r"omp\.h": r"cc/core/parallel\.cc$",
+    r"omp\.h": r"cc/lab/openmp\.cc$",
     r"[a-z]*intrin\.h|arm_neon\.h": r"cc/cpu/([a-z_]+_(avx2|avx512|avx512bf16|neon)|step_bf16)\.(h|cc)$",
 }
 
@@ -46,6 +47,8 @@ def broken_rules(path: str, text: str) -> "list[str]":
     if room is None:
         return [f"{path} is in no room"]
     wrong = []
+    if room == "cc/python" and "cc/lab/" in text and path != "cc/python/lab.cc":
+        wrong.append(f"{path} names cc/lab, which only cc/python/lab.cc may: users' libraries do without it")
     for quote, included in INCLUDE.findall(text):
         target = next((name for name in ARROWS if included.startswith(name + "/")), None)
         if target is not None:
@@ -60,13 +63,13 @@ def broken_rules(path: str, text: str) -> "list[str]":
         else:
             if quote == '"':
                 wrong.append(f'{path} includes "{included}": our files are named from the root, others in <>')
-    if OPENMP.search(text) and path != "cc/core/parallel.cc":
-        wrong.append(f"{path} has an OpenMP pragma, which only cc/core/parallel.cc may")
+    if OPENMP.search(text) and path != "cc/lab/openmp.cc":
+        wrong.append(f"{path} has an OpenMP pragma, which only cc/lab/openmp.cc may")
     return wrong
 
 
 def test_includes_follow_the_arrows():
-    """core <- plan, ref <- cpu, cuda <- tf, python; TensorFlow, pybind11, CUDA and OpenMP where they belong."""
+    """core <- plan, ref <- cpu, cuda <- lab, tf, python; TensorFlow, pybind11, CUDA and OpenMP where they belong."""
     files = sources()
     assert len(files) > 10
     assert [wrong for path, text in files.items() for wrong in broken_rules(path, text)] == []
@@ -88,6 +91,8 @@ def test_includes_follow_the_arrows():
         ("cc/cpu/a.cc", "#include <omp.h>"),
         ("cc/cpu/a.cc", "int a;\n  #pragma omp parallel for"),
         ("cc/cpu/a.cc", '#include "forward.h"'),
+        ("cc/cpu/a.cc", '#include "cc/lab/ladder.h"'),
+        ("cc/python/native.cc", '#include "cc/lab/ladder.h"'),
         ("cuda/a.cu", '#include "cc/cpu/forward.h"'),
         ("cc/extra/a.cc", ""),
     ],
@@ -128,12 +133,14 @@ def dynamic(path: Path, tag: str) -> "list[str]":
     return re.findall(rf"\({tag}\).*\[(.*)\]", out)
 
 
-@pytest.mark.parametrize("name", ["_native.so", "_dwsconv_ops.so"])
+@pytest.mark.parametrize("name", ["_native.so", "_lab.so", "_dwsconv_ops.so"])
 def test_libraries_stand_alone(name):
     """No run path of the machine that built them, and nothing needed that their users lack."""
     library = ROOT / "tf_dwsconv" / name
     assert dynamic(library, "RUNPATH") + dynamic(library, "RPATH") == []
-    runtime = {"libstdc++.so.6", "libm.so.6", "libgomp.so.1", "libgcc_s.so.1", "libc.so.6"}
+    runtime = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6"}
+    if name == "_lab.so":
+        runtime.add("libgomp.so.1")  # which no slim image has: so nothing that users need is in there
     loader = {n for n in dynamic(library, "NEEDED") if n.startswith("ld-linux")}
     tensorflow = {"libtensorflow_framework.so.2"} if name == "_dwsconv_ops.so" else set()
     needed = set(dynamic(library, "NEEDED")) - loader
@@ -142,11 +149,10 @@ def test_libraries_stand_alone(name):
 
 
 def test_libraries_hide_the_core():
-    """Both hold a copy of the core and may be in one process: neither lets its C++ names be seen."""
-    native = [
-        name for kind, name in symbols(ROOT / "tf_dwsconv" / "_native.so", "-D", "--defined-only", "--extern-only")
-    ]
-    assert native == ["PyInit__native"]
+    """All hold a copy of the core and may be in one process: none lets its C++ names be seen."""
+    for module in ("_native", "_lab"):
+        visible = symbols(ROOT / "tf_dwsconv" / f"{module}.so", "-D", "--defined-only", "--extern-only")
+        assert [name for _, name in visible] == [f"PyInit_{module}"]
     ops = symbols(ROOT / "tf_dwsconv" / "_dwsconv_ops.so", "-D", "--defined-only", "--extern-only")
     assert [name for kind, name in ops if "dwsconv::" in name] == []
 

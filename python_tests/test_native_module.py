@@ -109,6 +109,32 @@ assert "tensorflow" not in sys.modules
     )
 
 
+def test_without_openmp_only_the_ladder_and_the_simulation_are_missing():
+    """As in a slim image, where libgomp.so.1 is not there to load _lab with."""
+    check_python(
+        """
+import sys
+sys.modules["tf_dwsconv._lab"] = None
+import numpy
+from tf_dwsconv import native
+x, d, p = numpy.ones((1, 4, 4, 2), "f"), numpy.ones((3, 3, 2, 1), "f"), numpy.ones((1, 1, 2, 5), "f")
+for variant in ("auto", "fused", "reference"):
+    assert native.depthwise_sep_conv2d(x, d, p, variant=variant)[0, 1, 1, 0] == 18
+for call in (
+    lambda: native.depthwise_sep_conv2d(x, d, p, variant="simd"),
+    lambda: native.Layer(d, p, variant="openmp"),
+    lambda: native.traffic(x.shape, d.shape, p.shape),
+):
+    try:
+        call()
+    except ImportError as error:
+        assert "_lab" in str(error) and "libgomp1" in str(error), error
+    else:
+        raise AssertionError("no error")
+"""
+    )
+
+
 def test_without_the_compiled_module_the_error_says_what_to_do():
     check_python(
         """

@@ -6,9 +6,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT, check_python, run_python
-
-PACKAGE = ROOT / "tf_dwsconv"
+from conftest import PACKAGE, check_python, run_python
 
 USE = """
 import warnings

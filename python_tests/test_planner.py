@@ -3,8 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machines import ALL_ISAS, MACHINES, planned
+from network_layers import shapes_of
 
 from tf_dwsconv import native
+from tf_dwsconv.analysis import Problem
 
 SCRATCH_LIMIT = 2 << 20  # bytes a thread
 
@@ -58,20 +61,38 @@ def test_small_problems_take_one_thread():
     assert plan(1, 7, 7, 32, 32, threads=16)["threads"] == 1
 
 
+@pytest.mark.parametrize("isa", ALL_ISAS)
 @pytest.mark.parametrize(
     "shape",
     [(1, 112, 112, 32, 64), (1, 56, 56, 128, 128), (1, 28, 28, 256, 256), (1, 14, 14, 512, 512), (1, 7, 7, 1024, 1024)],
 )
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])
-def test_batch_one_keeps_all_threads_busy(shape, threads):
-    result = plan(*shape, threads=threads)
-    assert result["threads"] == threads
-    # No thread waits for long: the rounds that the tasks take are nearly full.
-    rounds = -(-result["tasks"] // threads)
-    assert result["tasks"] / (rounds * threads) >= 0.75, result
+def test_batch_one_keeps_all_threads_busy(shape, threads, isa):
+    """No thread waits for long: the rounds that the tasks take are nearly full, of all the threads there are."""
+    for machine in MACHINES:
+        result = planned(Problem(*shape), machine.caches, threads, isa)
+        rounds = -(-result["tasks"] // threads)
+        assert result["threads"] == min(threads, result["tasks"])
+        assert result["tasks"] / (rounds * threads) >= 0.75, (str(machine), result)
 
 
-def test_output_that_no_cache_holds_is_written_around_the_caches():
-    beyond = native.cpu_info()["l3_bytes"] or 32 << 20
-    assert plan(1 + beyond // (64 * 64 * 64 * 4), 64, 64, 16, 64)["stream"]
-    assert not plan(1, 64, 64, 16, 64)["stream"]
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_output_that_no_cache_holds_is_written_around_the_caches(machine):
+    """Where X and Y take more than half of L3."""
+    one = Problem(N=1, H=64, W=64, C=16, K=64)
+    images = machine.caches[2] // 2 // (4 * (one.sizes["X"] + one.sizes["Y"]))
+    kept, streamed = (
+        planned(Problem(N=n, H=64, W=64, C=16, K=64), machine.caches, 2, machine.isa) for n in (images, images + 1)
+    )
+    assert (kept["stream"], streamed["stream"]) == (False, True)
+
+
+def test_this_machine_is_planned_for():
+    """What the planner knows of it is what `cpu_info` tells."""
+    info = native.cpu_info()
+    caches = [info[f"{level}_bytes"] for level in ("l1d", "l2", "l3")]
+    problem = Problem(N=8, H=14, W=14, C=480, K=112, R=5, S=5)
+    given = planned(problem, caches, 2, info["isa"])
+    told = native.plan(*shapes_of(problem), num_threads=2, variant="fused")
+    assert {name: told[name] for name in given if name in told} == {name: given[name] for name in given if name in told}
+    assert told["block_pixels"] > 0

@@ -126,7 +126,7 @@ def test_contents(wheel):
         info = json.loads(packed.read("tf_dwsconv/_build_info.json"))
     modules = {f"tf_dwsconv/{p.relative_to(ROOT / 'tf_dwsconv')}" for p in (ROOT / "tf_dwsconv").rglob("*.py")}
     shipped = {name for name in names if ".dist-info/" not in name}
-    assert shipped == modules | {f"tf_dwsconv/{n}" for n in ("_dwsconv_ops.so", "_native.so", "_build_info.json")}
+    assert shipped == modules | {f"tf_dwsconv/{n}" for n in ("_dwsconv_ops.so", "_native.so", "_lab.so", "_build_info.json")}
     assert any(name.endswith("LICENSE") for name in names)
     assert set(info) == {"tensorflow", "compiler", "cuda", "isas", "abi"}
     assert info["tensorflow"].count(".") == 2

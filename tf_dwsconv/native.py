@@ -100,6 +100,7 @@ def depthwise_sep_conv2d(
         ValueError: an argument of a wrong shape or value; a window larger than the padded x; an `isa` that this CPU
             does not have.
         MemoryError: no memory for the result or for working buffers.
+        ImportError: a step of the ladder, where OpenMP's runtime is missing.
 
     Source: the depthwise and pointwise halves are `tf.nn.separable_conv2d`'s; Chollet, "Xception" (CVPR 2017).
     """
@@ -177,8 +178,8 @@ def plan(
         output_shape; flops (a multiply-add counts two); isa; block_pixels and block_channels, the output pixels and
         channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; stream, whether the
         output is written around the caches; tuned, whether `tf_dwsconv.tune` found it; modelled_bytes, what the
-        planner's model says is moved between the cores' L2 caches and what lies behind them. Blocks, tasks and bytes
-        are 0 for an empty output.
+        planner's model says is moved between the cores' L2 caches and what lies behind them, with the lines of the
+        output that are fetched to be stored into. Blocks, tasks and bytes are 0 for an empty output.
 
     Raises:
         TypeError, ValueError: as in `depthwise_sep_conv2d`.
@@ -228,6 +229,7 @@ def traffic(
         TypeError, ValueError: as in `depthwise_sep_conv2d`; a cache of less than a line for each of its ways; an empty
             output.
         MemoryError: no memory for the filters or for the simulated caches.
+        ImportError: OpenMP's runtime, which the library of the simulation needs, is missing.
     """
     options = _options(strides, padding, dilations, "NHWC", None, None, isa=isa, variant="fused")
     shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
@@ -239,7 +241,7 @@ def traffic(
         if size != 0 and not 64 * ways <= size <= 2**34:
             raise ValueError(f"`{name}` must be 0 (this CPU's) or from {64 * ways} to 2**34; given {size}.")
         sizes.append(size)
-    return _native.traffic(*shapes, _word(dtype), options, plan, sizes)
+    return _lab().traffic(*shapes, _word(dtype), options, plan, sizes)
 
 
 def cpu_info() -> dict[str, Any]:
@@ -271,6 +273,19 @@ def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
     return _make_options(*arguments, isa, variant)
 
 
+@functools.cache
+def _lab() -> Any:
+    """The module of what is measured alone: the ladder's steps and the simulated caches."""
+    try:
+        from tf_dwsconv import _lab
+    except ImportError as error:
+        raise ImportError(
+            f"tf_dwsconv._lab, which has the steps of the ladder and the simulated caches, cannot be loaded ({error}). "
+            "It needs OpenMP's runtime: on Debian, apt-get install libgomp1."
+        ) from error
+    return _lab
+
+
 def _is_plain(value: Any) -> bool:
     kind = type(value)
     return kind is int or kind is str or value is None or (kind is tuple and all(map(_is_plain, value)))
@@ -289,6 +304,8 @@ def _make_options(
     for name, value in (("isa", isa), ("variant", variant)):
         if not isinstance(value, str) and not (name == "isa" and value is None):
             raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
+    if variant in LADDER and variant != "fused":
+        _native.use_ladder(_lab().ladder)
     between = activations.require(depthwise_activation, "depthwise_activation")
     after = activations.require(activation, "activation")
     attributes = _arguments.normalise(

@@ -5,17 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 
-tools/build.sh asan
-
-# A package of links to the Python files, with the sanitized libraries in place of the others.
+tools/other_build.sh asan
 package=build/asan/tf_dwsconv
-find "$package" -type l -delete
-for file in tf_dwsconv/*; do
-  case $file in
-    *.so | *_build_info.json | *__pycache__) ;;
-    *) ln -s "$root/$file" "$package/" ;;
-  esac
-done
 for library in "$package"/*.so; do
   if [[ $(nm -D "$library") != *__asan_init* ]]; then
     echo "error: $library was built without AddressSanitizer" >&2

@@ -1,6 +1,6 @@
 #!/bin/bash
-# tools/build.sh [asan|cuda]: builds both libraries with Bazel and copies them, where they changed, into tf_dwsconv/ (asan:
-# build/asan/tf_dwsconv/), next to a record of what they were built with and for.
+# tools/build.sh [asan|avx512_model|cuda]: builds the libraries with Bazel and copies them, where they changed, into
+# tf_dwsconv/ (asan: build/asan/tf_dwsconv/, likewise avx512_model), next to a record of what they were built with and for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,16 +25,16 @@ export DWSCONV_STAMP
 flags=()
 bin=.bazel/bin
 package=tf_dwsconv
-if [[ ${1:-} == asan ]]; then
-  flags+=(--config=asan)
-  bin=.bazel/asan-bin
-  package=build/asan/tf_dwsconv
+if [[ ${1:-} == asan || ${1:-} == avx512_model ]]; then
+  flags+=(--config="$1")
+  bin=.bazel/$1-bin
+  package=build/$1/tf_dwsconv
 fi
 if [[ ${1:-} == cuda ]]; then flags+=(--define=cuda=1); fi
-"$bazel" build "${flags[@]}" //:_native.so //:_dwsconv_ops.so
+"$bazel" build "${flags[@]}" //:_native.so //:_lab.so //:_dwsconv_ops.so
 
 mkdir -p "$package"
-for library in _native.so _dwsconv_ops.so; do
+for library in _native.so _lab.so _dwsconv_ops.so; do
   if ! cmp -s "$bin/$library" "$package/$library"; then
     # A process that has the old file mapped keeps it: the new one gets a name of its own until it is whole.
     install -m 755 "$bin/$library" "$package/$library.new"

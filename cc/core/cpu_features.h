@@ -21,13 +21,14 @@ struct CpuFeatures {
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,
 // such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0".
 const CpuFeatures& GetCpuFeatures();
+std::string CpuFeaturesError();    // "" or what is wrong with DWSCONV_TEST_MACHINE, of which nothing is used then
 bool IsaSupported(Isa isa);        // by this CPU
 std::vector<Isa> SupportedIsas();  // least first
 const char* IsaName(Isa isa);      // "generic", "avx2", "avx512"
 bool ParseIsa(const std::string& word, Isa* isa);
 
 // The path to use: DWSCONV_ISA if set (read on every call, so that tests can switch), else the best. Returns "" or what
-// is wrong with DWSCONV_ISA (an unknown word, or a path this CPU lacks).
+// is wrong with DWSCONV_ISA (an unknown word, or a path this CPU lacks) or with DWSCONV_TEST_MACHINE.
 std::string ChooseIsa(Isa* isa);
 
 }  // namespace dwsconv

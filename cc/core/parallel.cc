@@ -1,7 +1,5 @@
 #include "cc/core/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
@@ -16,9 +14,8 @@
 namespace dwsconv {
 namespace {
 
-// Hands out tasks: a run of consecutive ones to each worker, and to who has done his, half of what another has left. A
-// counter of our own instead of OpenMP's schedules: when there come fewer workers than asked for (limits, a busy pool,
-// taken cores), the same code still runs every task.
+// Hands out tasks: a run of consecutive ones to each worker, and to who has done his, half of what another has left.
+// When there come fewer workers than asked for (limits, a busy pool, taken cores), the same code still runs every task.
 class Dealer {
  public:
   Dealer(int threads, int64_t tasks)
@@ -98,18 +95,6 @@ class Dealer {
   std::fenv_t floats_;
 };
 
-// Its address stands for OpenMP.
-class OpenMpPool : public ThreadPool {
- public:
-  void Schedule(std::function<void()> work) override { work(); }
-};
-
-void RunOnOpenMp(int threads, int64_t tasks, const AheadBody& body) {
-  Dealer dealer(threads, tasks);
-#pragma omp parallel num_threads(threads)
-  dealer.Work(body, omp_get_thread_num());
-}
-
 // What the caller and its helpers on a pool share. A helper that the pool starts only after all the work is gone must
 // find it still there, and leave; so it is owned by whoever is last.
 struct Shared {
@@ -138,22 +123,13 @@ void RunOnPool(ThreadPool* pool, int threads, int64_t tasks, const AheadBody& bo
 
 }  // namespace
 
-ThreadPool* OpenMpThreads() {
-  static OpenMpPool pool;
-  return &pool;
-}
-
 void ParallelForAhead(const Workers& workers, int64_t tasks, const AheadBody& body) {
   if (tasks <= 0) return;
   const int threads = static_cast<int>(std::min<int64_t>(workers.threads, tasks));
   if (threads <= 1) {
     for (int64_t task = 0; task < tasks; ++task) body(task, task + 1 < tasks ? task + 1 : -1, 0);
-  } else if (workers.pool == nullptr) {
-    RunOnPool(OwnThreads(threads - 1), threads, tasks, body);
-  } else if (workers.pool == OpenMpThreads()) {
-    RunOnOpenMp(threads, tasks, body);
   } else {
-    RunOnPool(workers.pool, threads, tasks, body);
+    RunOnPool(workers.pool != nullptr ? workers.pool : OwnThreads(threads - 1), threads, tasks, body);
   }
 }
 

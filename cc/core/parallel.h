@@ -16,10 +16,6 @@ class ThreadPool {
   virtual void Schedule(std::function<void()> work) = 0;
 };
 
-// Stands for OpenMP's threads, which spin for milliseconds after their work and all have to come before any leaves: the
-// ladder's step of that name, and for comparison.
-ThreadPool* OpenMpThreads();
-
 // Who may work: the caller and up to threads - 1 more, of `pool`, or this library's own threads where it is null.
 struct Workers {
   Workers(int threads, ThreadPool* pool = nullptr) : threads(threads), pool(pool) {}  // NOLINT: a count will do

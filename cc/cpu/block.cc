@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <numeric>
 #include <utility>
@@ -19,6 +21,13 @@ namespace dwsconv {
 namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The ways of ExpandWay, and their words.
+enum class Way : int { kImages, kPieces, kChannels, kShares, kStrips, kKept };
+constexpr const char* kWays[] = {"images", "pieces", "channels", "shares", "strips", "kept"};
+std::atomic<int64_t> ways[std::size(kWays)];
+
+void Count(Way way) { ways[static_cast<int>(way)].fetch_add(1, std::memory_order_relaxed); }
 
 // The leading 1x1 convolution as a problem of its own, from X to A.
 Problem LeadProblem(const Block& block) {
@@ -101,6 +110,7 @@ class ExpandRun {
       w.z = plan_.by_channels ? all.data() : w.x + x_bytes();
     }
     if (plan_.by_channels) {
+      Count(Way::kChannels);
       ParallelFor(workers, p_.N * pieces_, [&](int64_t task, int worker) {
         Worker& w = states[static_cast<size_t>(worker)];
         const int64_t n = task / pieces_;
@@ -109,6 +119,7 @@ class ExpandRun {
       Finish(workers, all.data());
       return "";
     }
+    Count(strips_ > 1 ? Way::kStrips : pieces_ > 1 ? Way::kPieces : Way::kImages);
     ParallelForAhead(workers, p_.N * strips_, [&](int64_t task, int64_t next, int worker) {
       Strip(task, next, &states[static_cast<size_t>(worker)]);
     });
@@ -218,6 +229,7 @@ class ExpandRun {
     int64_t have = begin;  // rows of A up to here are there
     if (pieces_ == 1) {
       if (w->n == n && w->begin <= begin && begin < w->end) {
+        Count(Way::kKept);
         have = std::min(w->end, end);
         std::memmove(w->a, w->a + (begin - w->begin) * a_row, static_cast<size_t>((have - begin) * a_row));
       }
@@ -287,6 +299,7 @@ class ExpandRun {
     const int64_t tile = kernels_.tile_pixels, groups = CeilDiv(pixels_, tile), panel = kernels_.tile_channels;
     const int64_t wanted = whole ? 1 : CeilDiv(4 * plan_.threads, p_.N * groups);
     const int64_t step = std::min(p_.K, CeilDiv(CeilDiv(p_.K, panel), wanted) * panel), shares = CeilDiv(p_.K, step);
+    if (shares > 1) Count(Way::kShares);
     ParallelFor(workers, p_.N * groups * shares, [&](int64_t task, int) {
       const int64_t share = task % shares, g = task / shares % groups, n = task / shares / groups;
       const int64_t first = g * pixels_ / groups, pixels = (g + 1) * pixels_ / groups - first;
@@ -389,6 +402,13 @@ int64_t PixelsTogether(const Block& block) {
                       !block.has_scale && p.R == 1 && p.S == 1 && p.M == 1;
   const bool same_pixels = p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
   return scales && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
+}
+
+int64_t ExpandWay(const std::string& way) {
+  for (size_t i = 0; i < std::size(kWays); ++i) {
+    if (way == kWays[i]) return ways[i].load(std::memory_order_relaxed);
+  }
+  return -1;
 }
 
 int64_t PackedBlock::bytes() const { return main_->bytes() + (lead_ ? lead_->bytes() : 0); }

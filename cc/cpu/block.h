@@ -37,6 +37,12 @@ PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffer
 std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
                          const ForwardOptions& options);
 
+// How often this process went a way of cutting a block that a 1x1 convolution leads, for tests; -1 for a word that is
+// none. Of calls: "images", whole ones, all channels at a time; "pieces", whole ones, channels piece by piece;
+// "channels", pieces of channels as tasks; "shares", those whose output channels were shared out, too; "strips", of
+// rows. Of strips: "kept", those that found rows of A kept from the strip before.
+int64_t ExpandWay(const std::string& way);
+
 }  // namespace dwsconv
 
 #endif  // DWSCONV_CPU_BLOCK_H_

@@ -4,7 +4,6 @@
 #include <atomic>
 
 #include "cc/core/parallel.h"
-#include "cc/cpu/forward_ladder.h"
 #include "cc/cpu/fused.h"
 #include "cc/cpu/packed_filters.h"
 #include "cc/plan/plan_cache.h"
@@ -18,7 +17,7 @@ std::atomic<int64_t> forward_calls[3];
 // `packed` may be null for variants that read plain filters.
 std::string ForwardChannelsLast(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
                                 const ForwardOptions& options) {
-  if (IsLadderStep(options.variant)) return ForwardLadderStep(problem, buffers, packed, options);
+  if (IsLadderStep(options.variant)) return options.ladder(problem, buffers, packed, options);
   return RunFused(problem, buffers, *packed, Stages(), options);
 }
 

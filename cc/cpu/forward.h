@@ -31,13 +31,18 @@ PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffe
 // Whether filters packed for one problem serve another: same R, S, C, M, K, dtype, biases and ISA.
 bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);
 
+struct ForwardOptions;
+using ForwardFunction = std::string (*)(const Problem& problem, const ForwardBuffers& buffers,
+                                        const PackedFilters* packed, const ForwardOptions& options);
+
 struct ForwardOptions {
   Isa isa = Isa::kGeneric;     // from ChooseIsa
   int num_threads = 1;         // at most this many; from ResolveThreads
   ThreadPool* pool = nullptr;  // whose threads; null: this library's own
   Variant variant = Variant::kAuto;
   const PlanChoice* choice =
-      nullptr;  // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
+      nullptr;                       // in the place of the planner's, one that CheckPlanChoice finds nothing wrong with
+  ForwardFunction ladder = nullptr;  // cc/lab's, where IsLadderStep(variant)
 };
 
 // Computes the layer. `packed` may be null: then the filters are packed for this call. Returns "" or what went wrong

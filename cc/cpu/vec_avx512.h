@@ -15,6 +15,9 @@
 
 #include "cc/core/half.h"
 #include "cc/cpu/sizes_avx512.h"
+#ifdef DWSCONV_AVX512_MODEL
+#include "cc/cpu/avx512_model.h"
+#endif
 
 namespace dwsconv {
 namespace {
@@ -48,7 +51,11 @@ inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n)
 
 // The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.
 inline Vec Opaque(Vec v) {
+#ifdef DWSCONV_AVX512_MODEL
+  asm("" : "+m"(v));
+#else
   asm("" : "+v"(v));
+#endif
   return v;
 }
 
@@ -68,7 +75,7 @@ inline Vec LoadN(const BFloat16* p, int64_t n) {
 inline Vec LoadN(const Float16* p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p)); }
 
 // Round to nearest even; NaN stays NaN. With AVX512_BF16 one instruction (which flushes subnormals to zero).
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) || defined(DWSCONV_AVX512BF16_MODEL)
 inline __m256i ToBFloat16(Vec v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 #else
 inline __m256i ToBFloat16(Vec v) {

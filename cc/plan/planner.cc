@@ -85,7 +85,10 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   const double far_bytes = x_bytes + y_bytes + share_bytes * loads;
   Cost cost;
   // A block's halo was the block before's. It is still in L2, unless a filter that does not stay has come by meanwhile.
-  cost.bytes = far_bytes + item * cm * static_cast<double>(p.R * p.S) + (stays ? 0 : halo_bytes);
+  // A line of Y is fetched before it is stored into, unless it goes around the caches. Blocks do not change that, so
+  // the search leaves it out.
+  const double fetched_bytes = plan.stream ? 0 : y_bytes;
+  cost.bytes = far_bytes + item * cm * static_cast<double>(p.R * p.S) + (stays ? 0 : halo_bytes) + fetched_bytes;
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);

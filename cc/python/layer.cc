@@ -1,5 +1,6 @@
 #include "cc/python/layer.h"
 
+#include <atomic>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -11,7 +12,8 @@ namespace dwsconv {
 namespace py = pybind11;
 namespace {
 
-// More threads than any machine has cores only cost memory, and libgomp ends the process where it cannot start one.
+// More threads than any machine has cores only cost memory, and OpenMP's runtime ends the process where it cannot start
+// one.
 constexpr long kMostThreads = 1024;
 
 [[noreturn]] void ThrowOutOfMemory(const std::string& message) {
@@ -33,17 +35,25 @@ DenseArray PrivateCopy(const DenseArray& from) {
   return copy;
 }
 
+std::atomic<ForwardFunction> the_ladder{nullptr};
+
 }  // namespace
+
+void UseLadder(ForwardFunction ladder) { the_ladder = ladder; }
 
 ForwardOptions ToForwardOptions(const LayerOptions& options) {
   ForwardOptions forward;
   if (!ParseVariant(options.variant, &forward.variant)) {
     throw py::value_error("variant must be one of " + VariantWords() + ", but is \"" + options.variant + "\"");
   }
-  if (!options.isa) {
-    const std::string error = ChooseIsa(&forward.isa);
-    if (!error.empty()) throw py::value_error(error);
-  } else if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
+  forward.ladder = the_ladder;
+  if (IsLadderStep(forward.variant) && forward.ladder == nullptr) {
+    throw py::value_error("variant \"" + options.variant + "\" needs tf_dwsconv._lab, which is not loaded");
+  }
+  const std::string error = options.isa ? CpuFeaturesError() : ChooseIsa(&forward.isa);
+  if (!error.empty()) throw py::value_error(error);
+  if (!options.isa) return forward;
+  if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
     throw py::value_error("isa must be None or one that this CPU has (" + Join(SupportedIsas()) + "), but is \"" +
                           *options.isa + "\"");
   }

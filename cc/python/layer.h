@@ -20,6 +20,14 @@ struct LayerOptions {
   std::string variant = "auto";
 };
 
+// What the module _lab hands over to this one: both come out of one build.
+struct LadderCapsule {
+  ForwardFunction run;
+};
+
+// The function that computes the steps of the ladder, once the module _lab is there.
+void UseLadder(ForwardFunction ladder);
+
 // From words to what Forward takes, without the number of threads. ValueError for what is not allowed.
 ForwardOptions ToForwardOptions(const LayerOptions& options);
 

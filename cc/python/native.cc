@@ -3,25 +3,21 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cc/core/cpu_features.h"
-#include "cc/core/make_problem.h"
 #include "cc/cpu/forward.h"
-#include "cc/cpu/traffic.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
+#include "cc/python/question.h"
 
 namespace dwsconv {
 namespace py = pybind11;
 namespace {
-
-using Sizes = std::vector<int64_t>;
 
 LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Sizes explicit_paddings,
                          std::string data_format, std::string depthwise_activation, float depthwise_alpha,
@@ -39,37 +35,6 @@ LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Si
   options.isa = std::move(isa);
   options.variant = std::move(variant);
   return options;
-}
-
-DType ParseDType(const std::string& word) {
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-    if (word == DTypeName(dtype)) return dtype;
-  }
-  throw py::type_error("dtype must be float32, float16 or bfloat16, but is " + word);
-}
-
-// What is asked about a layer that is not there: its shapes and options.
-struct Question {
-  Problem problem;
-  ForwardOptions forward;
-  bool empty = false;  // no output, so no plan
-};
-
-Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
-             const LayerOptions& options, const py::object& num_threads) {
-  Request request = options.attributes;
-  request.input_name = "x";
-  request.input = x;
-  request.depthwise_filter = depthwise_filter;
-  request.pointwise_filter = pointwise_filter;
-  request.dtype = ParseDType(dtype);
-  Question question;
-  const std::string error = MakeProblem(request, &question.problem);
-  if (!error.empty()) throw py::value_error(error);
-  question.forward = ToForwardOptions(options);
-  question.forward.num_threads = ToThreads(num_threads);
-  question.empty = question.problem.N == 0 || question.problem.output_pixels() == 0;
-  return question;
 }
 
 py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
@@ -92,15 +57,18 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   return result;
 }
 
-// What the planner would do on a machine with another L2: for tests and for what docs/analysis.md says of it.
-py::dict PlanForL2(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                   const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
-                   int64_t l2_bytes) {
-  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+// What the planner would do on a machine with other caches and by the kernels of any instruction set, for it computes
+// nothing: for tests and for what docs/analysis.md says of it.
+py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
+                        const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
+                        const CacheBytes& caches, const std::string& isa) {
+  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
   if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
-  if (l2_bytes < 1) throw py::value_error("l2_bytes must be at least 1, but is " + std::to_string(l2_bytes));
-  Machine machine = ForwardMachine(question.problem, question.forward);
-  machine.l2_bytes = l2_bytes;
+  if (!ParseIsa(isa, &question.forward.isa)) throw py::value_error("isa must be a word, but is \"" + isa + "\"");
+  for (int64_t bytes : caches) {
+    if (bytes < 0) throw py::value_error("caches must not be negative, but one is " + std::to_string(bytes));
+  }
+  const Machine machine = MachineWith(question, caches);
   const Plan plan = MakePlan(question.problem, machine);
   py::dict result;
   result["block_pixels"] = plan.block_pixels;
@@ -114,66 +82,6 @@ py::dict PlanForL2(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
   result["tile_pixels"] = machine.tile_pixels;
   result["tile_channels"] = machine.tile_channels;
   result["modelled_bytes"] = ModelledBytes(question.problem, machine, plan);
-  return result;
-}
-
-py::dict ToDict(const Moved& moved) {
-  const char* const names[kRegions] = {"x", "filters", "y", "z"};
-  py::dict read, written, result;
-  for (size_t i = 0; i < kRegions; ++i) {
-    read[names[i]] = moved.read[i];
-    written[names[i]] = moved.written[i];
-  }
-  result["read"] = read;
-  result["written"] = written;
-  return result;
-}
-
-// A layer simulated on one thread by a plan, or by the planner's where that is None, on this machine or one with other
-// caches (0: this one's).
-py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                   const std::string& dtype, const LayerOptions& options, const py::object& plan,
-                   const std::array<int64_t, 3>& cache_bytes) {
-  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, py::int_(1));
-  if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
-  // Nobody can stop it once it runs.
-  constexpr double kMostFlops = 2e12;
-  const double flops = static_cast<double>(Flops(question.problem));
-  if (flops > kMostFlops) {
-    throw py::value_error("x_shape and the filters make " + std::to_string(flops) +
-                          " FLOPs, too many to simulate: at most 2e12");
-  }
-  Machine machine = ForwardMachine(question.problem, question.forward);
-  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
-  for (size_t i = 0; i < cache_bytes.size(); ++i) {
-    if (cache_bytes[i] != 0) *levels[i] = cache_bytes[i];
-  }
-  Plan chosen = MakePlan(question.problem, machine);
-  if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
-    const std::string wrong = ApplyPlanChoice(question.problem, machine, *given, &chosen);
-    if (!wrong.empty()) throw py::value_error("plan: " + wrong);
-  }
-  const PlanChoice choice{chosen.block_pixels, chosen.block_channels, chosen.threads, chosen.stream};
-  question.forward.choice = &choice;
-  Traffic traffic;
-  std::string wrong;
-  {
-    py::gil_scoped_release release;
-    wrong = SimulateTraffic(question.problem, question.forward, CachesOf(machine), &traffic);
-  }
-  if (!wrong.empty()) {
-    PyErr_SetString(PyExc_MemoryError, wrong.c_str());
-    throw py::error_already_set();
-  }
-  py::dict result;
-  result["isa"] = IsaName(question.forward.isa);
-  result["block_pixels"] = chosen.block_pixels;
-  result["block_channels"] = chosen.block_channels;
-  result["threads"] = chosen.threads;
-  result["stream"] = chosen.stream;
-  result["modelled_bytes"] = ModelledBytes(question.problem, machine, chosen);
-  result["beyond_l2"] = ToDict(traffic.beyond_l2);
-  result["memory"] = ToDict(traffic.memory);
   return result;
 }
 
@@ -247,8 +155,8 @@ PYBIND11_MODULE(_native, m) {
           return layer.Call(x, out, residual, num_threads, plan);
         });
   m.def("plan", &PlanOf);
-  m.def("plan_for_l2", &PlanForL2);
-  m.def("traffic", &TrafficOf);
+  m.def("plan_for_machine", &PlanForMachine);
+  m.def("use_ladder", [](const py::capsule& ladder) { UseLadder(ladder.get_pointer<LadderCapsule>()->run); });
   m.def("tuning", &TuningOf);
   m.def("reload_tuned_plans", [] { return ReloadTunedPlans(/*warn=*/true); });
   m.attr("TUNED_PLANS_HEADER") = kTunedPlansHeader;

@@ -67,3 +67,11 @@ REGISTER_CPU(Eigen::half);
 
 }  // namespace
 }  // namespace dwsconv
+
+// What ran in this process, for tests, as in dws_conv_kernel.cc.
+extern "C" {
+
+// How often a way of cutting an expanded block was gone (cc/cpu/block.h), or -1 for a word that is none.
+int64_t dwsconv_block_ways(const char* way) { return way == nullptr ? -1 : dwsconv::ExpandWay(way); }
+
+}  // extern "C"

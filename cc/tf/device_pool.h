@@ -25,14 +25,13 @@ class DevicePool : public ThreadPool {
 
   void Schedule(std::function<void()> work) override { threads_.workers->Schedule(std::move(work)); }
 
-  // No more than TensorFlow gives an op, nor than the user asks of us: OpenMP knows nothing of intra_op_parallelism.
+  // No more than TensorFlow gives an op, nor than the user asks of us.
   int threads() const { return std::max(1, std::min(threads_.num_threads, ResolveThreads(0))); }
 
-  // TensorFlow's or OpenMP's threads instead where DWSCONV_POOL asks for them: for measurements (docs/tuning.md).
+  // TensorFlow's threads instead where DWSCONV_POOL=tensorflow asks for them: for measurements (docs/tuning.md).
   ThreadPool* get() {
     const char* word = std::getenv("DWSCONV_POOL");
-    if (word == nullptr) return nullptr;
-    return std::strcmp(word, "tensorflow") == 0 ? this : std::strcmp(word, "openmp") == 0 ? OpenMpThreads() : nullptr;
+    return word != nullptr && std::strcmp(word, "tensorflow") == 0 ? this : nullptr;
   }
 
  private:

@@ -37,7 +37,7 @@ class LayerTraffic:
         compulsory: every array once.
         bound: the lower bound for that L2, at least `compulsory` less what no window reads.
         modelled: by the planner's model.
-        x, filters, y: simulated, those of the model: X and the filters read, Y written.
+        x, filters, y: simulated: X and the filters read, Y written.
         z: simulated: of the intermediate, read and written. About twice the scratch where it stays in L2.
         fetched: simulated: lines of Y that were read to be stored into; 0 where Y is written around the caches.
         memory: simulated: read and written between L3 and memory, all arrays.
@@ -58,18 +58,18 @@ class LayerTraffic:
 
     @property
     def simulated(self):
-        """What the model speaks of: `x`, `filters` and `y`."""
-        return self.x + self.filters + self.y
+        """What the model speaks of: `x`, `filters`, `y` and `fetched`."""
+        return self.x + self.filters + self.y + self.fetched
 
 
-def layer_traffic(problem, dtype="float32", *, isa=None, l2_bytes=0):
+def layer_traffic(problem, dtype="float32", *, isa=None, l1d_bytes=0, l2_bytes=0, l3_bytes=0):
     """Simulates one layer by the planner's plan for one thread; see `tf_dwsconv.native.traffic`.
 
     Args:
         problem: a `Problem`.
         dtype: "float32", "bfloat16" or "float16".
         isa: whose kernels; None for those in use.
-        l2_bytes: of a machine with another L2; 0 for this one's.
+        l1d_bytes, l2_bytes, l3_bytes: caches of another machine; 0 for this one's.
 
     Returns:
         A `LayerTraffic`.
@@ -91,7 +91,9 @@ def layer_traffic(problem, dtype="float32", *, isa=None, l2_bytes=0):
         dilations=p.dilation,
         dtype=dtype,
         isa=isa,
+        l1d_bytes=l1d_bytes,
         l2_bytes=l2_bytes,
+        l3_bytes=l3_bytes,
     )
     beyond, memory, item = told["beyond_l2"], told["memory"], itemsize(dtype)
     fast = (l2_bytes or native.cpu_info()["l2_bytes"] or 1 << 20) // item
@@ -142,10 +144,10 @@ def main(argv):
     """Runs the command line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    caches = {"l1d_bytes": _L1D.value, "l2_bytes": _L2.value, "l3_bytes": _L3.value}
     try:
         layers = [
-            layer_traffic(_problem(shape), _DTYPE.value, isa=_ISA.value, l2_bytes=_L2.value)
-            for shape in _SHAPE.value or _SHAPES
+            layer_traffic(_problem(shape), _DTYPE.value, isa=_ISA.value, **caches) for shape in _SHAPE.value or _SHAPES
         ]
     except (ImportError, MemoryError, TypeError, ValueError) as error:
         print(f"tf_dwsconv.analysis.traffic: {error}", file=sys.stderr)
@@ -163,5 +165,8 @@ if __name__ == "__main__":
     )
     _DTYPE = flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16.")
     _ISA = flags.DEFINE_string("isa", None, "generic, avx2 or avx512; the one in use where none is given.")
-    _L2 = flags.DEFINE_integer("l2_bytes", 0, "An L2 of another size than this CPU's.")
+    _L1D, _L2, _L3 = (
+        flags.DEFINE_integer(f"{level}_bytes", 0, f"An {name} of another size than this CPU's.")
+        for level, name in (("l1d", "L1"), ("l2", "L2"), ("l3", "L3"))
+    )
     app.run(main)

@@ -18,6 +18,7 @@ docs/tuning_a_model.md tells when that is worth the while.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, Callable, Optional, Union
 
@@ -55,11 +56,13 @@ def tune(
         num_threads: as in `native.depthwise_sep_conv2d`: 0 for what the op uses by default.
         isa: "generic", "avx2" or "avx512"; None for the one in use.
         write: whether to change the cache. Winners are put in, and plans of these layers that win no longer are taken
-            out; afterwards this process uses the plans too.
+            out; afterwards this process uses the plans too. Where the machine was not quiet enough to tell, nothing
+            changes for the layer.
         progress: called after each layer with its number, from 1, how many there are, and its result.
 
     Returns:
-        A `Result` for each distinct layer, in the order given.
+        A `Result` for each distinct layer, in the order given. Its `refused` says why nothing was concluded, if so; a
+        RuntimeWarning says it too where there is no `progress`.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or value, or `write` where the cache is off.
@@ -95,6 +98,8 @@ def tune(
         results.append(result)
         if progress is not None:
             progress(number, len(work), result)
+        elif result.refused:
+            warnings.warn(f"{problem} {kind}: {result.refused}", RuntimeWarning, stacklevel=2)
     if path is not None:
         seen = reload()
         if seen == 0 and any(result.kept for result in results):
@@ -135,6 +140,8 @@ def clear() -> int:
 
 
 def _keep(path: Any, result: Result) -> None:
+    if result.refused:
+        return
     remark = f"{result.planned_seconds * 1e6:.1f} us planned, {result.best_seconds * 1e6:.1f} us tuned"
     if result.kept:
         _cache.update(path, [f"{result.line} # {remark}"])

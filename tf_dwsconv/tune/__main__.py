@@ -73,7 +73,7 @@ def _row(result):
         f"{result.gain:.3f}",
         _plan(result.planned),
         _plan(result.best),
-        "yes" if result.kept else "no",
+        "yes" if result.kept else "not quiet" if result.refused else "no",
     )
 
 
@@ -83,7 +83,7 @@ def _mean(numbers):
 
 
 def _progress(number, count, result):
-    verdict = f"{result.gain:.2f} times as fast" if result.kept else "the planner's stays"
+    verdict = f"{result.gain:.2f} times as fast" if result.kept else result.refused or "the planner's stays"
     print(
         f"[{number}/{count}] {result.name} {result.problem} {result.dtype}: {result.candidates} plans, {verdict}",
         flush=True,
@@ -160,6 +160,9 @@ def main(argv):
             print(f"{kept} plans would be kept (dry run).")
         else:
             print(f"{kept} plans kept in {tune.cache_path()}")
+        refused = sum(result.refused != "" for result in results)
+        if refused:
+            print(f"Not decided, as the machine was not quiet: {refused} of {len(results)} layers. Try again later.")
     except (ImportError, TypeError, ValueError, OSError, MemoryError) as error:
         print(f"tf_dwsconv.tune: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1

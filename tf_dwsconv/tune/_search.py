@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import os
 import statistics
 import time
 from typing import Any, Optional
@@ -14,9 +16,12 @@ from tf_dwsconv import native
 from tf_dwsconv.analysis.problem import Problem
 from tf_dwsconv.native import _native
 
-# A plan is kept where it wins by more than this in both of two duels. A layer timed twice on a quiet machine differs by
+# A plan is kept where it wins by more than this in every comparison. A layer timed twice on a quiet machine differs by
 # 1 to 2%.
 MARGIN = 1.03
+
+# Times that the winner meets the planner's plan before it is kept, and the share of the time that each takes.
+_DUELS, _DUEL_SHARE = 3, 0.12
 
 # Shorter samples than this are of several calls: a call through Python costs some microseconds itself.
 _SAMPLE_SECONDS = 200e-6
@@ -42,10 +47,12 @@ class Result:
         planned, best, default: plans, as dicts of block_pixels, block_channels, threads and stream: the planner's; the
             fastest of its neighbours, or itself; blocks of 64 pixels and all channels.
         planned_seconds, best_seconds, default_seconds: of one call, medians.
-        gain: planned time over best time, the smaller of two comparisons; 1.0 where `best` is `planned`.
-        kept: whether `gain` is above the noise, so that `best` is worth being used.
+        gain: planned time over best time, the smallest of several comparisons; 1.0 where `best` is `planned`.
+        kept: whether `gain` is above `MARGIN` and `noise`, so that `best` is worth being used.
         candidates: plans measured.
         line: `best` as a line of the cache.
+        noise: the factor by which two measurements of one plan differed, or other programs could have slowed one.
+        refused: why nothing is concluded, where `noise` is above `MARGIN` and not below `gain`; else "".
     """
 
     name: str
@@ -61,6 +68,8 @@ class Result:
     kept: bool
     candidates: int
     line: str
+    noise: float
+    refused: str
 
 
 class Bench:
@@ -147,18 +156,27 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
     measured = len(_distinct(bench, blocks + others))
 
     plans = [planned, best, _default(bench)]
-    ratios, times = [], [[], [], []]
-    for _ in range(2):
-        samples = bench.samples(plans, 0.175 * seconds)
-        # Neighbours in time are compared, so that a change of the machine's pace meets both.
-        ratios.append(statistics.median(a / b for a, b in zip(samples[0], samples[1])))
-        for total, some in zip(times, samples):
-            total += some
-    gain = min(ratios)
+    others = OtherPrograms()
+    duels = [bench.samples(plans, _DUEL_SHARE * seconds) for _ in range(_DUELS)]
+    slowdown = others.slowdown()
+    gain, spread = compare([(samples[0], samples[1]) for samples in duels])
     if gain <= 1.0:
         best = planned
     same = best == planned
-    planned_s, best_s, default_s = (statistics.median(some) for some in times)
+    if same:
+        gain = 1.0
+    noise, refused = max(spread, slowdown), ""
+    # Too much noise neither keeps a plan nor drops one that a quieter run has kept.
+    if noise > MARGIN and noise >= gain:
+        cause = (
+            f"two measurements of one plan differ by {spread:.2f} times"
+            if spread >= slowdown
+            else f"other programs took as much of the CPU as could make a plan {slowdown:.2f} times as slow"
+        )
+        refused = f"the machine is not quiet: {cause}, and the gain is {gain:.2f}, so nothing is kept or dropped"
+    planned_s, best_s, default_s = (
+        statistics.median(itertools.chain.from_iterable(samples[i] for samples in duels)) for i in range(3)
+    )
     return Result(
         name=name,
         problem=bench.problem,
@@ -169,11 +187,66 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
         planned_seconds=planned_s,
         best_seconds=planned_s if same else best_s,
         default_seconds=default_s,
-        gain=1.0 if same else gain,
-        kept=not same and gain > MARGIN,
+        gain=gain,
+        kept=gain > MARGIN and not refused,
         candidates=measured,
         line=bench.line(best),
+        noise=noise,
+        refused=refused,
     )
+
+
+def compare(duels: list[tuple[list[float], list[float]]]) -> tuple[float, float]:
+    """The gain of a plan over the planner's by some duels, and by how much measurements of one plan differ.
+
+    Args:
+        duels: samples of the planner's plan and of the other, taken in turn, for each duel.
+
+    Returns:
+        gain: the least of the duels' medians of ratios of neighbours in time, so that a change of the machine's pace
+            meets both, and the ratio of the fastest samples: on a loaded machine some of them ran undisturbed, and
+            only there a plan of more threads shows what it can do.
+        spread: the largest median of a plan over its smallest, the larger of the two plans'.
+    """
+    ratios = [statistics.median(a / b for a, b in zip(*duel)) for duel in duels]
+    plans = list(zip(*duels))
+    planned, other = (_undisturbed(list(itertools.chain.from_iterable(plan))) for plan in plans)
+    medians = [[statistics.median(samples) for samples in plan] for plan in plans]
+    return min(*ratios, planned / other), max(max(each) / min(each) for each in medians)
+
+
+def _undisturbed(samples: list[float]) -> float:
+    """A tenth of the samples are faster; the fastest of all where there are few."""
+    return sorted(samples)[len(samples) // 10]
+
+
+class OtherPrograms:
+    """What others do with the cores that this process may run on, from now on."""
+
+    def __init__(self) -> None:
+        self._busy, self._own, self._begin = _busy_seconds(), time.process_time(), time.perf_counter()
+
+    def slowdown(self) -> float:
+        """By how much they may have slowed a thread, at most: as if all they did had met its core. 1.0 if unknown."""
+        busy, own, wall = _busy_seconds(), time.process_time(), time.perf_counter() - self._begin
+        if busy is None or self._busy is None:
+            return 1.0
+        # The system counts in hundredths of a second: what is less is not seen.
+        others = max(0.0, busy - self._busy - (own - self._own) - 0.02)
+        return 1.0 / (1.0 - min(0.99, others / wall)) if wall > 0 else 1.0
+
+
+def _busy_seconds() -> Optional[float]:
+    """For how long the cores that this process may run on were not idle, all together; None where nobody tells."""
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            rows = [line.split() for line in file if line.split(" ", 1)[0] in cores]
+        # user nice system idle iowait irq softirq steal guest guest_nice; guests are part of user.
+        ticks = sum(int(word) for row in rows for at, word in enumerate(row[1:9]) if at not in (3, 4))
+    except (OSError, ValueError):
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK") if rows else None
 
 
 def _default(bench: Bench) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-// What the kernels of kernels_generic.cc touch: the same bodies over vectors that only count.
+// What the kernels of kernels_avx2.cc touch: the same bodies over vectors that only count.
 // The bodies build on the headers before them, so the order matters.
 // clang-format off
-#include "cc/cpu/sizes_generic.h"
-#include "cc/cpu/vec_counted.h"
+#include "cc/cpu/sizes_avx2.h"
+#include "cc/lab/vec_counted.h"
 #include "cc/cpu/activation_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
 #include "cc/cpu/depthwise_body.h"
@@ -17,16 +17,16 @@ constexpr int kPair = 1;
 }  // namespace dwsconv
 
 // clang-format off
-#include "cc/cpu/step_counted.h"
+#include "cc/lab/step_counted.h"
 #include "cc/cpu/pointwise_body.h"
 #include "cc/cpu/rows_body.h"
 // clang-format on
 
-#include "cc/cpu/traffic.h"
+#include "cc/lab/traffic.h"
 
 namespace dwsconv {
 
-const KernelTable& CountedGeneric() {
+const KernelTable& CountedAvx2() {
   static constexpr KernelTable table = {
       kV,
       kTilePixels,

@@ -1,6 +1,6 @@
 // The steps of the optimization ladder (docs/ladder.md) that lead up to the fused, planned kernel.
-#ifndef DWSCONV_CPU_FORWARD_LADDER_H_
-#define DWSCONV_CPU_FORWARD_LADDER_H_
+#ifndef DWSCONV_LAB_LADDER_H_
+#define DWSCONV_LAB_LADDER_H_
 
 #include <string>
 
@@ -15,4 +15,4 @@ std::string ForwardLadderStep(const Problem& problem, const ForwardBuffers& buff
 
 }  // namespace dwsconv
 
-#endif  // DWSCONV_CPU_FORWARD_LADDER_H_
+#endif  // DWSCONV_LAB_LADDER_H_

@@ -1,12 +1,12 @@
 // The serial steps of the optimization ladder: plain loops in two passes with the whole of Z in memory between them,
 // after Lien, Banka and Jogani, "Communication-Avoiding Depthwise-Separable Convolutions" (CS 267, 2022). Each step
 // changes one thing, so that its gain can be measured. docs/ladder.md says what and why; the steps that need the
-// vector kernels are in cc/cpu/forward_ladder.cc.
+// vector kernels are in cc/lab/ladder.cc.
 //
-// This code is compiled without vectorisation (cc/ref/BUILD), or the compiler would take the SIMD step too early. Sums
+// This code is compiled without vectorisation (cc/lab/BUILD), or the compiler would take the SIMD step too early. Sums
 // are kept in float. One thread.
-#ifndef DWSCONV_REF_LADDER_H_
-#define DWSCONV_REF_LADDER_H_
+#ifndef DWSCONV_LAB_PLAIN_STEPS_H_
+#define DWSCONV_LAB_PLAIN_STEPS_H_
 
 #include <cstdint>
 
@@ -46,4 +46,4 @@ bool ForwardLadder(LadderStep step, const Problem& problem, const ForwardBuffers
 
 }  // namespace dwsconv
 
-#endif  // DWSCONV_REF_LADDER_H_
+#endif  // DWSCONV_LAB_PLAIN_STEPS_H_

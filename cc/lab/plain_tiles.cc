@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cc/ref/ladder.h"
+#include "cc/lab/plain_steps.h"
 
 namespace dwsconv {
 namespace {

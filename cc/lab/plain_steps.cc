@@ -1,4 +1,4 @@
-#include "cc/ref/ladder.h"
+#include "cc/lab/plain_steps.h"
 
 #include <algorithm>
 

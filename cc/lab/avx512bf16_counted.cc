@@ -1,8 +1,8 @@
-// What the kernels of kernels_avx512.cc touch: the same bodies over vectors that only count.
+// What the kernels of kernels_avx512bf16.cc touch: the same bodies over vectors that only count.
 // The bodies build on the headers before them, so the order matters.
 // clang-format off
 #include "cc/cpu/sizes_avx512.h"
-#include "cc/cpu/vec_counted.h"
+#include "cc/lab/vec_counted.h"
 #include "cc/cpu/activation_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
 #include "cc/cpu/depthwise_body.h"
@@ -10,35 +10,35 @@
 
 namespace dwsconv {
 namespace {
-using ZType = float;
-constexpr DType kZType = DType::kFloat32;
-constexpr int kPair = 1;
+using ZType = BFloat16;
+constexpr DType kZType = DType::kBFloat16;
+constexpr int kPair = 2;
 }  // namespace
 }  // namespace dwsconv
 
 // clang-format off
-#include "cc/cpu/step_counted.h"
+#include "cc/lab/step_counted.h"
 #include "cc/cpu/pointwise_body.h"
 #include "cc/cpu/rows_body.h"
 // clang-format on
 
-#include "cc/cpu/traffic.h"
+#include "cc/lab/traffic.h"
 
 namespace dwsconv {
 
-const KernelTable& CountedAvx512() {
+const KernelTable& CountedAvx512Bf16() {
   static constexpr KernelTable table = {
       kV,
       kTilePixels,
       kTileChannels,
       kZType,
       kPair,
-      {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
-      {Patches<float>, Patches<BFloat16>, Patches<Float16>},
+      {nullptr, Depthwise<BFloat16, BFloat16>, nullptr},
+      {nullptr, Patches<BFloat16>, nullptr},
       Pointwise,
       CopyRows,
-      NormalizeRows,
-      ScaleRows,
+      nullptr,
+      nullptr,
   };
   return table;
 }

@@ -1,4 +1,4 @@
-#include "cc/cpu/cache_sim.h"
+#include "cc/lab/cache_sim.h"
 
 #include <algorithm>
 

@@ -1,12 +1,12 @@
 // What a forward pass moves through the caches of one core, by simulation: the layer's own tasks, run by kernels that
 // report their loads and stores instead of computing.
-#ifndef DWSCONV_CPU_TRAFFIC_H_
-#define DWSCONV_CPU_TRAFFIC_H_
+#ifndef DWSCONV_LAB_TRAFFIC_H_
+#define DWSCONV_LAB_TRAFFIC_H_
 
 #include <string>
 
-#include "cc/cpu/cache_sim.h"
 #include "cc/cpu/forward.h"
+#include "cc/lab/cache_sim.h"
 
 namespace dwsconv {
 
@@ -38,4 +38,4 @@ const KernelTable& CountedAvx512Bf16();
 
 }  // namespace dwsconv
 
-#endif  // DWSCONV_CPU_TRAFFIC_H_
+#endif  // DWSCONV_LAB_TRAFFIC_H_

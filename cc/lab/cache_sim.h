@@ -4,8 +4,8 @@
 // is not there reads it first, as CPUs do; a streaming store goes around all levels. Prefetchers, address translation
 // and other cores are left out. Arrays are moved to places of their own, and their pages get frames in the order in
 // which they are first touched, so that the result hardly depends on what the allocator did.
-#ifndef DWSCONV_CPU_CACHE_SIM_H_
-#define DWSCONV_CPU_CACHE_SIM_H_
+#ifndef DWSCONV_LAB_CACHE_SIM_H_
+#define DWSCONV_LAB_CACHE_SIM_H_
 
 #include <array>
 #include <cstdint>
@@ -133,9 +133,9 @@ class CacheSim {
   Moved beyond_l2_, memory_;
 };
 
-// Where kernels that only count report to; one simulation at a time (cc/cpu/traffic.cc holds a lock).
+// Where kernels that only count report to; one simulation at a time (cc/lab/traffic.cc holds a lock).
 extern CacheSim* counting_caches;
 
 }  // namespace dwsconv
 
-#endif  // DWSCONV_CPU_CACHE_SIM_H_
+#endif  // DWSCONV_LAB_CACHE_SIM_H_

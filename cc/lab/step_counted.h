@@ -1,7 +1,7 @@
 // The step of the pointwise sum that computes nothing, over vec_counted.h. ZType, kZType and kPair are those of the
 // kernels that it stands for: define them before.
-#ifndef DWSCONV_CPU_STEP_COUNTED_H_
-#define DWSCONV_CPU_STEP_COUNTED_H_
+#ifndef DWSCONV_LAB_STEP_COUNTED_H_
+#define DWSCONV_LAB_STEP_COUNTED_H_
 
 #include "cc/cpu/kernel_table.h"
 
@@ -23,4 +23,4 @@ inline HalfVec MultiplyStep(HalfVec, HalfVec, HalfVec) { return {}; }
 }  // namespace
 }  // namespace dwsconv
 
-#endif  // DWSCONV_CPU_STEP_COUNTED_H_
+#endif  // DWSCONV_LAB_STEP_COUNTED_H_

@@ -1,4 +1,4 @@
-#include "cc/cpu/traffic.h"
+#include "cc/lab/traffic.h"
 
 #include <sys/mman.h>
 

@@ -1,4 +1,4 @@
-#include "cc/cpu/forward_ladder.h"
+#include "cc/lab/ladder.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,7 +6,8 @@
 #include "cc/core/parallel.h"
 #include "cc/cpu/packed_filters.h"
 #include "cc/cpu/scratch_pool.h"
-#include "cc/ref/ladder.h"
+#include "cc/lab/openmp.h"
+#include "cc/lab/plain_steps.h"
 
 namespace dwsconv {
 namespace {
@@ -102,9 +103,11 @@ class Passes {
   int64_t z_stride_;
 };
 
+using ForFunction = void (*)(int threads, int64_t tasks, const TaskBody& body);
+
 // Both passes in blocks, with all of Z between them.
-std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed,
-                       const Workers& workers) {
+std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int threads,
+                       ForFunction run_tasks) {
   const Passes passes(p, buffers, packed);
   int64_t bytes;
   if (!ZBytes(p, passes.row_bytes(), &bytes) || __builtin_add_overflow(bytes, int64_t{64}, &bytes)) return kNoRoomForZ;
@@ -119,17 +122,17 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
   int64_t run = SolveDepthwiseRun(p, words);
   const bool rows = run >= p.Wo;
   int64_t block = SolvePointwiseTile(p, words).pixels;
-  if (workers.threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
-    const int64_t parts = int64_t{4} * workers.threads;
+  if (threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
+    const int64_t parts = int64_t{4} * threads;
     if (rows) run = std::min(run / p.Wo, CeilDiv(p.N * p.Ho, parts)) * p.Wo;
     block = std::min(block, CeilDiv(p.N * pixels, parts));
   }
   // Where a run is part of a row, it ends with the row.
   const int64_t span = rows ? pixels : p.Wo, runs = CeilDiv(span, run);
   const int64_t run_bytes = passes.RunBytes(run);
-  Scratch copies(passes.dense() ? workers.threads * run_bytes : 0);
+  Scratch copies(passes.dense() ? threads * run_bytes : 0);
   if (copies.data() == nullptr) return kOutOfMemory;
-  ParallelFor(workers, p.N * (pixels / span) * runs, [&](int64_t task, int worker) {
+  run_tasks(threads, p.N * (pixels / span) * runs, [&](int64_t task, int worker) {
     const int64_t first = task / runs * span + task % runs * run;  // through the whole batch
     const int64_t count = std::min(run, span - task % runs * run);
     char* to = z.data() + first * passes.row_bytes();
@@ -139,7 +142,7 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
     if (passes.dense()) std::memcpy(to, stored, static_cast<size_t>(count * passes.row_bytes()));
   });
 
-  ParallelFor(workers, CeilDiv(p.N * pixels, block), [&](int64_t task, int) {
+  run_tasks(threads, CeilDiv(p.N * pixels, block), [&](int64_t task, int) {
     const int64_t first = task * block;
     passes.Pointwise(first, std::min(block, p.N * pixels - first), z.data() + first * passes.row_bytes());
   });
@@ -178,9 +181,9 @@ std::string ForwardLadderStep(const Problem& problem, const ForwardBuffers& buff
     case Variant::kBlocked:
       return RunScalar(LadderStep::kBlocked, problem, buffers);
     case Variant::kSimd:
-      return RunUnfused(problem, buffers, *packed, 1);
+      return RunUnfused(problem, buffers, *packed, 1, ForByOpenMp);
     case Variant::kOpenmp:
-      return RunUnfused(problem, buffers, *packed, {threads, OpenMpThreads()});
+      return RunUnfused(problem, buffers, *packed, threads, ForByOpenMp);
     case Variant::kFusedUnblocked:
       return RunFusedRows(problem, buffers, *packed, threads);
     case Variant::kAuto:

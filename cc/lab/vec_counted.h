@@ -1,14 +1,14 @@
 // The vector primitives of kernel bodies that compute nothing: they report which memory they would read and write to
 // simulated caches (cache_sim.h). With them the bodies, loops and all, tell what they touch. Include after a
 // sizes_<isa>.h.
-#ifndef DWSCONV_CPU_VEC_COUNTED_H_
-#define DWSCONV_CPU_VEC_COUNTED_H_
+#ifndef DWSCONV_LAB_VEC_COUNTED_H_
+#define DWSCONV_LAB_VEC_COUNTED_H_
 
 #include <cstdint>
 
 #include "cc/core/half.h"
-#include "cc/cpu/cache_sim.h"
 #include "cc/cpu/kernel_table.h"
+#include "cc/lab/cache_sim.h"
 
 // The bodies fetch ahead by the compiler's builtin.
 #define __builtin_prefetch(address, ...) counting_caches->Fetch(address)
@@ -65,4 +65,4 @@ inline void StreamFence() {}
 }  // namespace
 }  // namespace dwsconv
 
-#endif  // DWSCONV_CPU_VEC_COUNTED_H_
+#endif  // DWSCONV_LAB_VEC_COUNTED_H_

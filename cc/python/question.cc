@@ -1,0 +1,45 @@
+#include "cc/python/question.h"
+
+#include "cc/core/make_problem.h"
+#include "cc/python/arrays.h"
+
+namespace dwsconv {
+namespace py = pybind11;
+namespace {
+
+DType ParseDType(const std::string& word) {
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    if (word == DTypeName(dtype)) return dtype;
+  }
+  throw py::type_error("dtype must be float32, float16 or bfloat16, but is " + word);
+}
+
+}  // namespace
+
+Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
+             const LayerOptions& options, const py::object& num_threads) {
+  Request request = options.attributes;
+  request.input_name = "x";
+  request.input = x;
+  request.depthwise_filter = depthwise_filter;
+  request.pointwise_filter = pointwise_filter;
+  request.dtype = ParseDType(dtype);
+  Question question;
+  const std::string error = MakeProblem(request, &question.problem);
+  if (!error.empty()) throw py::value_error(error);
+  question.forward = ToForwardOptions(options);
+  question.forward.num_threads = ToThreads(num_threads);
+  question.empty = question.problem.N == 0 || question.problem.output_pixels() == 0;
+  return question;
+}
+
+Machine MachineWith(const Question& question, const CacheBytes& caches) {
+  Machine machine = ForwardMachine(question.problem, question.forward);
+  int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
+  for (size_t i = 0; i < caches.size(); ++i) {
+    if (caches[i] != 0) *levels[i] = caches[i];
+  }
+  return machine;
+}
+
+}  // namespace dwsconv

@@ -1,0 +1,12 @@
+#!/bin/bash
+# tools/avx512_model.sh [PYTEST ARGUMENTS]: the kernels' tests with AVX-512 as a model that runs on AVX2
+# (cc/cpu/avx512_model.h), for machines that lack AVX-512. The libraries lie in build/avx512_model/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools/other_build.sh avx512_model
+tests=("$@")
+if [[ ${#tests[@]} == 0 ]]; then
+  tests=(python_tests/test_op.py python_tests/test_backward.py python_tests/test_block_kernel.py python_tests/test_native.py -k avx512)
+fi
+PYTHONPATH="$PWD/build/avx512_model" .venv/bin/pytest -p no:cacheprovider "${tests[@]}"

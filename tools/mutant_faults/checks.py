@@ -1,0 +1,92 @@
+"""Of 16-bit types, of shapes and of what is refused."""
+
+from mutant_faults._fault import Fault
+
+_LAYER = ("test_native.py::test_agrees_with_float64",)
+_ROUNDING = ("test_rounding.py",)
+
+FAULTS = (
+    Fault("bfloat16 away from even", "cc/core/half.h", "((u >> 16) & 1u)", "1u", _ROUNDING),
+    Fault("float16 away from even", "cc/core/half.h", "((u >> 13) & 1u)", "1u", _ROUNDING),
+    Fault(
+        "float16 rounds to infinity too late",
+        "cc/core/half.h",
+        "u >= 0x477ff000u",
+        "u >= 0x47800000u",
+        _ROUNDING,
+        same="the sum of the rounding below carries into infinity just so",
+    ),
+    Fault(
+        "bfloat16 away from even, AVX2",
+        "cc/cpu/vec_avx2.h",
+        "_mm256_and_si256(high, _mm256_set1_epi32(1))",
+        "_mm256_set1_epi32(1)",
+        _ROUNDING,
+        isa="avx2",
+    ),
+    Fault(
+        "float16 towards zero, AVX2",
+        "cc/cpu/vec_avx2.h",
+        "return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
+        "return _mm256_cvtps_ph(v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);",
+        _ROUNDING,
+        isa="avx2",
+    ),
+    Fault(
+        "bfloat16 away from even, AVX-512",
+        "cc/cpu/vec_avx512.h",
+        "_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1))",
+        "_mm512_set1_epi32(1)",
+        _ROUNDING,
+        isa="avx512",
+    ),
+    Fault(
+        "an odd pad in front",
+        "cc/core/make_problem.cc",
+        "std::max<int64_t>(covered - in, 0) / 2",
+        "(std::max<int64_t>(covered - in, 0) + 1) / 2",
+        _LAYER,
+    ),
+    Fault(
+        "a residual of any shape",
+        "cc/core/make_problem.cc",
+        "request.residual != OutputShape(p)",
+        "request.residual.empty()",
+        ("test_bad_input.py", "test_native_errors.py"),
+    ),
+    Fault(
+        "negative pads",
+        "cc/core/make_problem.cc",
+        "pads[i] < 0",
+        "pads[i] < -1000",
+        ("test_bad_input.py", "test_native_errors.py", "test_block_shapes.py"),
+    ),
+    Fault(
+        "a shape that needs no filter is unknown",
+        "cc/tf/dws_conv_op.cc",
+        "(!same && !c->ValueKnown(kernel))",
+        "!c->ValueKnown(kernel)",
+        ("test_shape_function.py",),
+    ),
+    Fault(
+        "pads of channels-first blocks of unknown batch",
+        "cc/tf/conv_block_op.cc",
+        "(nhwc ? 2 : 4) + 2 * axis",
+        "2 + 2 * axis",
+        ("test_block_shapes.py",),
+    ),
+    Fault(
+        "a multiplier that an unknown shape forgets",
+        "cc/tf/conv_block_op.cc",
+        "c->Multiply(channels, c->Dim(filter, 3), &channels).ok()",
+        "true",
+        ("test_block_shapes.py",),
+    ),
+    Fault(
+        "a gate of another batch",
+        "cc/core/make_block.cc",
+        "request.scale != std::vector<int64_t>{b.main.N, b.main.CM()}",
+        "request.scale.size() != 2",
+        ("test_conv_block.py", "test_block_shapes.py"),
+    ),
+)

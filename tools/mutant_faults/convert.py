@@ -1,0 +1,101 @@
+"""Of convert and to_builtin."""
+
+from mutant_faults._fault import Fault
+
+_CONVERT = ("test_convert_folding.py", "test_convert.py", "test_convert_graphs.py")
+
+FAULTS = (
+    Fault(
+        "a batch norm without epsilon",
+        "tf_dwsconv/convert/_read.py",
+        "np.sqrt(array(layer.moving_variance) + layer.epsilon)",
+        "np.sqrt(array(layer.moving_variance))",
+        _CONVERT,
+    ),
+    Fault(
+        "an offset scaled with what it is added to",
+        "tf_dwsconv/convert/_read.py",
+        "self.bias = bias * scale + shift",
+        "self.bias = (bias + shift) * scale",
+        _CONVERT,
+    ),
+    Fault(
+        "the offset in front of a 1x1 by the scaled filter",
+        "tf_dwsconv/convert/_read.py",
+        "self.bias = bias + shift @ self.kernel.reshape(self.kernel.shape[-2:])\n"
+        "        self.kernel = self.kernel * scale[:, None]",
+        "self.kernel = self.kernel * scale[:, None]\n"
+        "        self.bias = bias + shift @ self.kernel.reshape(self.kernel.shape[-2:])",
+        _CONVERT,
+    ),
+    Fault(
+        "a gate behind an offset",
+        "tf_dwsconv/convert/_match.py",
+        "not np.any(shift)",
+        "True",
+        _CONVERT,
+    ),
+    Fault(
+        "offsets of two in a row",
+        "tf_dwsconv/convert/_match.py",
+        "scale * change[0], shift * change[0] + change[1], True",
+        "scale * change[0], shift + change[1], True",
+        _CONVERT,
+    ),
+    Fault(
+        "a front norm that others read",
+        "tf_dwsconv/convert/_match.py",
+        " or self.graph.reader(block.x) is not node",
+        "",
+        _CONVERT,
+    ),
+    Fault(
+        "an odd pad behind",
+        "tf_dwsconv/convert/_match.py",
+        "tuple(int(number) for number in pair)",
+        "tuple(int(number) for number in pair[::-1])",
+        _CONVERT,
+    ),
+    Fault(
+        "a layer that two call is fused",
+        "tf_dwsconv/convert/_match.py",
+        "id(node) in self._claimed or self.graph.shared(node)",
+        "id(node) in self._claimed",
+        _CONVERT,
+    ),
+    Fault(
+        "a residual that is spread",
+        "tf_dwsconv/convert/_match.py",
+        "tuple(other.shape) != tuple(block.out.shape)",
+        "len(other.shape) != 4",
+        _CONVERT,
+    ),
+    Fault(
+        "to_builtin: the activation before the residual",
+        "tf_dwsconv/convert/_builtin.py",
+        'Fused("none") if layer.residual else last',
+        "last",
+        ("test_to_builtin.py", "test_convert_random.py"),
+    ),
+    Fault(
+        "to_builtin: a dense window without its dilation",
+        "tf_dwsconv/convert/_builtin.py",
+        'window["dilation_rate"] = layer.dilation_rate',
+        "pass",
+        ("test_to_builtin.py", "test_convert_random.py"),
+    ),
+    Fault(
+        "training: a frozen half is trained",
+        "tf_dwsconv/convert/_train.py",
+        "and other.trainable == layer.trainable",
+        "",
+        ("test_convert_training.py",),
+    ),
+    Fault(
+        "copied weights forget what is not trained",
+        "tf_dwsconv/convert/_rebuild.py",
+        "target.trainable = source.trainable",
+        "pass",
+        ("test_convert_graphs.py", "test_convert_training.py", "test_to_builtin.py"),
+    ),
+)
