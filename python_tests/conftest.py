@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -15,9 +16,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 # By itself TensorFlow turns oneDNN on where the CPU has certain instructions, and without it has no channels-first ops.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Set by `test_fallback.py`, which runs tests again: stock ops compute, layers and models run in graphs, and tests
+# that count calls of the fused op are skipped.
+FALLBACK = os.environ.get("DWSCONV_TEST_FALLBACK") == "1"
 # A test that wants stock ops, one instruction set or a cluster asks for it itself.
 for name in ("DWSCONV_DISABLE", "DWSCONV_ISA", "DWSCONV_NUM_THREADS", "TF_CONFIG"):
     os.environ.pop(name, None)
+if FALLBACK:
+    os.environ["DWSCONV_DISABLE"] = "1"
 # Nor do tests run by plans that somebody tuned on this machine.
 os.environ["DWSCONV_PLAN_CACHE"] = "off"
 # This checkout's package, unless the environment names another one (that with AddressSanitizer does).
@@ -86,6 +92,8 @@ def run_example(
 
 def op_calls(counter: str = "dwsconv_calls") -> dict:
     """How often the op ran in this process, by the instruction set; "dwsconv_backward_calls" counts the gradient op."""
+    if FALLBACK:
+        pytest.skip("it counts calls of the fused op")
     from tf_dwsconv import _library
 
     count = getattr(ctypes.CDLL(_library.load().path), counter)
@@ -101,7 +109,34 @@ def op_library():
     import tf_dwsconv
 
     info = tf_dwsconv.build_info()
-    assert info["op_library"], f"the op library is missing: {info['reason']}"
+    assert info["op_library"] or FALLBACK, f"the op library is missing: {info['reason']}"
+
+
+@pytest.fixture(autouse=FALLBACK)
+def in_graphs(monkeypatch):
+    """Stock ops, and models with our layers, compute in a graph, where TensorFlow's optimiser works on them."""
+    import keras
+    import tensorflow as tf
+
+    import tf_dwsconv
+    from tf_dwsconv import conv_block, stock
+
+    ours = (tf_dwsconv.DepthwiseSepConv2D, tf_dwsconv.FusedConvBlock)
+
+    def traced(function):
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            symbolic = any(isinstance(t, keras.KerasTensor) for t in keras.tree.flatten((arguments, options)))
+            model = arguments[0] if isinstance(arguments[0], keras.Model) else None
+            without = model is not None and not any(isinstance(layer, ours) for layer in model._flatten_layers())
+            if symbolic or without or not tf.executing_eagerly():
+                return function(*arguments, **options)
+            return tf.function(lambda: function(*arguments, **options))()
+
+        return call
+
+    for owner, name in ((stock, "depthwise_sep_conv2d"), (conv_block, "_stock"), (keras.Model, "__call__")):
+        monkeypatch.setattr(owner, name, traced(getattr(owner, name)))
 
 
 @pytest.fixture

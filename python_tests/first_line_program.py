@@ -101,7 +101,7 @@ class Anything:
     """Finds the modules of TensorFlow and Keras that the miniatures lack, and our compiled one; each has every name."""
 
     def find_spec(self, name, path=None, target=None):
-        if name.startswith(("tensorflow.", "keras.")) or name == "tf_dwsconv._native":
+        if name.startswith(("tensorflow.", "keras.")) or name in ("tf_dwsconv._native", "tf_dwsconv._lab"):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 

@@ -116,3 +116,32 @@ def _padding(padding: Any, data_format: str) -> tuple[str, tuple[int, ...]]:
 
 
 _EXPLICIT = "four pairs [before, after], one for each axis in the order of `data_format`"
+
+
+def layer_padding(padding: Any) -> Any:
+    """The `padding` of a Keras layer, checked: "same", "valid", or two pairs ((top, bottom), (left, right)).
+
+    Raises:
+        ValueError, TypeError: it is none of these.
+    """
+    allowed = "'same', 'valid' or two pairs ((top, bottom), (left, right))"
+    if isinstance(padding, str):
+        if padding.lower() not in ("same", "valid"):
+            raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+        return padding.lower()
+    rows = padding.tolist() if hasattr(padding, "tolist") else padding
+    pairs = isinstance(rows, (list, tuple)) and len(rows) == 2
+    if not pairs or any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in rows):
+        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+    numbers = [[_integer(number, "padding") for number in pair] for pair in rows]
+    if any(not 0 <= number <= LIMIT for pair in numbers for number in pair):
+        raise ValueError(f"`padding` must hold numbers between 0 and {LIMIT}; given {padding!r}.")
+    return tuple(tuple(pair) for pair in numbers)
+
+
+def of_layer_padding(padding: Any, channels_last: bool) -> tuple[str, tuple[int, ...]]:
+    """What `layer_padding` returned, as `Attributes.padding` and `Attributes.explicit_paddings`."""
+    if isinstance(padding, str):
+        return padding.upper(), ()
+    pads = (*padding[0], *padding[1])
+    return "EXPLICIT", (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)

@@ -124,7 +124,7 @@ class FusedConvBlock(keras.layers.Layer):
         self.strides = _arguments._pair(strides, "strides")
         self.dilation_rate = _arguments._pair(dilation_rate, "dilation_rate")
         self.depth_multiplier = _arguments._positive(depth_multiplier, "depth_multiplier")
-        self.padding = _padding(padding)
+        self.padding = _arguments.layer_padding(padding)
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         if self.data_format not in ("channels_last", "channels_first"):
             raise ValueError(f"`data_format` must be 'channels_last' or 'channels_first'; given {data_format!r}.")
@@ -180,14 +180,11 @@ class FusedConvBlock(keras.layers.Layer):
 
     def _op_attributes(self, last: activations.Fused) -> Any:
         channels_last = self.data_format == "channels_last"
-        explicit: tuple = ()
-        if not isinstance(self.padding, str):
-            pads = (*self.padding[0], *self.padding[1])
-            explicit = (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)
+        padding, explicit = _arguments.of_layer_padding(self.padding, channels_last)
         separable = Attributes(
             strides=self.strides,
             dilations=self.dilation_rate,
-            padding="EXPLICIT" if explicit else self.padding.upper(),
+            padding=padding,
             explicit_paddings=explicit,
             data_format="NHWC" if channels_last else "NCHW",
             depthwise_activation=self.depthwise_activation,
@@ -353,22 +350,6 @@ def _epsilon(value: Any) -> float:
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or not 0 < float(value) < math.inf:
         raise ValueError(f"`epsilon` must be a positive number or None; given {value!r}.")
     return float(value)
-
-
-def _padding(padding: Any) -> Any:
-    """`"same"`, `"valid"`, or two pairs of integers."""
-    allowed = "'same', 'valid' or two pairs ((top, bottom), (left, right))"
-    if isinstance(padding, str):
-        if padding.lower() not in ("same", "valid"):
-            raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
-        return padding.lower()
-    pairs = isinstance(padding, (list, tuple)) and len(padding) == 2
-    if not pairs or any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in padding):
-        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
-    numbers = [[_arguments._integer(number, "padding") for number in pair] for pair in padding]
-    if any(not 0 <= number <= _arguments.LIMIT for pair in numbers for number in pair):
-        raise ValueError(f"`padding` must hold numbers between 0 and {_arguments.LIMIT}; given {padding!r}.")
-    return tuple(tuple(pair) for pair in numbers)
 
 
 def _inner(activation: Any, argument: str) -> activations.Fused:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_dwsconv import activations
+from tf_dwsconv import _arguments, _shapes, activations
 from tf_dwsconv._arguments import Attributes
 
 if keras.config.backend() == "tensorflow":
@@ -32,7 +32,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         filters: K, the number of output channels.
         kernel_size: an integer, or a pair (height, width): the depthwise window.
         strides: an integer, or a pair (height, width).
-        padding: `"valid"` or `"same"`.
+        padding: `"valid"`, `"same"`, or two pairs ((top, bottom), (left, right)).
         data_format: `"channels_last"` or `"channels_first"`; by default what Keras is configured to.
         dilation_rate: an integer, or a pair (height, width).
         depth_multiplier: M, the outputs of the depthwise half for each input channel.
@@ -107,11 +107,12 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         **kwargs,
     ):
         check_backend("DepthwiseSepConv2D", "keras.layers.SeparableConv2D")
+        padding = _arguments.layer_padding(padding)
         super().__init__(
             filters,
             kernel_size,
             strides=strides,
-            padding=padding,
+            padding=padding if isinstance(padding, str) else "valid",
             data_format=data_format,
             dilation_rate=dilation_rate,
             depth_multiplier=depth_multiplier,
@@ -129,6 +130,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
             bias_constraint=bias_constraint,
             **kwargs,
         )
+        self.padding = padding  # which Keras knows by word alone
         self.depthwise_use_bias = depthwise_use_bias
         self.depthwise_activation = keras.activations.get(
             _callable_activation(depthwise_activation, "depthwise_activation")
@@ -181,6 +183,14 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
             outputs = ops.run_stock(*tensors, depthwise_function=arguments.between)
         return outputs if arguments.after is None else arguments.after(outputs)
 
+    def compute_output_shape(self, input_shape):
+        if isinstance(self.padding, str):
+            return super().compute_output_shape(input_shape)
+        attributes = self._arguments.attributes
+        rows, columns = _shapes.spatial_sizes(input_shape, self.kernel_size, attributes, "kernel_size")
+        channels_last = self.data_format == "channels_last"
+        return (input_shape[0], *((rows, columns, self.filters) if channels_last else (self.filters, rows, columns)))
+
     def get_config(self):
         config = super().get_config()
         config.update(
@@ -231,11 +241,14 @@ class _Arguments:
             last = None
         self.between = layer.depthwise_activation if middle is None else None
         self.after = layer.activation if last is None else None
+        channels_last = layer.data_format == "channels_last"
+        padding, explicit = _arguments.of_layer_padding(_arguments.layer_padding(layer.padding), channels_last)
         self.attributes = Attributes(
             strides=tuple(layer.strides),
             dilations=tuple(layer.dilation_rate),
-            padding=layer.padding.upper(),
-            data_format="NHWC" if layer.data_format == "channels_last" else "NCHW",
+            padding=padding,
+            explicit_paddings=explicit,
+            data_format="NHWC" if channels_last else "NCHW",
             depthwise_activation=middle or activations.NONE,
             activation=last or activations.NONE,
         )

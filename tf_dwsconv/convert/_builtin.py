@@ -211,7 +211,7 @@ class Unfuser:
                 right.append(Step(L.Activation(function, **self._options(layer, "activation"))))
         return right
 
-    def _padding(self, layer: FusedConvBlock, steps: list[Step]) -> str:
+    def _padding(self, layer: Any, steps: list[Step]) -> str:
         """What a stock convolution takes for padding; explicit padding becomes a layer in front of it."""
         if isinstance(layer.padding, str):
             return layer.padding
@@ -228,24 +228,27 @@ class Unfuser:
     def _separable(self, layer: DepthwiseSepConv2D) -> list[Step]:
         function, behind = self._activation(layer, layer.activation, "activation")
         middle = activations.parse(layer.depthwise_activation)
+        pads: list[Step] = []
+        padding = self._padding(layer, pads)
         if layer.depthwise_bias is not None or middle is None or middle.word != "none":
-            return [*self._halves(layer, function), *behind]
+            return [*pads, *self._halves(layer, function, padding), *behind]
         config = {**layer.get_config(), "activation": None, "name": self._name(layer, "separable")}
         for key in list(config):
             if key.startswith(("depthwise_bias", "depthwise_use_bias", "depthwise_activation")):
                 del config[key]  # what ours has beyond the stock layer
+        config["padding"] = padding
         stock = L.SeparableConv2D.from_config(config)
         stock.activation = keras.activations.get(function)
-        return [Step(stock, lambda: copy_state(layer, stock)), *behind]
+        return [*pads, Step(stock, lambda: copy_state(layer, stock)), *behind]
 
-    def _halves(self, layer: DepthwiseSepConv2D, function: Any) -> list[Step]:
+    def _halves(self, layer: DepthwiseSepConv2D, function: Any, padding: str) -> list[Step]:
         """A depthwise and a 1x1 convolution, with the initializers, regularizers and constraints of the layer."""
         between, behind = self._activation(layer, layer.depthwise_activation, "depthwise_activation")
         kinds = ("initializer", "regularizer", "constraint")
         depthwise = L.DepthwiseConv2D(
             layer.kernel_size,
             strides=layer.strides,
-            padding=layer.padding,
+            padding=padding,
             depth_multiplier=layer.depth_multiplier,
             data_format=layer.data_format,
             dilation_rate=layer.dilation_rate,

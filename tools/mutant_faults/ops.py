@@ -20,7 +20,7 @@ FAULTS = (
     ),
     Fault(
         "the op is called inside XLA",
-        "tf_dwsconv/ops.py",
+        "tf_dwsconv/_dispatch.py",
         "op is not None and stock.in_xla()",
         "False",
         ("test_models.py::test_layer_inside_xla_warns_once_and_is_right",),
