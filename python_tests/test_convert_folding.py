@@ -79,6 +79,15 @@ def test_a_gate_behind_a_layer_norm_with_and_without_offset():
         check(gated(lambda center=center: L.LayerNormalization(center=center), activation=None))
 
 
+def test_scales_and_offsets_in_a_row_in_front_of_a_1x1():
+    def make(x):
+        y = L.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+        y = L.BatchNormalization()(L.Rescaling(0.5, offset=2.0)(L.BatchNormalization()(y)))
+        return L.Conv2D(7, 1)(y)
+
+    assert len(check(functional(make), ["depthwise + 1x1"]).layers) == 2
+
+
 def front_norm(readers, *, head=None, norm=None):
     """A batch norm at the front of a network, that several layers read."""
 

@@ -127,7 +127,7 @@ FAULTS = (
         "cc/tf/filter_cache.cc",
         "PixelsTogether(block) > 1",
         "false",
-        _CACHE,
+        ("test_block_kernel.py::test_one_filter_for_pixels_together_and_one_by_one",),
     ),
     Fault(
         "the cache does not ask for the kernels of an activation",
@@ -142,13 +142,13 @@ FAULTS = (
         "cc/tf/filter_cache.cc",
         "!stable || IsForeign(*filters[i])",
         "false",
-        _CACHE,
+        ("test_filter_cache.py",),
     ),
     Fault(
         "the cache forgets what foreign filters held",
         "cc/tf/filter_cache.cc",
         "found->second.foreign_hash != lookup.foreign_hash",
         "false",
-        _CACHE,
+        ("test_filter_cache.py",),
     ),
 )

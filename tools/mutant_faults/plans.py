@@ -2,15 +2,13 @@
 
 from mutant_faults._fault import Fault
 
-_PLANNER = ("test_planner.py",)
-
 FAULTS = (
     Fault(
         "small problems on all threads",
         "cc/plan/planner.cc",
         "flops / kFlopsPerThread",
         "static_cast<double>(machine.threads)",
-        _PLANNER,
+        ("test_planner.py::test_small_problems_take_one_thread",),
         at="std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads)",
     ),
     Fault(
@@ -18,21 +16,21 @@ FAULTS = (
         "cc/plan/planner.cc",
         "(plan.scratch_bytes > most || plan.scratch_bytes + rows_bytes > room)",
         "(plan.scratch_bytes < 0 || rows_bytes < 0)",
-        _PLANNER,
+        ("test_planner.py::test_any_problem_gets_a_plan_that_fits",),
     ),
     Fault(
         "output channels never shared",
         "cc/plan/planner.cc",
         "std::min<int64_t>(panels, threads)",
         "std::min<int64_t>(1, threads)",
-        _PLANNER,
+        ("test_forward_ways.py::test_few_pixels_by_many_channels",),
     ),
     Fault(
         "never around the caches",
         "cc/plan/planner.cc",
         "kShareOfL3 * static_cast<double>(machine.l3_bytes)",
         "1e300",
-        _PLANNER,
+        ("test_planner.py::test_output_that_no_cache_holds_is_written_around_the_caches",),
     ),
     Fault(
         "tuned plans are for any height",
