@@ -101,6 +101,74 @@ def test_trainable_and_dtype_are_kept():
     assert difference(builtin, model, pictures(model)) < 0.02
 
 
+def reference(x, depthwise, pointwise, depthwise_bias, bias, last):
+    """A separable layer in "channels_first", with "valid" padding, in NumPy and float64."""
+    x, depthwise, pointwise = (np.asarray(a, np.float64) for a in (x, depthwise, pointwise))
+    rows, columns = depthwise.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (rows, columns), axis=(2, 3))
+    z = np.einsum("nchwrs,rscm->nchwm", windows, depthwise).transpose(0, 1, 4, 2, 3)
+    z = z.reshape(z.shape[0], -1, *z.shape[3:]) + np.asarray(depthwise_bias, np.float64)[:, None, None]
+    y = np.einsum("nehw,ek->nkhw", z, pointwise[0, 0]) + np.asarray(bias, np.float64)[:, None, None]
+    return last(y)
+
+
+def linear(x):
+    return x
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.3 * x)
+
+
+def softmax_along_the_width(x):
+    """As Keras' softmax, which knows nothing of layouts."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("width", [7, None], ids=["filters", "unknown"])
+@pytest.mark.parametrize(
+    "word, last", [(None, linear), (("leaky_relu", 0.3), leaky), ("softmax", softmax_along_the_width)], ids=str
+)
+@pytest.mark.parametrize("kind", ["separable", "halves", "block"])
+def test_channels_first_whose_width_equals_its_filters(kind, word, last, width):
+    """There stock Keras adds a bias to the wrong axis: results of 7 filters are 7 pixels wide."""
+    between = {"depthwise_use_bias": kind != "separable"}
+    if kind == "block":
+        layer = tf_dwsconv.FusedConvBlock(
+            7, 3, padding="valid", activation=word, data_format="channels_first", name="layer", **between
+        )
+    else:
+        layer = tf_dwsconv.DepthwiseSepConv2D(
+            7, 3, activation=word, data_format="channels_first", name="layer", **between
+        )
+    inputs = keras.Input((6, 9, None if width is None else width + 2))
+    model = randomise(keras.Model(inputs, layer(inputs)))
+    builtin = stock(model)
+    x = np.random.default_rng(0).standard_normal((2, 6, 9, 9)).astype("float32")
+    depthwise_bias = np.zeros(6) if kind == "separable" else layer.depthwise_bias.numpy()
+    expected = reference(x, layer.depthwise_kernel, layer.pointwise_kernel, depthwise_bias, layer.bias, last)
+    for made in (model, builtin):
+        np.testing.assert_allclose(made(x), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert builtin.output_names == ["layer"]
+    assert sum(np.prod(v.shape) for v in builtin.trainable_variables) == sum(
+        np.prod(v.shape) for v in model.trainable_variables
+    )
+
+
+def test_channels_first_in_the_middle_of_a_block():
+    """Three biases, each on the axis of channels: 9 channels expand to 9 pixels, and 7 filters are 7 pixels wide."""
+    block = tf_dwsconv.FusedConvBlock(
+        7, 3, padding="valid", expand_filters=9, expand_activation="relu", depthwise_activation="relu6",
+        data_format="channels_first",
+    )  # fmt: skip
+    inputs = keras.Input((4, 5, 9))
+    model = randomise(keras.Model(inputs, block(inputs)))
+    builtin = stock(model)
+    assert sum(isinstance(layer, L.Permute) for layer in builtin.layers) >= 4
+    assert difference(builtin, model, pictures(model)) < 1e-5
+
+
 RUN_ELSEWHERE = """
 import json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
