@@ -19,6 +19,8 @@ import math
 import sys
 from typing import Any, NamedTuple
 
+from tf_dwsconv import _tf_keras
+
 WORDS = ("none", "relu", "relu6", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")
 DEFAULT_ALPHA = 0.2  # of keras.activations.leaky_relu and tf.nn.leaky_relu alike
 
@@ -78,6 +80,8 @@ def require(activation: Any, argument: str) -> Fused:
     if activation is None:
         return NONE
     fused = parse(activation, argument)
+    if fused is None and _tf_keras.is_of(activation):
+        raise ValueError(_tf_keras.function_message(f"`{argument}` must be {_KINDS}; given {activation!r}"))
     if fused is None:
         raise ValueError(f"`{argument}` must be {_KINDS}; given {activation!r}.")
     return fused
