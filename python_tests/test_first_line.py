@@ -29,7 +29,7 @@ PURE = [
     name
     for name in MODULES
     if name.split(".")[1:2] in ([], ["analysis"], ["native"], ["tune"], ["activations"])
-    or name.rpartition(".")[2] in ("_arguments", "_library", "_registration", "_shapes")
+    or name.rpartition(".")[2] in ("_arguments", "_library", "_onnx", "_registration", "_shapes", "_tf_keras")
 ]
 OTHERS = [f"import {name}" for name in MODULES if name not in PURE]
 NAMES = [f"from tf_dwsconv import {name}" for name in (*tf_dwsconv.__all__, "*")]

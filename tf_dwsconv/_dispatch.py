@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework_ops
 
-from tf_dwsconv import _library, stock
+from tf_dwsconv import _library, _onnx, stock
 from tf_dwsconv._arguments import Attributes, normalise
 from tf_dwsconv.activations import op_arguments, require
 
@@ -119,6 +119,8 @@ def fused_op(dtype: tf.DType):
             "kernel; leave jit_compile at 'auto' or False to run it.",
         )
         return None
+    if op is not None and not tf.executing_eagerly():
+        _onnx.refuse()
     return op
 
 

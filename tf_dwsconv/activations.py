@@ -19,6 +19,8 @@ import math
 import sys
 from typing import Any, NamedTuple
 
+from tf_dwsconv import _tf_keras
+
 WORDS = (
     "none",
     "relu",
@@ -154,6 +156,8 @@ def require(activation: Any, argument: str) -> Fused:
     if activation is None:
         return NONE
     fused = parse(activation, argument)
+    if fused is None and _tf_keras.is_of(activation):
+        raise ValueError(_tf_keras.function_message(f"`{argument}` must be {_KINDS}; given {activation!r}"))
     if fused is None:
         raise ValueError(f"`{argument}` must be {_KINDS}; given {activation!r}.")
     return fused

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import keras
 
-from tf_dwsconv import _arguments, activations
+from tf_dwsconv import _arguments, _tf_keras, activations
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.layers import _callable_activation, _value, check_backend
 
@@ -18,7 +18,7 @@ if keras.config.backend() == "tensorflow":
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
-class FusedConvBlock(keras.layers.Layer):
+class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
     """A block of a network as one fused op; every stage is optional, but one convolution is there.
 
         y = activation( pointwise( gate * norm( Z ) ) + bias + residual )
@@ -208,6 +208,7 @@ class FusedConvBlock(keras.layers.Layer):
         return dict(zip(names, inputs))
 
     def build(self, input_shape):
+        self._refuse_caller()
         shape = self._split(_shapes_in(input_shape))["x"]
         if len(shape) != 4 and not self._takes_rows(shape):
             rows = "" if self.kernel_size or self.dense_kernel_size else ", or rank 2"
@@ -271,6 +272,7 @@ class FusedConvBlock(keras.layers.Layer):
         }
 
     def call(self, inputs):
+        _tf_keras.refuse_inputs(inputs)
         given = {name: ops.convert(t, name, None) for name, t in self._split(inputs).items()}
         are_rows = given["x"].shape.rank == 2
         if are_rows:

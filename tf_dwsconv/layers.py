@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_dwsconv import _arguments, _shapes, activations
+from tf_dwsconv import _arguments, _shapes, _tf_keras, activations
 from tf_dwsconv._arguments import Attributes
 
 if keras.config.backend() == "tensorflow":
@@ -17,7 +17,7 @@ for _class in (activations.LeakyRelu, activations.Known):
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
-class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
+class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
     """2D separable convolution whose halves, biases and activations run as one fused kernel.
 
     Put it where `keras.layers.SeparableConv2D` stands: arguments, weights, config and results are the same. Beyond it,
@@ -144,6 +144,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         self._arguments = _Arguments(self)
 
     def build(self, input_shape):
+        self._refuse_caller()
         if len(input_shape) != 4:
             raise ValueError(f"`inputs` must have rank 4, {self.data_format}; given shape {tuple(input_shape)}.")
         super().build(input_shape)
@@ -164,6 +165,7 @@ class DepthwiseSepConv2D(keras.layers.SeparableConv2D):
         arguments = self._arguments
         if not arguments.hold(self):
             arguments = self._arguments = _Arguments(self)
+        _tf_keras.refuse_inputs(inputs)
         x = ops.convert(inputs, "inputs", None)
         depthwise_bias = None if self.depthwise_bias is None else _value(self.depthwise_bias, x.dtype)
         bias = None if self.bias is None else _value(self.bias, x.dtype)

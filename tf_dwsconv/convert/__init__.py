@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from tf_dwsconv import _tf_keras
 from tf_dwsconv.layers import check_backend
 
 check_backend("convert", "stock layers")
@@ -148,6 +149,8 @@ def report(model: Any) -> tuple[Row, ...]:
 
 
 def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model) and _tf_keras.is_of(model):
+        raise TypeError(_tf_keras.message(f"`model` must be a model of Keras 3; given a {type(model).__name__}"))
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model; given {model!r:.80} of type {type(model).__name__}.")
     if not is_graph(model):
