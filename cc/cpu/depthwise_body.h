@@ -174,13 +174,15 @@ bool PackedRowsFit(DepthwiseRows<T>* rows, int64_t out_row, int64_t inside, int6
   return true;
 }
 
+constexpr int64_t kLineFloats = 16;  // of a cache line
+
 // The same for windows without loops of their own, in runs of channels whose windows stay in L1 from group to group.
 template <typename T, typename Z>
 void WindowRows(const DepthwiseRows<T>& rows, int64_t q, int64_t q_end, Z* z) {
   const Problem& p = *rows.p;
   const int64_t columns = (kWindowPixels - 1) * p.stride_w + 2 * p.S;
   const int64_t vectors = kNearBytes / (kV * static_cast<int64_t>(sizeof(float))) / (Min(columns, kNearBytes) * p.R);
-  const int64_t run = Max(1, vectors) * kV;
+  const int64_t run = Max(kLineFloats / kV, Max(1, vectors)) * kV;
   for (int64_t c = 0; c < p.C; c += run) {
     DepthwiseRows<T> part = rows;
     part.image += c;

@@ -101,7 +101,7 @@ inline __attribute__((always_inline)) void GeneralChannels(const DepthwiseRow<T>
 
 template <typename T, typename Z, int kPixels>
 void GeneralPixels(const DepthwiseRow<T>& shared, const T* x, int64_t s0, int64_t s1, Z* z) {
-  constexpr int kVectors = kPixels == 1 ? 4 : 1;
+  constexpr int kVectors = kPixels == 1 ? 4 : kPixels == 4 ? 2 : 1;
   const DepthwiseRow<T> row = shared;  // for all the compiler knows, storing Z might change the original
   const float* filter = row.filter;
   int64_t c = 0;
@@ -121,15 +121,13 @@ struct Count {
   static constexpr int value = kValue;
 };
 
-// Calls run(first pixel, how many as a constant) for groups of kWindowPixels, 4 or single pixels that cover `pixels` of
-// them. A last group that is not whole overlaps the one before: the same pixels come out again.
-template <typename Run>
+// Calls run(first pixel, how many as a constant) for groups of kMost, 4 or single pixels that cover `pixels` of them. A
+// last group that is not whole overlaps the one before: the same pixels come out again.
+template <int kMost, typename Run>
 inline __attribute__((always_inline)) void ForGroups(int64_t pixels, const Run& run) {
-  if (pixels >= kWindowPixels) {
-    for (int64_t i = 0; i < pixels; i += kWindowPixels) {
-      run(Min(i, pixels - kWindowPixels), Count<kWindowPixels>{});
-    }
-  } else if (pixels >= 4) {
+  if (pixels >= kMost) {
+    for (int64_t i = 0; i < pixels; i += kMost) run(Min(i, pixels - kMost), Count<kMost>{});
+  } else if (kMost > 4 && pixels >= 4) {
     run(0, Count<4>{});
     if (pixels > 4) run(pixels - 4, Count<4>{});
   } else {
@@ -137,12 +135,15 @@ inline __attribute__((always_inline)) void ForGroups(int64_t pixels, const Run& 
   }
 }
 
-// Pixels that have the same tap columns [s0, s1).
+// Pixels that have the same tap columns [s0, s1). Where they share no inputs, few of them and two vectors of channels
+// at a time: more pixels would need more cache lines.
 template <typename T, typename Z>
 void GeneralRun(const DepthwiseRow<T>& row, const T* x, int64_t pixels, int64_t s0, int64_t s1, Z* z) {
-  ForGroups(pixels, [&](int64_t i, auto count) {
+  const auto run = [&](int64_t i, auto count) {
     GeneralPixels<T, Z, count.value>(row, x + i * row.pixel_step, s0, s1, z + i * row.z_stride);
-  });
+  };
+  const bool slides = row.pixel_step == row.tap_step && s1 - s0 >= kSlidingTaps;
+  slides || row.packed_pixels > 0 ? ForGroups<kWindowPixels>(pixels, run) : ForGroups<4>(pixels, run);
 }
 
 // The tap columns of neighbouring pixels: [first, last) of each, and [from, to) that all of them have.
@@ -209,8 +210,8 @@ void EdgeGroup(const Problem& p, const DepthwiseRow<T>& shared, int64_t pixel, Z
 // Pixels [from, to) of a row, each with the taps that lie inside the row. z is pixel `from`.
 template <typename T, typename Z>
 void EdgePixels(const Problem& p, const DepthwiseRow<T>& row, int64_t from, int64_t to, Z* z) {
-  ForGroups(to - from,
-            [&](int64_t i, auto count) { EdgeGroup<T, Z, count.value>(p, row, from + i, z + i * row.z_stride); });
+  ForGroups<kWindowPixels>(
+      to - from, [&](int64_t i, auto count) { EdgeGroup<T, Z, count.value>(p, row, from + i, z + i * row.z_stride); });
 }
 
 // Packed pixels: a run of row.packed_pixels of them is one "pixel" of packed_pixels * C channels, whose taps are still
