@@ -4,6 +4,7 @@
   python examples/benchmark_layer.py --suite=mobilenet --variants=separable,ours,native
   python examples/benchmark_layer.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
   python examples/benchmark_layer.py --shape=8,28,28,256 --filters=256 --train   # forward and backward
+  python examples/benchmark_layer.py --cases=slow --threads=2                    # stock beside ours where ours was slow
 
 Several layers at once: repeat --shape and --filters, in pairs. The calls of all are taken in turn in one process, so
 the ratio holds on a machine that is not quiet; the times of two runs do not compare.
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
 
 from absl import app, flags, logging
-from benchmarks import checks, layers, machine, plots, results, sources
+from benchmarks import cases, checks, layers, machine, plots, results, sources
 from benchmarks.timing import Timing, time_in_turn
 
 from tf_dwsconv.analysis import Machine, Problem, roofline_seconds
@@ -42,6 +44,8 @@ _TRAIN = flags.DEFINE_bool("train", False, "Time forward and backward (gradients
 _REPEAT = flags.DEFINE_integer("repeat", 30, "Timed calls of each, at the most.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds after which one variant is not called again.", 0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
+_CASES = flags.DEFINE_enum("cases", None, [*cases.CASES], "Time a list of benchmarks/cases.py: stock beside ours.")
+_MATCH = flags.DEFINE_string("match", "", "Of --cases those whose name and pass match this regular expression.")
 _PLOT = flags.DEFINE_bool("plot", True, "Draw layer.png (needs matplotlib).")
 _OUTPUT = results.define_output("benchmark_layer")
 
@@ -56,6 +60,15 @@ COLUMNS = {
     "gflops": "GFLOP/s",
     "gbs": "GB/s",
     "limit_percent": "% limit",
+    "difference": "difference",
+}
+
+CASE_COLUMNS = {
+    "case": "case",
+    "pass": "pass",
+    "stock_ms": "stock ms",
+    "ours_ms": "ours ms",
+    "gain": "stock / ours",
     "difference": "difference",
 }
 
@@ -128,6 +141,23 @@ def measure(problem: Problem, variants: list[str], modes: list[str], limit: Mach
             }
         )
     return rows
+
+
+def measure_cases(run: results.Results) -> None:
+    """Times the cases asked for, each stock and ours in turn."""
+    rows = []
+    asked = [(case, which) for case in cases.CASES[_CASES.value] for which in case.passes]
+    for case, which in [pair for pair in asked if re.search(_MATCH.value, f"{pair[0]} {pair[1]}")]:
+        results.progress(f"{case}, {which}: building")
+        calls = cases.calls(case, which, _SEED.value)
+        apart = layers.difference(calls["ours"](), calls["stock"]())
+        taken = time_in_turn(calls, _REPEAT.value, _SECONDS.value, burst=25)
+        stock, ours = taken["stock"].median, taken["ours"].median
+        row = {"case": str(case), "pass": which, "stock_ms": stock, "ours_ms": ours, "gain": stock / ours}
+        rows.append({**row, "difference": f"{apart:.1e}"})
+    if not rows:
+        raise app.UsageError(f"--match={_MATCH.value} fits no case of {_CASES.value}")
+    run.table("cases", "Stock beside ours, each in a tf.function", CASE_COLUMNS, rows)
 
 
 def draw(found: list[tuple[Problem, list[dict]]], title: str, path) -> None:
@@ -205,6 +235,14 @@ def compare(run: results.Results, found: list[tuple[Problem, list[dict]]]) -> No
 
 def main(argv: list[str]) -> None:
     checks.no_arguments(argv)
+    if _CASES.value:
+        set_device()
+        title = f"Cases {_CASES.value!r}, float32, {results.threads_in_use(_THREADS.value)} threads, {_DEVICE.value}"
+        run = results.Results(_OUTPUT.value, title)
+        run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, match=_MATCH.value)
+        measure_cases(run)
+        run.save()
+        return
     asked = problems()
     variants = checks.words_of("variants", _VARIANTS.value, layers.VARIANTS)
     modes = checks.words_of("modes", _MODES.value, layers.MODES)

@@ -79,3 +79,19 @@ def test_a_package_that_is_not_there_is_named(tmp_path):
 )
 def test_wrong_flags_are_refused(tmp_path, flags, message):
     check_refused(PROGRAM, tmp_path, flags, message)
+
+
+def test_cases_are_timed_beside_stock(tmp_path):
+    """The list of docs/tuning.md: one of each kind and pass, with the same answers."""
+    match = "16x64x128x1|8x22x256x8.*dX|dense 8x64x64x1 5x5|EEGNet 1x"
+    flags = ["--cases=slow", f"--match={match}", "--repeat=1", "--seconds=0.01"]
+    rows = rows_of(run_quickly(PROGRAM, tmp_path, *flags), "cases")
+    assert [row["pass"] for row in rows] == ["forward", "gradient", "dX", "predict", "predict"]
+    for row in rows:
+        assert row["gain"] == pytest.approx(row["stock_ms"] / row["ours_ms"])
+        assert float(row["difference"]) < 1e-4
+
+
+def test_cases_that_do_not_exist_are_refused(tmp_path):
+    check_refused(PROGRAM, tmp_path, ["--cases=fast"], "cases")
+    check_refused(PROGRAM, tmp_path, ["--cases=slow", "--match=9x9x9"], "fits no case")

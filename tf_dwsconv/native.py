@@ -176,10 +176,11 @@ def plan(
 
     Returns:
         output_shape; flops (a multiply-add counts two); isa; block_pixels and block_channels, the output pixels and
-        channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; stream, whether the
-        output is written around the caches; tuned, whether `tf_dwsconv.tune` found it; modelled_bytes, what the
-        planner's model says is moved between the cores' L2 caches and what lies behind them, with the lines of the
-        output that are fetched to be stored into. Blocks, tasks and bytes are 0 for an empty output.
+        channels of a task; tasks; threads, those that will be used; scratch_bytes_per_thread; repeats, whether input
+        channels are copied once for each multiplier to fill vectors; stream, whether the output is written around the
+        caches; tuned, whether `tf_dwsconv.tune` found it; modelled_bytes, what the planner's model says is moved
+        between the cores' L2 caches and what lies behind them, with the lines of the output that are fetched to be
+        stored into. Blocks, tasks and bytes are 0 for an empty output.
 
     Raises:
         TypeError, ValueError: as in `depthwise_sep_conv2d`.

@@ -65,6 +65,14 @@ struct Problem {
   int64_t output_pixels() const { return Ho * Wo; }  // of one image
 };
 
+// The layer with each input channel repeated M times and one multiplier: filters and biases are the same in memory.
+inline Problem Repeated(const Problem& problem) {
+  Problem p = problem;
+  p.C = problem.CM();
+  p.M = 1;
+  return p;
+}
+
 // What the kernels read and write: element type `Problem::dtype`, dense.
 struct ForwardBuffers {
   const void* input = nullptr;             // [N,H,W,C] or [N,C,H,W]

@@ -17,7 +17,7 @@ namespace dwsconv {
 namespace {
 
 std::atomic<int64_t> backward_calls[3];
-std::atomic<int64_t> plain_calls{0};
+std::atomic<int64_t> repeated_calls{0}, plain_calls{0};
 
 constexpr char kOutOfMemory[] =
     "out of memory for the working buffers of the depthwise-separable convolution's gradients";
@@ -60,8 +60,9 @@ void StoreResidualGradient(const BackwardJob& job, const Workers& workers) {
 template <typename T>
 std::string RunBlocked(const Problem& p, const BackwardBuffers& b, const BackwardPlan& plan, const void* at,
                        const BackwardOptions& options) {
+  const Problem layer = plan.times > 1 ? Repeated(p) : p;
   BackwardJob job;
-  job.problem = &p;
+  job.problem = &layer;
   job.buffers = &b;
   job.plan = &plan;
   job.kernels = &Table(options.isa, p.dtype);
@@ -77,8 +78,8 @@ std::string RunBlocked(const Problem& p, const BackwardBuffers& b, const Backwar
   // channels starts on one in each pixel.
   const int64_t item = SizeOf(p.dtype), l3_bytes = GetCpuFeatures().l3_bytes;
   const int64_t passing = (2 * p.N * p.H * p.W * p.C + p.N * p.output_pixels() * p.K) * item;
-  job.stream_dx = l3_bytes > 0 && passing > l3_bytes && p.C * item % 64 == 0 && plan.block_channels * item % 64 == 0 &&
-                  reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
+  job.stream_dx = plan.times == 1 && l3_bytes > 0 && passing > l3_bytes && p.C * item % 64 == 0 &&
+                  plan.block_channels * item % 64 == 0 && reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
   const Workers workers(options.num_threads, options.pool);
   if (b.d_residual != nullptr) StoreResidualGradient<T>(job, workers);
   if (!job.wants_dz && !job.wants_dp && !job.wants_bias) return "";
@@ -189,6 +190,7 @@ std::string BackwardChannelsLast(const Problem& problem, const BackwardBuffers& 
     return BackwardReference(problem, buffers, options.num_threads) ? "" : kOutOfMemory;
   }
   backward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
+  if (plan.times > 1) repeated_calls.fetch_add(1, std::memory_order_relaxed);
   const bool from_input = DerivativeFromInput(problem.out);
   Scratch before(from_input ? problem.N * problem.output_pixels() * problem.K * int64_t{sizeof(float)} : 0);
   if (from_input) {
@@ -267,6 +269,7 @@ BackwardPlan BackwardPlanFor(const Problem& problem, Isa isa) {
 }
 
 int64_t BackwardCalls(Isa isa) { return backward_calls[static_cast<int>(isa)].load(std::memory_order_relaxed); }
+int64_t BackwardRepeatedCalls() { return repeated_calls.load(std::memory_order_relaxed); }
 int64_t BackwardPlainCalls() { return plain_calls.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

@@ -27,9 +27,10 @@ std::string Backward(const Problem& problem, const BackwardBuffers& buffers, con
 // The planner's choice for these kernels and this CPU.
 BackwardPlan BackwardPlanFor(const Problem& problem, Isa isa);
 
-// How often this process ran Backward on an ISA's kernels, and on the plain loops of geometries that no block holds:
-// for tests that assert which path ran.
+// How often this process ran Backward on an ISA's kernels, of those on scratch with repeated channels, and on the plain
+// loops of geometries that no block holds: for tests that assert which path ran.
 int64_t BackwardCalls(Isa isa);
+int64_t BackwardRepeatedCalls();
 int64_t BackwardPlainCalls();
 
 }  // namespace dwsconv

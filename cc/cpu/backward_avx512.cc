@@ -7,7 +7,9 @@
 #include "cc/cpu/derivative_body.h"
 #include "cc/cpu/step_float.h"
 #include "cc/cpu/multiply_tile.h"
+#include "cc/cpu/repeat_body.h"
 #include "cc/cpu/taps_body.h"
+#include "cc/cpu/fold_body.h"
 #include "cc/cpu/products_body.h"
 // clang-format on
 
@@ -20,6 +22,7 @@ const BackwardTable& BackwardAvx512() {
       kPair,
       {Gather<float>, Gather<BFloat16>, Gather<Float16>},
       {TapSums<float>, TapSums<BFloat16>, TapSums<Float16>},
+      {Fold<float>, Fold<BFloat16>, Fold<Float16>},
       Derivative,
       ActivateAll,
       TapProducts,

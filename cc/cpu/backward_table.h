@@ -26,6 +26,16 @@ struct GatherArgs {
   int64_t pixels, channels, padded;
   float* to;
   int64_t to_pixel;
+  int64_t times = 1;  // each channel of `from` so many times: `channels` * times floats before the zeros
+};
+
+// to[i][c] = sum over j < times of from[i][c * times + j], rounded.
+struct FoldArgs {
+  const float* from;
+  int64_t from_pixel;
+  int64_t pixels, channels, times;
+  void* to;
+  int64_t to_pixel;  // elements
 };
 
 // grad[i][c] *= activation'(at), for `padded` channels; `at` is what went into the activation (DerivativeFromInput) or
@@ -126,6 +136,7 @@ struct BackwardTable {
   int pair;            // consecutive terms that one dot-product instruction adds up: 2 for bfloat16, else 1
   void (*gather[3])(const GatherArgs& args);    // by DType
   void (*tap_sums[3])(const TapSumArgs& args);  // by DType of `to`
+  void (*fold[3])(const FoldArgs& args);        // by DType of `to`
   void (*derivative)(const DerivativeArgs& args);
   void (*activate)(const ActivateArgs& args);
   void (*tap_products)(const TapProductArgs& args);

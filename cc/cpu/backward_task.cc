@@ -16,7 +16,12 @@ const char* At(const void* base, int64_t elements, DType dtype) {
 class Task {
  public:
   Task(const BackwardJob& job, int64_t block, float* sums, float* scratch)
-      : job_(job), p_(*job.problem), plan_(*job.plan), kernels_(*job.kernels), block_(block) {
+      : job_(job),
+        p_(*job.problem),
+        plan_(*job.plan),
+        kernels_(*job.kernels),
+        x_channels_(p_.C / plan_.times),
+        block_(block) {
     first_channel_ = block * plan_.block_channels;
     channels_ = std::min(plan_.block_channels, p_.C - first_channel_);
     x_ = scratch;
@@ -28,6 +33,7 @@ class Task {
     rounded_ = reinterpret_cast<BFloat16*>(before_ + (IsClamp(p_.mid.kind) ? 1 : 2) * plan_.z_floats);
     g_pairs_ = rounded_ + 2 * plan_.rounded_floats;
     z_pairs_ = g_pairs_ + 2 * plan_.g_pair_floats;
+    fold_ = reinterpret_cast<float*>(z_pairs_ + 2 * plan_.z_pair_floats);
     sources_ = reinterpret_cast<const float**>(scratch + plan_.scratch_floats - plan_.list_floats);
     filter_list_ = sources_ + p_.R * p_.S * p_.M;
     dp_ = sums;
@@ -57,6 +63,11 @@ class Task {
   }
 
  private:
+  // Tap rows [r0, r1) by tap columns [s0, s1).
+  struct Taps {
+    int64_t r0, r1, s0, s1;
+  };
+
   // Output rows [begin, end): at most block_rows.
   void Block(int64_t begin, int64_t end, bool own) {
     const int64_t rows = end - begin;
@@ -120,9 +131,10 @@ class Task {
         continue;
       }
       Zero(to, left * plan_.x_stride);
-      const int64_t from = ((image_ * p_.H + h) * p_.W) * p_.C + first_channel_;
-      kernels_.gather[static_cast<int>(p_.dtype)]({At(job_.buffers->input, from, p_.dtype), p_.C, inside, channels_,
-                                                   plan_.padded_channels, to + left * plan_.x_stride, plan_.x_stride});
+      const int64_t from = ((image_ * p_.H + h) * p_.W) * x_channels_ + first_channel_ / plan_.times;
+      kernels_.gather[static_cast<int>(p_.dtype)]({At(job_.buffers->input, from, p_.dtype), x_channels_, inside,
+                                                   channels_ / plan_.times, plan_.padded_channels,
+                                                   to + left * plan_.x_stride, plan_.x_stride, plan_.times});
       Zero(to + (left + inside) * plan_.x_stride, (plan_.x_columns - left - inside) * plan_.x_stride);
     }
   }
@@ -139,8 +151,8 @@ class Task {
     const int64_t first = image_ * p_.H + read, last = std::min(first + rows * p_.stride_h, p_.N * p_.H);
     if (last <= first || plan_.blocks > 1) return {};
     const int64_t item = SizeOf(p_.dtype);
-    const char* const from = At(job_.buffers->input, first * p_.W * p_.C + first_channel_, p_.dtype);
-    return {from, (last - first) * p_.W * p_.C * item};
+    const char* const from = At(job_.buffers->input, first * p_.W * x_channels_, p_.dtype);  // of the only block
+    return {from, (last - first) * p_.W * x_channels_ * item};
   }
 
   void ComputeZ(int64_t rows) {
@@ -238,13 +250,64 @@ class Task {
     next_row_ = stop;
   }
 
+  // The taps t of an axis that some output reads dX[at] through: t * dilation = at + pad - p * stride for some p < out.
+  static void TapsUsed(int64_t at, int64_t taps, int64_t dilation, int64_t stride, int64_t out, int64_t* first,
+                       int64_t* last) {
+    const int64_t above = at - (out - 1) * stride;
+    *first = above > 0 ? std::min(taps, (above + dilation - 1) / dilation) : 0;
+    *last = std::max(*first, std::min(taps, at / dilation + 1));
+  }
+
+  // Rows h, h + stride_h, ... below `stop`, columns w, w + stride_w, ... Where windows are large, rows and columns near
+  // the edges are stored apart, with the taps that there are outputs for.
   void StorePhase(int64_t begin, int64_t h, int64_t stop, int64_t w) {
+    constexpr int64_t kSmallWindow = 7;  // for which the loops of whole grids are faster
+    const int64_t rows = (stop - h + p_.stride_h - 1) / p_.stride_h,
+                  columns = (p_.W - w + p_.stride_w - 1) / p_.stride_w;
+    Taps taps = {0, p_.R, 0, p_.S};
+    if (p_.R <= kSmallWindow && p_.S <= kSmallWindow) {
+      StorePart(begin, h, rows, w, columns, taps);
+      return;
+    }
+    for (int64_t row = 0, next; row < rows; row = next) {
+      const auto of_row = [&](int64_t i, int64_t* first, int64_t* last) {
+        TapsUsed(h + i * p_.stride_h + p_.pad_top, p_.R, p_.dilation_h, p_.stride_h, p_.Ho, first, last);
+      };
+      of_row(row, &taps.r0, &taps.r1);
+      int64_t first = taps.r0, last = taps.r1;
+      for (next = row; next < rows && first == taps.r0 && last == taps.r1;) {
+        if (++next < rows) of_row(next, &first, &last);
+      }
+      StoreColumns(begin, h + row * p_.stride_h, next - row, w, columns, taps);
+    }
+  }
+
+  void StoreColumns(int64_t begin, int64_t h, int64_t rows, int64_t w, int64_t columns, Taps taps) {
+    constexpr int64_t kTogether = 16;  // columns near an edge: some of their taps are zeros
+    const auto of_column = [&](int64_t i, int64_t* first, int64_t* last) {
+      TapsUsed(w + i * p_.stride_w + p_.pad_left, p_.S, p_.dilation_w, p_.stride_w, p_.Wo, first, last);
+      return *first == 0 && *last == p_.S;
+    };
+    for (int64_t column = 0, next; column < columns; column = next) {
+      int64_t unused, end;
+      const bool whole = of_column(column, &taps.s0, &taps.s1);
+      next = column + 1;
+      while (next < columns && (whole || next - column < kTogether) && of_column(next, &unused, &end) == whole) {
+        taps.s1 = end;
+        ++next;
+      }
+      StorePart(begin, h, rows, w + column * p_.stride_w, next - column, taps);
+    }
+  }
+
+  // The sums over those taps whose distance fits the strides.
+  void StorePart(int64_t begin, int64_t h, int64_t rows, int64_t w, int64_t columns, const Taps& used) {
     int64_t taps = 0;
-    for (int64_t r = p_.R - 1; r >= 0; --r) {  // from low rows of dZ to high ones
+    for (int64_t r = used.r1 - 1; r >= used.r0; --r) {  // from low rows of dZ to high ones
       const int64_t y = h + p_.pad_top - r * p_.dilation_h;
       if (y % p_.stride_h != 0) continue;
       const int64_t row = plan_.history + y / p_.stride_h - begin;
-      for (int64_t s = p_.S - 1; s >= 0; --s) {
+      for (int64_t s = used.s1 - 1; s >= used.s0; --s) {
         const int64_t x = w + p_.pad_left - s * p_.dilation_w;
         if (x % p_.stride_w != 0) continue;
         const float* source = dz_ + row * dz_row_ + (plan_.left + x / p_.stride_w) * plan_.z_stride;
@@ -260,20 +323,37 @@ class Task {
     args.taps = taps;
     args.source_row = dz_row_;
     args.source_pixel = plan_.z_stride;
-    args.rows = (stop - h + p_.stride_h - 1) / p_.stride_h;
-    args.pixels = (p_.W - w + p_.stride_w - 1) / p_.stride_w;
+    args.rows = rows;
+    args.pixels = columns;
     args.channels = channels_;
     args.bias = nullptr;
-    const int64_t at = ((image_ * p_.H + h) * p_.W + w) * p_.C + first_channel_;
-    args.to = static_cast<char*>(job_.buffers->d_input) + at * SizeOf(p_.dtype);
-    args.to_row = p_.stride_h * p_.W * p_.C;
-    args.to_pixel = p_.stride_w * p_.C;
-    const bool dense = p_.stride_h == 1 && p_.stride_w == 1 && p_.M == 1;
-    args.grid_rows = dense ? p_.R : 0;
+    const int64_t at = ((image_ * p_.H + h) * p_.W + w) * x_channels_ + first_channel_ / plan_.times;
+    char* const to = static_cast<char*>(job_.buffers->d_input) + at * SizeOf(p_.dtype);
+    args.to = to;
+    args.to_row = p_.stride_h * p_.W * x_channels_;
+    args.to_pixel = p_.stride_w * x_channels_;
+    const bool dense = p_.stride_h == 1 && p_.stride_w == 1 && p_.M == 1 && taps > 0;
+    args.grid_rows = dense ? used.r1 - used.r0 : 0;
     args.grid_row = p_.dilation_h * dz_row_;
     args.grid_pixel = p_.dilation_w * plan_.z_stride;
     args.stream = job_.stream_dx;
-    kernels_.tap_sums[static_cast<int>(p_.dtype)](args);
+    if (plan_.times == 1) {
+      kernels_.tap_sums[static_cast<int>(p_.dtype)](args);
+      return;
+    }
+    FoldArgs fold = {fold_, plan_.padded_channels, columns, channels_ / plan_.times, plan_.times, to, args.to_pixel};
+    const int64_t to_row_bytes = args.to_row * SizeOf(p_.dtype);
+    args.rows = 1;
+    args.channels = plan_.padded_channels;
+    args.to = fold_;
+    args.to_pixel = plan_.padded_channels;
+    args.stream = false;
+    for (int64_t i = 0; i < rows; ++i) {
+      kernels_.tap_sums[static_cast<int>(DType::kFloat32)](args);
+      kernels_.fold[static_cast<int>(p_.dtype)](fold);
+      for (int64_t t = 0; t < taps; ++t) sources_[t] += dz_row_;
+      fold.to = static_cast<char*>(fold.to) + to_row_bytes;
+    }
   }
 
   const float* Tap(int64_t t) const {
@@ -282,15 +362,17 @@ class Task {
   const float* Filter(int64_t m, int64_t t) const { return filters_ + (m * p_.R * p_.S + t) * plan_.padded_channels; }
 
   const BackwardJob& job_;
-  const Problem& p_;
+  const Problem& p_;  // Repeated where plan_.times > 1
   const BackwardPlan& plan_;
   const BackwardTable& kernels_;
-  int64_t block_, first_channel_, channels_;
+  const int64_t x_channels_;                  // of X and dX
+  int64_t block_, first_channel_, channels_;  // of p_
   int64_t x_row_, dz_row_;
   int64_t image_ = 0, next_row_ = 0;  // the first row of dX not yet written
   bool first_ = true;                 // nothing is in dp_ yet
   float *x_, *g_, *y_, *dz_, *before_, *z_;
   BFloat16 *rounded_, *g_pairs_, *z_pairs_;  // of bfloat16 products alone
+  float* fold_;
   float *dp_, *dd_, *mid_bias_, *bias_;
   const float* filters_;
   const float **sources_, **filter_list_;  // of the kernel called next

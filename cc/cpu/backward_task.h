@@ -12,7 +12,7 @@ namespace dwsconv {
 
 // What all tasks share.
 struct BackwardJob {
-  const Problem* problem;  // channels last
+  const Problem* problem;  // channels last; Repeated where plan->times > 1
   const BackwardBuffers* buffers;
   const BackwardPlan* plan;
   const BackwardTable* kernels;

@@ -371,11 +371,12 @@ std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers,
                                 const ForwardOptions& options) {
   const int64_t together = PixelsTogether(block);
   if (together > 1) return ScalePixels(block.main, buffers.main, packed.main(), together, options);
-  const int64_t scale_stride = packed.main().channel_stride() * block.main.M;
+  const Problem layer = packed.main().Layer(block.main);
+  const int64_t scale_stride = packed.main().channel_stride() * layer.M;
   Scratch scales(block.has_scale ? block.main.N * scale_stride * static_cast<int64_t>(sizeof(float)) : 0);
   if (scales.data() == nullptr) return kOutOfMemory;
   float* const scale = block.has_scale ? reinterpret_cast<float*>(scales.data()) : nullptr;
-  if (block.has_scale) ScalesToFloat(block.main, buffers.scale, scale_stride, scale);
+  if (block.has_scale) ScalesToFloat(layer, buffers.scale, scale_stride, scale);
   if (block.E > 0) {
     const ExpandPlan plan = MakeExpandPlan(block, ForwardMachine(block.main, options));
     return ExpandRun(block, buffers, packed, scale, scale_stride, plan).Go(options);
@@ -433,7 +434,7 @@ PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffer
     }
     rest = PackFilters(Together(main, together, together), isa, filters);
   } else {
-    rest = PackFilters(main, isa, buffers.main);
+    rest = PackFilters(main, isa, buffers.main, /*may_repeat=*/block.E == 0);
   }
   if (block.E > 0) {
     ForwardBuffers filters;
@@ -452,7 +453,10 @@ std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const 
   if (block.main.N == 0 || block.main.output_pixels() == 0) return "";
   CountForwardCall(options.isa);
   PackedBlockPtr own;
-  if (packed == nullptr) {
+  // A copy of X that is too large for these sizes, or was for those that the filters were packed for.
+  const bool repeats =
+      packed != nullptr && block.E == 0 && RepeatsInput(block.main, packed->main().kernels().vector_floats);
+  if (packed == nullptr || packed->main().repeats() != repeats) {
     own = PackBlock(block, options.isa, buffers);
     if (!own) return kOutOfMemory;
     packed = own.get();

@@ -1,5 +1,5 @@
 // The depthwise half of a tile: X (NHWC, elements T) to Z. Part of a kernel's translation unit: include after
-// depthwise_interior_body.h.
+// depthwise_window_body.h.
 #ifndef DWSCONV_CPU_DEPTHWISE_BODY_H_
 #define DWSCONV_CPU_DEPTHWISE_BODY_H_
 
@@ -7,35 +7,6 @@
 
 namespace dwsconv {
 namespace {
-
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0, b > 0
-inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// The taps t in [*first, *last) for which start + t * dilation lies in [0, size).
-inline void TapRange(int64_t start, int64_t taps, int64_t dilation, int64_t size, int64_t* first, int64_t* last) {
-  *first = start >= 0 ? 0 : Min(taps, CeilDiv(-start, dilation));
-  *last = start >= size ? *first : Max(*first, Min(taps, CeilDiv(size - start, dilation)));
-}
-
-// Where the pixels [q, q_end) of a row lie: [q, inside) and [outside, q_end) have windows that cross an edge.
-inline void SplitRow(const Problem& p, int64_t q, int64_t q_end, int64_t* inside, int64_t* outside) {
-  *inside = Min(q_end, Max(q, CeilDiv(p.pad_left, p.stride_w)));
-  const int64_t room = p.W - 1 + p.pad_left - (p.S - 1) * p.dilation_w;
-  *outside = room < 0 ? *inside : Min(q_end, Max(*inside, room / p.stride_w + 1));
-}
-
-// Pixels [from, to) of a row one by one, each with the taps that lie inside the row. z is pixel `from`.
-template <typename T, typename Z>
-void EdgePixels(const Problem& p, const DepthwiseRow<T>& row, int64_t from, int64_t to, Z* z) {
-  for (int64_t i = from; i < to; ++i, z += row.z_stride) {
-    const int64_t w = i * p.stride_w - p.pad_left;
-    int64_t s0, s1;
-    TapRange(w, p.S, p.dilation_w, p.W, &s0, &s1);
-    // w may be negative: taps below s0, which would lie before the row, are not read.
-    GeneralPixels<T, Z, 1>(row, row.x + w * p.C, s0, s1, z);
-  }
-}
 
 // Output pixels [q, q_end) of one row.
 template <typename T, typename Z>
@@ -70,12 +41,7 @@ struct DepthwiseRows {
   void Select(int64_t out_row) {
     const int64_t h = out_row * p->stride_h - p->pad_top;
     int64_t r0, r1;
-    if (p->dilation_h == 1) {  // TapRange without its divisions
-      r0 = Min(p->R, Max(0, -h));
-      r1 = Max(r0, Min(p->R, p->H - h));
-    } else {
-      TapRange(h, p->R, p->dilation_h, p->H, &r0, &r1);
-    }
+    TapRange(h, p->R, p->dilation_h, p->H, &r0, &r1);
     row.rows = r1 - r0;
     row.x = image + (row.rows > 0 ? (h + r0 * p->dilation_h) * p->W * p->C : 0);
     row.filter = filter + r0 * p->S * kV;
@@ -208,6 +174,29 @@ bool PackedRowsFit(DepthwiseRows<T>* rows, int64_t out_row, int64_t inside, int6
   return true;
 }
 
+constexpr int64_t kLineFloats = 16;  // of a cache line
+
+// The same for windows without loops of their own, in runs of channels whose windows stay in L1 from group to group.
+template <typename T, typename Z>
+void WindowRows(const DepthwiseRows<T>& rows, int64_t q, int64_t q_end, Z* z) {
+  const Problem& p = *rows.p;
+  const int64_t columns = (kWindowPixels - 1) * p.stride_w + 2 * p.S;
+  const int64_t vectors = kNearBytes / (kV * static_cast<int64_t>(sizeof(float))) / (Min(columns, kNearBytes) * p.R);
+  const int64_t run = Max(kLineFloats / kV, Max(1, vectors)) * kV;
+  for (int64_t c = 0; c < p.C; c += run) {
+    DepthwiseRows<T> part = rows;
+    part.image += c;
+    part.filter += c * rows.row.taps;
+    part.row.bias += c;
+    part.row.C = Min(run, p.C - c);
+    Z* to = z + c;
+    for (int64_t out_row = rows.first; out_row < rows.last; ++out_row, to += p.Wo * rows.row.z_stride) {
+      part.Select(out_row);
+      RowSegment<T, Z>(p, part.row, q, q_end, to);
+    }
+  }
+}
+
 // Output columns [q, q_end) of the rows of `rows`; more than one row only if they are whole.
 template <typename T, typename Z>
 void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
@@ -220,6 +209,10 @@ void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
     EdgeColumns<T, Z>(rows, q, inside, z);
     if (outside > inside) strips(rows, inside, outside, z + (inside - q) * rows->row.z_stride);
     EdgeColumns<T, Z>(rows, outside, q_end, z + (outside - q) * rows->row.z_stride);
+    return;
+  }
+  if (rows->row.packed_pixels == 0) {
+    WindowRows<T, Z>(*rows, q, q_end, z);
     return;
   }
   for (int64_t out_row = rows->first; out_row < rows->last; ++out_row, z += z_row) {

@@ -33,8 +33,10 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
   PackedFiltersPtr own;
   if (!ReadsPlainFilters(options.variant)) {
     CountForwardCall(options.isa);
-    if (packed == nullptr || !packed->Serves(problem, options.isa)) {
-      own = PackFilters(problem, options.isa, buffers);
+    const bool may_repeat = !IsLadderStep(options.variant);
+    if (packed == nullptr || !packed->Serves(problem, options.isa) ||
+        packed->repeats() != (may_repeat && RepeatsInput(problem, packed->kernels().vector_floats))) {
+      own = PackFilters(problem, options.isa, buffers, may_repeat);
       if (!own) return kOutOfMemory;
       packed = own.get();
     }

@@ -26,7 +26,8 @@ class PackedFilters;
 using PackedFiltersPtr = std::shared_ptr<const PackedFilters>;
 
 // The filters and biases of `buffers` (input, residual and output are not read). Null when memory is out.
-PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
+// may_repeat is for kernels that read X alone (RepeatsInput of plan.h).
+PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers, bool may_repeat = true);
 
 // Whether filters packed for one problem serve another: same R, S, C, M, K, dtype, biases and ISA.
 bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);

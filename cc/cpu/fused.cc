@@ -6,6 +6,7 @@
 #include "cc/core/parallel.h"
 #include "cc/cpu/layout.h"
 #include "cc/cpu/scratch_pool.h"
+#include "cc/plan/expand_plan.h"
 
 namespace dwsconv {
 namespace {
@@ -36,6 +37,7 @@ class Run {
   Run(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed, const Stages& stages,
       const Plan& plan)
       : problem_(problem),
+        layer_(packed.Layer(problem)),
         buffers_(buffers),
         packed_(packed),
         stages_(stages),
@@ -53,12 +55,12 @@ class Run {
     // Z is what lies in memory already, or what is to lie there.
     const bool changed = stages.normalize || stages.scale != nullptr;
     from_x_ = !stages.depthwise && stages.pointwise && typed_ && !changed && IsPointwise(problem);
-    to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ && problem.M == 1 &&
-            problem.C % kernels_.vector_floats == 0;
+    to_y_ = !stages.pointwise && typed_ && !changed && buffers.residual == nullptr && !stream_ && layer_.M == 1 &&
+            layer_.C % kernels_.vector_floats == 0;
   }
 
   int64_t tasks() const { return problem_.N * blocks_ * shares_; }
-  int64_t scratch_bytes() const { return from_x_ || to_y_ ? 0 : plan_.scratch_bytes; }
+  int64_t scratch_bytes() const { return from_x_ || to_y_ ? plan_.repeat_bytes : plan_.scratch_bytes; }
 
   void Task(int64_t task, int64_t next, char* scratch) const {
     const int64_t share = task % shares_, block = task / shares_ % blocks_, n = task / shares_ / blocks_;
@@ -80,13 +82,14 @@ class Run {
       args.z = image + first * problem_.C * item_;
       args.z_stride = problem_.C;
     } else if (to_y_) {
-      Depthwise(image, n, first, args.pixels, args.y, problem_.K);
+      Depthwise(image, n, first, args.pixels, static_cast<char*>(args.y), problem_.K, scratch);
       return;
     } else {
-      Depthwise(image, n, first, args.pixels, scratch, plan_.z_stride);
+      Depthwise(image, n, first, args.pixels, scratch, plan_.z_stride,
+                scratch + plan_.scratch_bytes - plan_.repeat_bytes);
     }
     if (!stages_.pointwise) {
-      ToOutputOrder(problem_, SizeOf(kernels_.z_type), plan_.z_stride, args.pixels, scratch);
+      ToOutputOrder(layer_, SizeOf(kernels_.z_type), plan_.z_stride, args.pixels, scratch);
       kernels_.copy(args);
       return;
     }
@@ -111,8 +114,9 @@ class Run {
   }
 
  private:
-  // Z of `pixels` pixels, with all that happens to it.
-  void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, void* z, int64_t z_stride) const {
+  // Z of `pixels` pixels, with all that happens to it. `repeat` is memory for RepeatedDepthwise.
+  void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, char* z, int64_t z_stride,
+                 char* repeat) const {
     const float* const scale = stages_.scale ? stages_.scale + n * stages_.scale_stride : nullptr;
     DepthwiseArgs args;
     args.problem = &problem_;
@@ -126,10 +130,48 @@ class Run {
     // The factors of each image as a depthwise filter of one tap: cheaper than two passes.
     const bool scaled = scale != nullptr && !stages_.depthwise && !stages_.normalize && packed_.packed_pixels() == 0;
     if (scaled) args.filter = scale;
-    stages_.depthwise || scaled ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
-    const RowsArgs rows = {static_cast<float*>(z), z_stride, pixels, cm_};
+    if (packed_.repeats()) {
+      RepeatedDepthwise(args, reinterpret_cast<float*>(repeat));
+    } else {
+      stages_.depthwise || scaled ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
+    }
+    const RowsArgs rows = {reinterpret_cast<float*>(z), z_stride, pixels, cm_};
     if (stages_.normalize) kernels_.normalize(rows, stages_.epsilon);
     if (scale != nullptr && !scaled) kernels_.scale(rows, scale);
+  }
+
+  // The depthwise half on copies of X's rows with the channels repeated, a part of a row or some whole rows at a time.
+  void RepeatedDepthwise(DepthwiseArgs args, float* rows) const {
+    const Problem& p = problem_;
+    const int64_t z_item = SizeOf(kernels_.z_type), end = args.first_pixel + args.pixels;
+    const char* const image = static_cast<const char*>(args.image);
+    Problem part = layer_;
+    args.problem = &part;
+    args.image = rows;
+    for (int64_t pixel = args.first_pixel; pixel < end; pixel += args.pixels) {
+      const int64_t row = pixel / p.Wo, q = pixel % p.Wo, whole = q == 0 ? (end - pixel) / p.Wo : 0;
+      args.pixels = whole > 0 ? whole * p.Wo : std::min(p.Wo - q, end - pixel);
+      part.Ho = std::max<int64_t>(whole, 1);
+      part.Wo = whole > 0 ? p.Wo : args.pixels;
+      int64_t top, bottom, left = 0, right = p.W;
+      RowsRead(p, row, row + part.Ho, &top, &bottom);
+      const int64_t w = q * p.stride_w - p.pad_left;
+      if (whole == 0) {
+        left = std::clamp<int64_t>(w, 0, p.W);
+        right = std::clamp(w + (args.pixels - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1, left, p.W);
+      }
+      part.H = bottom - top;
+      part.W = right - left;
+      part.pad_top = top - (row * p.stride_h - p.pad_top);
+      part.pad_left = left - w;
+      for (int64_t h = top; h < bottom; ++h) {
+        kernels_.repeat[static_cast<int>(p.dtype)](
+            {image + (h * p.W + left) * p.C * item_, part.W * p.C, p.M, rows + (h - top) * part.W * part.C});
+      }
+      args.first_pixel = 0;
+      kernels_.depthwise[static_cast<int>(DType::kFloat32)](args);
+      args.z = static_cast<char*>(args.z) + args.pixels * args.z_stride * z_item;
+    }
   }
 
   // Offset of the first byte of X past what output pixels [0, end) of an image read.
@@ -141,6 +183,7 @@ class Run {
   }
 
   const Problem& problem_;
+  const Problem layer_;  // what the kernels compute
   const ForwardBuffers& buffers_;
   const PackedFilters& packed_;
   const Stages& stages_;

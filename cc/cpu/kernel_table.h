@@ -32,6 +32,14 @@ struct DepthwiseArgs {
   int64_t z_stride;
 };
 
+// to[i * times + j] = from[i] as floats, for i < elements, j < times: channels of X, once for each of their
+// multipliers.
+struct RepeatArgs {
+  const void* from;
+  int64_t elements, times;
+  float* to;
+};
+
 // Pointwise half: Y[:, k_begin:k_end] of the same pixels.
 struct PointwiseArgs {
   const void* z;     // [pixels][z_stride] of KernelTable::z_type
@@ -66,7 +74,10 @@ struct KernelTable {
   int tile_channels;
   DType z_type;  // of Z and of the packed pointwise filter
   int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
-  void (*depthwise[3])(const DepthwiseArgs& args);  // by DType; null where the table does not serve it
+  // By DType of the image; null where the table does not serve it. A bfloat16 table takes float images too, which
+  // `repeat` makes.
+  void (*depthwise[3])(const DepthwiseArgs& args);
+  void (*repeat[3])(const RepeatArgs& args);  // by DType of `from`
   // In the place of the depthwise half, for dense convolutions: Z [pixels][R*S*C] is what lies under the windows, zero
   // outside the image. filter and bias are not read, nothing past R*S*C is written.
   void (*patches[3])(const DepthwiseArgs& args);

@@ -3,7 +3,9 @@
 // clang-format off
 #include "cc/cpu/vec_avx512.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/repeat_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
+#include "cc/cpu/depthwise_window_body.h"
 #include "cc/cpu/depthwise_body.h"
 #include "cc/cpu/step_float.h"
 #include "cc/cpu/pointwise_body.h"
@@ -20,6 +22,7 @@ const KernelTable& KernelsAvx512() {
       kZType,
       kPair,
       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
+      {Repeat<float>, Repeat<BFloat16>, Repeat<Float16>},
       {Patches<float>, Patches<BFloat16>, Patches<Float16>},
       Pointwise,
       CopyRows,

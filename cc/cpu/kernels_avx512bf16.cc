@@ -3,7 +3,9 @@
 // clang-format off
 #include "cc/cpu/vec_avx512.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/repeat_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
+#include "cc/cpu/depthwise_window_body.h"
 #include "cc/cpu/depthwise_body.h"
 #include "cc/cpu/step_bf16.h"
 #include "cc/cpu/pointwise_body.h"
@@ -19,7 +21,8 @@ const KernelTable& KernelsAvx512Bf16() {
       kTileChannels,
       kZType,
       kPair,
-      {nullptr, Depthwise<BFloat16, BFloat16>, nullptr},
+      {Depthwise<float, BFloat16>, Depthwise<BFloat16, BFloat16>, nullptr},
+      {nullptr, Repeat<BFloat16>, nullptr},
       {nullptr, Patches<BFloat16>, nullptr},
       Pointwise,
       CopyRows,

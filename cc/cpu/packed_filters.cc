@@ -117,11 +117,14 @@ void PackedFilters::Fill(const Problem& p, const ForwardBuffers& b) {
   }
 }
 
-std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {
-  const KernelTable& kernels = Kernels(isa, problem);
+std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& of, Isa isa, const ForwardBuffers& buffers,
+                                                   bool may_repeat) {
+  const KernelTable& kernels = Kernels(isa, of);
   std::unique_ptr<PackedFilters> packed(new (std::nothrow) PackedFilters);
   if (!packed) return nullptr;
-  packed->of_ = problem;
+  packed->of_ = of;
+  packed->repeats_ = may_repeat && RepeatsInput(of, kernels.vector_floats);
+  const Problem problem = packed->Layer(of);
   packed->kernels_ = packed->run_ = &kernels;
   const int64_t stride = RoundUp(problem.C, kernels.vector_floats);
   const int64_t padded_k = RoundUp(problem.K, kernels.tile_channels);
@@ -171,15 +174,15 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& problem, Isa i
 }
 
 bool PackedFilters::Serves(const Problem& p, Isa isa) const {
-  return &Kernels(isa, p) == kernels_ && PackedPixels(p, kernels_->vector_floats) == packed_pixels_ && p.R == of_.R &&
-         p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K && p.dtype == of_.dtype &&
+  return &Kernels(isa, p) == kernels_ && PackedPixels(Layer(p), kernels_->vector_floats) == packed_pixels_ &&
+         p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K && p.dtype == of_.dtype &&
          p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias &&
          (p.mid.kind == ActivationKind::kPRelu) == (depthwise_slopes_ != nullptr) &&
          (p.out.kind == ActivationKind::kPRelu) == (slopes_ != nullptr);
 }
 
-PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers) {
-  return PackedFilters::Make(problem, isa, buffers);
+PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers, bool may_repeat) {
+  return PackedFilters::Make(problem, isa, buffers, may_repeat);
 }
 bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa) { return packed.Serves(problem, isa); }
 int64_t PackCalls() { return pack_calls.load(std::memory_order_relaxed); }

@@ -12,14 +12,18 @@ namespace dwsconv {
 
 class PackedFilters : public Packed {
  public:
-  // Null when memory is out.
-  static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers);
+  // Null when memory is out. With may_repeat the filters are of Repeated(problem) where RepeatsInput.
+  static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
+                                             bool may_repeat = true);
 
   bool Serves(const Problem& problem, Isa isa) const;
   const KernelTable& kernels() const { return *run_; }
   // From now on kernels() is another table, for the same layout and problems.
   void RunBy(const KernelTable& kernels) { run_ = &kernels; }
   int64_t bytes() const override { return bytes_; }
+  bool repeats() const { return repeats_; }
+  // The layer that the kernels compute.
+  Problem Layer(const Problem& problem) const { return repeats_ ? Repeated(problem) : problem; }
 
   int64_t channel_stride() const { return channel_stride_; }
   const float* depthwise() const { return depthwise_; }            // as DepthwiseArgs::filter
@@ -38,6 +42,7 @@ class PackedFilters : public Packed {
 
   Problem of_;                                             // what it was packed for
   const KernelTable *kernels_ = nullptr, *run_ = nullptr;  // packed for; run by
+  bool repeats_ = false;
   int64_t channel_stride_ = 0, packed_pixels_ = 0, bytes_ = 0;
   AlignedBuffer<float> memory_;
   float *packed_filter_ = nullptr, *packed_bias_ = nullptr;

@@ -14,6 +14,15 @@ namespace {
 template <typename T>
 void Gather(const GatherArgs& a) {
   const T* from = static_cast<const T*>(a.from);
+  if (a.times > 1) {
+    const RepeatLanes permutation(a.times);
+    for (int64_t i = 0; i < a.pixels; ++i) {
+      float* out = a.to + i * a.to_pixel;
+      RepeatElements(from + i * a.from_pixel, a.channels, a.times, permutation, out);
+      for (int64_t c = a.channels * a.times; c < a.padded; ++c) out[c] = 0.0f;
+    }
+    return;
+  }
   const int64_t whole = a.channels / kV * kV, left = a.channels - whole;
   for (int64_t i = 0; i < a.pixels; ++i) {
     const T* in = from + i * a.from_pixel;
@@ -60,9 +69,47 @@ inline void TapSumPixels(const TapSumArgs& a, int64_t from, int64_t c, int64_t l
   for (int i = 0; i < kPixels; ++i) StoreSum(a, lanes, to + i * a.to_pixel, acc[i]);
 }
 
-// Vector by vector through all rows: what neighbouring rows share stays in L1.
+// The same where the taps are rows of S neighbours and so are the pixels: each element is loaded once for several taps.
+template <typename T, int kPixels>
+inline void TapWindowPixels(const TapSumArgs& a, int64_t S, int64_t from, int64_t c, int64_t lanes, T* to) {
+  constexpr int kTaps = 4;  // whose filter vectors are in registers together
+  Vec acc[kPixels];
+  const Vec start = a.bias ? Load(a.bias + c) : Set1(0.0f);
+#pragma GCC unroll 16
+  for (int i = 0; i < kPixels; ++i) acc[i] = start;
+  for (int64_t t = 0; t < a.taps; t += S) {
+    const float* x = a.sources[t] + from;
+    const float* const* filters = a.filters + t;
+    int64_t s = 0;
+    for (; s + kTaps <= S; s += kTaps) {
+      Vec f[kTaps];
+#pragma GCC unroll 4
+      for (int j = 0; j < kTaps; ++j) f[j] = Load(filters[s + j] + c);
+#pragma GCC unroll 16
+      for (int column = 0; column < kPixels + kTaps - 1; ++column, x += a.grid_pixel) {
+        const Vec v = Load(x);
+#pragma GCC unroll 16
+        for (int i = 0; i < kPixels; ++i) {
+          const int j = column - i;
+          if (j >= 0 && j < kTaps) acc[i] = Fma(v, f[j], acc[i]);
+        }
+      }
+      x -= (kPixels - 1) * a.grid_pixel;
+    }
+    for (; s < S; ++s, x += a.grid_pixel) {
+      const Vec f = Load(filters[s] + c);
+#pragma GCC unroll 16
+      for (int i = 0; i < kPixels; ++i) acc[i] = Fma(Load(x + i * a.source_pixel), f, acc[i]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kPixels; ++i) StoreSum(a, lanes, to + i * a.to_pixel, acc[i]);
+}
+
+// Vector by vector through all rows: what neighbouring rows share stays in L1. Where S is not 0 the taps are rows of S
+// neighbours, as far apart as pixels are.
 template <typename T>
-void TapSumsOfList(const TapSumArgs& a) {
+void TapSumsOfList(const TapSumArgs& a, int64_t S) {
   constexpr int kRun = kV == 16 ? 12 : 8;
   for (int64_t c = 0; c < a.channels; c += kV) {
     for (int64_t y = 0; y < a.rows; ++y) {
@@ -76,6 +123,7 @@ void TapSumsOfList(const TapSumArgs& a) {
         }
       };
       const int64_t lanes = a.channels - c;
+      if (S > 0) step([&](int64_t f, T* t) { TapWindowPixels<T, 8>(a, S, f, c, lanes, t); }, 8);
       step([&](int64_t f, T* t) { TapSumPixels<T, kRun>(a, f, c, lanes, t); }, kRun);
       step([&](int64_t f, T* t) { TapSumPixels<T, 4>(a, f, c, lanes, t); }, 4);
       step([&](int64_t f, T* t) { TapSumPixels<T, 1>(a, f, c, lanes, t); }, 1);
@@ -189,7 +237,7 @@ void TapSums(const TapSumArgs& a) {
   } else if (halved && S == 5) {
     TapSumsOfGrid<T, 5, 2>(a);
   } else {
-    TapSumsOfList<T>(a);
+    TapSumsOfList<T>(a, dense && S >= 4 ? S : 0);
   }
   if (a.stream) StreamFence();
 }

@@ -90,6 +90,10 @@ inline void Store(Float16* p, Vec v) { _mm_storeu_si128(reinterpret_cast<__m128i
 inline void StoreN(float* p, Vec v, int64_t n) { _mm256_maskstore_ps(p, FirstLanes(n), v); }
 inline void StoreN(BFloat16* p, Vec v, int64_t n) { StoreHalves(p, ToBFloat16(v), n); }
 inline void StoreN(Float16* p, Vec v, int64_t n) { StoreHalves(p, ToFloat16(v), n); }
+// Lane i of the result is lane lanes[i] of v.
+inline Vec Permute(Vec v, const int32_t* lanes) {
+  return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+}
 inline void Stream(float* p, Vec v) { _mm256_stream_ps(p, v); }
 inline void StreamFence() { _mm_sfence(); }
 

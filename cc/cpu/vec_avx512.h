@@ -95,6 +95,8 @@ inline void Store(Float16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m2
 inline void StoreN(float* p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
 inline void StoreN(BFloat16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToBFloat16(v)); }
 inline void StoreN(Float16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToFloat16(v)); }
+// Lane i of the result is lane lanes[i] of v.
+inline Vec Permute(Vec v, const int32_t* lanes) { return _mm512_permutexvar_ps(_mm512_loadu_si512(lanes), v); }
 inline void Stream(float* p, Vec v) { _mm512_stream_ps(p, v); }
 inline void Stream(BFloat16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), ToBFloat16(v)); }
 inline void StreamFence() { _mm_sfence(); }

@@ -4,7 +4,9 @@
 #include "cc/cpu/sizes_avx512.h"
 #include "cc/lab/vec_counted.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/repeat_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
+#include "cc/cpu/depthwise_window_body.h"
 #include "cc/cpu/depthwise_body.h"
 // clang-format on
 
@@ -34,6 +36,7 @@ const KernelTable& CountedAvx512() {
       kZType,
       kPair,
       {Depthwise<float, float>, Depthwise<BFloat16, float>, Depthwise<Float16, float>},
+      {Repeat<float>, Repeat<BFloat16>, Repeat<Float16>},
       {Patches<float>, Patches<BFloat16>, Patches<Float16>},
       Pointwise,
       CopyRows,

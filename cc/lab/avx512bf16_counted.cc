@@ -4,7 +4,9 @@
 #include "cc/cpu/sizes_avx512.h"
 #include "cc/lab/vec_counted.h"
 #include "cc/cpu/activation_body.h"
+#include "cc/cpu/repeat_body.h"
 #include "cc/cpu/depthwise_interior_body.h"
+#include "cc/cpu/depthwise_window_body.h"
 #include "cc/cpu/depthwise_body.h"
 // clang-format on
 
@@ -33,7 +35,8 @@ const KernelTable& CountedAvx512Bf16() {
       kTileChannels,
       kZType,
       kPair,
-      {nullptr, Depthwise<BFloat16, BFloat16>, nullptr},
+      {Depthwise<float, BFloat16>, Depthwise<BFloat16, BFloat16>, nullptr},
+      {nullptr, Repeat<BFloat16>, nullptr},
       {nullptr, Patches<BFloat16>, nullptr},
       Pointwise,
       CopyRows,

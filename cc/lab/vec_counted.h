@@ -38,6 +38,7 @@ inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
 inline Vec RoundNearest(Vec) { return {}; }
 inline Vec ScaleByPow2(Vec, Vec) { return {}; }
 inline Vec Reciprocal(Vec) { return {}; }
+inline Vec Permute(Vec, const int32_t*) { return {}; }
 
 template <typename T>
 inline Vec LoadN(const T* p, int64_t n) {

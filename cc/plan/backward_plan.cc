@@ -1,6 +1,7 @@
 #include "cc/plan/backward_plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace dwsconv {
 namespace {
@@ -45,10 +46,15 @@ int64_t ChooseChannels(int64_t C) {
 
 }  // namespace
 
-BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_t block_channels, int64_t block_rows) {
+BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, int64_t block_channels,
+                                int64_t block_rows) {
   BackwardPlan plan;
-  plan.blocks = CeilDiv(p.C, std::min(block_channels, p.C));
-  plan.block_channels = std::min(p.C, RoundUp(CeilDiv(p.C, plan.blocks), kBackwardQuantum));
+  if (RepeatsInput(problem, kBackwardQuantum)) plan.times = problem.M;
+  const Problem p = plan.times > 1 ? Repeated(problem) : problem;
+  block_channels = std::min(Times(block_channels, plan.times), p.C);
+  plan.blocks = CeilDiv(p.C, block_channels);
+  // All multipliers of a channel are in one block.
+  plan.block_channels = std::min(p.C, RoundUp(CeilDiv(p.C, plan.blocks), std::lcm(kBackwardQuantum, plan.times)));
   plan.blocks = CeilDiv(p.C, plan.block_channels);
   plan.block_rows = std::clamp<int64_t>(block_rows, 1, p.Ho);
 
@@ -77,6 +83,7 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
   const bool two_z = !IsClamp(p.mid.kind);  // before and after the activation
   const int64_t taps = Times(p.R, p.S);
   plan.list_floats = Times(Times(taps, p.M), 4);
+  plan.fold_floats = plan.times > 1 ? Times(p.W, plan.padded_channels) : 0;
   const int64_t pair = machine.z_bytes == 2 ? 2 : 1;
   if (pair == 2) {
     plan.rounded_floats = Times(pixels, plan.g_stride) / 2;
@@ -86,7 +93,7 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
   // Each is at most kTooMuch, so the sum is far from overflow.
   const int64_t floats = plan.x_floats + plan.z_floats * (two_z ? 2 : 1) + plan.dz_floats + plan.g_floats +
                          plan.y_floats + plan.rounded_floats + plan.g_pair_floats + plan.z_pair_floats +
-                         plan.list_floats;
+                         plan.fold_floats + plan.list_floats;
   plan.scratch_floats = RoundUp(std::min(floats, kTooMuch), kBackwardQuantum);
   plan.dp_floats = Times(plan.columns, plan.padded_K);
   plan.dd_floats = Times(taps, plan.columns);
@@ -114,7 +121,9 @@ BackwardPlan FinishBackwardPlan(const Problem& p, const Machine& machine, int64_
 
 BackwardPlan MakeBackwardPlan(const Problem& p, const Machine& machine) {
   const int64_t room = machine.l2_bytes / 4 * 4 / 5;  // floats in most of L2
-  const int64_t channels = ChooseChannels(p.C);
+  // In channels of X, of which each is `times` columns in scratch.
+  const int64_t times = RepeatsInput(p, kBackwardQuantum) ? p.M : 1;
+  const int64_t channels = std::max<int64_t>(1, ChooseChannels(p.C * times) / times);
   int64_t rows = std::min(kLeastRows, p.Ho);
   while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels &&
          FinishBackwardPlan(p, machine, channels, rows + 1).scratch_floats <= room) {

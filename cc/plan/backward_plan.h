@@ -18,6 +18,10 @@ namespace dwsconv {
 constexpr int64_t kBackwardQuantum = 16;
 
 struct BackwardPlan {
+  // M where scratch holds each channel of X so many times, and all is as in Repeated(problem), whose channels the sizes
+  // below count; else 1.
+  int64_t times = 1;
+
   // A task: input channels [block * block_channels, ...) by the chunk's output rows.
   int64_t block_channels = 0, blocks = 0;
   int64_t block_rows = 0;  // output rows that are in scratch at once
@@ -37,6 +41,7 @@ struct BackwardPlan {
   int64_t x_floats = 0, z_floats = 0, dz_floats = 0, g_floats = 0, y_floats = 0;
   // Where the products' factors are bfloat16: rows of dY, and pairs of pixels of dY and of Z; else 0. In floats.
   int64_t rounded_floats = 0, g_pair_floats = 0, z_pair_floats = 0;
+  int64_t fold_floats = 0;     // a row of dX before its multipliers are summed, where times > 1
   int64_t list_floats = 0;     // the taps' addresses, two lists
   int64_t scratch_floats = 0;  // a thread, in all
 
@@ -54,7 +59,7 @@ struct BackwardPlan {
 // machine.z_bytes says which: 2 for bfloat16.
 BackwardPlan MakeBackwardPlan(const Problem& problem, const Machine& machine);
 
-// The same with the blocks given: for measurements and tests. Both at least 1.
+// The same with the blocks given, in channels of X and in rows: for measurements and tests. Both at least 1.
 BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, int64_t block_channels,
                                 int64_t block_rows);
 

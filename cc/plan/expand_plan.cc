@@ -26,7 +26,7 @@ ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
   ExpandPlan plan;
   Plan one;
   one.block_pixels = one.block_channels = 1;
-  FinishPlan(p, machine, &one);
+  FinishPlan(p, machine, &one, /*may_repeat=*/false);
   plan.z_stride = one.z_stride;
   const double flops = 2.0 * static_cast<double>(p.N) *
                        (static_cast<double>(p.H * p.W) * static_cast<double>(block.E * p.C) +

@@ -27,6 +27,11 @@ struct Machine {
 // their channels fill whole vectors. 0 where pixels are not packed.
 int64_t PackedPixels(const Problem& problem, int vector_floats);
 
+// Whether a block's rows of X are copied with each channel repeated M times, so that the depthwise half runs as
+// Repeated(problem): where the multipliers of C channels one after the other would leave vectors of `vector_floats`
+// emptier. What a copy costs is one store a vector, for R * S multiply-adds.
+bool RepeatsInput(const Problem& problem, int64_t vector_floats);
+
 struct Plan {
   int64_t block_pixels = 0;    // consecutive output pixels (of one image, row-major) in one task
   int64_t block_channels = 0;  // output channels in one task
@@ -34,6 +39,7 @@ struct Plan {
   int threads = 1;            // used, at most Machine::threads
   int64_t scratch_bytes = 0;  // a thread: Z of one block, rows padded
   int64_t z_stride = 0;       // elements from one pixel of Z to the next
+  int64_t repeat_bytes = 0;   // of scratch_bytes, at its end: the block's rows of X where RepeatsInput, else 0
   bool stream = false;        // Y is too large to stay in cache: write around it
   bool tuned = false;         // from the tuner's file (tuned_plans.h)
 };
@@ -45,7 +51,8 @@ double ModelledBytes(const Problem& problem, const Machine& machine, const Plan&
 Plan MakePlan(const Problem& problem, const Machine& machine);
 
 // Fills what follows from the blocks, tasks, z_stride and scratch_bytes, and takes away threads that get no task.
-void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan);
+// Without may_repeat for kernels that read something else than X.
+void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan, bool may_repeat = true);
 
 }  // namespace dwsconv
 

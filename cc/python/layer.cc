@@ -162,7 +162,7 @@ Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handl
   if (!pack || ReadsPlainFilters(options_.variant)) return;
   {
     py::gil_scoped_release release;
-    packed_ = PackFilters(problem, options_.isa, buffers_);
+    packed_ = PackFilters(problem, options_.isa, buffers_, /*may_repeat=*/!IsLadderStep(options_.variant));
   }
   if (packed_ == nullptr) ThrowOutOfMemory("out of memory for the packed filters");
   depthwise_filter_ = pointwise_filter_ = depthwise_bias_ = bias_ = DenseArray{};

@@ -58,6 +58,7 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   result["tasks"] = plan.tasks;
   result["threads"] = plan.threads;
   result["scratch_bytes_per_thread"] = plan.scratch_bytes;
+  result["repeats"] = plan.repeat_bytes > 0;
   result["stream"] = plan.stream;
   result["tuned"] = plan.tuned;
   const Machine machine = ForwardMachine(question.problem, question.forward);

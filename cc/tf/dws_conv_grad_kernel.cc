@@ -61,6 +61,9 @@ int64_t dwsconv_backward_calls(const char* isa) {
   return dwsconv::BackwardCalls(parsed);
 }
 
+// Those of them whose scratch held channels repeated for their multipliers.
+int64_t dwsconv_backward_repeated_calls() { return dwsconv::BackwardRepeatedCalls(); }
+
 // Calls that ran on plain loops because no block of the problem fits.
 int64_t dwsconv_backward_plain_calls() { return dwsconv::BackwardPlainCalls(); }
 

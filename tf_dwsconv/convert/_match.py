@@ -13,7 +13,7 @@ from typing import Any, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.convert import _activations, _branches, _read
+from tf_dwsconv.convert import _activations, _branches, _cost, _read
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, only_input
 from tf_dwsconv.convert._leftovers import Leftovers
@@ -143,7 +143,7 @@ class Finder(Leftovers):
             block.depthwise = found.convolution
             block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
             return self._behind_depthwise(block)
-        if kernel_size != (1, 1) and found.convolution.kernel.shape[2] > _read.FEW_CHANNELS:
+        if not _cost.dense_pays(kernel_size, *found.convolution.kernel.shape[2:], found.window["strides"]):
             if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
                 self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
                 self._claimed.update(map(id, block.nodes))

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.convert import _activations
+from tf_dwsconv.convert import _activations, _cost
 from tf_dwsconv.convert._graph import called_in_training, only_input
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
@@ -130,16 +130,11 @@ def rows(node: Any) -> Optional[Convolution]:
     return _convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
 
 
-# Dense convolutions of more channels are what TensorFlow's own kernel is made for (measured: up to 1.25 times as fast
-# as ours from 32 channels on); those of few, as in front of every network of pictures, are what it is slow at.
-FEW_CHANNELS = 16
-
-
 def dense(layer: Any) -> Optional[Convolution]:
-    """A dense convolution that our kernel computes faster than TensorFlow's: of few channels, or 1x1 at strides."""
+    """A dense convolution that our kernel computes at least as fast as TensorFlow's: see `_cost`."""
     if type(layer) is not L.Conv2D or layer.groups != 1 or not _plain(layer):
         return None
-    if tuple(layer.kernel_size) != (1, 1) and layer.kernel.shape[2] > FEW_CHANNELS:
+    if not _cost.dense_pays(layer.kernel_size, layer.kernel.shape[2], layer.filters, layer.strides):
         return None
     return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
 
