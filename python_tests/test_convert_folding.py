@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keras
 import pytest
-from convert_support import check, difference, functional, pictures
+from convert_support import chain, check, difference, functional, pictures
 
 import tf_dwsconv
 
@@ -128,3 +128,27 @@ def test_a_front_norm_that_is_an_output_too():
 def test_a_front_norm_that_one_layer_reads_is_gone():
     fused = check(front_norm([lambda: L.Conv2D(8, 1, name="a")], head=lambda outputs: outputs[0]), ["1x1"])
     assert [layer.name for layer in fused.layers] == ["in0", "a"]
+
+
+def behind_a_residual(x):
+    y = L.Add()([x, chain(x, 6, name="a")])
+    y = L.ReLU()(y)
+    z = L.Add()([L.Conv2D(6, 3, padding="same", name="dense")(y), y])
+    return L.Activation("hard_silu")(z)
+
+
+def dilated(x):
+    y = L.Conv2D(6, 3, padding="same", dilation_rate=2, name="dense")(x)
+    y = L.BatchNormalization()(y)
+    return L.Conv2D(5, (2, 3), dilation_rate=(3, 1), activation="silu", name="last")(y)
+
+
+@pytest.mark.parametrize("make", [behind_a_residual, dilated])
+def test_there_and_back(make):
+    """`to_builtin` puts each stage where it was: an activation behind the residual, a window as wide."""
+    model = functional(make)
+    fused = check(model)
+    assert sum(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in fused.layers) == 2
+    builtin = tf_dwsconv.to_builtin(fused)
+    assert not any(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in builtin.layers)
+    assert difference(builtin, model, pictures(model)) < 1e-5

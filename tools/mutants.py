@@ -5,7 +5,7 @@ Usage: mutants.py [--list] [--check] [--only WORD]... [--no-baseline], with the 
 The faults stand in mutant_faults/. Those of the C++ code are all built into one library, in a copy of the tree,
 where the environment's DWSCONV_FAULT says which one is there; so one build serves them all. Those of the Python code
 are each written into a copy of the package. The copies are under build/mutants/. Then the tests that should notice run,
-until one does. First they run without any fault: one that fails by itself notices nothing.
+until one does. First they run without any fault: one that fails by itself notices nothing, and is left out.
 
 A fault is killed where a test fails or the process dies, and has survived where all tests pass. Some are known to
 change nothing and say why; such a one must survive. The exit status is 1 where any fault does not end as it should.
@@ -48,7 +48,7 @@ const int dwsconv_fault = std::getenv("DWSCONV_FAULT") ? std::atoi(std::getenv("
 }
 """
 DECLARATION = 'extern "C" const int dwsconv_fault;\n'
-SECONDS = 600  # for the tests of one fault: what hangs is noticed too
+SECONDS = 3600  # for the tests of one fault, or of none: what hangs is noticed too
 
 
 def number_of(fault: Fault) -> int:
@@ -178,8 +178,12 @@ def build() -> Path:
     return package
 
 
-def run_tests(tests: Sequence[str], package: Path, fault: int = 0) -> tuple[bool, str]:
-    """Whether tests pass with the package in a folder, and what failed if they do not.
+def run_tests(
+    tests: Sequence[str], package: Path, fault: int = 0, options: Sequence[str] = ("-x",)
+) -> tuple[bool, list[str]]:
+    """Whether tests pass with the package in a folder, and what failed if they do not: tests, or words.
+
+    `options` are pytest's.
 
     They run in a fork of this process, which has imported what takes longest: most of them take less than that.
     """
@@ -191,7 +195,8 @@ def run_tests(tests: Sequence[str], package: Path, fault: int = 0) -> tuple[bool
     with tempfile.TemporaryFile("w+") as out:
         child = os.fork()
         if child == 0:
-            _in_child([str(ROOT / "python_tests" / test) for test in tests], package, fault, out.fileno())
+            paths = [str(ROOT / "python_tests" / test) for test in tests]
+            _in_child([*options, *paths], package, fault, out.fileno())
         end = time.monotonic() + SECONDS
         ended, status = os.waitpid(child, os.WNOHANG)
         while not ended and time.monotonic() < end:
@@ -200,21 +205,21 @@ def run_tests(tests: Sequence[str], package: Path, fault: int = 0) -> tuple[bool
         if not ended:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return False, f"not done after {SECONDS} seconds"
+            return False, [f"not done after {SECONDS} seconds"]
         out.seek(0)
         said = out.read()
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
-        return True, ""
+        return True, []
     if code < 0:
-        return False, f"the process died of signal {-code}"
+        return False, [f"the process died of signal {-code}"]
     if code > 2:
         raise RuntimeError(f"pytest could not run {tests}:\n{said}")
-    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", said, re.MULTILINE)
-    return False, failed.group(1) if failed else said.strip().splitlines()[-1]
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*?(python_tests/.+?)(?: - .*)?$", said, re.MULTILINE)
+    return False, failed or said.strip().splitlines()[-1:]
 
 
-def _in_child(tests: list[str], package: Path, fault: int, out: int) -> None:
+def _in_child(arguments: list[str], package: Path, fault: int, out: int) -> None:
     """Runs pytest on the package in a folder, and ends the process."""
     code = 3
     try:
@@ -227,8 +232,8 @@ def _in_child(tests: list[str], package: Path, fault: int, out: int) -> None:
         sys.path[0] = str(package)
         import pytest
 
-        options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
-        code = int(pytest.main([*options, *tests], plugins=[_NoShrinking()]))
+        options = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+        code = int(pytest.main([*options, *arguments], plugins=[_NoShrinking()]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -250,12 +255,13 @@ class _NoShrinking:
 
 def tell(faults: Sequence[Fault], baseline: bool) -> int:
     """Runs the tests of each fault and prints what became of it; returns how many did not end as they should."""
+    options = ["-x"]
     if baseline:
         tests = sorted({test for fault in faults for test in fault.tests})
-        passed, what = run_tests(tests, ROOT)
-        if not passed:
-            print(f"without any fault {what} fails")
-            return 1
+        _, failed = run_tests(tests, ROOT, options=())
+        for test in failed:
+            print(f"left out, as it fails without any fault: {test}")
+            options.append(f"--deselect={test}")
     compiled = build() if any(map(is_cpp, faults)) else None
     has = isas()
     ends: dict[str, list[str]] = {"killed": [], "survived": [], "changes nothing": [], "not on this CPU": []}
@@ -270,7 +276,8 @@ def tell(faults: Sequence[Fault], baseline: bool) -> int:
                 package = FOLDER / "python"
                 text = (ROOT / fault.file).read_text(encoding="utf-8")
                 copy_package(package, {fault.file: planted(fault, text)}, ROOT / "tf_dwsconv")
-            passed, what = run_tests(fault.tests, package, number_of(fault) if is_cpp(fault) else 0)
+            passed, failed = run_tests(fault.tests, package, number_of(fault) if is_cpp(fault) else 0, options)
+            what = failed[0] if failed else ""
             end = "killed" if not passed else "changes nothing" if fault.same else "survived"
             unexpected += end == "survived" or (end == "killed" and bool(fault.same))
         note = what or fault.same

@@ -40,7 +40,7 @@ FAULTS = (
         "tf_dwsconv/convert/_match.py",
         "scale * change[0], shift * change[0] + change[1], True",
         "scale * change[0], shift + change[1], True",
-        _CONVERT,
+        ("test_convert_folding.py::test_scales_and_offsets_in_a_row_in_front_of_a_1x1",),
     ),
     Fault(
         "a front norm that others read",
@@ -61,7 +61,7 @@ FAULTS = (
         "tf_dwsconv/convert/_match.py",
         "id(node) in self._claimed or self.graph.shared(node)",
         "id(node) in self._claimed",
-        _CONVERT,
+        ("test_convert_graphs.py",),
     ),
     Fault(
         "a residual that is spread",
@@ -75,14 +75,14 @@ FAULTS = (
         "tf_dwsconv/convert/_builtin.py",
         'Fused("none") if layer.residual else last',
         "last",
-        ("test_to_builtin.py", "test_convert_random.py"),
+        ("test_convert_folding.py::test_there_and_back",),
     ),
     Fault(
         "to_builtin: a dense window without its dilation",
         "tf_dwsconv/convert/_builtin.py",
         'window["dilation_rate"] = layer.dilation_rate',
         "pass",
-        ("test_to_builtin.py", "test_convert_random.py"),
+        ("test_convert_folding.py::test_there_and_back",),
     ),
     Fault(
         "training: a frozen half is trained",
