@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import check_python
 
 import tf_dwsconv
 from tf_dwsconv import _tf_keras, activations
@@ -39,24 +38,6 @@ def test_onnx_export_names_to_builtin(make, tmp_path):
     with pytest.raises(ValueError, match="to_builtin"):
         model.export(str(path), format="onnx", verbose=False)
     assert not path.exists()
-
-
-@pytest.mark.usefixtures("op_library")
-def test_onnx_of_a_graph_made_before(tmp_path):
-    """tf2onnx meets the op in a graph, where no layer is called again."""
-    program = """
-import sys
-import keras, numpy as np, tensorflow as tf, tf2onnx, tf_dwsconv
-model = keras.Sequential([keras.Input((8, 8, 3)), tf_dwsconv.DepthwiseSepConv2D(4, 3)])
-function = tf.function(model, input_signature=[tf.TensorSpec([None, 8, 8, 3])])
-function(np.ones((1, 8, 8, 3), "float32"))
-try:
-    tf2onnx.convert.from_function(function, function.input_signature, output_path=sys.argv[1])
-except ValueError as error:
-    print(error)
-"""
-    assert "to_builtin" in check_python(program, str(tmp_path / "model.onnx"))
-    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_onnx_export_of_stock_layers_again(tmp_path):

@@ -1,7 +1,7 @@
 """Where stock ops stand in, as users run it: in graphs, in a process of its own, with oneDNN and without, in XLA.
 
-TensorFlow's graph optimiser fuses what we emit with what stands around it, and an op that is right in eager mode may
-end the process there. So tests of the layer, the block and converted networks run again in such a process.
+TensorFlow's graph optimiser fuses what we emit with what stands around it. An op that is right in eager mode may end
+the process there. So tests of the layer, the block and converted networks run again in such a process.
 """
 
 from __future__ import annotations

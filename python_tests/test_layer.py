@@ -84,6 +84,50 @@ def test_same_as_stock(arguments):
     assert isinstance(layer, keras.layers.SeparableConv2D)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": ((1, 1), (1, 1)), "activation": "relu"},
+        {"padding": [[2, 0], [1, 3]], "strides": 2, "depthwise_use_bias": True, "depthwise_activation": "relu6"},
+        {"padding": ((0, 4), (5, 0)), "strides": (1, 2), "dilation_rate": 2, "activation": ("leaky_relu", 0.3)},
+        {"padding": ((0, 0), (0, 0)), "activation": "softmax"},
+    ],
+    ids=str,
+)
+def test_explicit_padding(arguments, data_format, tmp_path):
+    """As the same layer without padding, on an input with zeros around it; in files, symbolic, and as stock layers."""
+    x = X if data_format == "channels_last" else X.transpose(0, 3, 1, 2)
+    options = {"data_format": data_format, "bias_initializer": "random_normal", **arguments}
+    layer = tf_dwsconv.DepthwiseSepConv2D(10, 3, name="conv", **options)
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, layer(inputs))
+    y = model(x)
+    pads = [(0, 0), *arguments["padding"], (0, 0)]
+    padded = np.pad(x, pads if data_format == "channels_last" else [pads[i] for i in (0, 3, 1, 2)])
+    without = tf_dwsconv.DepthwiseSepConv2D(10, 3, **{**options, "padding": "valid"})
+    without.build(padded.shape)
+    without.set_weights(layer.get_weights())
+    close(y, without(padded))
+    assert tuple(y.shape) == layer.compute_output_shape(x.shape) and y.shape[1:] == model.output.shape[1:]
+    assert layer.compute_output_shape((None, *x.shape[1:])) == model.output.shape
+
+    twin = tf_dwsconv.DepthwiseSepConv2D.from_config(layer.get_config())
+    assert twin.padding == layer.padding == tuple(map(tuple, arguments["padding"]))
+    model.save(tmp_path / "model.keras")
+    close(keras.models.load_model(tmp_path / "model.keras")(x), y, 0)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    close(served.serve(x), y)
+    assert tf_dwsconv.convert(model).get_layer("conv").padding == layer.padding
+    close(tf_dwsconv.convert(model)(x), y)
+    close(tf_dwsconv.convert(model, training=True)(x), y)
+    if arguments.get("dilation_rate", 1) == 1 and arguments.get("strides", 1) in (1, 2):  # that stock layers have
+        stock = tf_dwsconv.to_builtin(model)
+        assert not any(isinstance(part, tf_dwsconv.DepthwiseSepConv2D) for part in stock.layers)
+        close(stock(x), y)
+
+
 def test_it_is_the_fused_kernel_that_runs():
     layer = tf_dwsconv.DepthwiseSepConv2D(7, 3, activation="relu")
     layer(X)
@@ -250,6 +294,10 @@ except ValueError as error:
         ({"kernel_size": 0}, ValueError),
         ({"strides": 0}, ValueError),
         ({"padding": "full"}, ValueError),
+        ({"padding": 3}, ValueError),
+        ({"padding": ((1, 1),)}, ValueError),
+        ({"padding": ((1, -1), (0, 0))}, ValueError),
+        ({"padding": ((1, 0.5), (0, 0))}, TypeError),
         ({"data_format": "NHWC"}, ValueError),
         ({"depth_multiplier": 0}, ValueError),
         ({"activation": "nonsense"}, ValueError),

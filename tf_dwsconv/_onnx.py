@@ -1,15 +1,16 @@
-"""Exports to ONNX, which has no ops like ours: they end with an error, before a file is written."""
+"""Exports to ONNX, which has no ops like ours: they end with an error, before a file is written.
+
+Keras and tf2onnx would log an error, and write a file that no runtime loads. What they call to convert is told from the
+stack while they make their graph. A `tf.function` that was traced before is not traced again, and not found out.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from tf_dwsconv._library import BLOCK_OP_NAME, OP_NAME
-
 MESSAGE = (
     "ONNX has no op for tf_dwsconv's layers. Export tf_dwsconv.to_builtin(model): the same model with stock layers."
 )
-_known: set[str] = set()
 
 
 def refuse() -> None:
@@ -24,18 +25,3 @@ def refuse() -> None:
         if module == "keras.src.export.onnx" or module.startswith("tf2onnx."):
             raise ValueError(MESSAGE)
         frame = frame.f_back
-    if "tf2onnx.handler" in sys.modules and not _known:
-        _register()
-
-
-def _register() -> None:
-    """Makes tf2onnx raise at our ops, for graphs that are made before it is called."""
-    from tf2onnx.handler import tf_op
-
-    class Refusal:
-        @classmethod
-        def version_1(cls, ctx, node, **kwargs):
-            raise ValueError(MESSAGE)
-
-    tf_op([OP_NAME, BLOCK_OP_NAME])(Refusal)
-    _known.add(tf_op.__module__)

@@ -178,10 +178,12 @@ def dense(x: tf.Tensor, dense_filter: tf.Tensor, attributes: Attributes) -> tf.T
     """A dense convolution without bias: NHWC `[N, H, W, C]` by `[R, S, C, K]`, float32 or float64."""
     x, dense_filter = _ensure_rank4(x), _ensure_rank4(dense_filter)
     axes = [_Axis(x, dense_filter, attributes, i) for i in (0, 1)]
+    is_empty = 0 in x.shape.as_list()
+    shape = [size_of(x, 0), axes[0].out, axes[1].out, size_of(dense_filter, 3)]
     x = _padded(x, axes)
     strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
-    if dilations == [1, 1]:
-        return tf.nn.conv2d(x, dense_filter, strides, "VALID")
+    if dilations == [1, 1] and not is_empty:
+        return _of_shape(tf.nn.conv2d(x, dense_filter, strides, "VALID"), shape)
     # TensorFlow has strides or dilations, and no gradient of the latter on CPUs: tap by tap.
     y = None
     for r in range(axes[0].kernel):
@@ -207,11 +209,18 @@ def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes)
     else:
         z = _by_padding(x, depthwise_filter, axes)
     channels = size_of(depthwise_filter, 2) * size_of(depthwise_filter, 3)
-    shape = [size_of(x, 0), axes[0].out, axes[1].out, channels]
+    return _of_shape(z, [size_of(x, 0), axes[0].out, axes[1].out, channels])
+
+
+def _of_shape(z: tf.Tensor, shape: list[Size]) -> tf.Tensor:
+    """A convolution's result in the shape that it should have: for an empty batch TensorFlow's ops give the input's.
+
+    The depthwise op does so always, the dense one with oneDNN. What is known to be empty never comes to them.
+    """
     if all(isinstance(size, int) for size in shape):
         return z
-    # For an empty batch TensorFlow's op answers with the input's shape. Graph optimisation would trust the shape that
-    # it was inferred to have, and drop the correction; a placeholder is what it cannot see through.
+    # Graph optimisation would trust the shape that the op was inferred to have, and drop the correction; a placeholder
+    # is what it cannot see through.
     target = tf.stack([tf.cast(size, tf.int64) for size in shape])
     z = tf.reshape(z, target if tf.executing_eagerly() else tf.compat.v1.placeholder_with_default(target, [4]))
     z.set_shape([size if isinstance(size, int) else None for size in shape])
