@@ -152,3 +152,14 @@ def test_there_and_back(make):
     builtin = tf_dwsconv.to_builtin(fused)
     assert not any(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in builtin.layers)
     assert difference(builtin, model, pictures(model)) < 1e-5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_variable_that_is_not_trained_stays_so(training):
+    """One of a layer that is trained otherwise: the flag of the variable, not of the layer."""
+    model = functional(lambda x: L.Conv2DTranspose(4, 3, name="stays")(L.SeparableConv2D(8, 3)(x)))
+    model.get_layer("stays").bias.trainable = False
+    for rewritten in (tf_dwsconv.convert(model, training=training), tf_dwsconv.to_builtin(model)):
+        stays = rewritten.get_layer("stays")
+        assert stays.trainable and not stays.bias.trainable
+        assert [v.name for v in stays.trainable_variables] == ["kernel"]
