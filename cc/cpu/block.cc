@@ -326,6 +326,17 @@ class ExpandRun {
   int64_t x_stride_, x_bytes_;
 };
 
+// How many pixels the kernels take for one, where a block only scales and shifts channels that fill no vector: 16
+// pixels of 3 channels are one of 48. 1 for all other blocks. Filters are packed for it.
+int64_t PixelsTogether(const Block& block) {
+  const Problem& p = block.main;
+  const bool scales = block.has_depthwise && !block.has_pointwise && block.E == 0 && !block.normalize &&
+                      !block.has_scale && p.R == 1 && p.S == 1 && p.M == 1;
+  const bool one_activation = p.mid.kind != ActivationKind::kPRelu;
+  const bool same_pixels = p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
+  return scales && one_activation && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
+}
+
 constexpr int64_t kTogetherBytes = 16 * 15 * sizeof(float);  // of PixelsTogether at most
 using TogetherBuffer = std::array<char, kTogetherBytes>;
 
@@ -344,6 +355,13 @@ TogetherBuffer Repeat(const Problem& p, const void* from, int64_t together) {
   TogetherBuffer all;
   for (int64_t i = 0; i < together; ++i) memcpy(all.data() + i * bytes, from, static_cast<size_t>(bytes));
   return all;
+}
+
+// What is packed beside the leading convolution.
+Problem MainProblem(const Block& block) {
+  Problem main = block.has_depthwise || !block.has_pointwise ? block.main : DenseAsPointwise(block.main);
+  if (!block.has_pointwise) main.K = 0;
+  return main;
 }
 
 std::string ScalePixels(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int64_t together,
@@ -400,15 +418,6 @@ std::string ForwardChannelsLast(const Block& block, const BlockBuffers& buffers,
 
 }  // namespace
 
-int64_t PixelsTogether(const Block& block) {
-  const Problem& p = block.main;
-  const bool scales = block.has_depthwise && !block.has_pointwise && block.E == 0 && !block.normalize &&
-                      !block.has_scale && p.R == 1 && p.S == 1 && p.M == 1;
-  const bool one_activation = p.mid.kind != ActivationKind::kPRelu;
-  const bool same_pixels = p.stride_h == 1 && p.stride_w == 1 && p.Ho == p.H && p.Wo == p.W;
-  return scales && one_activation && same_pixels && p.C < 16 ? 16 / std::gcd(p.C, int64_t{16}) : 1;
-}
-
 int64_t ExpandWay(const std::string& way) {
   for (size_t i = 0; i < std::size(kWays); ++i) {
     if (way == kWays[i]) return ways[i].load(std::memory_order_relaxed);
@@ -418,9 +427,18 @@ int64_t ExpandWay(const std::string& way) {
 
 int64_t PackedBlock::bytes() const { return main_->bytes() + (lead_ ? lead_->bytes() : 0); }
 
+PackKey PackKeyOf(const Block& block, Isa isa) {
+  const Problem main = MainProblem(block);
+  const int64_t together = PixelsTogether(block);
+  PackKey key = together > 1 ? PackKeyOf(Together(main, together, together), isa)
+                             : PackKeyOf(main, isa, /*may_repeat=*/block.E == 0);
+  if (block.E > 0) key.lead = PackKeyOf(LeadProblem(block), isa).main;
+  key.stages = 1 + 2 * block.has_depthwise + 4 * block.has_pointwise + 8 * (block.E > 0) + 16 * (together > 1);
+  return key;
+}
+
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers) {
-  Problem main = block.has_depthwise || !block.has_pointwise ? block.main : DenseAsPointwise(block.main);
-  if (!block.has_pointwise) main.K = 0;
+  const Problem main = MainProblem(block);
   PackedFiltersPtr lead, rest;
   const int64_t together = PixelsTogether(block);
   if (together > 1) {
@@ -445,7 +463,7 @@ PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffer
     if (!lead) return nullptr;
   }
   if (!rest) return nullptr;
-  return PackedBlockPtr(new (std::nothrow) PackedBlock(std::move(lead), std::move(rest)));
+  return PackedBlockPtr(new (std::nothrow) PackedBlock(PackKeyOf(block, isa), std::move(lead), std::move(rest)));
 }
 
 std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
@@ -453,10 +471,7 @@ std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const 
   if (block.main.N == 0 || block.main.output_pixels() == 0) return "";
   CountForwardCall(options.isa);
   PackedBlockPtr own;
-  // A copy of X that is too large for these sizes, or was for those that the filters were packed for.
-  const bool repeats =
-      packed != nullptr && block.E == 0 && RepeatsInput(block.main, packed->main().kernels().vector_floats);
-  if (packed == nullptr || packed->main().repeats() != repeats) {
+  if (packed == nullptr || !(packed->key() == PackKeyOf(block, options.isa))) {
     own = PackBlock(block, options.isa, buffers);
     if (!own) return kOutOfMemory;
     packed = own.get();

@@ -15,25 +15,27 @@ namespace dwsconv {
 // A block's filters and biases, of all its stages.
 class PackedBlock : public Packed {
  public:
-  PackedBlock(PackedFiltersPtr lead, PackedFiltersPtr main) : lead_(std::move(lead)), main_(std::move(main)) {}
+  PackedBlock(const PackKey& key, PackedFiltersPtr lead, PackedFiltersPtr main)
+      : key_(key), lead_(std::move(lead)), main_(std::move(main)) {}
   int64_t bytes() const override;
+  const PackKey& key() const { return key_; }
   const PackedFilters& lead() const { return *lead_; }
   const PackedFilters& main() const { return *main_; }
 
  private:
+  PackKey key_;
   PackedFiltersPtr lead_, main_;  // lead: null where none leads
 };
 using PackedBlockPtr = std::shared_ptr<const PackedBlock>;
 
-// How many pixels the kernels take for one, where a block only scales and shifts channels that fill no vector: 16
-// pixels of 3 channels are one of 48. 1 for all other blocks. Filters are packed for it.
-int64_t PixelsTogether(const Block& block);
-
 // Null when memory is out. Input, scale, residual and output are not read.
 PackedBlockPtr PackBlock(const Block& block, Isa isa, const BlockBuffers& buffers);
 
-// Computes the block, as Forward does a layer. `packed`, if not null, is of PackBlock for the same stages, filter
-// sizes, dtype, ISA and PixelsTogether. options.variant and options.choice are not read.
+// Of filters that PackBlock would pack.
+PackKey PackKeyOf(const Block& block, Isa isa);
+
+// Computes the block, as Forward does a layer. `packed` may be null, or of another key: then the filters are packed for
+// this call. options.variant and options.choice are not read.
 std::string ForwardBlock(const Block& block, const BlockBuffers& buffers, const PackedBlock* packed,
                          const ForwardOptions& options);
 

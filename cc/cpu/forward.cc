@@ -34,8 +34,7 @@ std::string Forward(const Problem& problem, const ForwardBuffers& buffers, const
   if (!ReadsPlainFilters(options.variant)) {
     CountForwardCall(options.isa);
     const bool may_repeat = !IsLadderStep(options.variant);
-    if (packed == nullptr || !packed->Serves(problem, options.isa) ||
-        packed->repeats() != (may_repeat && RepeatsInput(problem, packed->kernels().vector_floats))) {
+    if (packed == nullptr || !(packed->key() == PackKeyOf(problem, options.isa, may_repeat))) {
       own = PackFilters(problem, options.isa, buffers, may_repeat);
       if (!own) return kOutOfMemory;
       packed = own.get();

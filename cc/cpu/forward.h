@@ -9,6 +9,7 @@
 #include "cc/core/cpu_features.h"
 #include "cc/core/parallel.h"
 #include "cc/core/problem.h"
+#include "cc/cpu/pack_key.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 
@@ -25,12 +26,13 @@ class Packed {
 class PackedFilters;
 using PackedFiltersPtr = std::shared_ptr<const PackedFilters>;
 
-// The filters and biases of `buffers` (input, residual and output are not read). Null when memory is out.
-// may_repeat is for kernels that read X alone (RepeatsInput of plan.h).
+// The filters and biases of `buffers` (input, residual and output are not read). Null when memory is out. Without
+// may_repeat for kernels that read something else than X alone (RepeatsInput of plan.h).
 PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers, bool may_repeat = true);
 
-// Whether filters packed for one problem serve another: same R, S, C, M, K, dtype, biases and ISA.
-bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa);
+// Of filters that PackFilters would pack for a problem, and of those that it has packed.
+PackKey PackKeyOf(const Problem& problem, Isa isa, bool may_repeat = true);
+const PackKey& PackKeyOf(const PackedFilters& packed);
 
 struct ForwardOptions;
 using ForwardFunction = std::string (*)(const Problem& problem, const ForwardBuffers& buffers,

@@ -122,7 +122,7 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& of, Isa isa, c
   const KernelTable& kernels = Kernels(isa, of);
   std::unique_ptr<PackedFilters> packed(new (std::nothrow) PackedFilters);
   if (!packed) return nullptr;
-  packed->of_ = of;
+  packed->key_ = PackKeyOf(of, isa, may_repeat);
   packed->repeats_ = may_repeat && RepeatsInput(of, kernels.vector_floats);
   const Problem problem = packed->Layer(of);
   packed->kernels_ = packed->run_ = &kernels;
@@ -173,18 +173,32 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Problem& of, Isa isa, c
   return packed;
 }
 
-bool PackedFilters::Serves(const Problem& p, Isa isa) const {
-  return &Kernels(isa, p) == kernels_ && PackedPixels(Layer(p), kernels_->vector_floats) == packed_pixels_ &&
-         p.R == of_.R && p.S == of_.S && p.C == of_.C && p.M == of_.M && p.K == of_.K && p.dtype == of_.dtype &&
-         p.has_depthwise_bias == of_.has_depthwise_bias && p.has_bias == of_.has_bias &&
-         (p.mid.kind == ActivationKind::kPRelu) == (depthwise_slopes_ != nullptr) &&
-         (p.out.kind == ActivationKind::kPRelu) == (slopes_ != nullptr);
+PackKey PackKeyOf(const Problem& p, Isa isa, bool may_repeat) {
+  const KernelTable& kernels = Kernels(isa, p);
+  const bool repeats = may_repeat && RepeatsInput(p, kernels.vector_floats);
+  int64_t flags = 0;
+  for (bool flag :
+       {p.has_depthwise_bias, p.has_bias, p.mid.kind == ActivationKind::kPRelu, p.out.kind == ActivationKind::kPRelu}) {
+    flags = 2 * flags + flag;
+  }
+  PackKey key;
+  key.main = {p.R,
+              p.S,
+              p.C,
+              p.M,
+              p.K,
+              static_cast<int64_t>(p.dtype),
+              static_cast<int64_t>(reinterpret_cast<intptr_t>(&kernels)),
+              PackedPixels(repeats ? Repeated(p) : p, kernels.vector_floats),
+              repeats,
+              flags};
+  return key;
 }
+const PackKey& PackKeyOf(const PackedFilters& packed) { return packed.key(); }
 
 PackedFiltersPtr PackFilters(const Problem& problem, Isa isa, const ForwardBuffers& buffers, bool may_repeat) {
   return PackedFilters::Make(problem, isa, buffers, may_repeat);
 }
-bool Serves(const PackedFilters& packed, const Problem& problem, Isa isa) { return packed.Serves(problem, isa); }
 int64_t PackCalls() { return pack_calls.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

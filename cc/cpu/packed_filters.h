@@ -16,7 +16,7 @@ class PackedFilters : public Packed {
   static std::unique_ptr<PackedFilters> Make(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                                              bool may_repeat = true);
 
-  bool Serves(const Problem& problem, Isa isa) const;
+  const PackKey& key() const { return key_; }
   const KernelTable& kernels() const { return *run_; }
   // From now on kernels() is another table, for the same layout and problems.
   void RunBy(const KernelTable& kernels) { run_ = &kernels; }
@@ -40,7 +40,7 @@ class PackedFilters : public Packed {
   template <typename T>
   void Fill(const Problem& p, const ForwardBuffers& b);
 
-  Problem of_;                                             // what it was packed for
+  PackKey key_;
   const KernelTable *kernels_ = nullptr, *run_ = nullptr;  // packed for; run by
   bool repeats_ = false;
   int64_t channel_stride_ = 0, packed_pixels_ = 0, bytes_ = 0;

@@ -200,7 +200,7 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
     const std::string wrong = empty ? "" : CheckPlanChoice(problem, options);
     if (!wrong.empty()) throw py::value_error("plan: " + wrong);
   }
-  if (packed_ != nullptr && !Serves(*packed_, problem, options.isa)) {
+  if (packed_ != nullptr && !(PackKeyOf(*packed_) == PackKeyOf(problem, options.isa, !IsLadderStep(options.variant)))) {
     throw std::runtime_error("the packed filters do not fit the problem: a defect of tf_dwsconv");
   }
 

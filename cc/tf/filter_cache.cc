@@ -32,7 +32,7 @@ uint64_t HashAll(absl::Span<const Tensor* const> tensors) {
 
 template <size_t kCount>
 size_t FilterCache::Hasher::operator()(const Key<kCount>& key) const {
-  // The identity alone nearly always differs; geometry is left to operator==.
+  // The identity alone nearly always differs; the kind is left to operator==.
   uint64_t hash = 0;
   for (uint64_t part : key.identity) hash = HashStep(hash, part);
   return static_cast<size_t>(hash ^ (hash >> 32));
@@ -44,23 +44,10 @@ FilterCache& FilterCache::Global() {
   return *cache;
 }
 
-FilterCache::Geometry FilterCache::GeometryOf(const Problem& p, Isa isa) {
-  Geometry geometry;
-  geometry.sizes = {p.R, p.S, p.C, p.M, p.K, 0};
-  int64_t parts = 0;
-  for (bool flag :
-       {p.has_depthwise_bias, p.has_bias, p.mid.kind == ActivationKind::kPRelu, p.out.kind == ActivationKind::kPRelu}) {
-    parts = 2 * parts + flag;
-  }
-  geometry.kinds = {static_cast<int64_t>(p.dtype), static_cast<int64_t>(isa), parts};
-  return geometry;
-}
-
-FilterCache::Lookup FilterCache::MakeLookup(const Geometry& geometry, absl::Span<const Tensor* const> filters,
-                                            bool stable) {
+FilterCache::Lookup FilterCache::MakeLookup(const PackKey& kind, absl::Span<const Tensor* const> filters, bool stable) {
   Lookup lookup;
   lookup.filters = filters;
-  lookup.addresses.geometry = lookup.contents.geometry = geometry;
+  lookup.addresses.kind = lookup.contents.kind = kind;
   lookup.addresses.identity.fill(0);
   for (size_t i = 0; i < filters.size(); ++i) {
     lookup.addresses.identity[i] = reinterpret_cast<uintptr_t>(filters[i]->data());
@@ -72,29 +59,20 @@ FilterCache::Lookup FilterCache::MakeLookup(const Geometry& geometry, absl::Span
 
 PackedFiltersPtr FilterCache::Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
                                   absl::Span<const Tensor* const> filters, bool stable) {
-  return std::static_pointer_cast<const PackedFilters>(Get(
-      GeometryOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
+  return std::static_pointer_cast<const PackedFilters>(
+      Get(PackKeyOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
 }
 
 PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers& buffers,
                                 absl::Span<const Tensor* const> filters, bool stable) {
-  Geometry geometry = GeometryOf(block.main, isa);
-  geometry.sizes[5] = block.E;
-  // What tells it from a layer, and its stages. The kernels that it is packed for follow from the activation, too.
-  const bool floats = block.main.float_between || !IsClamp(block.main.mid.kind);
-  for (bool flag : {block.has_depthwise, block.has_pointwise, block.has_expand_bias, block.main.stride_w == 1, floats,
-                    PixelsTogether(block) > 1, block.lead.kind == ActivationKind::kPRelu}) {
-    geometry.kinds[2] = 2 * geometry.kinds[2] + flag;
-  }
-  geometry.kinds[2] += 1 << 16;
   return std::static_pointer_cast<const PackedBlock>(
-      Get(geometry, filters, stable, [&]() -> PackedPtr { return PackBlock(block, isa, buffers); }));
+      Get(PackKeyOf(block, isa), filters, stable, [&]() -> PackedPtr { return PackBlock(block, isa, buffers); }));
 }
 
-FilterCache::PackedPtr FilterCache::Get(const Geometry& geometry, absl::Span<const Tensor* const> filters, bool stable,
+FilterCache::PackedPtr FilterCache::Get(const PackKey& kind, absl::Span<const Tensor* const> filters, bool stable,
                                         absl::FunctionRef<PackedPtr()> pack) {
   Released released;
-  Lookup lookup = MakeLookup(geometry, filters, stable);
+  Lookup lookup = MakeLookup(kind, filters, stable);
   PackedPtr packed = FindByAddress(lookup, &released);
   if (packed != nullptr) return packed;
   const uint64_t contents = HashAll(filters);

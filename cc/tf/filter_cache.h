@@ -72,17 +72,11 @@ class FilterCache {
  private:
   using PackedPtr = std::shared_ptr<const Packed>;
 
-  // What must agree besides the contents.
-  struct Geometry {
-    std::array<int64_t, 6> sizes;  // R, S, C, M, K, E
-    std::array<int64_t, 3> kinds;  // dtype, ISA, which stages and biases there are
-    bool operator==(const Geometry& other) const { return sizes == other.sizes && kinds == other.kinds; }
-  };
   template <size_t kCount>
   struct Key {
-    Geometry geometry;
+    PackKey kind;  // what must agree besides the contents
     std::array<uint64_t, kCount> identity;
-    bool operator==(const Key& other) const { return identity == other.identity && geometry == other.geometry; }
+    bool operator==(const Key& other) const { return identity == other.identity && kind == other.kind; }
   };
   using AddressKey = Key<kMaxFilters>;
   using ContentsKey = Key<1>;  // a hash
@@ -138,9 +132,8 @@ class FilterCache {
     ContentsKey contents;
   };
 
-  static Geometry GeometryOf(const Problem& problem, Isa isa);
-  static Lookup MakeLookup(const Geometry& geometry, absl::Span<const tensorflow::Tensor* const> filters, bool stable);
-  PackedPtr Get(const Geometry& geometry, absl::Span<const tensorflow::Tensor* const> filters, bool stable,
+  static Lookup MakeLookup(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable);
+  PackedPtr Get(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable,
                 absl::FunctionRef<PackedPtr()> pack);
   PackedPtr FindByAddress(const Lookup& lookup, Released* released);
   PackedPtr FindByContents(const Lookup& lookup, Released* released);
