@@ -153,12 +153,12 @@ def test_custom_layers_functions_and_lambdas_survive():
     def make(x):
         x = Scale(2.0)(x)
         x = L.Lambda(lambda t: t + offset, name="closure")(x)
-        x = L.Conv2D(64, 3, activation=doubled)(x)
-        x = L.Conv2D(6, 3, activation=lambda t: keras.ops.sin(t))(x)
+        x = L.Conv2D(6, 3, strides=2, activation=doubled)(x)
+        x = L.Conv2D(6, 2, strides=2, activation=lambda t: keras.ops.sin(t))(x)
         x = L.TimeDistributed(Scale(0.5))(x)
         return chain(x, 4)
 
-    check(functional(make), ["convolution", "depthwise + 1x1"])
+    check(functional(make), ["convolution", "convolution", "depthwise + 1x1"])
 
 
 def test_layers_as_activations_have_weights_of_their_own():
