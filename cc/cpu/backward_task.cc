@@ -261,11 +261,10 @@ class Task {
   // Rows h, h + stride_h, ... below `stop`, columns w, w + stride_w, ... Where windows are large, rows and columns near
   // the edges are stored apart, with the taps that there are outputs for.
   void StorePhase(int64_t begin, int64_t h, int64_t stop, int64_t w) {
-    constexpr int64_t kSmallWindow = 7;  // for which the loops of whole grids are faster
     const int64_t rows = (stop - h + p_.stride_h - 1) / p_.stride_h,
                   columns = (p_.W - w + p_.stride_w - 1) / p_.stride_w;
     Taps taps = {0, p_.R, 0, p_.S};
-    if (p_.R <= kSmallWindow && p_.S <= kSmallWindow) {
+    if (!plan_.edges_apart) {
       StorePart(begin, h, rows, w, columns, taps);
       return;
     }

@@ -68,8 +68,13 @@ BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, 
   const int64_t reach_h = Times(p.R - 1, p.dilation_h), reach_w = Times(p.S - 1, p.dilation_w);
   plan.x_rows = std::min(Times(plan.block_rows - 1, p.stride_h) + reach_h + 1, kTooMuch);
   plan.x_columns = std::min(Times(p.Wo - 1, p.stride_w) + reach_w + 1, kTooMuch);
+  plan.edges_apart = p.R > kSmallWindow || p.S > kSmallWindow;
   plan.history = CeilDiv(reach_h, p.stride_h);
   plan.below = std::max<int64_t>(0, (p.H - 1 + p.pad_top) / p.stride_h - (p.Ho - 1));
+  if (plan.edges_apart) {  // rows outside of dZ are not read
+    plan.history = std::min(plan.history, p.Ho - 1);
+    plan.below = 0;
+  }
   plan.left = std::max<int64_t>(0, CeilDiv(std::max<int64_t>(0, reach_w - p.pad_left), p.stride_w));
   plan.right = std::max<int64_t>(0, (p.W - 1 + p.pad_left) / p.stride_w - (p.Wo - 1));
 
@@ -124,9 +129,13 @@ BackwardPlan MakeBackwardPlan(const Problem& p, const Machine& machine) {
   // In channels of X, of which each is `times` columns in scratch.
   const int64_t times = RepeatsInput(p, kBackwardQuantum) ? p.M : 1;
   const int64_t channels = std::max<int64_t>(1, ChooseChannels(p.C * times) / times);
+  const auto floats = [&](int64_t rows) { return FinishBackwardPlan(p, machine, channels, rows).scratch_floats; };
+  // With each block the rows that its windows share with the block before are read and moved again: no fewer than a
+  // quarter of those, unless that takes far more than L2.
   int64_t rows = std::min(kLeastRows, p.Ho);
-  while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels &&
-         FinishBackwardPlan(p, machine, channels, rows + 1).scratch_floats <= room) {
+  const int64_t wanted = std::min(CeilDiv((p.R - 1) * p.dilation_h, 4 * p.stride_h), p.Ho);
+  if (wanted > rows && floats(wanted) <= 2 * room) rows = wanted;
+  while (rows < p.Ho && (rows + 1) * p.Wo <= kMostPixels && floats(rows + 1) <= room) {
     ++rows;
   }
   // Blocks of equal height.

@@ -17,10 +17,16 @@ namespace dwsconv {
 // Channels of a block are padded to a multiple of this many floats in scratch, whatever the vectors.
 constexpr int64_t kBackwardQuantum = 16;
 
+// Windows of at most so many rows and columns go through loops of whole grids of taps, with zeros around dZ.
+constexpr int64_t kSmallWindow = 7;
+
 struct BackwardPlan {
   // M where scratch holds each channel of X so many times, and all is as in Repeated(problem), whose channels the sizes
   // below count; else 1.
   int64_t times = 1;
+
+  // The window is larger than kSmallWindow: rows of dX near an edge take the taps that there are rows of dZ for.
+  bool edges_apart = false;
 
   // A task: input channels [block * block_channels, ...) by the chunk's output rows.
   int64_t block_channels = 0, blocks = 0;
