@@ -212,11 +212,16 @@ def test_a_line_for_each_convolution_that_is_not_looked_at(make, expected, train
     assert difference(stock, model, pictures(model)) < 1e-5
 
 
-@pytest.mark.parametrize("layer", [L.SeparableConv1D(4, 3, name="own"), L.DepthwiseConv1D(3, name="own")], ids=str)
-def test_convolutions_of_one_dimension_are_fused_or_in_the_report(layer):
-    model = functional(layer, (8, 4))
+@pytest.mark.parametrize("layer", [L.SeparableConv1D, L.DepthwiseConv1D], ids=lambda layer: layer.__name__)
+def test_convolutions_of_one_dimension_that_stay_are_in_the_report(layer):
+    sizes = (3, 3) if layer is L.DepthwiseConv1D else (4, 3)
+    shared = layer(*sizes[1:] if layer is L.DepthwiseConv1D else sizes, padding="same", name="own")
+    model = functional(lambda x: shared(shared(x)), (8, 4))
     new = tf_dwsconv.convert(model)
-    assert len(rows(new)) == 1 and (rows(new)[0].fused or "one dimension" in rows(new)[0].reason)
+    assert rows(new) and all(row.fused is None for row in rows(new))
+    assert all("one dimension" in row.reason for row in rows(new))
+    trained = tf_dwsconv.convert(model, training=True)
+    assert all(row.fused is None and "one dimension" in row.reason for row in rows(trained))
 
 
 def saved(make, folder):

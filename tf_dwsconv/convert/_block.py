@@ -44,6 +44,7 @@ class Block:
     is_dense: bool = False
     is_scale: bool = False
     is_rows: bool = False
+    is_sequence: bool = False  # tensors are [N, W, C]
     note: str = ""
     name: str = ""  # of the new layer
 

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from tf_dwsconv.activations import NONE
-from tf_dwsconv.convert import _read
+from tf_dwsconv.convert import _cost, _read
+from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, only_input
 from tf_dwsconv.convert._read import Convolution
 
@@ -253,3 +254,54 @@ def _join(places: list, axis: int, x: Any, out: Any, stride: int, dilation: int,
         if (size + before + after - reach - 1) // stride + 1 != outputs:
             return None
     return (taps, before, after, at) if after >= 0 else None
+
+
+class Branching:
+    """Methods of `Finder` (`_match.py`), which has the graph and the search along it."""
+
+    graph: Any
+    folded: list
+    _claimed: set
+    _usable: Any
+    _behind_depthwise: Any
+    _tail: Any
+
+    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[Branches]:
+        return find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
+
+    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
+        """Convolutions whose results are added, as one."""
+        before, layout = self.graph.producer(x), _read.data_format(node.operation)
+        if before is not None and _read.zero_padding(before) is not None:
+            x = only_input(before)
+        found = self._branches(x, layout, _read.compute_dtype(node))
+        if found is None or not any(n is node for n in found.nodes):
+            return None
+        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
+        kernel_size = found.window["kernel_size"]
+        if found.convolution.depthwise:
+            block.depthwise = found.convolution
+            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
+            return self._behind_depthwise(block)
+        if not _cost.dense_pays(kernel_size, *found.convolution.kernel.shape[2:], found.window["strides"]):
+            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
+                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
+                self._claimed.update(map(id, block.nodes))
+            return None
+        block.pointwise = found.convolution
+        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
+            block.is_dense = True
+            block.window = {**found.window, "dense_kernel_size": kernel_size}
+            del block.window["kernel_size"]
+        return self._tail(block)
+
+    def _pointwise_branches(self, block: Block) -> Optional[Branches]:
+        """The 1x1 convolutions that alone read a block's result, and are added."""
+        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs or block.is_sequence:
+            return None
+        found = self._branches(block.out, block.layout, block.dtype)
+        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
+            return None
+        own = {id(node) for node in found.nodes}
+        inside = all(id(node) in own for node in self.graph.readers(block.out))
+        return found if inside and found.window["strides"] == (1, 1) else None

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.convert import _activations, _branches, _cost, _read
+from tf_dwsconv.convert import _activations, _branches, _read, _sequences
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._graph import Graph, only_input
 from tf_dwsconv.convert._leftovers import Leftovers
@@ -24,7 +24,7 @@ L = keras.layers
 _CONVOLUTIONS = (L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D)
 
 
-class Finder(Leftovers):
+class Finder(Leftovers, _branches.Branching, _sequences.Sequences):
     """Finds all blocks of one graph.
 
     Args:
@@ -89,6 +89,9 @@ class Finder(Leftovers):
         is_depthwise, is_separable = _read.depthwise(layer) is not None, _read.separable(layer) is not None
         is_pointwise, is_dense = _read.pointwise(node) is not None, _read.dense(layer) is not None
         is_stock = _read.foldable(layer) is not None
+        is_sequence = _sequences.halves(layer) is not None and not self.graph.shared(node)
+        if is_sequence and only_input(node) is not None:
+            return self._sequence(node)
         if not (is_depthwise or is_separable or is_pointwise or is_dense or is_stock):
             return None
         x = only_input(node)
@@ -125,35 +128,6 @@ class Finder(Leftovers):
             return longer if longer is not None else self._pointwise_alone(block, node)
         self._padding(block, self.graph.producer(x), node)
         return self._dense(block, node) if is_dense else self._from_depthwise(block, node)
-
-    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[_branches.Branches]:
-        return _branches.find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
-
-    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
-        """Convolutions whose results are added, as one."""
-        before, layout = self.graph.producer(x), _read.data_format(node.operation)
-        if before is not None and _read.zero_padding(before) is not None:
-            x = only_input(before)
-        found = self._branches(x, layout, _read.compute_dtype(node))
-        if found is None or not any(n is node for n in found.nodes):
-            return None
-        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
-        kernel_size = found.window["kernel_size"]
-        if found.convolution.depthwise:
-            block.depthwise = found.convolution
-            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
-            return self._behind_depthwise(block)
-        if not _cost.dense_pays(kernel_size, *found.convolution.kernel.shape[2:], found.window["strides"]):
-            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
-                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
-                self._claimed.update(map(id, block.nodes))
-            return None
-        block.pointwise = found.convolution
-        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
-            block.is_dense = True
-            block.window = {**found.window, "dense_kernel_size": kernel_size}
-            del block.window["kernel_size"]
-        return self._tail(block)
 
     def _dense(self, block: Block, node: Any) -> Block:
         """A dense convolution of any window."""
@@ -270,7 +244,8 @@ class Finder(Leftovers):
             if node is None:
                 block.note = self._why_it_ends(longer)
                 return block
-            convolution = _read.pointwise(node) if only_input(node) is not None else None
+            read = _sequences.pointwise if block.is_sequence else _read.pointwise
+            convolution = read(node) if only_input(node) is not None else None
             if convolution is not None and _read.data_format(node.operation) == block.layout:
                 break
             norm = _read.layer_norm(node, block.layout)
@@ -293,17 +268,6 @@ class Finder(Leftovers):
             convolution.scale_inputs(scale, shift)
         longer.pointwise = convolution
         return self._tail(longer)
-
-    def _pointwise_branches(self, block: Block) -> Optional[_branches.Branches]:
-        """The 1x1 convolutions that alone read a block's result, and are added."""
-        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs:
-            return None
-        found = self._branches(block.out, block.layout, block.dtype)
-        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
-            return None
-        own = {id(node) for node in found.nodes}
-        inside = all(id(node) in own for node in self.graph.readers(block.out))
-        return found if inside and found.window["strides"] == (1, 1) else None
 
     def _why_it_ends(self, block: Block) -> str:
         """Why `_next` is None."""

@@ -71,48 +71,48 @@ class Convolution:
         self.kernel = self.kernel * scale[:, None]
 
 
-def _convolution(layer: Any, kernel: Any, activation: Any, bias: Any = None, depthwise: bool = False) -> Convolution:
+def convolution(layer: Any, kernel: Any, activation: Any, bias: Any = None, depthwise: bool = False) -> Convolution:
     fused = _activations.of_function(activation)
     bias = None if bias is None else array(bias)
     return Convolution(layer, kernel, bias, fused, activation if fused is None else None, depthwise)
 
 
-def _plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
     """Whether the layer's weights are floats as they are."""
     return getattr(layer, "quantization_mode", None) is None and layer.built
 
 
 def depthwise(layer: Any) -> Optional[Convolution]:
     """A depthwise convolution, or a grouped one that is one."""
-    if type(layer) is L.DepthwiseConv2D and _plain(layer):
-        return _convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise=True)
-    if type(layer) is L.Conv2D and layer.groups > 1 and _plain(layer):
+    if type(layer) is L.DepthwiseConv2D and is_plain(layer):
+        return convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise=True)
+    if type(layer) is L.Conv2D and layer.groups > 1 and is_plain(layer):
         kernel = array(layer.kernel)  # [R, S, 1, C*M] where each input channel is a group of its own
         if kernel.shape[2] == 1:
             kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
-            return _convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
+            return convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
     return None
 
 
 def separable(layer: Any) -> Optional[tuple[Convolution, Convolution]]:
     """Both halves of a separable convolution."""
-    if type(layer) not in (L.SeparableConv2D, DepthwiseSepConv2D) or not _plain(layer):
+    if type(layer) not in (L.SeparableConv2D, DepthwiseSepConv2D) or not is_plain(layer):
         return None
-    first = _convolution(layer, array(layer.depthwise_kernel), None, depthwise=True)
+    first = convolution(layer, array(layer.depthwise_kernel), None, depthwise=True)
     if type(layer) is DepthwiseSepConv2D:
         bias = layer.depthwise_bias
-        first = _convolution(layer, first.kernel, layer.depthwise_activation, bias, depthwise=True)
-    return first, _convolution(layer, array(layer.pointwise_kernel), layer.activation, layer.bias)
+        first = convolution(layer, first.kernel, layer.depthwise_activation, bias, depthwise=True)
+    return first, convolution(layer, array(layer.pointwise_kernel), layer.activation, layer.bias)
 
 
 def pointwise(node: Any) -> Optional[Convolution]:
     """A dense 1x1 convolution of stride 1, or a Dense over the channels of pictures."""
     layer = node.operation
     is_one_by_one = type(layer) is L.Conv2D and layer.kernel_size == (1, 1) and tuple(layer.strides) == (1, 1)
-    if is_one_by_one and layer.groups == 1 and _plain(layer):
-        return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
-    if type(layer) is L.Dense and _plain(layer) and len(node.outputs[0].shape) == 4:
-        return _convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
+    if is_one_by_one and layer.groups == 1 and is_plain(layer):
+        return convolution(layer, array(layer.kernel), layer.activation, layer.bias)
+    if type(layer) is L.Dense and is_plain(layer) and len(node.outputs[0].shape) == 4:
+        return convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
     return None
 
 
@@ -123,29 +123,29 @@ LARGE_DENSE = 1 << 22
 def rows(node: Any) -> Optional[Convolution]:
     """A Dense on one vector of channels for each picture, as behind a global pooling."""
     layer = node.operation
-    if type(layer) is not L.Dense or not _plain(layer) or len(node.outputs[0].shape) != 2:
+    if type(layer) is not L.Dense or not is_plain(layer) or len(node.outputs[0].shape) != 2:
         return None
     if math.prod(layer.kernel.shape) > LARGE_DENSE:
         return None
-    return _convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
+    return convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
 
 
 def dense(layer: Any) -> Optional[Convolution]:
     """A dense convolution that our kernel computes at least as fast as TensorFlow's: see `_cost`."""
-    if type(layer) is not L.Conv2D or layer.groups != 1 or not _plain(layer):
+    if type(layer) is not L.Conv2D or layer.groups != 1 or not is_plain(layer):
         return None
     if not _cost.dense_pays(layer.kernel_size, layer.kernel.shape[2], layer.filters, layer.strides):
         return None
-    return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
+    return convolution(layer, array(layer.kernel), layer.activation, layer.bias)
 
 
 def foldable(layer: Any) -> Optional[Convolution]:
     """A stock convolution without an activation, into whose weights what follows can be folded."""
-    if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not _plain(layer):
+    if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not is_plain(layer):
         return None
     depthwise = type(layer) is L.DepthwiseConv2D
-    convolution = _convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise)
-    return convolution if convolution.is_linear else None
+    found = convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise)
+    return found if found.is_linear else None
 
 
 def data_format(layer: Any) -> str:

@@ -150,5 +150,5 @@ def _why_not_read(layer: Any) -> str:
         base = next(kind for kind in _inside.DEPTHWISE if isinstance(layer, kind))
         return f"{type(layer).__name__} is a subclass of {base.__name__} and may compute anything else"
     if type(layer) in (L.DepthwiseConv1D, L.SeparableConv1D):
-        return "it is of one dimension, and the kernels take pictures"
+        return "a convolution of one dimension is fused in inference, with channels last, where it is called once"
     return "its weights are not plain floats"

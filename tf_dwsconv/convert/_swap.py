@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tf_dwsconv.activations import spelled
 from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv.convert import _sequences
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._rebuild import Emission, Step, assign, function_again
 
@@ -44,7 +45,19 @@ def fused_block(block: Block) -> Emission:
 
     others = [t for t in (block.gate, block.residual) if t is not None]
     step = Step(layer, fill, tuple(range(1, 1 + len(others))))
-    return Emission([block.x, *others], [step], block.out)
+    steps = _between_reshapes(block, step) if block.is_sequence else [step]
+    return Emission([block.x, *others], steps, block.out)
+
+
+def _between_reshapes(block: Block, step: Step) -> list[Step]:
+    """The step of a block of sequences, which takes pictures of one row."""
+    layer, channels = step.layer, block.out.shape[-1]
+    name, dtype = layer.name, layer.dtype_policy
+    layer.name = f"{name}_block"
+    if block.residual is not None:
+        step.prepare = _sequences.to_row(channels, f"{name}_residual_row", dtype)
+    first = Step(_sequences.to_row(block.x.shape[-1], f"{name}_row", dtype))
+    return [first, step, Step(_sequences.from_row(channels, name, dtype))]
 
 
 def folded_convolution(folded: FoldedConvolution, name: str) -> Emission:
