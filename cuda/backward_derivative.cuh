@@ -13,10 +13,9 @@ namespace cuda {
 DWS_DEVICE float ScaleFromOutput(float gradient, float y, DeviceActivation activation) {
   switch (static_cast<ActivationKind>(activation.kind)) {
     case ActivationKind::kRelu:
+      return y > 0.f ? gradient : 0.f;
     case ActivationKind::kRelu6:
-      return y > 0.f && (y < activation.max_value || activation.max_value == INFINITY) ? gradient : 0.f;
-    case ActivationKind::kElu:
-      return y > 0.f ? gradient : gradient * (y + activation.alpha);
+      return y > 0.f && y < 6.f ? gradient : 0.f;
     case ActivationKind::kLeakyRelu:
       return y > 0.f ? gradient : gradient * activation.alpha;
     case ActivationKind::kSigmoid:
@@ -41,20 +40,6 @@ DWS_DEVICE float DerivativeAt(float x, DeviceActivation activation) {
       return fmaf(x * 0.39894228040143268f, expf(-0.5f * x * x), 0.5f * (1.f + erff(x * 0.70710678118654752f)));
     case ActivationKind::kLeakyRelu:
       return x > 0.f ? 1.f : activation.alpha;
-    case ActivationKind::kElu:
-      return x > 0.f ? 1.f : activation.alpha * expf(x);
-    case ActivationKind::kMish: {
-      // tanh + x (1 - tanh^2) sigmoid(x), which vanishes before a large x does harm.
-      const float exp = MishExp(x), w = exp * (exp + 2.f), inverse = 1.f / (w + 2.f);
-      return fmaf(4.f * (x > 20.f ? 20.f : x) * exp * (exp + 1.f) * inverse, inverse, w * inverse);
-    }
-    case ActivationKind::kGeluTanh: {
-      const float near = Clamp(x, -30.f, 30.f), twice = GeluTanhTwice(near);
-      const float exp = expf(twice < -80.f ? 80.f : -twice), s = 1.f / (1.f + exp);
-      return fmaf(near * fmaf(3.f * 0.0713548162726f, near * near, 1.59576912160573f) * s, exp * s, s);
-    }
-    case ActivationKind::kBoundedRelu:
-      return x > activation.threshold ? (x < activation.max_value ? 1.f : 0.f) : activation.alpha;
     default:
       return 1.f;  // kernels come here for the activations above alone
   }

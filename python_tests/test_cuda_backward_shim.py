@@ -157,7 +157,7 @@ def test_products_of_several_tiles(library, conflicts, dtype, math):
     assert conflicts() == 0
 
 
-@pytest.mark.parametrize("activation", list(reference.ACTIVATIONS))
+@pytest.mark.parametrize("activation", cases.WORDS)
 @pytest.mark.parametrize("path", ["general", "steps"])
 def test_every_activation(library, path, activation):
     for dtype, math in cuda_cases.KINDS:
@@ -218,6 +218,13 @@ def test_gradients_of_nothing_are_zeros(library, size):
 def call(library, dtype="float16", path="auto", **attributes):
     forward = Call(library, (1, 8, 8, 8), (3, 3, 8, 1), (1, 1, 8, 8), dtype, **attributes)
     return BackwardCall(library, forward, path=path)
+
+
+@pytest.mark.parametrize("activation", [word for word in reference.ACTIVATIONS if word not in cases.WORDS])
+def test_activations_without_a_gradient_are_refused(library, activation):
+    for name in ("activation", "depthwise_activation"):
+        with pytest.raises(ValueError, match="have no gradient on a GPU"):
+            call(library, **{name: (activation, 0.2)})
 
 
 def test_what_does_not_fit_is_an_error(library):
