@@ -91,7 +91,8 @@ def test_negative_pads_of_the_raw_ops():
             ),
             lambda window=window: _library.block_op()(
                 input=x, expand_filter=[], expand_bias=[], depthwise_filter=[d], depthwise_bias=[],
-                pointwise_filter=[p], bias=[], scale=[], residual=[], **window
+                pointwise_filter=[p], bias=[], scale=[], residual=[], expand_slopes=[], depthwise_slopes=[], slopes=[],
+                **window,
             ),
         )  # fmt: skip
         for call in calls:

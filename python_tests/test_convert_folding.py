@@ -133,22 +133,22 @@ def test_a_front_norm_that_one_layer_reads_is_gone():
 def behind_a_residual(x):
     y = L.Add()([x, chain(x, 6, name="a")])
     y = L.ReLU()(y)
-    z = L.Add()([L.Conv2D(6, 3, padding="same", name="dense")(y), y])
+    z = L.Add()([L.Conv2D(72, 3, padding="same", name="dense")(y), L.Concatenate()([y] * 12)])
     return L.Activation("hard_silu")(z)
 
 
 def dilated(x):
-    y = L.Conv2D(6, 3, padding="same", dilation_rate=2, name="dense")(x)
-    y = L.BatchNormalization()(y)
-    return L.Conv2D(5, (2, 3), dilation_rate=(3, 1), activation="silu", name="last")(y)
+    y = L.Conv2D(64, 3, padding="same", dilation_rate=2, name="dense")(x)
+    y = L.Conv2D(8, 1)(L.BatchNormalization()(y))
+    return L.Conv2D(64, (2, 3), dilation_rate=(3, 1), activation="silu", name="last")(y)
 
 
-@pytest.mark.parametrize("make", [behind_a_residual, dilated])
-def test_there_and_back(make):
+@pytest.mark.parametrize("make, blocks", [(behind_a_residual, 2), (dilated, 3)])
+def test_there_and_back(make, blocks):
     """`to_builtin` puts each stage where it was: an activation behind the residual, a window as wide."""
     model = functional(make)
     fused = check(model)
-    assert sum(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in fused.layers) == 2
+    assert sum(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in fused.layers) == blocks
     builtin = tf_dwsconv.to_builtin(fused)
     assert not any(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in builtin.layers)
     assert difference(builtin, model, pictures(model)) < 1e-5

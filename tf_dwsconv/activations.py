@@ -136,6 +136,8 @@ def parse(activation: Any, argument: str = "activation") -> Fused | None:
         return NONE
     if isinstance(activation, str):
         return _BY_WORD.get(activation)
+    if isinstance(activation, Fused):
+        return activation
     if isinstance(activation, (tuple, list)):
         return _parse_pair(activation, argument)
     if isinstance(activation, functools.partial):
