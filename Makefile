@@ -32,8 +32,9 @@ venv: .venv/ready
 build: venv
 	@tools/build.sh
 
+# Two processes, each file in one of them. ARGS="-n 0 ..." runs all in this one, as a debugger wants it.
 test: build
-	$(VENV)/pytest $(ARGS)
+	$(VENV)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-machine: build
 	@$(VENV)/python tools/another_machine.py "$(MACHINE)"
