@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ def pytest_report_header() -> str:
     """Says on which machine the tests believe to run, where that is not this one."""
     machine = os.environ.get("DWSCONV_TEST_MACHINE")
     return f"machine: {machine} (DWSCONV_TEST_MACHINE)" if machine else "machine: this one"
+
+
+def label(value: object) -> str:
+    """A parameter's name without addresses, which differ between the processes that share the tests (pytest-xdist)."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def python_environment(**changes: str) -> dict:

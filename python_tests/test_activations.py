@@ -8,6 +8,7 @@ import json
 import keras
 import pytest
 import tensorflow as tf
+from conftest import label
 
 from tf_dwsconv.activations import WORDS, Fused, LeakyRelu, as_callable, parse, require, spelled
 
@@ -76,7 +77,7 @@ def test_recognised(given, word):
         functools.partial(keras.activations.relu, negative_slope=0.3),
         LeakyRelu(0.3),
     ],
-    ids=str,
+    ids=label,
 )
 def test_slopes(given):
     assert parse(given) == Fused("leaky_relu", 0.3)
@@ -100,7 +101,7 @@ INF = float("inf")
         (functools.partial(keras.activations.elu, alpha=0.5), Fused("elu", 0.5)),
         (functools.partial(keras.activations.relu, max_value=3.0, threshold=1.0), Fused("relu", 0.2, 3.0, 1.0)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_parameters(given, expected):
     fused = parse(given)
@@ -129,7 +130,7 @@ class OurReLU(keras.layers.ReLU):
         functools.partial(tf.nn.leaky_relu, features=1),
         functools.partial(lambda x: x),
     ],
-    ids=str,
+    ids=label,
 )
 def test_unknown(given):
     assert parse(given) is None
@@ -137,7 +138,7 @@ def test_unknown(given):
         require(given, "mid")
 
 
-@pytest.mark.parametrize("given", [1, 1.5, True, {"a": 1}, b"relu"], ids=str)
+@pytest.mark.parametrize("given", [1, 1.5, True, {"a": 1}, b"relu"], ids=label)
 def test_wrong_kinds(given):
     with pytest.raises(TypeError, match="`mid`"):
         parse(given, "mid")
@@ -149,7 +150,7 @@ def test_wrong_kinds(given):
      ("relu", {"slope": 1}), ("relu", {"threshold": INF}), ("leaky_relu",),
      ("elu",), ("elu", "1"), ("mish", 1.0),
      ("leaky_relu", None), ("leaky_relu", "0.1"), ("leaky_relu", True), (), [0.1]],
-    ids=str,
+    ids=label,
 )  # fmt: skip
 def test_wrong_pairs(given):
     with pytest.raises(ValueError, match="`mid"):

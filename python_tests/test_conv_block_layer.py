@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import label
 from convert_support import difference, randomise
 
 import tf_dwsconv
@@ -80,7 +81,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("options, data_format", LAYOUTS, ids=str)
+@pytest.mark.parametrize("options, data_format", LAYOUTS, ids=label)
 def test_same_as_stock_layers(options, data_format):
     layer = tf_dwsconv.FusedConvBlock(data_format=data_format, **options)
     inputs = inputs_of(layer)
@@ -143,7 +144,7 @@ def test_it_trains():
         {"filters": 6, "gated": True, "residual": True, "activation": "relu", "use_bias": False},
         {"expand_filters": 9, "expand_activation": ("leaky_relu", 0.3)},
     ],
-    ids=str,
+    ids=label,
 )
 def test_rows_are_pictures_of_one_pixel(options, data_format):
     if options.get("activation") == "softmax" and data_format == "channels_first":
@@ -199,7 +200,7 @@ def test_a_gate_as_a_matrix():
         ({"filters": 4, "epsilon": 0}, ValueError, "`epsilon` must be a positive number"),
         ({"filters": 4, "data_format": "NHWC"}, ValueError, "`data_format` must be 'channels_last' or"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):

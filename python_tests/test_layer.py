@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import check_python, op_calls
+from conftest import check_python, label, op_calls
 
 import tf_dwsconv
 from tf_dwsconv import _library, activations
@@ -68,7 +68,7 @@ def close(actual, expected, tolerance=2e-5):
         {"activation": lambda x: x * 2},
         {"data_format": "channels_first", "padding": "same", "activation": "swish"},
     ],
-    ids=str,
+    ids=label,
 )
 def test_same_as_stock(arguments):
     layer = tf_dwsconv.DepthwiseSepConv2D(7, 3, bias_initializer="random_normal", **arguments)
@@ -93,7 +93,7 @@ def test_same_as_stock(arguments):
         {"padding": ((0, 4), (5, 0)), "strides": (1, 2), "dilation_rate": 2, "activation": ("leaky_relu", 0.3)},
         {"padding": ((0, 0), (0, 0)), "activation": "softmax"},
     ],
-    ids=str,
+    ids=label,
 )
 def test_explicit_padding(arguments, data_format, tmp_path):
     """As the same layer without padding, on an input with zeros around it; in files, symbolic, and as stock layers."""
@@ -307,14 +307,14 @@ except ValueError as error:
         ({"activation": 3}, TypeError),
         ({"nonsense": 3}, (TypeError, ValueError)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_wrong_arguments(arguments, error):
     with pytest.raises(error):
         tf_dwsconv.DepthwiseSepConv2D(**{"filters": 3, "kernel_size": 3, **arguments})
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 6), (2, 1, 8, 8, 6), (2, 8, 8, 5), (2, 2, 2, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 6), (2, 1, 8, 8, 6), (2, 8, 8, 5), (2, 2, 2, 6)], ids=label)
 def test_wrong_inputs(shape):
     layer = tf_dwsconv.DepthwiseSepConv2D(3, 3)
     layer(X)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from conftest import check_python, op_calls
+from conftest import check_python, label, op_calls
 from hypothesis import given, settings
 from strategies import shapes
 
@@ -214,7 +214,7 @@ def test_empty_image_with_same_padding(monkeypatch, stock, shape):
         {"strides": (1, 2**20), "dilations": (2**20, 1)},
         {"strides": 10**6, "padding": [[0, 0], [10**6, 10**6], [0, 10**6], [0, 0]]},
     ],
-    ids=str,
+    ids=label,
 )
 def test_huge_steps_cost_no_memory(monkeypatch, stock, attributes):
     """Only what lies under a tap is read: pads and holes of a gigabyte are arithmetic, not memory."""

@@ -8,7 +8,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import check_python, op_calls
+from conftest import check_python, label, op_calls
 from convert_support import chain, difference, found, functional, pictures, randomise
 
 import tf_dwsconv
@@ -66,7 +66,7 @@ def test_there_and_back_again():
         {"depthwise_activation": ("leaky_relu", 0.3), "strides": (2, 1), "dilation_rate": 1},
         {"depthwise_activation": keras.activations.elu, "strides": 2, "dilation_rate": 2, "padding": "valid"},
     ],
-    ids=str,
+    ids=label,
 )
 def test_the_separable_layer(options):
     options = {"padding": "same", **options}
@@ -128,7 +128,7 @@ def softmax_along_the_width(x):
 
 @pytest.mark.parametrize("width", [7, None], ids=["filters", "unknown"])
 @pytest.mark.parametrize(
-    "word, last", [(None, linear), (("leaky_relu", 0.3), leaky), ("softmax", softmax_along_the_width)], ids=str
+    "word, last", [(None, linear), (("leaky_relu", 0.3), leaky), ("softmax", softmax_along_the_width)], ids=label
 )
 @pytest.mark.parametrize("kind", ["separable", "halves", "block"])
 def test_channels_first_whose_width_equals_its_filters(kind, word, last, width):
