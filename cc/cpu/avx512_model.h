@@ -100,6 +100,12 @@ inline __m256 CastPs256(__m512 v) { return Half(v, 0); }
 inline __m512 ZextPs512(__m256 v) { return Join(v, _mm256_setzero_ps()); }
 inline __m256i CastSi256(__m512i v) { return Bits<__m256i>(Half(Bits<__m512>(v), 0)); }
 
+inline __m512 Permute(__m512i places, __m512 v) {
+  const Words at(places);
+  const Lanes from(v);
+  return Floats([&](int i) { return from[static_cast<int>(at.u[i] & 15u)]; });
+}
+
 // Arithmetic; max and min give the second operand where one is NaN.
 inline __m512 Fmadd(__m512 a, __m512 b, __m512 c) {
   return Join(_mm256_fmadd_ps(Half(a, 0), Half(b, 0), Half(c, 0)), _mm256_fmadd_ps(Half(a, 1), Half(b, 1), Half(c, 1)));
@@ -245,6 +251,7 @@ inline Sums DotPairs(Sums sums, Pairs a, Pairs b) {
 #define _mm512_castsi512_si256 avx512_model::CastSi256
 #define _mm512_castps_si512(v) avx512_model::Bits<__m512i>(v)
 #define _mm512_castsi512_ps(v) avx512_model::Bits<__m512>(v)
+#define _mm512_permutexvar_ps avx512_model::Permute
 #define _mm512_fmadd_ps avx512_model::Fmadd
 #define _mm512_fnmadd_ps avx512_model::Fnmadd
 #define _mm512_maskz_fmadd_ps avx512_model::MaskzFmadd

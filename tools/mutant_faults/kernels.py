@@ -39,21 +39,21 @@ FAULTS = (
     ),
     Fault(
         "the first tap inside, rounded down",
-        "cc/cpu/depthwise_body.h",
+        "cc/cpu/depthwise_window_body.h",
         "CeilDiv(-start, dilation)",
         "-start / dilation",
         _LAYER,
     ),
     Fault(
         "pixels at the left edge taken for inner ones",
-        "cc/cpu/depthwise_body.h",
+        "cc/cpu/depthwise_window_body.h",
         "CeilDiv(p.pad_left, p.stride_w)",
         "p.pad_left / p.stride_w",
         _LAYER,
     ),
     Fault(
         "one inner pixel less at the right",
-        "cc/cpu/depthwise_body.h",
+        "cc/cpu/depthwise_window_body.h",
         "room / p.stride_w + 1",
         "room / p.stride_w",
         _LAYER,
@@ -83,9 +83,9 @@ FAULTS = (
     ),
     Fault(
         "filters of edge pixels begin at the first column",
-        "cc/cpu/depthwise_interior_body.h",
-        "(r * row.S + s0) * kV",
-        "r * row.S * kV",
+        "cc/cpu/depthwise_window_body.h",
+        "filter + s0 * kV",
+        "filter",
         _LAYER,
     ),
     Fault(

@@ -98,9 +98,9 @@ FAULTS = (
     ),
     Fault(
         "a slope that a saved op forgets",
-        "tf_dwsconv/symbolic.py",
-        'list(activation) if activation.word == "leaky_relu" else activation.word',
-        "activation.word",
+        "tf_dwsconv/activations.py",
+        '[fused.word, fused.alpha] if fused.word in ("leaky_relu", "elu") else fused.word',
+        "fused.word",
         ("test_models.py::test_functional_op_in_a_keras_model",),
     ),
 )
