@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 tools/other_build.sh avx512_model
 tests=("$@")
 if [[ ${#tests[@]} == 0 ]]; then
-  tests=(python_tests/test_op.py python_tests/test_backward.py python_tests/test_block_kernel.py python_tests/test_native.py -k avx512)
+  tests=(python_tests/test_native.py python_tests/test_op.py python_tests/test_small_channels.py python_tests/test_backward.py
+    python_tests/test_block_kernel.py python_tests/test_activation_kernels.py -k avx512)
 fi
 PYTHONPATH="$PWD/build/avx512_model" .venv/bin/pytest -p no:cacheprovider "${tests[@]}"
