@@ -24,7 +24,6 @@ from tf_dwsconv._arguments import Attributes
     [
         ("test_layer.py", "other_backends or new_weights", 40),
         ("test_conv_block_layer.py", "nothing", 50),
-        ("test_convert.py", "training or random", 20),
     ],
 )
 def test_again_in_graphs(module, skipped, at_least):

@@ -24,7 +24,7 @@ FAMILIES = (
     "ConvNeXtTiny",
 )
 WAYS = {
-    "fused": ({}, FAMILIES),
+    "fused": ({}, tuple(name for name in FAMILIES if name != "MobileNetV3Large")),
     "fallback": ({"DWSCONV_DISABLE": "1"}, FAMILIES),
     "fallback without oneDNN": ({"DWSCONV_DISABLE": "1", "TF_ENABLE_ONEDNN_OPTS": "0"}, ("MobileNetV2", "Xception")),
 }
