@@ -15,14 +15,7 @@ namespace cuda {
 struct DeviceActivation {
   int kind;  // an ActivationKind
   float alpha;
-  float max_value;  // of all clamps, and of kBoundedRelu
-  float threshold;
 };
-
-inline DeviceActivation OnDevice(const Activation& activation) {
-  const float max_value = activation.kind == ActivationKind::kRelu6 ? 6.f : activation.max_value;
-  return {static_cast<int>(activation.kind), activation.alpha, max_value, activation.threshold};
-}
 
 DWS_DEVICE bool IsClampKind(int kind) { return kind <= static_cast<int>(ActivationKind::kRelu6); }
 
@@ -32,19 +25,13 @@ DWS_DEVICE float Clamp(float value, float low, float high) {
   return value > high ? high : value;
 }
 
-// The approximation of GELU by tanh is x sigmoid(2u); this is 2u.
-DWS_DEVICE float GeluTanhTwice(float x) { return x * fmaf(0.0713548162726f, x * x, 1.59576912160573f); }
-
-// e^x, of which mish is made; it makes no difference beyond 20.
-DWS_DEVICE float MishExp(float x) { return expf(x > 20.f ? 20.f : x); }
-
-// Any activation but PReLU, which the planners refuse; what is no clamp takes tens of instructions, so callers keep it
-// out of unrolled loops.
+// Any activation; what is no clamp takes tens of instructions, so callers keep it out of unrolled loops.
 DWS_DEVICE float Activate(float x, DeviceActivation activation) {
   switch (static_cast<ActivationKind>(activation.kind)) {
     case ActivationKind::kRelu:
+      return x < 0.f ? 0.f : x;
     case ActivationKind::kRelu6:
-      return Clamp(x, 0.f, activation.max_value);
+      return Clamp(x, 0.f, 6.f);
     case ActivationKind::kHardSwish:
       return x * Clamp(x + 3.f, 0.f, 6.f) * (1.f / 6.f);
     case ActivationKind::kSilu:
@@ -57,20 +44,11 @@ DWS_DEVICE float Activate(float x, DeviceActivation activation) {
       return 1.f / (1.f + expf(-x));
     case ActivationKind::kTanh:
       return tanhf(x);
-    case ActivationKind::kElu:
-      return x > 0.f ? x : activation.alpha * expm1f(x);
-    case ActivationKind::kMish: {
-      const float exp = MishExp(x), w = exp * (exp + 2.f);
-      return x * (w / (w + 2.f));
-    }
-    case ActivationKind::kGeluTanh:
-      return x / (1.f + expf(-GeluTanhTwice(x)));
-    case ActivationKind::kBoundedRelu: {
-      if (x > activation.threshold) return x > activation.max_value ? activation.max_value : x;
-      if (activation.alpha == 0.f) return x <= activation.threshold ? 0.f : x;  // a NaN stays one
-      return activation.alpha * (x - activation.threshold);
-    }
     case ActivationKind::kNone:
+    case ActivationKind::kElu:  // the planners refuse these
+    case ActivationKind::kMish:
+    case ActivationKind::kGeluTanh:
+    case ActivationKind::kBoundedRelu:
     case ActivationKind::kPRelu:
       break;
   }
@@ -81,15 +59,16 @@ DWS_DEVICE float Activate(float x, DeviceActivation activation) {
 template <int kGroups, int kLength>
 DWS_DEVICE void ClampAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
   if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
+  const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : INFINITY;
   DWS_UNROLL
   for (int g = 0; g < kGroups; ++g) {
     DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) values[g][i] = Clamp(values[g][i], 0.f, activation.max_value);
+    for (int i = 0; i < kLength; ++i) values[g][i] = Clamp(values[g][i], 0.f, high);
   }
 }
 
-// Whether an activation may as well be applied to 16-bit elements after the rounding: a clamp between rounded numbers
-// gives the same, two elements at a time.
+// Whether an activation may as well be applied to 16-bit elements after the rounding: a clamp between numbers that they
+// have gives the same, two elements at a time.
 template <typename T>
 DWS_DEVICE bool ClampsWords(DeviceActivation activation) {
   return sizeof(T) == 2 && IsClampKind(activation.kind);
@@ -100,7 +79,8 @@ template <typename T, int kLength>
 DWS_DEVICE void ClampWords(uint32_t (&words)[kLength], DeviceActivation activation) {
   if constexpr (sizeof(T) == 2) {
     if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
-    const float both[2] = {activation.max_value, activation.max_value};
+    const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : INFINITY;
+    const float both[2] = {high, high};
     const uint32_t limit = NarrowWord(both, T());
     DWS_UNROLL
     for (int i = 0; i < kLength; ++i) words[i] = ClampWord(words[i], limit, T());

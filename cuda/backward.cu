@@ -22,6 +22,10 @@ std::atomic<int64_t> calls[kCudaBackwardPaths];
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+DeviceActivation OnDevice(const Activation& activation) {
+  return {static_cast<int>(activation.kind), activation.alpha};
+}
+
 void AddReduction(ReduceArgs::Matrix matrix, int at, ReduceArgs* args) {
   matrix.blocks = Ceil(matrix.size, kReduceColumns);
   matrix.lanes = ReduceLanes(matrix.count);

@@ -24,6 +24,10 @@ int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool Aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
+DeviceActivation OnDevice(const Activation& activation) {
+  return {static_cast<int>(activation.kind), activation.alpha};
+}
+
 // A matrix product of whole images: Y = activation(X P + bias + residual), [pixels, channels] by [channels, K].
 struct Product {
   const void *x, *p, *bias, *residual;

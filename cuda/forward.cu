@@ -27,6 +27,10 @@ bool Vectors(const Problem& p, int64_t size, const void* pointer) {
   return size * SizeOf(p.dtype) % 16 == 0 && Aligned(pointer, 16);
 }
 
+DeviceActivation OnDevice(const Activation& activation) {
+  return {static_cast<int>(activation.kind), activation.alpha};
+}
+
 OutputArgs Output(const Problem& p, const ForwardBuffers& buffers) {
   OutputArgs out;
   out.residual = buffers.residual;

@@ -17,7 +17,6 @@ import reference
 
 # Where a derivative jumps, at what goes in.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "hard_swish": (-3, 3)}
-WORDS = ("none", "relu", "relu6", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")  # that have gradients
 
 
 def from_input(activation: tuple) -> bool:
@@ -184,9 +183,6 @@ def draw_case(seed: int) -> tuple:
     """
     shape, dtype, math = cuda_cases.draw_case(seed)[:3]
     rng = np.random.default_rng([seed, 7])
-    for name in ("activation", "depthwise_activation"):
-        word, alpha = shape[name]
-        shape[name] = (word if word in WORDS else "silu", alpha)
     path = ("general", "steps", "steps", "auto")[rng.integers(4)]
     names = ("x", "d", "p", "db", "b", "r")
     wanted = names if rng.integers(2) else tuple(name for name in names if rng.integers(2))
@@ -195,7 +191,7 @@ def draw_case(seed: int) -> tuple:
         dtype, math = (("float16", "exact"), ("bfloat16", "exact"), ("float32", "tf32"))[rng.integers(3)]
         shape.update(C=8 * int(rng.integers(1, 17)), K=8 * int(rng.integers(1, 17)))
         shape.update(dilations=(1, 1), strides=(shape["strides"][0],) * 2, M=1)
-        words = [word for word in WORDS if not from_input((word, 0.2))]
+        words = [word for word in cuda_cases.WORDS if not from_input((word, 0.2))]
         shape.update(activation=(words[rng.integers(6)], 0.2), depthwise_activation=(words[rng.integers(6)], 0.2))
         path, tile = "fused", TILES[rng.integers(6)] if rng.integers(4) else None
         wanted = tuple(dict.fromkeys((*wanted, "d", "p")))

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 import reference
-from cuda_cases import NUMPY
+from cuda_cases import NUMPY, WORDS
 
 # Stages: e expand, d depthwise, n norm, s scale, p pointwise, D dense, r residual.
 STAGES = (
@@ -151,7 +151,6 @@ def make(stages: str, dtype: str, *, seed: int = 0, n=2, h=9, w=7, e=16, c=24, m
 
 
 WINDOWS = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))
-WORDS = tuple(reference.ACTIVATIONS)
 
 
 def draw_block(seed: int, dtype: str) -> tuple:

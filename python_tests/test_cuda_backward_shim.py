@@ -157,7 +157,7 @@ def test_products_of_several_tiles(library, conflicts, dtype, math):
     assert conflicts() == 0
 
 
-@pytest.mark.parametrize("activation", cases.WORDS)
+@pytest.mark.parametrize("activation", cuda_cases.WORDS)
 @pytest.mark.parametrize("path", ["general", "steps"])
 def test_every_activation(library, path, activation):
     for dtype, math in cuda_cases.KINDS:
@@ -220,10 +220,10 @@ def call(library, dtype="float16", path="auto", **attributes):
     return BackwardCall(library, forward, path=path)
 
 
-@pytest.mark.parametrize("activation", [word for word in reference.ACTIVATIONS if word not in cases.WORDS])
-def test_activations_without_a_gradient_are_refused(library, activation):
+@pytest.mark.parametrize("activation", [word for word in reference.ACTIVATIONS if word not in cuda_cases.WORDS])
+def test_activations_without_kernels_are_refused(library, activation):
     for name in ("activation", "depthwise_activation"):
-        with pytest.raises(ValueError, match="have no gradient on a GPU"):
+        with pytest.raises(ValueError, match="have no GPU kernels"):
             call(library, **{name: (activation, 0.2)})
 
 

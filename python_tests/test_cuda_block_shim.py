@@ -12,9 +12,8 @@ import ctypes
 import cuda_block_cases as cases
 import numpy as np
 import pytest
-import reference
 from cuda_block_library import BlockCall, BlockLibrary
-from cuda_cases import KINDS, NUMPY
+from cuda_cases import KINDS, NUMPY, WORDS
 from cuda_shim_support import Fenced, build_shim, count_conflicts
 from native_support import guarded
 
@@ -196,7 +195,7 @@ def test_dense_products(library, conflicts, dtype, math):
     assert conflicts() == 0
 
 
-@pytest.mark.parametrize("word", list(reference.ACTIVATIONS))
+@pytest.mark.parametrize("word", WORDS)
 def test_every_activation(library, word):
     for dtype, math in KINDS:
         for stages in ("edp", "ednsp", "sp", "D"):

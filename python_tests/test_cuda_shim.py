@@ -121,7 +121,7 @@ def test_every_fused_kernel(library, conflicts, window, stride, dtype, math):
     assert conflicts() == 0
 
 
-@pytest.mark.parametrize("activation", list(reference.ACTIVATIONS))
+@pytest.mark.parametrize("activation", cuda_cases.WORDS)
 @pytest.mark.parametrize("path", ["direct", "two_step", "stream"])
 def test_every_activation(library, path, activation):
     for dtype, math in cuda_cases.KINDS:
@@ -180,7 +180,7 @@ def test_7x7_on_tensor_cores(library, dtype):
         shape = {
             **dict(zip("NHWCMKRS", (int(rng.integers(1, 3)), height, width, 8 * int(rng.integers(1, 13)), 1, 8, 7, 7))),
             "depthwise_bias": case % 2 == 0,
-            "depthwise_activation": (list(reference.ACTIVATIONS)[case % len(reference.ACTIVATIONS)], 0.3),
+            "depthwise_activation": (cuda_cases.WORDS[case % len(cuda_cases.WORDS)], 0.3),
             "padding": "SAME" if case % 3 else ((4, 3), (6, 5)),
             "seed": case,
         }

@@ -281,12 +281,8 @@ const char* CudaBackwardPathName(CudaBackwardPath path) {
 std::string MakeCudaBackwardPlan(const Problem& p, const CudaMachine& machine, const WantedGradients& wanted,
                                  const CudaBackwardOptions& options, CudaBackwardPlan* plan) {
   if (options.math == CudaMath::kTf32 && p.dtype != DType::kFloat32) return "math tf32 is for float32 alone";
-  // The derivatives of later kinds made a kernel spill its registers.
-  if (std::max(p.mid.kind, p.out.kind) > ActivationKind::kTanh) {
-    return "elu, mish, gelu_tanh, and relu with a slope or bounds of its own have no gradient on a GPU: place the op "
-           "on "
-           "the CPU";
-  }
+  const std::string refused = CudaRefusesActivations({p.mid, p.out});
+  if (!refused.empty()) return refused;
   *plan = CudaBackwardPlan();
   plan->math = options.math;
   plan->wanted = wanted;

@@ -277,11 +277,8 @@ const char* Word(CudaBlockLast last) {
 
 std::string MakeCudaBlockPlan(const Block& block, const CudaMachine& machine, const CudaBlockOptions& options,
                               CudaBlockPlan* plan) {
-  for (const Activation* activation : {&block.lead, &block.main.mid, &block.main.out}) {
-    if (activation->kind == ActivationKind::kPRelu) {
-      return "prelu has no GPU kernel: place the op on the CPU, or give the model to tf_dwsconv.to_builtin";
-    }
-  }
+  const std::string refused = CudaRefusesActivations({block.lead, block.main.mid, block.main.out});
+  if (!refused.empty()) return refused;
   const Problem& p = block.main;
   *plan = CudaBlockPlan();
   if (options.math == CudaMath::kTf32 && p.dtype != DType::kFloat32) return "math tf32 is for float32 alone";

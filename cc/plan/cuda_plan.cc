@@ -268,7 +268,20 @@ bool HasFastWindow(const Problem& p) {
   return (p.stride_h == 1 && (p.R == 3 || p.R == 5 || p.R == 7)) || (p.stride_h == 2 && (p.R == 3 || p.R == 5));
 }
 
+std::string CudaRefusesActivations(std::initializer_list<Activation> activations) {
+  for (const Activation& activation : activations) {
+    if (activation.kind > ActivationKind::kTanh) {
+      return "elu, mish, gelu_tanh, prelu, and relu with a slope or bounds of its own have no GPU kernels: place the "
+             "op on "
+             "the CPU, or give the model to tf_dwsconv.to_builtin";
+    }
+  }
+  return "";
+}
+
 std::string MakeCudaPlan(const Problem& p, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
+  const std::string refused = CudaRefusesActivations({p.mid, p.out});
+  if (!refused.empty()) return refused;
   if ((options.tile_rows > 0) != (options.tile_columns > 0)) {
     return "tile_rows and tile_columns must be given together, but are " + std::to_string(options.tile_rows) + " and " +
            std::to_string(options.tile_columns);

@@ -4,6 +4,7 @@
 #define DWSCONV_PLAN_CUDA_PLAN_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 #include "cc/core/problem.h"
@@ -85,6 +86,9 @@ constexpr int kToeplitzMostSharedBytes = 75 << 10;
 
 // The windows that have kernels of their own: 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1; no dilation, M = 1.
 bool HasFastWindow(const Problem& problem);
+
+// "" where the GPU kernels know all of them; else which they do not know. For all planners.
+std::string CudaRefusesActivations(std::initializer_list<Activation> activations);
 
 // Fills *plan and returns "", or says why the options do not fit the problem or the card.
 std::string MakeCudaPlan(const Problem& problem, const CudaMachine& machine, const CudaOptions& options,
