@@ -60,7 +60,7 @@ RECOGNISED = [
 ]
 
 
-@pytest.mark.parametrize("given, word", RECOGNISED, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize("given, word", RECOGNISED, ids=label)
 def test_recognised(given, word):
     assert parse(given) == Fused(word, 1.0 if word == "elu" else 0.2)
 
