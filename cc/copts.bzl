@@ -50,3 +50,11 @@ ISA_COPTS = {
         "-mavx512bf16",
     ],
 }
+
+# The targets of cc/cpu/kernels/targets.h: instruction sets, and their names there.
+TARGETS = {
+    "generic": "Generic",
+    "avx2": "Avx2",
+    "avx512": "Avx512",
+    "avx512bf16": "Avx512Bf16",
+}

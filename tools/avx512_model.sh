@@ -1,6 +1,6 @@
 #!/bin/bash
 # tools/avx512_model.sh [PYTEST ARGUMENTS]: the kernels' tests with AVX-512 as a model that runs on AVX2
-# (cc/cpu/avx512_model.h), for machines that lack AVX-512. The libraries lie in build/avx512_model/.
+# (cc/cpu/kernels/avx512_model.h), for machines that lack AVX-512. The libraries lie in build/avx512_model/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cc/core/chain.h"
+
 namespace dwsconv {
 
 struct BFloat16 {
@@ -76,6 +78,14 @@ inline Float16 FromFloat<Float16>(float v) {
   }
   u += 0xfffu + ((u >> 13) & 1u);
   return Float16{static_cast<uint16_t>(sign | ((u - 0x38000000u) >> 13))};
+}
+
+// Calls run with a value of a dtype's element type, and returns what that does.
+template <typename Run>
+auto WithType(DType dtype, const Run& run) {
+  if (dtype == DType::kBFloat16) return run(BFloat16{});
+  if (dtype == DType::kFloat16) return run(Float16{});
+  return run(float{});
 }
 
 }  // namespace dwsconv

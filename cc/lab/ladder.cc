@@ -4,8 +4,9 @@
 #include <cstring>
 
 #include "cc/core/parallel.h"
-#include "cc/cpu/packed_filters.h"
-#include "cc/cpu/scratch_pool.h"
+#include "cc/core/whole.h"
+#include "cc/cpu/pack.h"
+#include "cc/cpu/run/scratch_pool.h"
 #include "cc/lab/openmp.h"
 #include "cc/lab/plain_steps.h"
 
@@ -16,41 +17,38 @@ constexpr char kNoRoomForZ[] =
     "out of memory for the intermediate tensor between the two passes; variant \"auto\" needs none";
 constexpr char kOutOfMemory[] = "out of memory for the working buffers of a ladder variant";
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
 // N*Ho*Wo rows of Z; false where that many bytes cannot be counted.
-bool ZBytes(const Problem& p, int64_t row_bytes, int64_t* bytes) {
+bool ZBytes(const Chain& p, int64_t row_bytes, int64_t* bytes) {
   return !__builtin_mul_overflow(p.N * p.output_pixels(), row_bytes, bytes);
 }
 
 // The plain loops.
-std::string RunScalar(LadderStep step, const Problem& problem, const ForwardBuffers& buffers) {
+std::string RunScalar(LadderStep step, const Chain& chain, const Buffers& buffers) {
   int64_t bytes;
-  if (!ZBytes(problem, problem.CM() * 4, &bytes)) return kNoRoomForZ;
+  if (!ZBytes(chain, chain.CM() * 4, &bytes)) return kNoRoomForZ;
   Scratch z(bytes);
   if (z.data() == nullptr) return kNoRoomForZ;
   const int64_t l1d = GetCpuFeatures().l1d_bytes;
   const int64_t words = (l1d > 0 ? l1d : 32 << 10) / 4;
-  return ForwardLadder(step, problem, buffers, words, reinterpret_cast<float*>(z.data())) ? "" : kOutOfMemory;
+  return ForwardLadder(step, chain, buffers, words, reinterpret_cast<float*>(z.data())) ? "" : kOutOfMemory;
 }
 
 // The vector kernels, a run of pixels of one image at a time. They are called as the fused kernel calls them; only what
 // lies between the two calls differs.
 class Passes {
  public:
-  Passes(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters& packed)
-      : p_(problem), buffers_(buffers), packed_(packed), kernels_(packed.kernels()) {
+  Passes(const Chain& chain, const Buffers& buffers, const PackedFilters& packed)
+      : p_(chain), buffers_(buffers), packed_(packed), kernels_(packed.kernels()) {
     const int64_t z_bytes = SizeOf(kernels_.z_type), line = 64 / z_bytes, v = kernels_.vector_floats;
     // The last store of the last sub-filter may end up to a vector past C*M.
     const int64_t stored = std::max((p_.M - 1) * p_.C + RoundUp(p_.C, v), RoundUp(p_.CM(), v));
     z_stride_ = RoundUp(stored, line);
     if (z_stride_ * z_bytes % 4096 == 0) z_stride_ += line;  // such rows fall into the same sets of L1
     // Packed pixels leave no gaps between rows, so that a run's last store reaches past its end.
-    if (packed.packed_pixels() > 0) z_stride_ = p_.C;
+    if (packed.depthwise().packed_pixels > 0) z_stride_ = p_.C;
   }
 
-  bool dense() const { return packed_.packed_pixels() > 0; }
+  bool dense() const { return packed_.depthwise().packed_pixels > 0; }
   int64_t row_bytes() const { return z_stride_ * SizeOf(kernels_.z_type); }
   // With a vector of room for what is stored past the last row.
   int64_t RunBytes(int64_t pixels) const { return RoundUp(pixels * row_bytes() + 64, 64); }
@@ -58,14 +56,9 @@ class Passes {
   // Z of pixels [first, first + pixels) of image n to z.
   void Depthwise(int64_t n, int64_t first, int64_t pixels, char* z) const {
     DepthwiseArgs args;
-    args.problem = &p_;
+    args.chain = &p_;
     args.image = static_cast<const char*>(buffers_.input) + n * p_.H * p_.W * p_.C * SizeOf(p_.dtype);
-    args.filter = packed_.depthwise();
-    args.bias = packed_.depthwise_bias();
-    args.channel_stride = packed_.channel_stride();
-    args.packed_pixels = packed_.packed_pixels();
-    args.packed_filter = packed_.packed_filter();
-    args.packed_bias = packed_.packed_bias();
+    packed_.depthwise().SetFilters(&args);
     args.first_pixel = first;
     args.pixels = pixels;
     args.z = z;
@@ -81,8 +74,8 @@ class Passes {
     args.z_stride = z_stride_;
     args.pixels = pixels;
     args.cm = p_.CM();
-    args.panels = packed_.panels();
-    args.bias = packed_.bias();
+    args.panels = packed_.project().panels;
+    args.bias = packed_.project().bias;
     args.k_begin = 0;
     args.k_end = args.K = p_.K;
     args.residual = buffers_.residual ? static_cast<const char*>(buffers_.residual) + at : nullptr;
@@ -96,8 +89,8 @@ class Passes {
   }
 
  private:
-  const Problem& p_;
-  const ForwardBuffers& buffers_;
+  const Chain& p_;
+  const Buffers& buffers_;
   const PackedFilters& packed_;
   const KernelTable& kernels_;
   int64_t z_stride_;
@@ -106,7 +99,7 @@ class Passes {
 using ForFunction = void (*)(int threads, int64_t tasks, const TaskBody& body);
 
 // Both passes in blocks, with all of Z between them.
-std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int threads,
+std::string RunUnfused(const Chain& p, const Buffers& buffers, const PackedFilters& packed, int threads,
                        ForFunction run_tasks) {
   const Passes passes(p, buffers, packed);
   int64_t bytes;
@@ -122,7 +115,7 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
   int64_t run = SolveDepthwiseRun(p, words);
   const bool rows = run >= p.Wo;
   int64_t block = SolvePointwiseTile(p, words).pixels;
-  if (threads > 1) {  // a small problem fits one tile, but there is to be work for every thread
+  if (threads > 1) {  // a small chain fits one tile, but there is to be work for every thread
     const int64_t parts = int64_t{4} * threads;
     if (rows) run = std::min(run / p.Wo, CeilDiv(p.N * p.Ho, parts)) * p.Wo;
     block = std::min(block, CeilDiv(p.N * pixels, parts));
@@ -150,7 +143,7 @@ std::string RunUnfused(const Problem& p, const ForwardBuffers& buffers, const Pa
 }
 
 // Both halves for one output row at a time: Z of that row is all there is of it.
-std::string RunFusedRows(const Problem& p, const ForwardBuffers& buffers, const PackedFilters& packed, int threads) {
+std::string RunFusedRows(const Chain& p, const Buffers& buffers, const PackedFilters& packed, int threads) {
   const Passes passes(p, buffers, packed);
   threads = static_cast<int>(std::min<int64_t>(threads, p.N * p.Ho));
   const int64_t row_bytes = passes.RunBytes(p.Wo);
@@ -168,24 +161,24 @@ std::string RunFusedRows(const Problem& p, const ForwardBuffers& buffers, const 
 
 }  // namespace
 
-std::string ForwardLadderStep(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
+std::string ForwardLadderStep(const Chain& chain, const Buffers& buffers, const PackedFilters* packed,
                               const ForwardOptions& options) {
   const int threads = std::max(options.num_threads, 1);
   switch (options.variant) {
     case Variant::kNaive:
-      return RunScalar(LadderStep::kNaive, problem, buffers);
+      return RunScalar(LadderStep::kNaive, chain, buffers);
     case Variant::kReordered:
-      return RunScalar(LadderStep::kReordered, problem, buffers);
+      return RunScalar(LadderStep::kReordered, chain, buffers);
     case Variant::kUnrolled:
-      return RunScalar(LadderStep::kUnrolled, problem, buffers);
+      return RunScalar(LadderStep::kUnrolled, chain, buffers);
     case Variant::kBlocked:
-      return RunScalar(LadderStep::kBlocked, problem, buffers);
+      return RunScalar(LadderStep::kBlocked, chain, buffers);
     case Variant::kSimd:
-      return RunUnfused(problem, buffers, *packed, 1, ForByOpenMp);
+      return RunUnfused(chain, buffers, *packed, 1, ForByOpenMp);
     case Variant::kOpenmp:
-      return RunUnfused(problem, buffers, *packed, threads, ForByOpenMp);
+      return RunUnfused(chain, buffers, *packed, threads, ForByOpenMp);
     case Variant::kFusedUnblocked:
-      return RunFusedRows(problem, buffers, *packed, threads);
+      return RunFusedRows(chain, buffers, *packed, threads);
     case Variant::kAuto:
     case Variant::kReference:
     case Variant::kFused:

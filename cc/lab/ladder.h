@@ -4,13 +4,13 @@
 
 #include <string>
 
-#include "cc/cpu/forward.h"
+#include "cc/cpu/run/forward.h"
 
 namespace dwsconv {
 
 // Computes the layer as options.variant says, which is one for which IsLadderStep holds, on channels-last buffers.
 // `packed` may be null where ReadsPlainFilters holds. Returns "" or what went wrong (memory).
-std::string ForwardLadderStep(const Problem& problem, const ForwardBuffers& buffers, const PackedFilters* packed,
+std::string ForwardLadderStep(const Chain& chain, const Buffers& buffers, const PackedFilters* packed,
                               const ForwardOptions& options);
 
 }  // namespace dwsconv

@@ -4,17 +4,16 @@
 
 #include "cc/core/aligned_buffer.h"
 #include "cc/core/half.h"
+#include "cc/core/whole.h"
 #include "cc/ref/activation.h"
 
 namespace dwsconv {
 namespace {
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The tensors of one call, with their element type.
 template <typename T>
 struct Arrays {
-  Arrays(const ForwardBuffers& b, float* z)
+  Arrays(const Buffers& b, float* z)
       : X(static_cast<const T*>(b.input)),
         D(static_cast<const T*>(b.depthwise_filter)),
         P(static_cast<const T*>(b.pointwise_filter)),
@@ -43,7 +42,7 @@ void Finish(const Arrays<T>& a, const Activation& activation, int64_t at, float 
 // --- Naive: image, channel, multiplier, column, row, filter column, filter row, and a store for each multiply-add.
 
 template <typename T>
-void NaiveDepthwise(const Problem& p, const Arrays<T>& a) {
+void NaiveDepthwise(const Chain& p, const Arrays<T>& a) {
   const int64_t CM = p.CM();
   for (int64_t n = 0; n < p.N; ++n) {
     for (int64_t c = 0; c < p.C; ++c) {
@@ -72,7 +71,7 @@ void NaiveDepthwise(const Problem& p, const Arrays<T>& a) {
 
 // Image, output channel, column, row, channel.
 template <typename T>
-void NaivePointwise(const Problem& p, const Arrays<T>& a) {
+void NaivePointwise(const Chain& p, const Arrays<T>& a) {
   const int64_t CM = p.CM();
   for (int64_t n = 0; n < p.N; ++n) {
     for (int64_t k = 0; k < p.K; ++k) {
@@ -117,7 +116,7 @@ inline void AddTaps(const T* x, int64_t tap_step, const T* d, int64_t filter_ste
 
 // Channels [c0, c1) of one output pixel, kTaps taps a store, what is left of a filter row one by one.
 template <int kTaps, typename T>
-inline void DepthwisePixel(const Problem& p, const Arrays<T>& a, int64_t n, int64_t ho, int64_t wo, int64_t c0,
+inline void DepthwisePixel(const Chain& p, const Arrays<T>& a, int64_t n, int64_t ho, int64_t wo, int64_t c0,
                            int64_t c1) {
   const int64_t CM = p.CM();
   float* z = a.Z + ((n * p.Ho + ho) * p.Wo + wo) * CM + c0 * p.M;
@@ -145,7 +144,7 @@ inline void DepthwisePixel(const Problem& p, const Arrays<T>& a, int64_t n, int6
 }
 
 template <int kTaps, typename T>
-void Depthwise(const Problem& p, const Arrays<T>& a, const DepthwiseTile& tile) {
+void Depthwise(const Chain& p, const Arrays<T>& a, const DepthwiseTile& tile) {
   for (int64_t n0 = 0; n0 < p.N; n0 += tile.n) {
     for (int64_t h0 = 0; h0 < p.Ho; h0 += tile.h) {
       for (int64_t w0 = 0; w0 < p.Wo; w0 += tile.w) {
@@ -165,7 +164,7 @@ void Depthwise(const Problem& p, const Arrays<T>& a, const DepthwiseTile& tile) 
 
 // The report's three versions of its unrolled loop, and which filter widths jump to which.
 template <typename T>
-void UnrolledDepthwise(const Problem& p, const Arrays<T>& a, const DepthwiseTile& tile) {
+void UnrolledDepthwise(const Chain& p, const Arrays<T>& a, const DepthwiseTile& tile) {
   if (p.S % 2 == 0) {
     Depthwise<2>(p, a, tile);
   } else if (p.S % 5 == 0) {
@@ -189,7 +188,7 @@ inline void AddChannels(const float* z, const T* P, int64_t K, int64_t k, float*
 // Pixel, channel, and the output channels innermost, where P and Y are contiguous; kChannels channels a store.
 // `sums` holds tile.pixels * tile.k floats.
 template <int kChannels, typename T>
-void Pointwise(const Problem& p, const Arrays<T>& a, const PointwiseTile& tile, float* sums) {
+void Pointwise(const Chain& p, const Arrays<T>& a, const PointwiseTile& tile, float* sums) {
   const int64_t CM = p.CM(), pixels = p.N * p.output_pixels();
   for (int64_t pixel0 = 0; pixel0 < pixels; pixel0 += tile.pixels) {
     const int64_t tile_pixels = std::min(tile.pixels, pixels - pixel0);
@@ -217,7 +216,7 @@ void Pointwise(const Problem& p, const Arrays<T>& a, const PointwiseTile& tile, 
 }
 
 template <typename T>
-bool Run(LadderStep step, const Problem& p, const ForwardBuffers& buffers, int64_t words, float* z) {
+bool Run(LadderStep step, const Chain& p, const Buffers& buffers, int64_t words, float* z) {
   const Arrays<T> a(buffers, z);
   if (step == LadderStep::kNaive) {
     NaiveDepthwise(p, a);
@@ -242,16 +241,8 @@ bool Run(LadderStep step, const Problem& p, const ForwardBuffers& buffers, int64
 
 }  // namespace
 
-bool ForwardLadder(LadderStep step, const Problem& problem, const ForwardBuffers& buffers, int64_t words, float* z) {
-  switch (problem.dtype) {
-    case DType::kFloat32:
-      return Run<float>(step, problem, buffers, words, z);
-    case DType::kBFloat16:
-      return Run<BFloat16>(step, problem, buffers, words, z);
-    case DType::kFloat16:
-      return Run<Float16>(step, problem, buffers, words, z);
-  }
-  return false;
+bool ForwardLadder(LadderStep step, const Chain& chain, const Buffers& buffers, int64_t words, float* z) {
+  return WithType(chain.dtype, [&](auto type) { return Run<decltype(type)>(step, chain, buffers, words, z); });
 }
 
 }  // namespace dwsconv

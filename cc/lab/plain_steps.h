@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 
 namespace dwsconv {
 
@@ -33,16 +33,16 @@ struct PointwiseTile {
 // Integer tiles near an optimum of the communication-avoiding linear programs (Dinh and Demmel, arXiv:2003.00119) for
 // `words` elements of fast memory, in which the tiles of all three arrays fit together, except where one iteration is
 // too large.
-DepthwiseTile SolveDepthwiseTile(const Problem& problem, int64_t words);
-PointwiseTile SolvePointwiseTile(const Problem& problem, int64_t words);
+DepthwiseTile SolveDepthwiseTile(const Chain& chain, int64_t words);
+PointwiseTile SolvePointwiseTile(const Chain& chain, int64_t words);
 
 // The depthwise half for kernels that take whole channels of consecutive output pixels of one image: how many of them,
 // a number of whole rows where even one row fits.
-int64_t SolveDepthwiseRun(const Problem& problem, int64_t words);
+int64_t SolveDepthwiseRun(const Chain& chain, int64_t words);
 
-// Computes the layer in two passes. `problem` is channels-last; `z` holds N*Ho*Wo*C*M floats; `words` is read by
+// Computes the layer in two passes. `chain` is channels-last; `z` holds N*Ho*Wo*C*M floats; `words` is read by
 // kBlocked alone. False when memory for one tile's sums is out.
-bool ForwardLadder(LadderStep step, const Problem& problem, const ForwardBuffers& buffers, int64_t words, float* z);
+bool ForwardLadder(LadderStep step, const Chain& chain, const Buffers& buffers, int64_t words, float* z);
 
 }  // namespace dwsconv
 

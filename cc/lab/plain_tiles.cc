@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kInnermost = 128;
 
 // Elements a tile of the depthwise half keeps in fast memory: X with its halo, Z, D.
-double Words(const Problem& p, const DepthwiseTile& tile) {
+double Words(const Chain& p, const DepthwiseTile& tile) {
   const auto window = [](int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t in) {
     return std::min<double>(static_cast<double>(in),
                             static_cast<double>(out - 1) * static_cast<double>(stride) +
@@ -24,7 +24,7 @@ double Words(const Problem& p, const DepthwiseTile& tile) {
 }
 
 // The largest value in [1, most] for `*size`, a member of `tile`, that fits in `words`; 1 where none does.
-void Grow(const Problem& p, int64_t words, int64_t most, DepthwiseTile* tile, int64_t* size) {
+void Grow(const Chain& p, int64_t words, int64_t most, DepthwiseTile* tile, int64_t* size) {
   int64_t fits = 1, fails = most + 1;
   while (fails - fits > 1) {
     *size = fits + (fails - fits) / 2;
@@ -35,7 +35,7 @@ void Grow(const Problem& p, int64_t words, int64_t most, DepthwiseTile* tile, in
 
 }  // namespace
 
-DepthwiseTile SolveDepthwiseTile(const Problem& p, int64_t words) {
+DepthwiseTile SolveDepthwiseTile(const Chain& p, int64_t words) {
   // Every tile that fills the memory is an optimum of the linear program, which knows no halo. The fewest words moved
   // for each output tell them apart. Channels are cut where that pays, but not to short runs.
   DepthwiseTile best = {1, 1, 1, 1};
@@ -61,14 +61,14 @@ DepthwiseTile SolveDepthwiseTile(const Problem& p, int64_t words) {
   return best;
 }
 
-int64_t SolveDepthwiseRun(const Problem& p, int64_t words) {
+int64_t SolveDepthwiseRun(const Chain& p, int64_t words) {
   DepthwiseTile tile = {1, 1, 1, p.C};
   Grow(p, words, p.Wo, &tile, &tile.w);
   if (tile.w == p.Wo) Grow(p, words, p.Ho, &tile, &tile.h);
   return tile.h * tile.w;
 }
 
-PointwiseTile SolvePointwiseTile(const Problem& p, int64_t words) {
+PointwiseTile SolvePointwiseTile(const Chain& p, int64_t words) {
   const int64_t pixels = p.N * p.output_pixels(), cm = p.CM();
   // The program's vertex for long loops is the cube in which each array has a third of the memory; the innermost loop,
   // K, may be longer. What shorter loops leave goes to the others: to C*M first, so that sums are complete, then to K

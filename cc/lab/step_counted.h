@@ -1,13 +1,22 @@
-// The step of the pointwise sum that computes nothing, over vec_counted.h. ZType, kZType and kPair are those of the
-// kernels that it stands for: define them before.
+// The step of the pointwise sum that computes nothing, over vec_counted.h. DWSCONV_BF16 says whether the
+// kernels that it stands for multiply bfloat16.
 #ifndef DWSCONV_LAB_STEP_COUNTED_H_
 #define DWSCONV_LAB_STEP_COUNTED_H_
 
-#include "cc/cpu/kernel_table.h"
+#include "cc/cpu/kernels/kernel_table.h"
 
 namespace dwsconv {
 namespace {
 
+#if DWSCONV_BF16
+using ZType = BFloat16;
+constexpr DType kZType = DType::kBFloat16;
+constexpr int kPair = 2;
+#else
+using ZType = float;
+constexpr DType kZType = DType::kFloat32;
+constexpr int kPair = 1;
+#endif
 using StepVec = Vec;
 using HalfStepVec = HalfVec;
 

@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "cc/core/aligned_buffer.h"
-#include "cc/cpu/packed_filters.h"
+#include "cc/cpu/pack.h"
 
 namespace dwsconv {
 namespace {
@@ -31,12 +31,10 @@ class Reserved {
 };
 
 const KernelTable& Counted(const KernelTable& kernels) {
-#if defined(__x86_64__)
-  if (&kernels == &KernelsAvx512Bf16()) return CountedAvx512Bf16();
-  if (&kernels == &KernelsAvx512()) return CountedAvx512();
-  if (&kernels == &KernelsAvx2()) return CountedAvx2();
-#endif
-  (void)kernels;
+#define DWSCONV_COUNTED(name, isa, bf16) \
+  if (&kernels == &Kernels##name()) return Counted##name();
+  DWSCONV_FOR_TARGETS(DWSCONV_COUNTED)
+#undef DWSCONV_COUNTED
   return CountedGeneric();
 }
 
@@ -46,36 +44,35 @@ Caches CachesOf(const Machine& machine) {
   return Caches{{machine.l1d_bytes, 8}, {machine.l2_bytes, 8}, {machine.l3_bytes, 16}};
 }
 
-std::string SimulateTraffic(const Problem& problem, const ForwardOptions& options, const Caches& caches,
-                            Traffic* traffic) {
+std::string SimulateTraffic(const Chain& chain, const ForwardOptions& options, const Caches& caches, Traffic* traffic) {
   constexpr char kOutOfMemory[] = "out of memory for a simulation";
-  const int64_t item = SizeOf(problem.dtype);
-  const int64_t x_bytes = problem.N * problem.H * problem.W * problem.C * item;
-  const int64_t y_bytes = problem.N * problem.output_pixels() * problem.K * item;
-  const Reserved x(x_bytes), y(y_bytes), depthwise(problem.R * problem.S * problem.CM() * item),
-      pointwise(problem.CM() * problem.K * item);
+  const int64_t item = SizeOf(chain.dtype);
+  const int64_t x_bytes = chain.N * chain.H * chain.W * chain.C * item;
+  const int64_t y_bytes = chain.N * chain.output_pixels() * chain.K * item;
+  const Reserved x(x_bytes), y(y_bytes), depthwise(chain.R * chain.S * chain.CM() * item),
+      pointwise(chain.CM() * chain.K * item);
   for (const Reserved* array : {&x, &y, &depthwise, &pointwise}) {
     if (array->data() == nullptr) return kOutOfMemory;
   }
-  ForwardBuffers buffers;
+  Buffers buffers;
   buffers.input = x.data();
   buffers.depthwise_filter = depthwise.data();
   buffers.pointwise_filter = pointwise.data();
   buffers.output = y.data();
-  const std::unique_ptr<PackedFilters> packed = PackedFilters::Make(problem, options.isa, buffers);
+  const std::unique_ptr<PackedFilters> packed = PackedFilters::Make(chain, options.isa, buffers);
   if (!packed) return kOutOfMemory;
   packed->RunBy(Counted(packed->kernels()));
 
   CacheSim sim(caches.l1d, caches.l2, caches.l3);
   sim.Name(Region::kX, x.data(), x_bytes);
   sim.Name(Region::kY, y.data(), y_bytes);
-  sim.Name(Region::kFilters, packed->depthwise(), packed->bytes());
+  sim.Name(Region::kFilters, packed->depthwise().filter, packed->bytes());
   static std::mutex* const one_at_a_time = new std::mutex;
   const std::lock_guard<std::mutex> lock(*one_at_a_time);
   counting_caches = &sim;
   ForwardOptions one = options;
   one.num_threads = 1;
-  const std::string wrong = Forward(problem, buffers, packed.get(), one);
+  const std::string wrong = Forward(chain, buffers, packed.get(), one);
   counting_caches = nullptr;
   sim.Finish();
   *traffic = Traffic{sim.beyond_l2(), sim.memory()};

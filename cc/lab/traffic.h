@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "cc/cpu/forward.h"
+#include "cc/cpu/run/forward.h"
 #include "cc/lab/cache_sim.h"
 
 namespace dwsconv {
@@ -27,14 +27,12 @@ struct Traffic {
 // Simulates Forward on one thread, from empty caches to everything dirty in memory. Channels-last, an output that is
 // not empty, the variants kAuto and kFused, without biases and residual. Returns "" or what went wrong (memory).
 // Simulations wait for one another.
-std::string SimulateTraffic(const Problem& problem, const ForwardOptions& options, const Caches& caches,
-                            Traffic* traffic);
+std::string SimulateTraffic(const Chain& chain, const ForwardOptions& options, const Caches& caches, Traffic* traffic);
 
-// The kernels that only count, for those of Kernels(isa, problem).
-const KernelTable& CountedGeneric();
-const KernelTable& CountedAvx2();
-const KernelTable& CountedAvx512();
-const KernelTable& CountedAvx512Bf16();
+// The kernels that only count, for those of Kernels(isa, chain).
+#define DWSCONV_DECLARE(name, isa, bf16) const KernelTable& Counted##name();
+DWSCONV_FOR_TARGETS(DWSCONV_DECLARE)
+#undef DWSCONV_DECLARE
 
 }  // namespace dwsconv
 

@@ -1,13 +1,14 @@
 // The vector primitives of kernel bodies that compute nothing: they report which memory they would read and write to
-// simulated caches (cache_sim.h). With them the bodies, loops and all, tell what they touch. Include after a
-// sizes_<isa>.h.
+// simulated caches (cache_sim.h). With them the bodies, loops and all, tell what they touch. DWSCONV_SIZES is the
+// sizes_<isa>.h of the vectors they stand for.
 #ifndef DWSCONV_LAB_VEC_COUNTED_H_
 #define DWSCONV_LAB_VEC_COUNTED_H_
 
 #include <cstdint>
 
+#include DWSCONV_SIZES
 #include "cc/core/half.h"
-#include "cc/cpu/kernel_table.h"
+#include "cc/cpu/kernels/kernel_table.h"
 #include "cc/lab/cache_sim.h"
 
 // The bodies fetch ahead by the compiler's builtin.

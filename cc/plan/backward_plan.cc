@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cc/core/whole.h"
+
 namespace dwsconv {
 namespace {
 
@@ -16,9 +18,6 @@ constexpr int64_t kMostScratchFloats = int64_t{8} << 20;
 constexpr int64_t kMostPixels = 256;
 constexpr int64_t kMostChannels = 160, kFewChannels = 96;
 constexpr int64_t kLeastRows = 2;
-
-int64_t RoundUp(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The least odd multiple of a cache line (16 floats) that holds n floats.
 int64_t OddLines(int64_t n) { return (CeilDiv(n, 16) | 1) * 16; }
@@ -46,11 +45,11 @@ int64_t ChooseChannels(int64_t C) {
 
 }  // namespace
 
-BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, int64_t block_channels,
+BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int64_t block_channels,
                                 int64_t block_rows) {
   BackwardPlan plan;
-  if (RepeatsInput(problem, kBackwardQuantum)) plan.times = problem.M;
-  const Problem p = plan.times > 1 ? Repeated(problem) : problem;
+  if (RepeatsInput(chain, kBackwardQuantum)) plan.times = chain.M;
+  const Chain p = plan.times > 1 ? Repeated(chain) : chain;
   block_channels = std::min(Times(block_channels, plan.times), p.C);
   plan.blocks = CeilDiv(p.C, block_channels);
   // All multipliers of a channel are in one block.
@@ -124,7 +123,7 @@ BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, 
   return plan;
 }
 
-BackwardPlan MakeBackwardPlan(const Problem& p, const Machine& machine) {
+BackwardPlan MakeBackwardPlan(const Chain& p, const Machine& machine) {
   const int64_t room = machine.l2_bytes / 4 * 4 / 5;  // floats in most of L2
   // In channels of X, of which each is `times` columns in scratch.
   const int64_t times = RepeatsInput(p, kBackwardQuantum) ? p.M : 1;

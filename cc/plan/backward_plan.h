@@ -1,4 +1,4 @@
-// How the backward pass of one problem is cut into tasks: a pure function of the problem and the machine.
+// How the backward pass of one chain is cut into tasks: a pure function of the chain and the machine.
 //
 // Everything but the sums over output channels is separate for each input channel: Z, the gradient of Z, and the
 // gradients of input and filters. So a task takes a block of channels and a chunk of the pixels, recomputes Z, and
@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
@@ -21,7 +21,7 @@ constexpr int64_t kBackwardQuantum = 16;
 constexpr int64_t kSmallWindow = 7;
 
 struct BackwardPlan {
-  // M where scratch holds each channel of X so many times, and all is as in Repeated(problem), whose channels the sizes
+  // M where scratch holds each channel of X so many times, and all is as in Repeated(chain), whose channels the sizes
   // below count; else 1.
   int64_t times = 1;
 
@@ -63,11 +63,10 @@ struct BackwardPlan {
 };
 
 // machine.z_bytes says which: 2 for bfloat16.
-BackwardPlan MakeBackwardPlan(const Problem& problem, const Machine& machine);
+BackwardPlan MakeBackwardPlan(const Chain& chain, const Machine& machine);
 
 // The same with the blocks given, in channels of X and in rows: for measurements and tests. Both at least 1.
-BackwardPlan FinishBackwardPlan(const Problem& problem, const Machine& machine, int64_t block_channels,
-                                int64_t block_rows);
+BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int64_t block_channels, int64_t block_rows);
 
 }  // namespace dwsconv
 

@@ -2,39 +2,30 @@
 
 #include <algorithm>
 
+#include "cc/core/whole.h"
+
 namespace dwsconv {
 namespace {
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
-constexpr double kFlopsPerThread = 500'000;  // as in planner.cc
-constexpr double kShareOfL3 = 0.5;
 constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
 constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels
 
 }  // namespace
 
-void RowsRead(const Problem& p, int64_t first, int64_t last, int64_t* begin, int64_t* end) {
-  *begin = std::clamp<int64_t>(first * p.stride_h - p.pad_top, 0, p.H);
-  *end = std::clamp<int64_t>((last - 1) * p.stride_h - p.pad_top + (p.R - 1) * p.dilation_h + 1, *begin, p.H);
-}
-
-ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
-  const Problem& p = block.main;
+Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   const int64_t zb = machine.z_bytes, panel = machine.tile_channels;
-  ExpandPlan plan;
+  Plan plan;
   Plan one;
   one.block_pixels = one.block_channels = 1;
-  FinishPlan(p, machine, &one, /*may_repeat=*/false);
+  FinishPlan(p, machine, &one);
   plan.z_stride = one.z_stride;
   const double flops = 2.0 * static_cast<double>(p.N) *
-                       (static_cast<double>(p.H * p.W) * static_cast<double>(block.E * p.C) +
+                       (static_cast<double>(p.H * p.W) * static_cast<double>(p.E * p.C) +
                         static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM()) *
-                            static_cast<double>(p.R * p.S + (block.has_pointwise ? p.K : 0)));
+                            static_cast<double>(p.R * p.S + (p.has_project ? p.K : 0)));
   plan.threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
-  const double moved = static_cast<double>(p.H * p.W * block.E) +
-                       static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
+  const double moved =
+      static_cast<double>(p.H * p.W * p.E) + static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
   plan.stream = static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
 
   const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
@@ -42,15 +33,19 @@ ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
   const bool divisible = p.M == 1 && p.C >= 2 * panel && PackedPixels(p, machine.vector_floats) == 0;
   const auto piece = [&](int64_t pieces) { return std::min(p.C, RoundUp(CeilDiv(p.C, pieces), panel)); };
   const int64_t z_image = p.Ho * z_row, near = std::max<int64_t>(1, CeilDiv(p.H * row_bytes, kNearA));
+  const auto finish = [&](int64_t tasks) {
+    plan.tasks = tasks;
+    plan.scratch_bytes = RoundUp(plan.a_bytes, 64) + (plan.by_channels ? 0 : RoundUp(plan.z_bytes, 64));
+    return plan;
+  };
   if (divisible && z_image <= room) {
     // Whole images: no row of A is computed twice.
     plan.channels = piece(near);
     plan.rows = p.Ho;
     if (p.N >= 4 * plan.threads || p.N % plan.threads == 0) {
-      plan.z_pixels = p.output_pixels();
       plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
       plan.z_bytes = z_image + 64;
-      return plan;
+      return finish(p.N);
     }
     if (p.N * z_image <= kLargestZ) {
       // As many pieces an image as keep all threads busy to the end.
@@ -59,7 +54,7 @@ ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
       plan.by_channels = true;
       plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
       plan.z_bytes = p.N * z_image + 64;
-      return plan;
+      return finish(p.N * CeilDiv(p.C, plan.channels));
     }
   }
   // Strips of rows. A's rows are kept from strip to strip, so what many rows save is only the copy of those that stay
@@ -72,11 +67,10 @@ ExpandPlan MakeExpandPlan(const Block& block, const Machine& machine) {
   int64_t rows = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, CeilDiv(p.Ho, strips)));
   rows = CeilDiv(p.Ho, CeilDiv(CeilDiv(p.Ho, rows), strips) * strips);
   plan.rows = rows;
-  plan.z_pixels = rows * p.Wo;
   const int64_t a_rows = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
   plan.a_bytes = a_rows * row_bytes + 64;
-  plan.z_bytes = plan.z_pixels * plan.z_stride * zb + 64;
-  return plan;
+  plan.z_bytes = rows * p.Wo * plan.z_stride * zb + 64;
+  return finish(p.N * CeilDiv(p.Ho, rows));
 }
 
 }  // namespace dwsconv

@@ -3,29 +3,26 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cc/core/make_problem.h"
+#include "cc/core/whole.h"
 
 namespace dwsconv {
 namespace {
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
 constexpr int64_t kMostRepeatedFloats = 64 << 10;
 constexpr int64_t kTooMuch = int64_t{1} << 48;  // floats; no plan asks for that many
 
-int64_t ZStride(const Problem& problem, const Machine& machine) {
-  if (PackedPixels(problem, machine.vector_floats) > 0) return problem.CM();
+int64_t ZStride(const Chain& chain, const Machine& machine) {
+  if (PackedPixels(chain, machine.vector_floats) > 0) return chain.CM();
   // A vector of room past the last channel for the depthwise stores, and rows whose length is no multiple of 4 KB: such
   // rows would all fall into the same sets of L1.
   const int64_t line = 64 / machine.z_bytes;
-  const int64_t stride = RoundUp(problem.CM(), line) + line;
+  const int64_t stride = RoundUp(chain.CM(), line) + line;
   return stride * machine.z_bytes % 4096 == 0 ? stride + line : stride;
 }
 
 // Of the rows of X under `pixels` output pixels of an image, in float with each channel M times: whole rows, or what
-// lies under a part of one (fused.cc takes them apart).
-int64_t RepeatBytes(const Problem& p, int64_t pixels) {
+// lies under a part of one (executor.cc takes them apart).
+int64_t RepeatBytes(const Chain& p, int64_t pixels) {
   const int64_t rows = std::max<int64_t>(1, pixels / p.Wo), columns = std::min(pixels, p.Wo);
   const int64_t high = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
   const int64_t wide = pixels < p.Wo ? std::min(p.W, (columns - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1) : p.W;
@@ -36,14 +33,14 @@ int64_t RepeatBytes(const Problem& p, int64_t pixels) {
 
 }  // namespace
 
-int64_t PackedPixels(const Problem& problem, int vector_floats) {
+int64_t PackedPixels(const Chain& chain, int vector_floats) {
   // With more than half a vector of channels the unaligned loads cost what the fuller vectors save.
-  if (2 * problem.C > vector_floats || problem.M != 1 || problem.stride_w != 1) return 0;
-  return vector_floats / std::gcd(problem.C, static_cast<int64_t>(vector_floats));
+  if (2 * chain.C > vector_floats || chain.M != 1 || chain.stride_w != 1) return 0;
+  return vector_floats / std::gcd(chain.C, static_cast<int64_t>(vector_floats));
 }
 
-bool RepeatsInput(const Problem& p, int64_t vector_floats) {
-  if (p.M == 1) return false;
+bool RepeatsInput(const Chain& p, int64_t vector_floats) {
+  if (p.M == 1 || p.E != 0) return false;
   // What a pixel reads has to be small beside L2, however large X is: filters are packed before it is known.
   const int64_t high = (p.R - 1) * p.dilation_h + 1, wide = (p.S - 1) * p.dilation_w + 1;
   int64_t floats;
@@ -55,13 +52,33 @@ bool RepeatsInput(const Problem& p, int64_t vector_floats) {
   return 5 * CeilDiv(p.CM(), vector_floats) <= 4 * p.M * CeilDiv(p.C, vector_floats);
 }
 
-void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan, bool may_repeat) {
-  plan->tasks =
-      problem.N * CeilDiv(problem.output_pixels(), plan->block_pixels) * CeilDiv(problem.K, plan->block_channels);
+bool IsPointwise(const Chain& c) {
+  return c.R == 1 && c.S == 1 && c.stride_h == 1 && c.stride_w == 1 && c.Ho == c.H && c.Wo == c.W;
+}
+
+Chain PlannedAs(const Chain& chain) {
+  Chain c = chain;
+  if (!chain.has_project) c.K = 1;
+  if (chain.has_depthwise || !chain.has_project) return c;
+  c.C = chain.R * chain.S * chain.C;
+  c.R = c.S = c.stride_h = c.stride_w = c.dilation_h = c.dilation_w = 1;
+  c.pad_top = c.pad_left = 0;
+  c.H = c.Ho;
+  c.W = c.Wo;
+  return c;
+}
+
+void RowsRead(const Chain& c, int64_t first, int64_t last, int64_t* begin, int64_t* end) {
+  *begin = std::clamp<int64_t>(first * c.stride_h - c.pad_top, 0, c.H);
+  *end = std::clamp<int64_t>((last - 1) * c.stride_h - c.pad_top + (c.R - 1) * c.dilation_h + 1, *begin, c.H);
+}
+
+void FinishPlan(const Chain& chain, const Machine& machine, Plan* plan) {
+  plan->tasks = chain.N * CeilDiv(chain.output_pixels(), plan->block_pixels) * CeilDiv(chain.K, plan->block_channels);
   plan->threads = static_cast<int>(std::min<int64_t>(plan->threads, plan->tasks));
-  const bool repeats = may_repeat && RepeatsInput(problem, machine.vector_floats);
-  plan->z_stride = ZStride(repeats ? Repeated(problem) : problem, machine);
-  plan->repeat_bytes = repeats ? RepeatBytes(problem, plan->block_pixels) : 0;
+  const bool repeats = RepeatsInput(chain, machine.vector_floats);
+  plan->z_stride = ZStride(repeats ? Repeated(chain) : chain, machine);
+  plan->repeat_bytes = repeats ? RepeatBytes(chain, plan->block_pixels) : 0;
   plan->scratch_bytes = plan->block_pixels * plan->z_stride * machine.z_bytes + 64;
   if (repeats) plan->scratch_bytes = RoundUp(plan->scratch_bytes, 64) + plan->repeat_bytes;
 }

@@ -1,12 +1,12 @@
-// How one problem is cut into tasks: a pure function of the problem and the machine.
+// How a chain is cut into tasks: a pure function of the chain and the machine.
 #ifndef DWSCONV_PLAN_PLAN_H_
 #define DWSCONV_PLAN_PLAN_H_
 
 #include <cstdint>
 #include <string>
 
+#include "cc/core/chain.h"
 #include "cc/core/cpu_features.h"
-#include "cc/core/problem.h"
 #include "cc/plan/variant.h"
 
 namespace dwsconv {
@@ -25,34 +25,55 @@ struct Machine {
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are
 // dense (z_stride is C) and the depthwise filter is packed a second time, repeated over `packed_pixels` pixels, so that
 // their channels fill whole vectors. 0 where pixels are not packed.
-int64_t PackedPixels(const Problem& problem, int vector_floats);
+int64_t PackedPixels(const Chain& chain, int vector_floats);
 
 // Whether a block's rows of X are copied with each channel repeated M times, so that the depthwise half runs as
-// Repeated(problem): where the multipliers of C channels one after the other would leave vectors of `vector_floats`
-// emptier. What a copy costs is one store a vector, for R * S multiply-adds.
-bool RepeatsInput(const Problem& problem, int64_t vector_floats);
+// Repeated(chain): where the multipliers of C channels one after the other would leave vectors of `vector_floats`
+// emptier. What a copy costs is one store a vector, for R * S multiply-adds. Never behind an expansion.
+bool RepeatsInput(const Chain& chain, int64_t vector_floats);
+
+// A dense convolution of which each pixel needs one.
+bool IsPointwise(const Chain& chain);
 
 struct Plan {
-  int64_t block_pixels = 0;    // consecutive output pixels (of one image, row-major) in one task
-  int64_t block_channels = 0;  // output channels in one task
   int64_t tasks = 0;
   int threads = 1;            // used, at most Machine::threads
-  int64_t scratch_bytes = 0;  // a thread: Z of one block, rows padded
+  int64_t scratch_bytes = 0;  // a thread
   int64_t z_stride = 0;       // elements from one pixel of Z to the next
-  int64_t repeat_bytes = 0;   // of scratch_bytes, at its end: the block's rows of X where RepeatsInput, else 0
   bool stream = false;        // Y is too large to stay in cache: write around it
   bool tuned = false;         // from the tuner's file (tuned_plans.h)
+
+  // Without an expansion a task is a block: consecutive output pixels (of one image, row-major), and output channels.
+  // Its scratch is Z of the block, rows padded.
+  int64_t block_pixels = 0, block_channels = 0;
+  int64_t repeat_bytes = 0;  // of scratch_bytes, at its end: the block's rows of X where RepeatsInput, else 0
+
+  // Behind an expansion A, several times the size of X, never exists as a whole. A task is `rows` output rows of one
+  // image. It computes A's rows below their windows, `channels` of them at a time (all, or a multiple of the register
+  // tile), then as many channels of Z, and at last Y. With all channels at a time a thread keeps the rows that its next
+  // task reads again. Its scratch is A and Z.
+  int64_t rows = 0, channels = 0;
+  // With few small images the tasks are (image, channels) first, until all of Z is there, and then parts of Y.
+  bool by_channels = false;
+  int64_t a_bytes = 0;  // of A, a thread
+  int64_t z_bytes = 0;  // of Z, a thread; with by_channels of all images, and not in scratch_bytes
 };
 
 // What the communication model says the plan moves between L2 and beyond, in all.
-double ModelledBytes(const Problem& problem, const Machine& machine, const Plan& plan);
+double ModelledBytes(const Chain& chain, const Machine& machine, const Plan& plan);
 
-// 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K for every problem with Ho, Wo, K > 0.
-Plan MakePlan(const Problem& problem, const Machine& machine);
+// The output is not empty. Without an expansion 0 < block_pixels <= Ho*Wo and 0 < block_channels <= K.
+Plan MakePlan(const Chain& chain, const Machine& machine);
 
 // Fills what follows from the blocks, tasks, z_stride and scratch_bytes, and takes away threads that get no task.
-// Without may_repeat for kernels that read something else than X.
-void FinishPlan(const Problem& problem, const Machine& machine, Plan* plan, bool may_repeat = true);
+void FinishPlan(const Chain& chain, const Machine& machine, Plan* plan);
+
+// The chain that blocks are planned for: a dense convolution is a projection of what lies under its windows, and a
+// chain without a projection hardly has one, to a single channel.
+Chain PlannedAs(const Chain& chain);
+
+// A's rows that output rows [first, last) read: [*begin, *end), inside the image.
+void RowsRead(const Chain& chain, int64_t first, int64_t last, int64_t* begin, int64_t* end);
 
 }  // namespace dwsconv
 

@@ -13,7 +13,7 @@ namespace dwsconv {
 namespace {
 
 // Everything that a planner may look at, though today's does not look at all of it.
-using Key = std::array<int64_t, kPlanKeySize + 9>;
+using Key = std::array<int64_t, kPlanKeySize + 15>;
 
 // Above any model's number of layers; with more shapes than that (images of any size) it starts anew.
 constexpr size_t kMostPlans = 4096;
@@ -23,7 +23,7 @@ struct Cache {
   std::unordered_map<Key, Plan, NumbersHash> plans;
 };
 
-Key KeyOf(const Problem& p, const Machine& m) {
+Key KeyOf(const Chain& p, const Machine& m) {
   Key key;
   const PlanKey shapes = PlanKeyOf(p, m);
   const int64_t rest[] = {m.l1d_bytes,
@@ -34,7 +34,13 @@ Key KeyOf(const Problem& p, const Machine& m) {
                           static_cast<int64_t>(p.out.kind),
                           p.has_depthwise_bias,
                           p.has_bias,
-                          p.has_residual};
+                          p.has_residual,
+                          p.E,
+                          p.has_depthwise,
+                          p.has_project,
+                          p.normalize,
+                          p.has_gate,
+                          static_cast<int64_t>(p.expand.kind)};
   static_assert(std::size(rest) + kPlanKeySize == std::tuple_size<Key>::value, "a number is missing");
   std::copy(std::begin(rest), std::end(rest), std::copy(shapes.begin(), shapes.end(), key.begin()));
   return key;
@@ -42,15 +48,15 @@ Key KeyOf(const Problem& p, const Machine& m) {
 
 }  // namespace
 
-Plan CachedPlan(const Problem& problem, const Machine& machine) {
+Plan CachedPlan(const Chain& chain, const Machine& machine) {
   static Cache& cache = *new Cache;  // never destroyed: calls may come while the process ends
-  const Key key = KeyOf(problem, machine);
+  const Key key = KeyOf(chain, machine);
   {
     const std::shared_lock<std::shared_mutex> lock(cache.mutex);
     const auto found = cache.plans.find(key);
     if (found != cache.plans.end()) return found->second;
   }
-  const Plan plan = MakePlan(problem, machine);
+  const Plan plan = MakePlan(chain, machine);
   try {
     const std::unique_lock<std::shared_mutex> lock(cache.mutex);
     if (cache.plans.size() >= kMostPlans) cache.plans.clear();

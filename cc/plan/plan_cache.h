@@ -2,14 +2,14 @@
 #ifndef DWSCONV_PLAN_PLAN_CACHE_H_
 #define DWSCONV_PLAN_PLAN_CACHE_H_
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
 
-// MakePlan(problem, machine), searched for once a process: the search takes 1 us with 2 threads and grows with them, a
+// MakePlan(chain, machine), searched for once a process: the search takes 1 us with 2 threads and grows with them, a
 // small layer some 10 us. Any thread may call.
-Plan CachedPlan(const Problem& problem, const Machine& machine);
+Plan CachedPlan(const Chain& chain, const Machine& machine);
 
 }  // namespace dwsconv
 

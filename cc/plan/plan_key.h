@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
@@ -24,7 +24,7 @@ constexpr const char* kPlanKeyNames[] = {"isa",      "threads",     "vector_floa
 constexpr size_t kPlanKeySize = sizeof(kPlanKeyNames) / sizeof(kPlanKeyNames[0]);
 using PlanKey = std::array<int64_t, kPlanKeySize>;
 
-inline PlanKey PlanKeyOf(const Problem& p, const Machine& m) {
+inline PlanKey PlanKeyOf(const Chain& p, const Machine& m) {
   return {static_cast<int64_t>(m.isa),
           m.threads,
           m.vector_floats,

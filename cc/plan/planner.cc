@@ -6,16 +6,12 @@
 // of L2, in which Z of a block has to stay between its two halves, and threads that wait for the last task.
 #include <algorithm>
 
+#include "cc/core/whole.h"
+#include "cc/plan/expand_plan.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
-
-// Below this much arithmetic a second thread costs more to wake than it saves.
-constexpr double kFlopsPerThread = 500'000;
 
 // Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
 // pointwise ones (loads bound it), less where several rows share loads, more in parts of rows (measured); a byte from
@@ -29,11 +25,8 @@ constexpr double kCyclesPerTask = 500;
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
 
-// What X and Y may take of L3 and still be there for who reads them next.
-constexpr double kShareOfL3 = 0.5;
-
 // The input rows that a block of `pixels` output pixels reads.
-int64_t InputRows(const Problem& p, int64_t pixels) {
+int64_t InputRows(const Chain& p, int64_t pixels) {
   const int64_t rows = std::max<int64_t>(1, CeilDiv(pixels, p.Wo));
   return std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
 }
@@ -46,7 +39,7 @@ struct Cost {
 
 // Input rows that a block of `pixels` output pixels reads on average, times the image's blocks, over the image's rows:
 // 1 where nothing is read twice.
-double Halo(const Problem& p, int64_t pixels) {
+double Halo(const Chain& p, int64_t pixels) {
   const double blocks = static_cast<double>(CeilDiv(p.output_pixels(), pixels));
   const double read = static_cast<double>(InputRows(p, pixels));
   // Parts of one row share its input rows, which the caches still hold.
@@ -55,7 +48,7 @@ double Halo(const Problem& p, int64_t pixels) {
 }
 
 // Of a multiply-add of the depthwise half, in those of the pointwise half.
-double DepthwiseCycles(const Problem& p, int64_t pixels) {
+double DepthwiseCycles(const Chain& p, int64_t pixels) {
   const bool groups =
       p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
   const int64_t rows = pixels / p.Wo, grouped = rows / kGroupedRows * kGroupedRows;
@@ -65,7 +58,7 @@ double DepthwiseCycles(const Problem& p, int64_t pixels) {
          (kGroupedDepthwiseCycles - kDepthwiseCycles) * static_cast<double>(grouped) / static_cast<double>(rows);
 }
 
-Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
+Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
   const double item = static_cast<double>(SizeOf(p.dtype));
   const double N = static_cast<double>(p.N), cm = static_cast<double>(p.CM());
   const int64_t pixels = p.output_pixels(), blocks = CeilDiv(pixels, plan.block_pixels);
@@ -113,21 +106,16 @@ Cost Model(const Problem& p, const Machine& machine, const Plan& plan) {
   return cost;
 }
 
-}  // namespace
-
-double ModelledBytes(const Problem& problem, const Machine& machine, const Plan& plan) {
-  return Model(problem, machine, plan).bytes;
-}
-
-Plan MakePlan(const Problem& problem, const Machine& machine) {
-  const int64_t pixels = problem.output_pixels(), panels = CeilDiv(problem.K, machine.tile_channels);
-  const double flops = 2.0 * static_cast<double>(problem.N) * static_cast<double>(pixels) *
-                       static_cast<double>(problem.CM()) * static_cast<double>(problem.R * problem.S + problem.K);
+// The best blocks for a chain as PlannedAs gives it.
+Plan SearchBlocks(const Chain& chain, const Machine& machine) {
+  const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
+  const double flops = 2.0 * static_cast<double>(chain.N) * static_cast<double>(pixels) *
+                       static_cast<double>(chain.CM()) * static_cast<double>(chain.R * chain.S + chain.K);
   const int threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
   // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
-  const double y = static_cast<double>(pixels) * static_cast<double>(problem.K) * (problem.has_residual ? 2 : 1);
-  const double x = static_cast<double>(problem.H * problem.W * problem.C);
-  const bool stream = static_cast<double>(problem.N) * (x + y) * static_cast<double>(SizeOf(problem.dtype)) >
+  const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);
+  const double x = static_cast<double>(chain.H * chain.W * chain.C);
+  const bool stream = static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)) >
                       kShareOfL3 * static_cast<double>(machine.l3_bytes);
   const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
 
@@ -136,15 +124,15 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
   const auto consider = [&](int64_t block_pixels, int64_t shares) {
     Plan plan;
     plan.block_pixels = block_pixels;
-    plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, problem.K);
+    plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, chain.K);
     plan.threads = threads;
     plan.stream = stream;
-    FinishPlan(problem, machine, &plan);
+    FinishPlan(chain, machine, &plan);
     // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
-    const int64_t rows_bytes = InputRows(problem, block_pixels) * problem.W * problem.C * SizeOf(problem.dtype);
+    const int64_t rows_bytes = InputRows(chain, block_pixels) * chain.W * chain.C * SizeOf(chain.dtype);
     // The first and smallest block is taken whatever it needs: some plan there must be.
     if (least >= 0 && (plan.scratch_bytes > most || plan.scratch_bytes + rows_bytes > room)) return;
-    const double cycles = Model(problem, machine, plan).cycles;
+    const double cycles = Model(chain, machine, plan).cycles;
     if (least < 0 || cycles < least) {
       least = cycles;
       best = plan;
@@ -154,24 +142,42 @@ Plan MakePlan(const Problem& problem, const Machine& machine) {
     // With very many channels not even one register tile fits: as many pixels as do.
     Plan pixel;
     pixel.block_pixels = pixel.block_channels = pixel.threads = 1;
-    FinishPlan(problem, machine, &pixel);
+    FinishPlan(chain, machine, &pixel);
     const int64_t fitting = std::clamp<int64_t>(most / pixel.scratch_bytes, 1, machine.tile_pixels);
     if (fitting < machine.tile_pixels) consider(std::min(fitting, pixels), shares);
     // Parts of a row, down to one register tile, the smallest first; then whole rows. ceil(Ho / rows) takes only about
     // 2 sqrt(Ho) values: go from one to the next.
-    for (int64_t parts = CeilDiv(problem.Wo, machine.tile_pixels); parts > 1; parts = CeilDiv(parts, 2)) {
-      consider(RoundUp(CeilDiv(problem.Wo, parts), machine.tile_pixels), shares);
+    for (int64_t parts = CeilDiv(chain.Wo, machine.tile_pixels); parts > 1; parts = CeilDiv(parts, 2)) {
+      consider(RoundUp(CeilDiv(chain.Wo, parts), machine.tile_pixels), shares);
     }
-    for (int64_t rows = 1; rows <= problem.Ho;) {
-      const int64_t blocks = CeilDiv(problem.Ho, rows);
-      consider(rows * problem.Wo, shares);
+    for (int64_t rows = 1; rows <= chain.Ho;) {
+      const int64_t blocks = CeilDiv(chain.Ho, rows);
+      consider(rows * chain.Wo, shares);
       if (blocks == 1) break;
-      rows = CeilDiv(problem.Ho, blocks - 1);
+      rows = CeilDiv(chain.Ho, blocks - 1);
     }
   };
   // Sharing out the output channels computes Z once a share, so it is for threads that pixels cannot keep busy.
   for (int64_t shares = 1; shares <= std::min<int64_t>(panels, threads); ++shares) consider_blocks(shares);
   return best;
+}
+
+}  // namespace
+
+double ModelledBytes(const Chain& chain, const Machine& machine, const Plan& plan) {
+  return Model(chain, machine, plan).bytes;
+}
+
+Plan MakePlan(const Chain& chain, const Machine& machine) {
+  if (chain.E > 0) return MakeExpandPlan(chain, machine);
+  const Chain planned = PlannedAs(chain);
+  Plan plan = SearchBlocks(planned, machine);
+  if (chain.has_depthwise || IsPointwise(chain)) return plan;
+  // What lies under the windows of a dense convolution is several times X: it had better stay in L1.
+  const int64_t fit = machine.l1d_bytes / 2 / (plan.z_stride * machine.z_bytes) / machine.tile_pixels;
+  plan.block_pixels = std::min(plan.block_pixels, std::max<int64_t>(fit, 4) * machine.tile_pixels);
+  FinishPlan(planned, machine, &plan);
+  return plan;
 }
 
 }  // namespace dwsconv

@@ -43,7 +43,7 @@ constexpr size_t kChoiceSize = std::size(kChoiceNames);
 using Numbers = std::array<int64_t, kChoiceSize>;
 
 // The inverse of PlanKeyOf, as far as a plan depends on it.
-void FromKey(const PlanKey& key, Problem* p, Machine* m) {
+void FromKey(const PlanKey& key, Chain* p, Machine* m) {
   size_t at = 0;
   m->isa = static_cast<Isa>(key[at++]);
   for (int* field : {&m->threads, &m->vector_floats}) *field = static_cast<int>(key[at++]);
@@ -128,28 +128,28 @@ std::string ReadLine(std::string_view line, Table* table) {
   for (size_t i = 0; i < kPlanKeySize; ++i) {
     if (!TakeNumber(kPlanKeyNames[i], &line, &key[i])) return std::string("no good number for ") + kPlanKeyNames[i];
   }
-  if (line.substr(0, 2) != ": ") return "no colon after the problem";
+  if (line.substr(0, 2) != ": ") return "no colon after the chain";
   line.remove_prefix(2);
   for (size_t i = 0; i < kChoiceSize; ++i) {
     if (!TakeNumber(kChoiceNames[i], &line, &numbers[i])) return std::string("no good number for ") + kChoiceNames[i];
   }
   if (!line.empty() && line.front() != '#') return "more than a plan";
 
-  Problem problem;
+  Chain chain;
   Machine machine;
-  FromKey(key, &problem, &machine);
-  for (int64_t positive : {problem.N, problem.output_pixels(), problem.CM(), problem.K,
+  FromKey(key, &chain, &machine);
+  for (int64_t positive : {chain.N, chain.output_pixels(), chain.CM(), chain.K,
                            static_cast<int64_t>(machine.vector_floats), static_cast<int64_t>(machine.tile_channels)}) {
-    if (positive <= 0) return "a problem or machine of size 0";
+    if (positive <= 0) return "a chain or machine of size 0";
   }
   int64_t outputs;
-  if (__builtin_mul_overflow(problem.N, problem.output_pixels(), &outputs) ||
-      __builtin_mul_overflow(outputs, problem.K, &outputs)) {
-    return "a problem larger than any memory";
+  if (__builtin_mul_overflow(chain.N, chain.output_pixels(), &outputs) ||
+      __builtin_mul_overflow(outputs, chain.K, &outputs)) {
+    return "a chain larger than any memory";
   }
   if (machine.z_bytes != 2 && machine.z_bytes != 4) return "z_bytes is neither 2 nor 4";
   Plan plan;
-  const std::string wrong = ApplyPlanChoice(problem, machine, ChoiceOf(numbers), &plan);
+  const std::string wrong = ApplyPlanChoice(chain, machine, ChoiceOf(numbers), &plan);
   if (wrong.empty()) table->plans[key] = ChoiceOf(numbers);
   return wrong;
 }
@@ -240,15 +240,15 @@ const Table* Load(bool warn) {
 
 }  // namespace
 
-std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, const PlanChoice& choice, Plan* plan) {
-  const int64_t pixels = problem.output_pixels();
+std::string ApplyPlanChoice(const Chain& chain, const Machine& machine, const PlanChoice& choice, Plan* plan) {
+  const int64_t pixels = chain.output_pixels();
   if (choice.block_pixels <= 0 || choice.block_pixels > pixels) {
     return "block_pixels must be 1 to " + std::to_string(pixels) + " (Ho*Wo), but is " +
            std::to_string(choice.block_pixels);
   }
   const bool whole_tiles = choice.block_channels > 0 && choice.block_channels % machine.tile_channels == 0;
-  if (choice.block_channels != problem.K && (!whole_tiles || choice.block_channels > problem.K)) {
-    return "block_channels must be " + std::to_string(problem.K) + " (K) or less and a multiple of " +
+  if (choice.block_channels != chain.K && (!whole_tiles || choice.block_channels > chain.K)) {
+    return "block_channels must be " + std::to_string(chain.K) + " (K) or less and a multiple of " +
            std::to_string(machine.tile_channels) + ", but is " + std::to_string(choice.block_channels);
   }
   if (choice.threads <= 0 || choice.threads > machine.threads) {
@@ -259,7 +259,7 @@ std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, cons
   chosen.block_channels = choice.block_channels;
   chosen.threads = static_cast<int>(choice.threads);
   chosen.stream = choice.stream;
-  FinishPlan(problem, machine, &chosen);
+  FinishPlan(chain, machine, &chosen);
   // A register tile of pixels is always allowed: below that nothing is gained.
   const int64_t most = std::max<int64_t>(kMostScratchBytes / (chosen.z_stride * machine.z_bytes), machine.tile_pixels);
   if (choice.block_pixels > most) {
@@ -268,12 +268,12 @@ std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, cons
   }
   chosen.block_pixels = choice.block_pixels;
   chosen.threads = static_cast<int>(choice.threads);
-  FinishPlan(problem, machine, &chosen);
+  FinishPlan(chain, machine, &chosen);
   *plan = chosen;
   return "";
 }
 
-bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan) {
+bool FindTunedPlan(const Chain& chain, const Machine& machine, Plan* plan) {
   const Table* table = current.load(std::memory_order_acquire);
   if (table == nullptr) {
     const std::lock_guard<std::mutex> lock(loading);
@@ -282,9 +282,9 @@ bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan) {
     if (table == nullptr) return false;
   }
   if (table->plans.empty()) return false;
-  const auto found = table->plans.find(PlanKeyOf(problem, machine));
+  const auto found = table->plans.find(PlanKeyOf(chain, machine));
   if (found == table->plans.end()) return false;
-  if (!ApplyPlanChoice(problem, machine, found->second, plan).empty()) return false;
+  if (!ApplyPlanChoice(chain, machine, found->second, plan).empty()) return false;
   plan->tuned = true;
   used.fetch_add(1, std::memory_order_relaxed);
   return true;
@@ -292,9 +292,9 @@ bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan) {
 
 int64_t TunedPlansUsed() { return used.load(std::memory_order_relaxed); }
 
-std::string TunedPlanLine(const Problem& problem, const Machine& machine, const PlanChoice& choice) {
+std::string TunedPlanLine(const Chain& chain, const Machine& machine, const PlanChoice& choice) {
   std::string line = TunedPlansCpu();
-  Append(kPlanKeyNames, PlanKeyOf(problem, machine), &line);
+  Append(kPlanKeyNames, PlanKeyOf(chain, machine), &line);
   line += " : ";
   Append(kChoiceNames, {choice.block_pixels, choice.block_channels, choice.threads, choice.stream}, &line);
   return line;

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
@@ -23,17 +23,17 @@ struct PlanChoice {
 // Fills *plan with the choice and all that follows, and returns ""; or returns what is wrong with it: 0 < block_pixels
 // <= Ho*Wo, and no more of them than a scratch of 2 MiB a thread holds; 0 < block_channels < K in whole register tiles,
 // or K; 0 < threads <= Machine::threads. N, Ho, Wo and K are not 0.
-std::string ApplyPlanChoice(const Problem& problem, const Machine& machine, const PlanChoice& choice, Plan* plan);
+std::string ApplyPlanChoice(const Chain& chain, const Machine& machine, const PlanChoice& choice, Plan* plan);
 
-// The file's plan for a problem on this machine, if it has one. The activations, the biases and the layout of the
-// problem do not matter: tiles of channels-first problems are cut after their transposition.
-bool FindTunedPlan(const Problem& problem, const Machine& machine, Plan* plan);
+// The file's plan for a chain on this machine, if it has one. The activations, the biases and the layout of the
+// chain do not matter: tiles of channels-first chains are cut after their transposition.
+bool FindTunedPlan(const Chain& chain, const Machine& machine, Plan* plan);
 
 // How often this process found one: for tests.
 int64_t TunedPlansUsed();
 
 // A line of the file, without its end: "<what it is for> : <choice>". May be followed by " # " and a remark.
-std::string TunedPlanLine(const Problem& problem, const Machine& machine, const PlanChoice& choice);
+std::string TunedPlanLine(const Chain& chain, const Machine& machine, const PlanChoice& choice);
 
 // The file's first line.
 constexpr char kTunedPlansHeader[] = "# tf_dwsconv plans v1";

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cc/core/aligned_buffer.h"
+#include "cc/core/words.h"
 
 namespace dwsconv {
 namespace py = pybind11;
@@ -26,12 +27,6 @@ bool IsBfloat16(const py::dtype& dtype) {
 }
 
 std::string Describe(py::handle object) { return py::repr(object).cast<std::string>(); }
-
-std::string Show(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(shape[i]);
-  return text + "]";
-}
 
 bool IsAligned(const py::array& array) {
   return reinterpret_cast<uintptr_t>(array.data()) % static_cast<uintptr_t>(array.itemsize()) == 0;

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 
 namespace dwsconv {
 

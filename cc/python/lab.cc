@@ -37,15 +37,15 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
   if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
   // Nobody can stop it once it runs.
   constexpr double kMostFlops = 2e12;
-  const double flops = static_cast<double>(Flops(question.problem));
+  const double flops = static_cast<double>(Flops(question.chain));
   if (flops > kMostFlops) {
     throw py::value_error("x_shape and the filters make " + std::to_string(flops) +
                           " FLOPs, too many to simulate: at most 2e12");
   }
   const Machine machine = MachineWith(question, caches);
-  Plan chosen = MakePlan(question.problem, machine);
+  Plan chosen = MakePlan(question.chain, machine);
   if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
-    const std::string wrong = ApplyPlanChoice(question.problem, machine, *given, &chosen);
+    const std::string wrong = ApplyPlanChoice(question.chain, machine, *given, &chosen);
     if (!wrong.empty()) throw py::value_error("plan: " + wrong);
   }
   const PlanChoice choice{chosen.block_pixels, chosen.block_channels, chosen.threads, chosen.stream};
@@ -54,7 +54,7 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
   std::string wrong;
   {
     py::gil_scoped_release release;
-    wrong = SimulateTraffic(question.problem, question.forward, CachesOf(machine), &traffic);
+    wrong = SimulateTraffic(question.chain, question.forward, CachesOf(machine), &traffic);
   }
   if (!wrong.empty()) {
     PyErr_SetString(PyExc_MemoryError, wrong.c_str());
@@ -66,7 +66,7 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
   result["block_channels"] = chosen.block_channels;
   result["threads"] = chosen.threads;
   result["stream"] = chosen.stream;
-  result["modelled_bytes"] = ModelledBytes(question.problem, machine, chosen);
+  result["modelled_bytes"] = ModelledBytes(question.chain, machine, chosen);
   result["beyond_l2"] = ToDict(traffic.beyond_l2);
   result["memory"] = ToDict(traffic.memory);
   return result;

@@ -128,45 +128,33 @@ Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handl
   if (!depthwise_bias.is_none()) {
     depthwise_bias_ = ToDense(depthwise_bias, "depthwise_bias", request_.dtype);
     request_.depthwise_bias = depthwise_bias_.shape();
-    request_.has_depthwise_bias = true;
   }
   if (!bias.is_none()) {
     bias_ = ToDense(bias, "bias", request_.dtype);
     request_.bias = bias_.shape();
-    request_.has_bias = true;
   }
-  std::string error = CheckAttributes(request_);
-  if (!error.empty()) throw py::value_error(error);
-
-  // What can be told without x: any window fits a pixel of SAME. The rank of the filter is MakeProblem's to complain
-  // of.
-  Request probe = request_;
-  probe.padding = "SAME";
-  probe.explicit_paddings.clear();
-  probe.data_format = "NHWC";
-  probe.input = {1, 1, 1, probe.depthwise_filter.size() == 4 ? probe.depthwise_filter[2] : 1};
-  Problem problem;
-  error = MakeProblem(probe, &problem);
+  Chain chain;  // as far as it can be told without x
+  const std::string error = Infer(request_, &chain);
   if (!error.empty()) throw py::value_error(error);
 
   if (pack && ReadsPlainFilters(options_.variant)) {  // reads filters as they are
     depthwise_filter_ = PrivateCopy(depthwise_filter_);
     pointwise_filter_ = PrivateCopy(pointwise_filter_);
-    if (request_.has_depthwise_bias) depthwise_bias_ = PrivateCopy(depthwise_bias_);
-    if (request_.has_bias) bias_ = PrivateCopy(bias_);
+    if (request_.depthwise_bias) depthwise_bias_ = PrivateCopy(depthwise_bias_);
+    if (request_.bias) bias_ = PrivateCopy(bias_);
   }
   buffers_.depthwise_filter = depthwise_filter_.data();
   buffers_.pointwise_filter = pointwise_filter_.data();
-  if (request_.has_depthwise_bias) buffers_.depthwise_bias = depthwise_bias_.data();
-  if (request_.has_bias) buffers_.bias = bias_.data();
+  if (request_.depthwise_bias) buffers_.depthwise_bias = depthwise_bias_.data();
+  if (request_.bias) buffers_.bias = bias_.data();
   if (!pack || ReadsPlainFilters(options_.variant)) return;
   {
     py::gil_scoped_release release;
-    packed_ = PackFilters(problem, options_.isa, buffers_, /*may_repeat=*/!IsLadderStep(options_.variant));
+    packed_ = PackedFilters::Make(chain, options_.isa, buffers_, /*may_repeat=*/!IsLadderStep(options_.variant));
   }
   if (packed_ == nullptr) ThrowOutOfMemory("out of memory for the packed filters");
   depthwise_filter_ = pointwise_filter_ = depthwise_bias_ = bias_ = DenseArray{};
-  buffers_ = ForwardBuffers{};
+  buffers_ = Buffers{};
 }
 
 py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::handle num_threads,
@@ -185,10 +173,9 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
   if (!residual.is_none()) {
     addend = ToDense(residual, "residual", request_.dtype);
     request.residual = addend.shape();
-    request.has_residual = true;
   }
-  Problem problem;
-  const std::string error = MakeProblem(request, &problem);
+  Chain chain;
+  const std::string error = Infer(request, &chain);
   if (!error.empty()) throw py::value_error(error);
   if (choice) {
     if (options.variant != Variant::kAuto && options.variant != Variant::kFused) {
@@ -196,15 +183,14 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
                             std::string(VariantName(options.variant)) + "\"");
     }
     options.choice = &*choice;
-    const bool empty = problem.N == 0 || problem.output_pixels() == 0;
-    const std::string wrong = empty ? "" : CheckPlanChoice(problem, options);
+    const std::string wrong = chain.empty() ? "" : CheckPlanChoice(chain, options);
     if (!wrong.empty()) throw py::value_error("plan: " + wrong);
   }
-  if (packed_ != nullptr && !(PackKeyOf(*packed_) == PackKeyOf(problem, options.isa, !IsLadderStep(options.variant)))) {
-    throw std::runtime_error("the packed filters do not fit the problem: a defect of tf_dwsconv");
+  if (packed_ != nullptr && packed_->key() != PackKeyOf(chain, options.isa, !IsLadderStep(options.variant))) {
+    throw std::runtime_error("the packed filters do not fit the call: a defect of tf_dwsconv");
   }
 
-  const std::vector<int64_t> shape = OutputShape(problem);
+  const std::vector<int64_t> shape = OutputShape(chain);
   py::array output = NoArray();
   if (out.is_none()) {
     output = NewOutput(input.array.dtype(), shape);
@@ -224,18 +210,18 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
         throw py::value_error(std::string("out must not share memory with ") + other.name);
       }
     }
-    if (problem.has_residual && addend.data() != output.data() && Overlap(output, addend.array)) {
+    if (chain.has_residual && addend.data() != output.data() && Overlap(output, addend.array)) {
       throw py::value_error("out must be residual itself or not share memory with it");
     }
   }
 
-  ForwardBuffers buffers = buffers_;
+  Buffers buffers = buffers_;
   buffers.input = input.data();
-  buffers.residual = problem.has_residual ? addend.data() : nullptr;
+  buffers.residual = chain.has_residual ? addend.data() : nullptr;
   // The kernels write whole elements, which an array viewed out of a byte buffer may not be aligned to.
   void* const target = output.mutable_data();
   const size_t bytes = static_cast<size_t>(output.nbytes());
-  const bool aligned = reinterpret_cast<uintptr_t>(target) % static_cast<uintptr_t>(SizeOf(problem.dtype)) == 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(target) % static_cast<uintptr_t>(SizeOf(chain.dtype)) == 0;
   AlignedBuffer<char> copy;
   if (!aligned) {
     copy = AllocateAligned<char>(static_cast<int64_t>(bytes));
@@ -245,7 +231,7 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
   std::string failure;
   {
     py::gil_scoped_release release;
-    failure = Forward(problem, buffers, packed_.get(), options);
+    failure = Forward(chain, buffers, packed_.get(), options);
     if (failure.empty() && !aligned) std::memcpy(target, copy.get(), bytes);
   }
   if (!failure.empty()) ThrowOutOfMemory(failure);

@@ -7,13 +7,13 @@
 #include <optional>
 #include <string>
 
-#include "cc/core/make_problem.h"
-#include "cc/cpu/forward.h"
+#include "cc/core/infer.h"
+#include "cc/cpu/run/forward.h"
 #include "cc/python/arrays.h"
 
 namespace dwsconv {
 
-// Everything of a call but its arrays, with words already checked by tf_dwsconv/native.py (and again by MakeProblem).
+// Everything of a call but its arrays, with words already checked by tf_dwsconv/native.py (and again by Infer).
 struct LayerOptions {
   Request attributes;
   std::optional<std::string> isa;  // none: DWSCONV_ISA, else the best
@@ -54,7 +54,7 @@ class Layer {
   Request request_;  // but the shapes of input and residual
   ForwardOptions options_;
   DenseArray depthwise_filter_, pointwise_filter_, depthwise_bias_, bias_;  // empty where they are packed or absent
-  ForwardBuffers buffers_;                                                  // into those
+  Buffers buffers_;                                                  // into those
   PackedFiltersPtr packed_;
 };
 

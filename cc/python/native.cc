@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cc/core/cpu_features.h"
-#include "cc/cpu/forward.h"
+#include "cc/cpu/run/forward.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
@@ -49,10 +49,10 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
                 const LayerOptions& options, const py::object& num_threads) {
   const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
   py::dict result;
-  result["output_shape"] = py::tuple(py::cast(OutputShape(question.problem)));
-  result["flops"] = Flops(question.problem);
+  result["output_shape"] = py::tuple(py::cast(OutputShape(question.chain)));
+  result["flops"] = Flops(question.chain);
   result["isa"] = IsaName(question.forward.isa);
-  const Plan plan = question.empty ? Plan{} : ForwardPlan(question.problem, question.forward);
+  const Plan plan = question.empty ? Plan{} : ForwardPlan(question.chain, question.forward);
   result["block_pixels"] = plan.block_pixels;
   result["block_channels"] = plan.block_channels;
   result["tasks"] = plan.tasks;
@@ -61,8 +61,8 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
   result["repeats"] = plan.repeat_bytes > 0;
   result["stream"] = plan.stream;
   result["tuned"] = plan.tuned;
-  const Machine machine = ForwardMachine(question.problem, question.forward);
-  result["modelled_bytes"] = question.empty ? 0.0 : ModelledBytes(question.problem, machine, plan);
+  const Machine machine = ForwardMachine(question.chain, question.forward);
+  result["modelled_bytes"] = question.empty ? 0.0 : ModelledBytes(question.chain, machine, plan);
   return result;
 }
 
@@ -78,7 +78,7 @@ py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Siz
     if (bytes < 0) throw py::value_error("caches must not be negative, but one is " + std::to_string(bytes));
   }
   const Machine machine = MachineWith(question, caches);
-  const Plan plan = MakePlan(question.problem, machine);
+  const Plan plan = MakePlan(question.chain, machine);
   py::dict result;
   result["block_pixels"] = plan.block_pixels;
   result["block_channels"] = plan.block_channels;
@@ -90,7 +90,7 @@ py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Siz
   result["z_stride"] = plan.z_stride;
   result["tile_pixels"] = machine.tile_pixels;
   result["tile_channels"] = machine.tile_channels;
-  result["modelled_bytes"] = ModelledBytes(question.problem, machine, plan);
+  result["modelled_bytes"] = ModelledBytes(question.chain, machine, plan);
   return result;
 }
 
@@ -100,7 +100,7 @@ py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& po
                   const py::object& plan) {
   const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
   if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to tune");
-  const Machine machine = ForwardMachine(question.problem, question.forward);
+  const Machine machine = ForwardMachine(question.chain, question.forward);
   py::dict result;
   result["tile_pixels"] = machine.tile_pixels;
   result["tile_channels"] = machine.tile_channels;
@@ -110,8 +110,8 @@ py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& po
   if (!choice) return result;
   ForwardOptions forward = question.forward;
   forward.choice = &*choice;
-  result["wrong"] = CheckPlanChoice(question.problem, forward);
-  result["line"] = TunedPlanLine(question.problem, machine, *choice);
+  result["wrong"] = CheckPlanChoice(question.chain, forward);
+  result["line"] = TunedPlanLine(question.chain, machine, *choice);
   return result;
 }
 

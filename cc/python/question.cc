@@ -1,6 +1,8 @@
 #include "cc/python/question.h"
 
-#include "cc/core/make_problem.h"
+#include <algorithm>
+
+#include "cc/core/infer.h"
 #include "cc/python/arrays.h"
 
 namespace dwsconv {
@@ -14,27 +16,33 @@ DType ParseDType(const std::string& word) {
   throw py::type_error("dtype must be float32, float16 or bfloat16, but is " + word);
 }
 
+// Nothing is unknown here: every negative size is as wrong as any other.
+Shape ToShape(Sizes sizes) {
+  for (int64_t& size : sizes) size = std::max<int64_t>(size, -1);
+  return sizes;
+}
+
 }  // namespace
 
 Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
              const LayerOptions& options, const py::object& num_threads) {
   Request request = options.attributes;
   request.input_name = "x";
-  request.input = x;
-  request.depthwise_filter = depthwise_filter;
-  request.pointwise_filter = pointwise_filter;
+  request.input = ToShape(x);
+  request.depthwise_filter = ToShape(depthwise_filter);
+  request.pointwise_filter = ToShape(pointwise_filter);
   request.dtype = ParseDType(dtype);
   Question question;
-  const std::string error = MakeProblem(request, &question.problem);
+  const std::string error = Infer(request, &question.chain);
   if (!error.empty()) throw py::value_error(error);
   question.forward = ToForwardOptions(options);
   question.forward.num_threads = ToThreads(num_threads);
-  question.empty = question.problem.N == 0 || question.problem.output_pixels() == 0;
+  question.empty = question.chain.empty();
   return question;
 }
 
 Machine MachineWith(const Question& question, const CacheBytes& caches) {
-  Machine machine = ForwardMachine(question.problem, question.forward);
+  Machine machine = ForwardMachine(question.chain, question.forward);
   int64_t* const levels[] = {&machine.l1d_bytes, &machine.l2_bytes, &machine.l3_bytes};
   for (size_t i = 0; i < caches.size(); ++i) {
     if (caches[i] != 0) *levels[i] = caches[i];

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cc/cpu/forward.h"
+#include "cc/cpu/run/forward.h"
 #include "cc/python/layer.h"
 
 namespace dwsconv {
@@ -17,7 +17,7 @@ namespace dwsconv {
 using Sizes = std::vector<int64_t>;
 
 struct Question {
-  Problem problem;
+  Chain chain;
   ForwardOptions forward;
   bool empty = false;  // no output, so no plan
 };

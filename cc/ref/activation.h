@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 
 namespace dwsconv {
 

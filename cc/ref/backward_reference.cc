@@ -65,7 +65,7 @@ double DerivativeFromOutput(double y, const Activation& activation) {
   return Derivative(y, activation);  // the sign and the bound are those of what went in
 }
 
-// Offset of element (n, h, w, c) of a tensor in the problem's layout.
+// Offset of element (n, h, w, c) of a tensor in the chain's layout.
 int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_t h, int64_t w, int64_t c) {
   return layout == Layout::kNHWC ? ((n * H + h) * W + w) * C + c : ((n * C + c) * H + h) * W + w;
 }
@@ -73,7 +73,7 @@ int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_
 template <typename T>
 class Pass {
  public:
-  Pass(const Problem& p, const BackwardBuffers& b, int threads)
+  Pass(const Chain& p, const BackwardBuffers& b, int threads)
       : p_(p), b_(b), threads_(threads), CM_(p.CM()), pixels_(p.N * p.Ho * p.Wo) {}
 
   bool Run() {
@@ -194,7 +194,7 @@ class Pass {
     }
   }
 
-  const Problem& p_;
+  const Chain& p_;
   const BackwardBuffers& b_;
   const int threads_;
   const int64_t CM_, pixels_;
@@ -203,16 +203,8 @@ class Pass {
 
 }  // namespace
 
-bool BackwardReference(const Problem& problem, const BackwardBuffers& buffers, int threads) {
-  switch (problem.dtype) {
-    case DType::kFloat32:
-      return Pass<float>(problem, buffers, threads).Run();
-    case DType::kBFloat16:
-      return Pass<BFloat16>(problem, buffers, threads).Run();
-    case DType::kFloat16:
-      return Pass<Float16>(problem, buffers, threads).Run();
-  }
-  return false;
+bool BackwardReference(const Chain& chain, const BackwardBuffers& buffers, int threads) {
+  return WithType(chain.dtype, [&](auto type) { return Pass<decltype(type)>(chain, buffers, threads).Run(); });
 }
 
 }  // namespace dwsconv

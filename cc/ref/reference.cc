@@ -15,7 +15,7 @@ int64_t Offset(Layout layout, int64_t H, int64_t W, int64_t C, int64_t n, int64_
 }
 
 template <typename T>
-void Run(const Problem& p, const ForwardBuffers& b, int threads) {
+void Run(const Chain& p, const Buffers& b, int threads) {
   const T* X = static_cast<const T*>(b.input);
   const T* D = static_cast<const T*>(b.depthwise_filter);
   const T* P = static_cast<const T*>(b.pointwise_filter);
@@ -57,18 +57,8 @@ void Run(const Problem& p, const ForwardBuffers& b, int threads) {
 
 }  // namespace
 
-void ForwardReference(const Problem& problem, const ForwardBuffers& buffers, int threads) {
-  switch (problem.dtype) {
-    case DType::kFloat32:
-      Run<float>(problem, buffers, threads);
-      break;
-    case DType::kBFloat16:
-      Run<BFloat16>(problem, buffers, threads);
-      break;
-    case DType::kFloat16:
-      Run<Float16>(problem, buffers, threads);
-      break;
-  }
+void ForwardReference(const Chain& chain, const Buffers& buffers, int threads) {
+  WithType(chain.dtype, [&](auto type) { return Run<decltype(type)>(chain, buffers, threads); });
 }
 
 }  // namespace dwsconv

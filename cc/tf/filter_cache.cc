@@ -4,7 +4,6 @@
 #include <iterator>
 #include <utility>
 
-#include "cc/cpu/packed_filters.h"
 #include "cc/tf/content_hash.h"
 #include "tensorflow/core/common_runtime/dma_helper.h"
 
@@ -57,36 +56,25 @@ FilterCache::Lookup FilterCache::MakeLookup(const PackKey& kind, absl::Span<cons
   return lookup;
 }
 
-PackedFiltersPtr FilterCache::Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
+PackedFiltersPtr FilterCache::Get(const Chain& chain, Isa isa, const Buffers& buffers,
                                   absl::Span<const Tensor* const> filters, bool stable) {
-  return std::static_pointer_cast<const PackedFilters>(
-      Get(PackKeyOf(problem, isa), filters, stable, [&]() -> PackedPtr { return PackFilters(problem, isa, buffers); }));
-}
-
-PackedBlockPtr FilterCache::Get(const Block& block, Isa isa, const BlockBuffers& buffers,
-                                absl::Span<const Tensor* const> filters, bool stable) {
-  return std::static_pointer_cast<const PackedBlock>(
-      Get(PackKeyOf(block, isa), filters, stable, [&]() -> PackedPtr { return PackBlock(block, isa, buffers); }));
-}
-
-FilterCache::PackedPtr FilterCache::Get(const PackKey& kind, absl::Span<const Tensor* const> filters, bool stable,
-                                        absl::FunctionRef<PackedPtr()> pack) {
+  const PackKey kind = PackKeyOf(chain, isa);
   Released released;
   Lookup lookup = MakeLookup(kind, filters, stable);
-  PackedPtr packed = FindByAddress(lookup, &released);
+  PackedFiltersPtr packed = FindByAddress(lookup, &released);
   if (packed != nullptr) return packed;
   const uint64_t contents = HashAll(filters);
   lookup.contents.identity = {contents};
   packed = FindByContents(lookup, &released);
   if (packed != nullptr || !MetBefore(lookup)) return packed;
 
-  packed = pack();
+  packed = PackedFilters::Make(chain, isa, buffers);
   // A foreign buffer may have been written into after it was hashed and before it was packed.
   if (packed == nullptr || HashAll(filters) != contents) return packed;
   return Insert(lookup, std::move(packed), &released);
 }
 
-FilterCache::PackedPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
+PackedFiltersPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   // What a model that is gone has left is found here when another runs on.
   if (++lookups_ % 1024 == 0) SweepUnderLock(released);
@@ -97,7 +85,7 @@ FilterCache::PackedPtr FilterCache::FindByAddress(const Lookup& lookup, Released
   return found->second.entry->packed;
 }
 
-FilterCache::PackedPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
+PackedFiltersPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   const auto found = by_contents_.find(lookup.contents);
   if (found == by_contents_.end()) return nullptr;
@@ -119,7 +107,7 @@ bool FilterCache::MetBefore(const Lookup& lookup) {
   return false;
 }
 
-FilterCache::PackedPtr FilterCache::Insert(const Lookup& lookup, PackedPtr packed, Released* released) {
+PackedFiltersPtr FilterCache::Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   SweepUnderLock(released);
   const auto found = by_contents_.find(lookup.contents);

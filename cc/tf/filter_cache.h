@@ -10,12 +10,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
-#include "cc/core/block.h"
-#include "cc/core/problem.h"
-#include "cc/cpu/block.h"
-#include "cc/cpu/forward.h"
+#include "cc/core/chain.h"
+#include "cc/cpu/pack.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace dwsconv {
@@ -40,21 +37,17 @@ namespace dwsconv {
 // Out of reach: memory that somebody outside TensorFlow writes into behind its back (a tensor exported through DLPack).
 class FilterCache {
  public:
-  static constexpr int kMaxFilters = 9;  // of one op: weights of a block, slopes included
+  static constexpr int kMaxFilters = 9;  // of one op, slopes included
 
   FilterCache(int64_t max_bytes, size_t max_entries) : max_bytes_(max_bytes), max_entries_(max_entries) {}
 
   // The one that all kernels share: a model's functions (train, predict, each input shape) pack its filters once.
   static FilterCache& Global();
 
-  // Packed filters with the contents of `filters` (depthwise filter, pointwise filter, then those biases that the
-  // problem has), which `buffers` point into. Null where the call had better pack for itself, or memory is out.
-  PackedFiltersPtr Get(const Problem& problem, Isa isa, const ForwardBuffers& buffers,
+  // Packed filters with the contents of `filters`: those filters and biases that the chain has, in a fixed order, which
+  // `buffers` point into. Null where the call had better pack for itself, or memory is out.
+  PackedFiltersPtr Get(const Chain& chain, Isa isa, const Buffers& buffers,
                        absl::Span<const tensorflow::Tensor* const> filters, bool stable);
-
-  // The same of a block: `filters` are those and biases that it has, in a fixed order.
-  PackedBlockPtr Get(const Block& block, Isa isa, const BlockBuffers& buffers,
-                     absl::Span<const tensorflow::Tensor* const> filters, bool stable);
 
   // Lets go of tensors that nobody but the cache holds any more (their variable has moved on or is gone), and of packed
   // filters that were not used for long.
@@ -70,8 +63,6 @@ class FilterCache {
   Stats stats() const;
 
  private:
-  using PackedPtr = std::shared_ptr<const Packed>;
-
   template <size_t kCount>
   struct Key {
     PackKey kind;  // what must agree besides the contents
@@ -87,7 +78,7 @@ class FilterCache {
 
   struct Entry {
     ContentsKey contents;
-    PackedPtr packed;
+    PackedFiltersPtr packed;
     int64_t bytes = 0;
     int64_t last_use = 0;  // by lookups_
   };
@@ -133,12 +124,10 @@ class FilterCache {
   };
 
   static Lookup MakeLookup(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable);
-  PackedPtr Get(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable,
-                absl::FunctionRef<PackedPtr()> pack);
-  PackedPtr FindByAddress(const Lookup& lookup, Released* released);
-  PackedPtr FindByContents(const Lookup& lookup, Released* released);
+  PackedFiltersPtr FindByAddress(const Lookup& lookup, Released* released);
+  PackedFiltersPtr FindByContents(const Lookup& lookup, Released* released);
   bool MetBefore(const Lookup& lookup);  // and takes note
-  PackedPtr Insert(const Lookup& lookup, PackedPtr packed, Released* released);
+  PackedFiltersPtr Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released);
 
   // These want the lock.
   void Use(Entries::iterator entry);

@@ -5,46 +5,55 @@
 #include <cstdint>
 #include <string>
 
-#include "absl/status/status.h"
-#include "cc/core/make_problem.h"
-#include "cc/tf/layer_inputs.h"
-#include "cc/tf/op_attributes.h"
-#include "tensorflow/core/framework/op_kernel.h"
+#include "cc/tf/chain_op.h"
 
 namespace dwsconv {
+
+// The op's outputs, in order, by the attributes that say which of them there are.
+constexpr int kGradients = 6;
+constexpr const char* kWantedAttributes[kGradients] = {
+    "want_input", "want_depthwise_filter", "want_pointwise_filter", "want_depthwise_bias",
+    "want_bias",  "want_residual"};
+
+struct GradAttributes {
+  bool wanted[kGradients] = {};
+  bool has_output = false;
+};
+
+template <typename Context>
+absl::Status ReadGradAttributes(Context* context, GradAttributes* attributes) {
+  int64_t count;
+  for (int i = 0; i < kGradients; ++i) {
+    TF_RETURN_IF_ERROR(context->GetAttr(kWantedAttributes[i], &count));
+    if (count < 0 || count > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(kWantedAttributes[i], " must be 0 or 1, but is ", count));
+    }
+    attributes->wanted[i] = count == 1;
+  }
+  TF_RETURN_IF_ERROR(ReadCount(context, "output", &count));
+  attributes->has_output = count == 1;
+  return absl::OkStatus();
+}
 
 class GradOp : public tensorflow::OpKernel {
  public:
   explicit GradOp(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, ReadAttributes(context, &attributes_));
-    for (int i = 0; i < kGradients; ++i) {
-      int64_t count;
-      OP_REQUIRES_OK(context, context->GetAttr(kWantedAttributes[i], &count));
-      OP_REQUIRES(context, count == 0 || count == 1,
-                  absl::InvalidArgumentError(absl::StrCat(kWantedAttributes[i], " must be 0 or 1, but is ", count)));
-      wanted_[i] = count == 1;
-    }
-    OP_REQUIRES_OK(context, context->GetAttr("num_output", &outputs_));
-    OP_REQUIRES(
-        context, outputs_ <= 1,
-        absl::InvalidArgumentError(absl::StrCat("output must be a list of at most 1 tensor, but has ", outputs_)));
+    OP_REQUIRES_OK(context, ReadChainAttributes(context, ChainOpKind::kLayer, &attributes_));
+    OP_REQUIRES_OK(context, ReadGradAttributes(context, &grad_));
   }
 
  protected:
   // Checks the inputs and allocates the gradients that are wanted. Those without elements have null buffers; *gradients
   // has those that are not null, in the order of kWantedAttributes. The residual's gradient may lie where `grad` does
   // if `in_place`.
-  absl::Status Prepare(tensorflow::OpKernelContext* context, bool in_place, Problem* problem, BackwardBuffers* buffers,
+  absl::Status Prepare(tensorflow::OpKernelContext* context, bool in_place, Chain* chain, BackwardBuffers* buffers,
                        tensorflow::Tensor* (*gradients)[kGradients]) const {
-    const LayerInputs inputs(attributes_);
-    int next = inputs.next;
-    const int output_at = outputs_ == 1 ? next++ : -1;
+    int next = attributes_.next;
+    const int output_at = grad_.has_output ? next++ : -1;
     const int grad_at = next;
-
-    const std::string error = MakeProblem(inputs.Read(context, attributes_), problem);
-    if (!error.empty()) return absl::InvalidArgumentError(error);
+    TF_RETURN_IF_ERROR(InferCall(context, attributes_, chain));
     tensorflow::TensorShape output_shape;
-    TF_RETURN_IF_ERROR(tensorflow::TensorShape::BuildTensorShape(OutputShape(*problem), &output_shape));
+    TF_RETURN_IF_ERROR(ToTensorShape(OutputShape(*chain), &output_shape));
     const auto check = [&](int at, const char* name) {
       if (at < 0 || context->input(at).shape() == output_shape) return absl::OkStatus();
       return absl::InvalidArgumentError(absl::StrCat(name, " must have the forward op's output shape, ",
@@ -53,11 +62,17 @@ class GradOp : public tensorflow::OpKernel {
     };
     TF_RETURN_IF_ERROR(check(grad_at, "grad"));
     TF_RETURN_IF_ERROR(check(output_at, "output"));
-    if (output_at < 0 && problem->out.kind != ActivationKind::kNone && !DerivativeFromInput(problem->out)) {
+    if (output_at < 0 && chain->out.kind != ActivationKind::kNone && !DerivativeFromInput(chain->out)) {
       return absl::InvalidArgumentError("output must be given for this activation, but is missing");
     }
 
-    inputs.SetBuffers(context, buffers);
+    const auto data = [&](int input) { return DataOf(context, attributes_.at[input]); };
+    buffers->input = context->input(0).data();
+    buffers->depthwise_filter = data(kDepthwiseFilter);
+    buffers->pointwise_filter = data(kPointwiseFilter);
+    buffers->depthwise_bias = data(kDepthwiseBias);
+    buffers->bias = data(kBias);
+    buffers->residual = data(kResidual);
     buffers->output = DataOf(context, output_at);
     buffers->grad = DataOf(context, grad_at);
 
@@ -65,14 +80,17 @@ class GradOp : public tensorflow::OpKernel {
         &buffers->d_input, &buffers->d_depthwise_filter, &buffers->d_pointwise_filter, &buffers->d_depthwise_bias,
         &buffers->d_bias,  &buffers->d_residual};
     const tensorflow::TensorShape shapes[kGradients] = {
-        context->input(kInput).shape(),           context->input(kDepthwiseFilter).shape(),
-        context->input(kPointwiseFilter).shape(), tensorflow::TensorShape({problem->CM()}),
-        tensorflow::TensorShape({problem->K}),    output_shape,
+        context->input(0).shape(),
+        context->input(attributes_.at[kDepthwiseFilter]).shape(),
+        context->input(attributes_.at[kPointwiseFilter]).shape(),
+        tensorflow::TensorShape({chain->CM()}),
+        tensorflow::TensorShape({chain->K}),
+        output_shape,
     };
     int at = 0;
     for (int i = 0; i < kGradients; ++i) {
       (*gradients)[i] = nullptr;
-      if (!wanted_[i]) continue;
+      if (!grad_.wanted[i]) continue;
       tensorflow::Tensor* gradient = nullptr;
       if (in_place && i == kGradients - 1) {
         TF_RETURN_IF_ERROR(context->forward_input_or_allocate_output({grad_at}, at++, shapes[i], &gradient));
@@ -87,9 +105,8 @@ class GradOp : public tensorflow::OpKernel {
   }
 
  private:
-  Request attributes_;
-  bool wanted_[kGradients] = {};
-  int64_t outputs_ = 0;
+  ChainAttributes attributes_;
+  GradAttributes grad_;
 };
 
 }  // namespace dwsconv

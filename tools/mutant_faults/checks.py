@@ -18,7 +18,7 @@ FAULTS = (
     ),
     Fault(
         "bfloat16 away from even, AVX2",
-        "cc/cpu/vec_avx2.h",
+        "cc/cpu/kernels/vec_avx2.h",
         "_mm256_and_si256(high, _mm256_set1_epi32(1))",
         "_mm256_set1_epi32(1)",
         _ROUNDING,
@@ -26,7 +26,7 @@ FAULTS = (
     ),
     Fault(
         "float16 towards zero, AVX2",
-        "cc/cpu/vec_avx2.h",
+        "cc/cpu/kernels/vec_avx2.h",
         "return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);",
         "return _mm256_cvtps_ph(v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);",
         _ROUNDING,
@@ -34,7 +34,7 @@ FAULTS = (
     ),
     Fault(
         "bfloat16 away from even, AVX-512",
-        "cc/cpu/vec_avx512.h",
+        "cc/cpu/kernels/vec_avx512.h",
         "_mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1))",
         "_mm512_set1_epi32(1)",
         _ROUNDING,

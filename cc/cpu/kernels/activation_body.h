@@ -1,0 +1,204 @@
+// Activations on one Vec. Part of a kernel's translation unit: include after a vec_<isa>.h.
+#ifndef DWSCONV_CPU_KERNELS_ACTIVATION_BODY_H_
+#define DWSCONV_CPU_KERNELS_ACTIVATION_BODY_H_
+
+#include "cc/core/chain.h"
+
+namespace dwsconv {
+namespace {
+
+// relu, relu6 and none are min(max(x, low), high): cheap enough to be always on in the kernels' stores. A NaN passes
+// through, as in TensorFlow's own relu and relu6.
+struct Clamp {
+  Vec low, high;
+};
+
+inline Clamp MakeClamp(const Activation& activation) {
+  const float inf = __builtin_inff();
+  switch (activation.kind) {
+    case ActivationKind::kRelu:
+      return Clamp{Set1(0.0f), Set1(activation.max_value)};
+    case ActivationKind::kRelu6:
+      return Clamp{Set1(0.0f), Set1(6.0f)};
+    default:
+      return Clamp{Set1(-inf), Set1(inf)};
+  }
+}
+inline Vec Apply(Vec v, const Clamp& clamp) { return MinSecondOnNan(clamp.high, MaxSecondOnNan(clamp.low, v)); }
+
+// x = n ln2 + r, |r| <= ln2/2, and slope = (e^r - 1) / r, so that e^x = 2^n (1 + r slope).
+struct ExpParts {
+  Vec n, r, slope;
+};
+
+// The polynomial gives e^r with a relative error of 2.6e-9 at most (minimax, by Remez' algorithm).
+inline ExpParts SplitExp(Vec x) {
+  x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
+  const Vec n = RoundNearest(x * Set1(1.44269504088896341f));
+  Vec r = Fma(n, Set1(-0.693145751953125f), x);  // ln2 in two parts: the first has few bits, so n times it is exact
+  r = Fma(n, Set1(-1.428606820309417e-6f), r);
+  Vec p = Set1(1.40612404e-3f);
+  p = Fma(p, r, Set1(8.37901116e-3f));
+  p = Fma(p, r, Set1(4.16647773e-2f));
+  p = Fma(p, r, Set1(1.66663654e-1f));
+  p = Fma(p, r, Set1(0.5f));
+  return ExpParts{n, r, Fma(p, r, Set1(1.0f))};
+}
+
+// e^x to about 1 ulp.
+inline Vec Exp(Vec x) {
+  const ExpParts parts = SplitExp(x);
+  return ScaleByPow2(Fma(parts.slope, parts.r, Set1(1.0f)), parts.n);
+}
+
+// e^x - 1 for x <= 0, without cancellation near zero.
+inline Vec ExpMinus1(Vec x) {
+  const ExpParts parts = SplitExp(x);
+  const Vec scale = ScaleByPow2(Set1(1.0f), parts.n);
+  return Fma(scale, parts.r * parts.slope, scale - Set1(1.0f));
+}
+
+inline Vec Sigmoid(Vec x) { return Reciprocal(Set1(1.0f) + Exp(-x)); }
+
+inline Vec Tanh(Vec x) {
+  // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
+  const Vec s = x * x;
+  Vec p = Set1(-5.70498872745e-3f);
+  p = Fma(p, s, Set1(2.06390887954e-2f));
+  p = Fma(p, s, Set1(-5.37397155531e-2f));
+  p = Fma(p, s, Set1(1.33314422036e-1f));
+  p = Fma(p, s, Set1(-3.33332819422e-1f));
+  const Vec small = Fma(p * s, x, x);
+  const Vec large = Fma(Set1(-2.0f), Reciprocal(Set1(1.0f) + Exp(x + x)), Set1(1.0f));
+  return s < Set1(0.625f * 0.625f) ? small : large;
+}
+
+// x * Phi(x), Phi by Abramowitz & Stegun 7.1.26 for erfc (absolute error 1.5e-7). The tail is taken from erfc directly,
+// so negative x suffer no cancellation.
+inline Vec Gelu(Vec x) {
+  const Vec zero = Set1(0.0f);
+  const Vec a = (x < zero ? -x : x) * Set1(0.70710678118654752f);
+  const Vec t = Reciprocal(Fma(Set1(0.3275911f), a, Set1(1.0f)));
+  Vec p = Set1(1.061405429f);
+  p = Fma(p, t, Set1(-1.453152027f));
+  p = Fma(p, t, Set1(1.421413741f));
+  p = Fma(p, t, Set1(-0.284496736f));
+  p = Fma(p, t, Set1(0.254829592f));
+  const Vec half_erfc = Set1(0.5f) * p * t * Exp(-a * a);
+  return x * (x < zero ? half_erfc : Set1(1.0f) - half_erfc);
+}
+
+// The approximation by tanh: x (1 + tanh(u)) / 2 is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+inline Vec GeluTanhTwice(Vec x) { return x * Fma(Set1(0.0713548162726f), x * x, Set1(1.59576912160573f)); }
+
+// tanh(softplus(x)) = w / (w + 2), w = e^x (e^x + 2), in float 1 from 10 on.
+inline Vec MishTerm(Vec exp) { return exp * (exp + Set1(2.0f)); }
+inline Vec MishExp(Vec x) { return Exp(MinSecondOnNan(Set1(20.0f), x)); }
+
+inline Vec Mish(Vec x) {
+  const Vec w = MishTerm(MishExp(x));
+  return x * (w * Reciprocal(w + Set1(2.0f)));
+}
+
+inline Vec Elu(Vec x, float alpha) {
+  const Vec zero = Set1(0.0f);
+  return zero < x ? x : Set1(alpha) * ExpMinus1(MinSecondOnNan(zero, x));
+}
+
+inline Vec BoundedRelu(Vec x, const Activation& a) {
+  const Vec zero = Set1(0.0f), threshold = Set1(a.threshold);
+  // Without a slope zero, also for -infinity, but a NaN stays one.
+  const Vec below = a.alpha == 0 ? MaxSecondOnNan(zero, MinSecondOnNan(zero, x)) : (x - threshold) * Set1(a.alpha);
+  return threshold < x ? MinSecondOnNan(Set1(a.max_value), x) : below;
+}
+
+// Any activation but PReLU; the kind is that of `a`, and a constant where it matters.
+inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, const Activation& a) {
+  switch (kind) {
+    case ActivationKind::kNone:
+      return x;
+    case ActivationKind::kRelu:
+    case ActivationKind::kRelu6:
+      return Apply(x, MakeClamp(a));
+    case ActivationKind::kHardSwish: {
+      const Vec gate = Apply(x + Set1(3.0f), Clamp{Set1(0.0f), Set1(6.0f)});
+      return x * gate * Set1(1.0f / 6.0f);
+    }
+    case ActivationKind::kSilu:
+      return x * Sigmoid(x);
+    case ActivationKind::kGelu:
+      return Gelu(x);
+    case ActivationKind::kLeakyRelu:
+      return x < Set1(0.0f) ? x * Set1(a.alpha) : x;
+    case ActivationKind::kSigmoid:
+      return Sigmoid(x);
+    case ActivationKind::kTanh:
+      return Tanh(x);
+    case ActivationKind::kElu:
+      return Elu(x, a.alpha);
+    case ActivationKind::kMish:
+      return Mish(x);
+    case ActivationKind::kGeluTanh:
+      return x * Sigmoid(GeluTanhTwice(x));
+    case ActivationKind::kBoundedRelu:
+      return BoundedRelu(x, a);
+    case ActivationKind::kPRelu:
+      break;  // PReluRow
+  }
+  return x;
+}
+
+template <ActivationKind kKind>
+inline void ActivateRowAs(float* row, int64_t n, const Activation& activation) {
+  const Activation a = activation;  // for all the compiler knows, storing the row might change the original
+  for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), kKind, a));
+}
+
+inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
+
+// row[0:n] in place by a slope for each element. What lies past them stays as it is: it may be another pixel's.
+[[maybe_unused]] inline void PReluRow(float* row, const float* slopes, int64_t n) {
+  int64_t i = 0;
+  for (; i + kV <= n; i += kV) Store(row + i, PRelu(Load(row + i), Load(slopes + i)));
+  if (i < n) StoreN(row + i, PRelu(LoadN(row + i, n - i), LoadN(slopes + i, n - i)), n - i);
+}
+
+// row[0:n] in place, by all but PReLU; n is a whole number of vectors. A loop for each kind, so that no vector waits
+// for another's.
+[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, const Activation& activation) {
+  switch (activation.kind) {
+    case ActivationKind::kNone:
+      return;
+    case ActivationKind::kRelu:
+      return ActivateRowAs<ActivationKind::kRelu>(row, n, activation);
+    case ActivationKind::kRelu6:
+      return ActivateRowAs<ActivationKind::kRelu6>(row, n, activation);
+    case ActivationKind::kHardSwish:
+      return ActivateRowAs<ActivationKind::kHardSwish>(row, n, activation);
+    case ActivationKind::kSilu:
+      return ActivateRowAs<ActivationKind::kSilu>(row, n, activation);
+    case ActivationKind::kGelu:
+      return ActivateRowAs<ActivationKind::kGelu>(row, n, activation);
+    case ActivationKind::kLeakyRelu:
+      return ActivateRowAs<ActivationKind::kLeakyRelu>(row, n, activation);
+    case ActivationKind::kSigmoid:
+      return ActivateRowAs<ActivationKind::kSigmoid>(row, n, activation);
+    case ActivationKind::kTanh:
+      return ActivateRowAs<ActivationKind::kTanh>(row, n, activation);
+    case ActivationKind::kElu:
+      return ActivateRowAs<ActivationKind::kElu>(row, n, activation);
+    case ActivationKind::kMish:
+      return ActivateRowAs<ActivationKind::kMish>(row, n, activation);
+    case ActivationKind::kGeluTanh:
+      return ActivateRowAs<ActivationKind::kGeluTanh>(row, n, activation);
+    case ActivationKind::kBoundedRelu:
+      return ActivateRowAs<ActivationKind::kBoundedRelu>(row, n, activation);
+    case ActivationKind::kPRelu:
+      return;  // PReluRow
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_ACTIVATION_BODY_H_

@@ -1,0 +1,283 @@
+// The depthwise half of a tile: X (NHWC, elements T) to Z. Part of a kernel's translation unit: include after
+// depthwise_window_body.h.
+#ifndef DWSCONV_CPU_KERNELS_DEPTHWISE_BODY_H_
+#define DWSCONV_CPU_KERNELS_DEPTHWISE_BODY_H_
+
+#include "cc/cpu/kernels/kernel_table.h"
+
+namespace dwsconv {
+namespace {
+
+// Output pixels [q, q_end) of one row.
+template <typename T, typename Z>
+void RowSegment(const Chain& p, const DepthwiseRow<T>& row, int64_t q, int64_t q_end, Z* z) {
+  int64_t inside, outside;
+  SplitRow(p, q, q_end, &inside, &outside);
+  EdgePixels<T, Z>(p, row, q, inside, z);
+  if (outside > inside) {
+    const T* x = row.x + (inside * p.stride_w - p.pad_left) * p.C;
+    Z* to = z + (inside - q) * row.z_stride;
+    if (row.packed_pixels > 0) {
+      PackedRun<T, Z>(row, x, outside - inside, to);
+    } else {
+      GeneralRun<T, Z>(row, x, outside - inside, 0, p.S, to);
+    }
+  }
+  EdgePixels<T, Z>(p, row, outside, q_end, z + (outside - q) * row.z_stride);
+}
+
+// Output rows [first, last), of one sub-filter.
+template <typename T>
+struct DepthwiseRows {
+  const Chain* p;
+  const T* image;
+  const float* filter;         // of tap row 0
+  const float* packed_filter;  // likewise, where pixels are packed
+  int64_t first, last;
+  DepthwiseRow<T> row;
+
+  // Of one output row: its first tap inside the image, and how many there are. Without any, x is not read, but points
+  // into the image all the same.
+  void Select(int64_t out_row) {
+    const int64_t h = out_row * p->stride_h - p->pad_top;
+    int64_t r0, r1;
+    TapRange(h, p->R, p->dilation_h, p->H, &r0, &r1);
+    row.rows = r1 - r0;
+    row.x = image + (row.rows > 0 ? (h + r0 * p->dilation_h) * p->W * p->C : 0);
+    row.filter = filter + r0 * p->S * kV;
+    row.packed_filter = packed_filter + r0 * p->S * kV;
+  }
+};
+
+// kPixels output columns from q on, channels [c, c_end), of all rows. An input line that several output rows read comes
+// out of L2 once, and out of L1 for the others: hence a strip's few columns through all the rows, not row by row.
+template <typename T, typename Z, int kS, int kStride, int kPixels>
+void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z) {
+  constexpr int kGroup = kS == 3 && kStride == 1 ? kGroupRows : 1;
+  const Chain& p = *rows->p;
+  const int64_t x_at = (q * kStride - p.pad_left) * p.C, z_row = p.Wo * rows->row.z_stride;
+  for (int64_t out_row = rows->first; out_row < rows->last;) {
+    Z* to = z + (out_row - rows->first) * z_row;
+    rows->Select(out_row);
+    if constexpr (kGroup > 1) {
+      const int64_t h = out_row * p.stride_h - p.pad_top;
+      if (p.R == kS && p.stride_h == kStride && out_row + kGroup <= rows->last && h >= 0 &&
+          h + (kGroup - 1) * kStride + kS <= p.H) {
+        GroupPixels<T, Z, kS, kStride, kGroup, kPixels>(rows->row, rows->row.x + x_at, c, c_end, to, z_row);
+        out_row += kGroup;
+        continue;
+      }
+    }
+    InteriorPixels<T, Z, kS, kStride, kPixels>(rows->row, rows->row.x + x_at, c, c_end, to);
+    ++out_row;
+  }
+}
+
+// Output columns [q, q + kPixels) of all rows, in runs of channels that stay in L1 from row to row.
+template <typename T, typename Z, int kS, int kStride, int kPixels>
+void Strip(DepthwiseRows<T>* rows, int64_t q, Z* z) {
+  const Chain& p = *rows->p;
+  const int64_t lines = ((kPixels - 1) * kStride + kS + kS) * p.R;
+  const int64_t run = Max(1, kNearBytes / (lines * kV * static_cast<int64_t>(sizeof(float)))) * kV;
+  for (int64_t c = 0; c < p.C; c += run) {
+    StripChannels<T, Z, kS, kStride, kPixels>(rows, q, c, Min(p.C, c + run), z);
+  }
+}
+
+// Output columns [q, q_end) of all rows, all windows inside their row. z is column q of the first row.
+template <typename T, typename Z, int kS, int kStride>
+void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
+  constexpr int kPixels = kS == 3 && kStride == 1 && kGroupRows > 1 ? kGroupPixels : kDepthwisePixels;
+  const int64_t z_stride = rows->row.z_stride;
+  for (; q_end - q >= kPixels; q += kPixels, z += kPixels * z_stride) Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
+  for (; q_end - q >= 4; q += 4, z += 4 * z_stride) Strip<T, Z, kS, kStride, 4>(rows, q, z);
+  for (; q_end - q >= 2; q += 2, z += 2 * z_stride) Strip<T, Z, kS, kStride, 2>(rows, q, z);
+  if (q < q_end) Strip<T, Z, kS, kStride, 1>(rows, q, z);
+}
+
+// The loops compiled for a filter's width and stride; null for those that have none of their own.
+template <typename T, typename Z>
+inline auto StripsOf(const Chain& p) -> void (*)(DepthwiseRows<T>*, int64_t, int64_t, Z*) {
+  if (p.dilation_w != 1 || p.dilation_h != 1) return nullptr;
+  switch (p.S * 4 + Min(p.stride_w, 3)) {
+    case 3 * 4 + 1:
+      return Strips<T, Z, 3, 1>;
+    case 3 * 4 + 2:
+      return Strips<T, Z, 3, 2>;
+    case 5 * 4 + 1:
+      return Strips<T, Z, 5, 1>;
+    case 5 * 4 + 2:
+      return Strips<T, Z, 5, 2>;
+    case 7 * 4 + 1:
+      return Strips<T, Z, 7, 1>;
+    case 7 * 4 + 2:
+      return Strips<T, Z, 7, 2>;
+    default:
+      return nullptr;
+  }
+}
+
+// Output columns [q, q_end) of all rows, whose windows cross an edge of their rows. z is column q of the first row.
+// Where the windows lie inside the image vertically, a column's pixels share the taps that exist, so they go together.
+template <typename T, typename Z>
+void EdgeColumns(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
+  if (q >= q_end) return;
+  const Chain& p = *rows->p;
+  const int64_t z_row = p.Wo * rows->row.z_stride;
+  const int64_t room = p.H + p.pad_top - (p.R - 1) * p.dilation_h - 1;
+  const int64_t inside = Min(rows->last, Max(rows->first, CeilDiv(p.pad_top, p.stride_h)));
+  const int64_t outside = room < 0 ? inside : Min(rows->last, Max(inside, room / p.stride_h + 1));
+  for (int64_t out_row = rows->first; out_row < rows->last; ++out_row) {
+    if (out_row == inside) out_row = outside;
+    if (out_row >= rows->last) break;
+    rows->Select(out_row);
+    EdgePixels<T, Z>(p, rows->row, q, q_end, z + (out_row - rows->first) * z_row);
+  }
+  if (inside >= outside) return;
+  rows->Select(inside);
+  DepthwiseRow<T> column = rows->row;
+  column.pixel_step = p.stride_h * p.W * p.C;
+  column.z_stride = z_row;
+  z += (inside - rows->first) * z_row;
+  for (; q < q_end; ++q, z += rows->row.z_stride) {
+    const int64_t w = q * p.stride_w - p.pad_left;
+    int64_t s0, s1;
+    TapRange(w, p.S, p.dilation_w, p.W, &s0, &s1);
+    GeneralRun<T, Z>(column, column.x + w * p.C, outside - inside, s0, s1, z);
+  }
+}
+
+// kPackedRows whole rows of packed pixels from out_row on, where the filter is 3x3 and all windows lie inside the image
+// vertically; z is the first pixel. False where they are not such rows.
+template <typename T, typename Z>
+bool PackedRowsFit(DepthwiseRows<T>* rows, int64_t out_row, int64_t inside, int64_t outside, Z* z) {
+  const Chain& p = *rows->p;
+  const int64_t h = out_row * p.stride_h - p.pad_top;
+  if (rows->row.packed_pixels == 0 || p.R != 3 || p.S != 3 || p.stride_h != 1 || p.dilation_h != 1 ||
+      outside - inside < rows->row.packed_pixels || out_row + kPackedRows > rows->last || h < 0 ||
+      h + kPackedRows + 2 > p.H) {
+    return false;
+  }
+  const int64_t z_row = p.Wo * rows->row.z_stride, at = inside * rows->row.z_stride;
+  // A row's last pixels spill into the next row's first, the first into those after them: so in this order.
+  for (int g = 0; g < kPackedRows; ++g) {
+    rows->Select(out_row + g);
+    PackedRest<T, Z>(rows->row, rows->row.x + (inside - p.pad_left) * p.C, outside - inside, z + g * z_row + at);
+    EdgePixels<T, Z>(p, rows->row, outside, p.Wo, z + g * z_row + outside * rows->row.z_stride);
+  }
+  for (int g = 0; g < kPackedRows; ++g) {
+    rows->Select(out_row + g);
+    EdgePixels<T, Z>(p, rows->row, 0, inside, z + g * z_row);
+  }
+  rows->Select(out_row);
+  PackedRows<T, Z>(rows->row, rows->row.x + (inside - p.pad_left) * p.C, outside - inside, z + at, z_row);
+  return true;
+}
+
+constexpr int64_t kLineFloats = 16;  // of a cache line
+
+// The same for windows without loops of their own, in runs of channels whose windows stay in L1 from group to group.
+template <typename T, typename Z>
+void WindowRows(const DepthwiseRows<T>& rows, int64_t q, int64_t q_end, Z* z) {
+  const Chain& p = *rows.p;
+  const int64_t columns = (kWindowPixels - 1) * p.stride_w + 2 * p.S;
+  const int64_t vectors = kNearBytes / (kV * static_cast<int64_t>(sizeof(float))) / (Min(columns, kNearBytes) * p.R);
+  const int64_t run = Max(kLineFloats / kV, Max(1, vectors)) * kV;
+  for (int64_t c = 0; c < p.C; c += run) {
+    DepthwiseRows<T> part = rows;
+    part.image += c;
+    part.filter += c * rows.row.taps;
+    part.row.bias += c;
+    part.row.C = Min(run, p.C - c);
+    Z* to = z + c;
+    for (int64_t out_row = rows.first; out_row < rows.last; ++out_row, to += p.Wo * rows.row.z_stride) {
+      part.Select(out_row);
+      RowSegment<T, Z>(p, part.row, q, q_end, to);
+    }
+  }
+}
+
+// Output columns [q, q_end) of the rows of `rows`; more than one row only if they are whole.
+template <typename T, typename Z>
+void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
+  const Chain& p = *rows->p;
+  const int64_t z_row = p.Wo * rows->row.z_stride;
+  const auto strips = rows->row.packed_pixels > 0 ? nullptr : StripsOf<T, Z>(p);
+  int64_t inside, outside;
+  SplitRow(p, q, q_end, &inside, &outside);
+  if (strips != nullptr) {
+    EdgeColumns<T, Z>(rows, q, inside, z);
+    if (outside > inside) strips(rows, inside, outside, z + (inside - q) * rows->row.z_stride);
+    EdgeColumns<T, Z>(rows, outside, q_end, z + (outside - q) * rows->row.z_stride);
+    return;
+  }
+  if (rows->row.packed_pixels == 0) {
+    WindowRows<T, Z>(*rows, q, q_end, z);
+    return;
+  }
+  for (int64_t out_row = rows->first; out_row < rows->last; ++out_row, z += z_row) {
+    if (q == 0 && q_end == p.Wo && PackedRowsFit(rows, out_row, inside, outside, z)) {
+      out_row += kPackedRows - 1;
+      z += (kPackedRows - 1) * z_row;
+      continue;
+    }
+    rows->Select(out_row);
+    RowSegment<T, Z>(p, rows->row, q, q_end, z);
+  }
+}
+
+template <typename T, typename Z>
+void Depthwise(const DepthwiseArgs& a) {
+  const Chain& p = *a.chain;
+  DepthwiseRows<T> rows;
+  rows.p = &p;
+  rows.image = static_cast<const T*>(a.image);
+  DepthwiseRow<T>& row = rows.row;
+  row.row_step = p.dilation_h * p.W * p.C;
+  row.tap_step = p.dilation_w * p.C;
+  row.pixel_step = p.stride_w * p.C;
+  row.C = p.C;
+  row.taps = p.R * p.S;
+  row.S = p.S;
+  row.clamp = MakeClamp(p.mid);
+  row.plain = p.mid.kind == ActivationKind::kNone;
+  row.z_stride = a.z_stride;
+  row.packed_pixels = a.packed_pixels;
+  row.packed_bias = a.packed_bias;
+  rows.packed_filter = a.packed_filter;
+  [[maybe_unused]] const bool post = !IsClamp(p.mid.kind);
+  int64_t q = a.first_pixel % p.Wo, left = a.pixels;
+  rows.first = a.first_pixel / p.Wo;
+  // The end of a row that began in another block, whole rows, the beginning of a row.
+  for (Z* z = static_cast<Z*>(a.z); left > 0; q = 0) {
+    const int64_t whole = q == 0 ? left / p.Wo : 0;
+    const int64_t q_end = whole > 0 ? p.Wo : Min(q + left, p.Wo), run = whole > 0 ? whole * p.Wo : q_end - q;
+    rows.last = rows.first + Max(whole, 1);
+    // Sub-filters in rising order: the last vector of one may spill into the first channels of the next.
+    for (int64_t m = 0; m < p.M; ++m) {
+      rows.filter = a.filter + m * a.channel_stride * row.taps;
+      row.bias = a.bias + m * a.channel_stride;
+      RowsSegment<T, Z>(&rows, q, q_end, z + m * p.C);
+    }
+    // A Z of 16 bits is rounded as it is stored, so its activation must be a clamp: dispatch sees to it.
+    if constexpr (sizeof(Z) == sizeof(float)) {
+      if (p.mid.kind == ActivationKind::kPRelu) {
+        for (int64_t i = 0; i < run; ++i) PReluRow(z + i * a.z_stride, a.slopes, p.C * p.M);
+      } else if (post) {
+        if (a.z_stride == p.C) {  // dense: one long row, whose spill is activated too and then overwritten
+          ActivateRow(z, CeilDiv(run * p.C, kV) * kV, p.mid);
+        } else {
+          for (int64_t i = 0; i < run; ++i) ActivateRow(z + i * a.z_stride, CeilDiv(p.C * p.M, kV) * kV, p.mid);
+        }
+      }
+    }
+    z += run * a.z_stride;
+    left -= run;
+    rows.first = rows.last;
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_DEPTHWISE_BODY_H_

@@ -1,0 +1,93 @@
+// What one instruction set offers. Each target (targets.h) is a translation unit compiled with its own flags; all it
+// exports is its table. Such a unit must not emit code that others could link to: no STL, no OpenMP, nothing inline
+// with external linkage, or the linker may keep the AVX-512 copy of a function for everyone (a test over nm holds it).
+// A kernel computes one tile on one thread.
+#ifndef DWSCONV_CPU_KERNELS_KERNEL_TABLE_H_
+#define DWSCONV_CPU_KERNELS_KERNEL_TABLE_H_
+
+#include <cstdint>
+
+#include "cc/core/chain.h"
+
+namespace dwsconv {
+
+// What a kernel may keep in L1 for later: half of the smallest in use.
+constexpr int64_t kNearBytes = 16 << 10;
+
+// Depthwise half: Z of `pixels` consecutive output pixels (row-major) of one image, activation applied.
+struct DepthwiseArgs {
+  const Chain* chain;
+  const void* image;           // [H,W,C] of Chain::dtype
+  const float* filter;         // [M][channel_stride / vector_floats][R*S][vector_floats], channels past C zero
+  const float* bias;           // [M][channel_stride], zeros without a bias
+  const float* slopes;         // [C*M] in Z's channel order, where the activation is PReLU
+  int64_t channel_stride;      // C rounded up to whole vectors
+  int64_t packed_pixels;       // of PackedPixels in plan.h; where it is not 0:
+  const float* packed_filter;  // [packed_pixels * C / vector_floats][R*S][vector_floats]
+  const float* packed_bias;    // [packed_pixels][C]
+  int64_t first_pixel;
+  int64_t pixels;
+  void* z;  // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
+            // past C*M is overwritten
+  int64_t z_stride;
+};
+
+// to[i * times + j] = from[i] as floats, for i < elements, j < times: channels of X, once for each of their
+// multipliers.
+struct RepeatArgs {
+  const void* from;
+  int64_t elements, times;
+  float* to;
+};
+
+// Pointwise half: Y[:, k_begin:k_end] of the same pixels.
+struct PointwiseArgs {
+  const void* z;     // [pixels][z_stride] of KernelTable::z_type
+  int64_t z_stride;  // in elements
+  int64_t pixels;
+  int64_t cm;              // C*M, in Z's channel order
+  const void* panels;      // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
+  const float* bias;       // [K rounded up to tile_channels], zeros without a bias
+  const float* slopes;     // likewise, where the activation is PReLU
+  int64_t k_begin, k_end;  // k_begin is a multiple of tile_channels
+  int64_t K;               // row stride of residual and y
+  const void* residual;    // of Chain::dtype, first pixel, channel 0; null without one
+  void* y;                 // likewise
+  DType dtype;
+  Activation activation;
+  const char* ahead;  // memory the caller will read next: fetched into L2 between tiles
+  int64_t ahead_bytes;
+  bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines)
+};
+
+// Rows of Z in place, where Z is float.
+struct RowsArgs {
+  float* z;
+  int64_t z_stride;
+  int64_t rows;
+  int64_t channels;
+};
+
+struct KernelTable {
+  int vector_floats;
+  int tile_pixels;
+  int tile_channels;
+  DType z_type;  // of Z and of the packed pointwise filter
+  int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
+  // By DType of the image; null where the table does not serve it. A bfloat16 table takes float images too, which
+  // `repeat` makes.
+  void (*depthwise[3])(const DepthwiseArgs& args);
+  void (*repeat[3])(const RepeatArgs& args);  // by DType of `from`
+  // In the place of the depthwise half, for dense convolutions: Z [pixels][R*S*C] is what lies under the windows, zero
+  // outside the image. filter and bias are not read, nothing past R*S*C is written.
+  void (*patches[3])(const DepthwiseArgs& args);
+  void (*pointwise)(const PointwiseArgs& args);
+  void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half
+  // Of tables whose Z is float; null elsewhere.
+  void (*normalize)(const RowsArgs& rows, float epsilon);     // each row to mean 0 and variance 1
+  void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel
+};
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_KERNEL_TABLE_H_

@@ -1,0 +1,203 @@
+// The pointwise half of a tile: Z times packed panels of P to Y. Part of a kernel's translation unit: include after a
+// step_<kind>.h, which says what Z's elements are and what one multiply-add takes in.
+//
+// The register tile is kTilePixels x (kTileVectors vectors): per step of the sum, the filter's vectors are loaded once
+// and each pixel's value is broadcast once. The sum runs over all of C*M in one go, in order, so Y's bits depend on
+// neither the block nor the tile a pixel fell into.
+#ifndef DWSCONV_CPU_KERNELS_POINTWISE_BODY_H_
+#define DWSCONV_CPU_KERNELS_POINTWISE_BODY_H_
+
+#include "cc/cpu/kernels/kernel_table.h"
+#include "cc/cpu/kernels/multiply_tile.h"
+
+namespace dwsconv {
+namespace {
+
+// What a tile's end needs besides its sums.
+struct TileEnd {
+  const float* bias;
+  int64_t k, lanes;  // first output channel, how many of them are wanted (1 .. kTileChannels)
+  Clamp clamp;
+};
+
+template <typename A, typename B>
+constexpr bool kSameType = false;
+template <typename A>
+constexpr bool kSameType<A, A> = true;
+
+// Rows of kTileChannels sums in a buffer to Y: other types than Z's, and activations that are not clamps.
+template <typename T>
+__attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd& end, float* sums, int64_t rows,
+                                          int64_t pixel) {
+  if (a.residual != nullptr) {
+    const T* residual = static_cast<const T*>(a.residual) + pixel * a.K + end.k;
+    for (int64_t r = 0; r < rows; ++r, residual += a.K) {
+      for (int64_t i = 0; i < end.lanes; i += kV) {
+        float* sum = sums + r * kTileChannels + i;
+        const int64_t n = end.lanes - i;
+        Store(sum, Load(sum) + (n >= kV ? Load(residual + i) : LoadN(residual + i, n)));
+      }
+    }
+  }
+  if (a.activation.kind == ActivationKind::kPRelu) {
+    for (int64_t r = 0; r < rows; ++r) PReluRow(sums + r * kTileChannels, a.slopes + end.k, kTileChannels);
+  } else {
+    ActivateRow(sums, rows * kTileChannels, a.activation);
+  }
+  T* y = static_cast<T*>(a.y) + pixel * a.K + end.k;
+  for (int64_t r = 0; r < rows; ++r, y += a.K) {
+    for (int64_t i = 0; i < end.lanes; i += kV) {
+      const Vec v = Load(sums + r * kTileChannels + i);
+      if (end.lanes - i < kV) {
+        StoreN(y + i, v, end.lanes - i);
+        continue;
+      }
+      if constexpr (kSameType<T, ZType>) {
+        if (a.stream) {
+          Stream(y + i, v);
+          continue;
+        }
+      }
+      Store(y + i, v);
+    }
+  }
+}
+
+// Sums to Y where all of the tile's channels are wanted, and nothing is added. What there is to decide is decided
+// before: with few channels in the sum, the stores are most of the work.
+template <bool kStream, bool kClamp, int kRows, int kVectors>
+inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a, const TileEnd& end,
+                                                          const Vec (&acc)[kRows][kVectors], int64_t pixel) {
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i, y += a.K) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec value = kClamp ? Apply(acc[i][v], end.clamp) : acc[i][v];
+      if (kStream) {
+        Stream(y + v * kV, value);
+      } else {
+        Store(y + v * kV, value);
+      }
+    }
+  }
+}
+
+// Any sums to a Y of Z's type, the activation a clamp.
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, const TileEnd& end,
+                                                     const Vec (&acc)[kRows][kVectors], int64_t pixel) {
+  const ZType* residual = static_cast<const ZType*>(a.residual);
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
+  if (residual) residual += pixel * a.K + end.k;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i * a.K + v * kV, n = end.lanes - v * kV;
+      Vec value = acc[i][v];
+      if (n >= kV) {
+        if (residual) value = value + Load(residual + at);
+        value = Apply(value, end.clamp);
+        if (a.stream) {
+          Stream(y + at, value);
+        } else {
+          Store(y + at, value);
+        }
+      } else if (n > 0) {
+        if (residual) value = value + LoadN(residual + at, n);
+        StoreN(y + at, Apply(value, end.clamp), n);
+      }
+    }
+  }
+}
+
+template <bool kHalf, int kRows, int kVectors>
+void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel, Fetch* fetch) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
+  MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+
+  if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
+    const bool plain = a.activation.kind == ActivationKind::kNone;
+    if (a.residual != nullptr || end.lanes < kVectors * kV) {
+      StoreTile<kRows, kVectors>(a, end, acc, pixel);
+    } else if (a.stream) {
+      plain ? StoreWholeTile<true, false>(a, end, acc, pixel) : StoreWholeTile<true, true>(a, end, acc, pixel);
+    } else {
+      plain ? StoreWholeTile<false, false>(a, end, acc, pixel) : StoreWholeTile<false, true>(a, end, acc, pixel);
+    }
+    return;
+  }
+  float sums[kRows * kTileChannels];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) Store(sums + i * kTileChannels + v * kV, acc[i][v < kVectors ? v : 0]);
+  switch (a.dtype) {
+    case DType::kFloat32:
+      return FinishRows<float>(a, end, sums, kRows, pixel);
+    case DType::kBFloat16:
+      return FinishRows<BFloat16>(a, end, sums, kRows, pixel);
+    case DType::kFloat16:
+      return FinishRows<Float16>(a, end, sums, kRows, pixel);
+  }
+}
+
+// Rows given at run time to the tile compiled for that many.
+template <bool kHalf, int kRows, int kVectors>
+inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel,
+                       int64_t pixel, Fetch* fetch) {
+  if (rows == kRows) {
+    Tile<kHalf, kRows, kVectors>(a, end, z, panel, pixel, fetch);
+  } else if constexpr (kRows > 1) {
+    TileOfRows<kHalf, kRows - 1, kVectors>(rows, a, end, z, panel, pixel, fetch);
+  }
+}
+
+void Pointwise(const PointwiseArgs& a) {
+  // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
+  const int64_t groups = CeilDiv(a.pixels, kTilePixels);
+  // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over
+  // them.
+  const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
+  Fetch fetch(a.ahead, a.ahead_bytes, tiles, a.cm);
+  TileEnd end;
+  end.clamp = MakeClamp(a.activation);
+  const auto tile = [&](int64_t g, int64_t k) {
+    const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
+    const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
+    const ZType* panel = static_cast<const ZType*>(a.panels) + k * CeilDiv(a.cm, kPair) * kPair;
+    end.k = k;
+    end.lanes = Min(kTileChannels, a.k_end - k);
+    end.bias = a.bias + k;
+    const bool half = kHalves && (end.lanes - 1) % kV < kV / 2;
+    if (end.lanes > kV) {
+      half ? TileOfRows<kHalves, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch)
+           : TileOfRows<false, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch);
+    } else {
+      half ? TileOfRows<kHalves, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch)
+           : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
+    }
+  };
+  // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
+  // are written from end to end. Otherwise a panel stays near while all the block's pixels pass by.
+  if (a.cm * (a.k_end - a.k_begin) * static_cast<int64_t>(sizeof(ZType)) <= kNearBytes) {
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(g, k);
+    }
+  } else {
+    for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) {
+      for (int64_t g = 0; g < groups; ++g) tile(g, k);
+    }
+  }
+  if (a.stream) StreamFence();
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_POINTWISE_BODY_H_

@@ -1,0 +1,19 @@
+// Vectors and register tiles of AVX2: apart from the vectors themselves, for the kernels that only count.
+#ifndef DWSCONV_CPU_KERNELS_SIZES_AVX2_H_
+#define DWSCONV_CPU_KERNELS_SIZES_AVX2_H_
+
+namespace dwsconv {
+namespace {
+
+constexpr int kV = 8;
+constexpr int kTilePixels = 6;  // 6 x 16: 12 accumulators, 2 filter vectors, 2 broadcasts: all 16 registers
+constexpr int kTileVectors = 2;
+constexpr int kDepthwisePixels = 4;
+constexpr int kGroupRows = 1;  // no registers for a second row
+constexpr int kGroupPixels = 4;
+constexpr bool kHalves = false;  // half a vector would cost what a whole one does
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_SIZES_AVX2_H_

@@ -1,0 +1,19 @@
+// Vectors and register tiles of AVX-512: apart from the vectors themselves, for the kernels that only count.
+#ifndef DWSCONV_CPU_KERNELS_SIZES_AVX512_H_
+#define DWSCONV_CPU_KERNELS_SIZES_AVX512_H_
+
+namespace dwsconv {
+namespace {
+
+constexpr int kV = 16;           // floats in a Vec
+constexpr int kTilePixels = 14;  // 14 x 32: 28 accumulators, 2 filter vectors, 2 broadcasts
+constexpr int kTileVectors = 2;
+constexpr int kDepthwisePixels = 8;
+constexpr int kGroupRows = 3;  // 3 x 6 accumulators and a 3x3 filter: 27 registers
+constexpr int kGroupPixels = 6;
+constexpr bool kHalves = true;  // half a vector costs half, on 256-bit units
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_SIZES_AVX512_H_

@@ -1,0 +1,137 @@
+#include <algorithm>
+
+#include "cc/core/whole.h"
+#include "cc/cpu/run/call.h"
+#include "cc/cpu/run/scratch_pool.h"
+
+namespace dwsconv {
+namespace {
+
+// Without an expansion: blocks of pixels.
+class Blocks : public Call {
+ public:
+  explicit Blocks(const Call& call)
+      : Call(call),
+        blocks_(CeilDiv(pixels_, plan_.block_pixels)),
+        shares_(chain_.has_project ? CeilDiv(chain_.K, plan_.block_channels) : 1),
+        row_bytes_(chain_.W * chain_.C * item_),
+        image_bytes_(chain_.H * row_bytes_) {
+    // Z is what lies in memory already, or what is to lie there.
+    from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.float_between() && IsPointwise(chain_);
+    to_y_ = !chain_.has_project && typed_ && !chain_.float_between() && buffers_.residual == nullptr && !stream_ &&
+            layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
+  }
+
+  std::string Run(ThreadPool* pool) const {
+    const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes : plan_.scratch_bytes;
+    Scratch scratch(plan_.threads * bytes);
+    if (scratch.data() == nullptr) return kOutOfMemory;
+    ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_, [&](int64_t task, int64_t next, int worker) {
+      Task(task, next, scratch.data() + worker * bytes);
+    });
+    return "";
+  }
+
+ private:
+  void Task(int64_t task, int64_t next, char* scratch) const {
+    const int64_t share = task % shares_, block = task / shares_ % blocks_, n = task / shares_ / blocks_;
+    const int64_t first = block * plan_.block_pixels, pixels = std::min(plan_.block_pixels, pixels_ - first);
+    const char* const image = Image(n);
+    if (to_y_) {
+      char* const y = static_cast<char*>(buffers_.output) + (n * pixels_ + first) * chain_.K * item_;
+      Depthwise(image, n, first, pixels, y, chain_.K, scratch);
+      return;
+    }
+    Part part = {n, first, pixels, share * plan_.block_channels, 0};
+    part.k_end = std::min(chain_.K, part.k + plan_.block_channels);
+    if (next == task + 1 && shares_ == 1 && chain_.has_project) {
+      // The rows of X that the next task is the first to read.
+      const int64_t done = first + pixels;
+      const int64_t begin = block + 1 < blocks_ ? BytesRead(done) : image_bytes_;
+      const int64_t end = block + 1 < blocks_ ? BytesRead(std::min(done + plan_.block_pixels, pixels_))
+                                              : image_bytes_ + BytesRead(std::min(plan_.block_pixels, pixels_));
+      part.ahead = image + begin;
+      part.ahead_bytes = end - begin;
+    }
+    if (from_x_) {
+      Project(part, image + first * chain_.C * item_, chain_.C);
+      return;
+    }
+    Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + plan_.scratch_bytes - plan_.repeat_bytes);
+    Project(part, scratch, plan_.z_stride);
+  }
+
+  // Z of `pixels` pixels, with all that happens to it. `repeat` is memory for RepeatedDepthwise.
+  void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, char* z, int64_t z_stride,
+                 char* repeat) const {
+    DepthwiseArgs args;
+    args.chain = &chain_;
+    args.image = image;
+    packed_.depthwise().SetFilters(&args);
+    args.first_pixel = first;
+    args.pixels = pixels;
+    args.z = z;
+    args.z_stride = z_stride;
+    const int type = static_cast<int>(chain_.dtype);
+    // The gate of each image as a depthwise filter of one tap: cheaper than two passes.
+    const bool gate_as_filter =
+        gate_ != nullptr && !chain_.has_depthwise && !chain_.normalize && args.packed_pixels == 0;
+    if (gate_as_filter) args.filter = gate_ + n * gate_stride_;
+    if (packed_.repeats()) {
+      RepeatedDepthwise(args, reinterpret_cast<float*>(repeat));
+    } else {
+      chain_.has_depthwise || gate_as_filter ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
+    }
+    NormalizeAndGate(n, pixels, z, z_stride, gate_ != nullptr && !gate_as_filter);
+  }
+
+  // The depthwise half on copies of X's rows with the channels repeated, a part of a row or some whole rows at a time.
+  void RepeatedDepthwise(DepthwiseArgs args, float* rows) const {
+    const Chain& c = chain_;
+    const int64_t end = args.first_pixel + args.pixels;
+    const char* const image = static_cast<const char*>(args.image);
+    Chain part = layer_;
+    args.chain = &part;
+    args.image = rows;
+    for (int64_t pixel = args.first_pixel; pixel < end; pixel += args.pixels) {
+      const int64_t row = pixel / c.Wo, q = pixel % c.Wo, whole = q == 0 ? (end - pixel) / c.Wo : 0;
+      args.pixels = whole > 0 ? whole * c.Wo : std::min(c.Wo - q, end - pixel);
+      part.Ho = std::max<int64_t>(whole, 1);
+      part.Wo = whole > 0 ? c.Wo : args.pixels;
+      int64_t top, bottom, left = 0, right = c.W;
+      RowsRead(c, row, row + part.Ho, &top, &bottom);
+      const int64_t w = q * c.stride_w - c.pad_left;
+      if (whole == 0) {
+        left = std::clamp<int64_t>(w, 0, c.W);
+        right = std::clamp(w + (args.pixels - 1) * c.stride_w + (c.S - 1) * c.dilation_w + 1, left, c.W);
+      }
+      part.H = bottom - top;
+      part.W = right - left;
+      part.pad_top = top - (row * c.stride_h - c.pad_top);
+      part.pad_left = left - w;
+      for (int64_t h = top; h < bottom; ++h) {
+        kernels_.repeat[static_cast<int>(c.dtype)](
+            {image + (h * c.W + left) * c.C * item_, part.W * c.C, c.M, rows + (h - top) * part.W * part.C});
+      }
+      args.first_pixel = 0;
+      kernels_.depthwise[static_cast<int>(DType::kFloat32)](args);
+      args.z = static_cast<char*>(args.z) + args.pixels * args.z_stride * z_item_;
+    }
+  }
+
+  // Offset of the first byte of X past what output pixels [0, end) of an image read.
+  int64_t BytesRead(int64_t end) const {
+    if (from_x_) return end * chain_.C * item_;
+    const int64_t last = (end - 1) / chain_.Wo * chain_.stride_h - chain_.pad_top + (chain_.R - 1) * chain_.dilation_h;
+    return std::clamp<int64_t>(last + 1, 0, chain_.H) * row_bytes_;
+  }
+
+  const int64_t blocks_, shares_, row_bytes_, image_bytes_;
+  bool from_x_, to_y_;
+};
+
+}  // namespace
+
+std::string RunBlocks(const Call& call, ThreadPool* pool) { return Blocks(call).Run(pool); }
+
+}  // namespace dwsconv

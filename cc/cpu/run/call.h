@@ -1,0 +1,76 @@
+// What the tasks of one call of the executor share.
+#ifndef DWSCONV_CPU_RUN_CALL_H_
+#define DWSCONV_CPU_RUN_CALL_H_
+
+#include <cstdint>
+#include <string>
+
+#include "cc/cpu/run/executor.h"
+
+namespace dwsconv {
+
+// A chain, its buffers and its plan, and the steps that end each task.
+class Call {
+ public:
+  Call(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan, const float* gate,
+       int64_t gate_stride)
+      : chain_(chain),
+        layer_(packed.Layer(chain)),
+        buffers_(buffers),
+        packed_(packed),
+        plan_(plan),
+        gate_(gate),
+        gate_stride_(gate_stride),
+        kernels_(packed.kernels()),
+        item_(SizeOf(chain.dtype)),
+        z_item_(SizeOf(kernels_.z_type)),
+        cm_(chain.has_depthwise ? chain.CM() : chain.R * chain.S * chain.C),
+        pixels_(chain.output_pixels()),
+        typed_(chain.dtype == kernels_.z_type) {
+    const bool on_lines = chain.K * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
+    stream_ = plan.stream && typed_ && on_lines;
+  }
+
+ protected:
+  const char* Image(int64_t n) const {
+    return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * chain_.x_channels() * item_;
+  }
+
+  // What happens to Z of some pixels of image n between the two halves.
+  void NormalizeAndGate(int64_t n, int64_t pixels, char* z, int64_t z_stride, bool gate) const {
+    const RowsArgs rows = {reinterpret_cast<float*>(z), z_stride, pixels, cm_};
+    if (chain_.normalize) kernels_.normalize(rows, chain_.epsilon);
+    if (gate) kernels_.scale(rows, gate_ + n * gate_stride_);
+  }
+
+  // Pixels [first, first + pixels) of image n, output channels [k, k_end), from their Z. `ahead` is memory that the
+  // caller will read next.
+  struct Part {
+    int64_t n, first, pixels, k, k_end;
+    const char* ahead = nullptr;
+    int64_t ahead_bytes = 0;
+  };
+
+  void Project(const Part& part, const char* z, int64_t z_stride) const;
+
+  const Chain& chain_;
+  const Chain layer_;  // what the kernels compute
+  const Buffers& buffers_;
+  const PackedFilters& packed_;
+  const Plan& plan_;
+  const float* const gate_;  // [N][gate_stride], or null
+  const int64_t gate_stride_;
+  const KernelTable& kernels_;
+  const int64_t item_, z_item_, cm_, pixels_;
+  const bool typed_;  // X and Y are of Z's type
+  bool stream_;
+};
+
+// Without an expansion: blocks of pixels.
+std::string RunBlocks(const Call& call, ThreadPool* pool);
+// Behind an expansion: strips of rows, whole images, or pieces of the channels.
+std::string RunExpanded(const Call& call, ThreadPool* pool);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_RUN_CALL_H_

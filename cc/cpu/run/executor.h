@@ -1,0 +1,30 @@
+// Runs a plan of a chain on channels-last buffers: the one place where forward kernels are called.
+#ifndef DWSCONV_CPU_RUN_EXECUTOR_H_
+#define DWSCONV_CPU_RUN_EXECUTOR_H_
+
+#include <cstdint>
+#include <string>
+
+#include "cc/core/chain.h"
+#include "cc/core/parallel.h"
+#include "cc/cpu/pack.h"
+#include "cc/plan/plan.h"
+
+namespace dwsconv {
+
+constexpr char kOutOfMemory[] = "out of memory for the working buffers of the depthwise-separable convolution";
+
+// `packed` is of the chain, and `plan` of the chain and the packed filters' kernels. Returns "" or what went wrong
+// (memory).
+std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan,
+                    ThreadPool* pool);
+
+// How often this process went a way of cutting a chain that begins with an expansion, for tests; -1 for a word that is
+// none. Of calls: "images", whole ones, all channels at a time; "pieces", whole ones, channels piece by piece;
+// "channels", pieces of channels as tasks; "shares", those whose output channels were shared out, too; "strips", of
+// rows. Of strips: "kept", those that found rows of A kept from the strip before.
+int64_t ExpandWay(const std::string& way);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_RUN_EXECUTOR_H_

@@ -1,0 +1,70 @@
+// The gradient op's CPU kernel: checks, allocates, dispatches. The arithmetic is in cc/cpu.
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "cc/core/huge_pages.h"
+#include "cc/cpu/run/backward.h"
+#include "cc/tf/device_pool.h"
+#include "cc/tf/grad_op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace dwsconv {
+namespace {
+
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+
+class DepthwiseSepConv2DGradOp : public GradOp {
+ public:
+  using GradOp::GradOp;
+
+  void Compute(OpKernelContext* context) override {
+    Chain chain;
+    BackwardBuffers buffers;
+    Tensor* gradients[kGradients];
+    OP_REQUIRES_OK(context, Prepare(context, false, &chain, &buffers, &gradients));
+    for (Tensor* gradient : gradients) {
+      if (gradient != nullptr) PreferHugePages(gradient->data(), static_cast<int64_t>(gradient->TotalBytes()));
+    }
+
+    BackwardOptions options;
+    std::string error = ChooseIsa(&options.isa);
+    OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
+    DevicePool pool(context);
+    options.num_threads = pool.threads();
+    options.pool = pool.get();
+    error = Backward(chain, buffers, options);
+    OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
+  }
+};
+
+#define REGISTER_CPU(T)                                                                               \
+  REGISTER_KERNEL_BUILDER(                                                                            \
+      Name("TfDwsconv>DepthwiseSepConv2DGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+      DepthwiseSepConv2DGradOp)
+REGISTER_CPU(float);
+REGISTER_CPU(tensorflow::bfloat16);
+REGISTER_CPU(Eigen::half);
+#undef REGISTER_CPU
+
+}  // namespace
+}  // namespace dwsconv
+
+// What ran in this process, for tests, as in dws_conv_kernel.cc.
+extern "C" {
+
+// Calls that ran on the backward kernels of an ISA, or -1 for a word that is none.
+int64_t dwsconv_backward_calls(const char* isa) {
+  dwsconv::Isa parsed;
+  if (isa == nullptr || !dwsconv::ParseIsa(isa, &parsed)) return -1;
+  return dwsconv::BackwardCalls(parsed);
+}
+
+// Those of them whose scratch held channels repeated for their multipliers.
+int64_t dwsconv_backward_repeated_calls() { return dwsconv::BackwardRepeatedCalls(); }
+
+// Calls that ran on plain loops because no block of the chain fits.
+int64_t dwsconv_backward_plain_calls() { return dwsconv::BackwardPlainCalls(); }
+
+}  // extern "C"

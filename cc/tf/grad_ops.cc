@@ -1,0 +1,95 @@
+// Registers the gradient op: its inputs, attributes, documentation and shape function.
+#include "cc/tf/grad_op.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace dwsconv {
+namespace {
+
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// Each gradient has the shape of what it is the gradient of.
+absl::Status GradShape(InferenceContext* c) {
+  Chain chain;
+  ChainAttributes attributes;
+  TF_RETURN_IF_ERROR(InferInGraph(c, ChainOpKind::kLayer, &chain, &attributes));
+  GradAttributes grad;
+  TF_RETURN_IF_ERROR(ReadGradAttributes(c, &grad));
+  const auto vector = [c](int64_t size) { return c->Vector(size == kUnknown ? c->UnknownDim() : c->MakeDim(size)); };
+  const bool known = chain.C != kUnknown && chain.M != kUnknown;
+  const ShapeHandle shapes[kGradients] = {
+      c->input(0),
+      c->input(attributes.at[kDepthwiseFilter]),
+      c->input(attributes.at[kPointwiseFilter]),
+      vector(known ? chain.CM() : kUnknown),
+      vector(chain.K),
+      c->input(c->num_inputs() - 1),
+  };
+  int output = 0;
+  for (int i = 0; i < kGradients; ++i) {
+    if (grad.wanted[i]) c->set_output(output++, shapes[i]);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+REGISTER_OP("TfDwsconv>DepthwiseSepConv2DGrad")
+    .Input("input: T")
+    .Input("depthwise_filter: T")
+    .Input("pointwise_filter: T")
+    .Input("depthwise_bias: num_depthwise_bias * T")
+    .Input("bias: num_bias * T")
+    .Input("residual: num_residual * T")
+    .Input("output: num_output * T")
+    .Input("grad: T")
+    .Output("d_input: want_input * T")
+    .Output("d_depthwise_filter: want_depthwise_filter * T")
+    .Output("d_pointwise_filter: want_pointwise_filter * T")
+    .Output("d_depthwise_bias: want_depthwise_bias * T")
+    .Output("d_bias: want_bias * T")
+    .Output("d_residual: want_residual * T")
+    .Attr("T: {float, bfloat16, half}")
+    .Attr("num_depthwise_bias: int >= 0 = 0")
+    .Attr("num_bias: int >= 0 = 0")
+    .Attr("num_residual: int >= 0 = 0")
+    .Attr("num_output: int >= 0 = 0")
+    .Attr("want_input: int >= 0")
+    .Attr("want_depthwise_filter: int >= 0")
+    .Attr("want_pointwise_filter: int >= 0")
+    .Attr("want_depthwise_bias: int >= 0")
+    .Attr("want_bias: int >= 0")
+    .Attr("want_residual: int >= 0")
+    .Attr("strides: list(int) = [1, 1]")
+    .Attr("dilations: list(int) = [1, 1]")
+    .Attr("padding: string = 'SAME'")
+    .Attr("explicit_paddings: list(int) = []")
+    .Attr("data_format: string = 'NHWC'")
+    .Attr("depthwise_activation: string = 'none'")
+    .Attr("activation: string = 'none'")
+    .Attr("depthwise_alpha: float = 0.2")
+    .Attr("alpha: float = 0.2")
+    .Attr("depthwise_max_value: float = inf")
+    .Attr("depthwise_threshold: float = 0")
+    .Attr("max_value: float = inf")
+    .Attr("threshold: float = 0")
+    .SetShapeFn(GradShape)
+    .Doc(R"doc(
+Gradients of DepthwiseSepConv2D: those that are asked for, as one kernel.
+
+What lies between the two convolutions is computed again and does not go to memory. Sums are kept in float whatever T
+is, and added in one order: results are the same bits for any number of threads.
+
+input: of the forward op, as are depthwise_filter, pointwise_filter and the attributes.
+depthwise_bias: at most one tensor, of the forward op if it had one.
+bias: at most one tensor; needed, like residual, where the derivative of activation is taken at what went into it:
+  hard_swish, silu, gelu, gelu_tanh, mish, leaky_relu and elu with a negative alpha, and relu and leaky_relu with a
+  threshold, or with both a slope and a max_value.
+output: at most one tensor, the forward op's; needed for the other activations but none.
+grad: of the loss by the forward op's output, of its shape.
+d_input: of the loss by input, where want_input is 1; the other gradients likewise.
+want_input: 0 or 1.
+)doc");
+
+}  // namespace dwsconv
