@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests"))
+sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
 
 CLASSES = 10
 STUDY = {"dense": 11123, "separable": 9094}

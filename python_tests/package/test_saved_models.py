@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import check_python
+from conftest import ROOT, check_python
 
-SAVED = Path(__file__).with_name("saved")
+SAVED = ROOT / "python_tests" / "saved"
 VERSIONS = sorted(path.stem.split("-")[1] for path in SAVED.glob("*.keras"))
 
 # One process for all files of a version: each is the first thing that it does with the package.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = ROOT / ".bazel" / "bin" / "cc" / "cpu" / "_objs"
 
 # Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(sysconfig.get_paths()["platlib"])
 
 # A layer against the stock layer with the same weights, in eager mode, in a function and through save and load.

@@ -15,7 +15,7 @@ def test_gradients_on_the_gpu():
     pytest.importorskip("torch", reason="PyTorch, which gives the tests their memory, is not installed")
     assert LIBRARY.exists(), "run make cuda first"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "python_tests" / "cuda_backward_gpu_program.py"), str(LIBRARY)],
+        [sys.executable, str(ROOT / "python_tests" / "cuda" / "cuda_backward_gpu_program.py"), str(LIBRARY)],
         env=python_environment(CUDA_VISIBLE_DEVICES="0"),
         capture_output=True,
         text=True,

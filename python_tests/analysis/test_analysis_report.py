@@ -12,7 +12,7 @@ import pytest
 from tf_dwsconv import analysis
 from tf_dwsconv.analysis import Array, LoopNest, Machine, Problem, Window
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("costs", "dense", "fused", "layers", "nests", "problem", "report")
 STUDY = Problem(N=1, H=224, W=224, C=128, K=128)
 NEST = LoopNest({"i": 8, "j": 8}, (Array("A", ("i",)), Array("B", ("j",))))

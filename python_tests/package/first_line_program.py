@@ -26,7 +26,7 @@ import types
 import warnings
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "tf_dwsconv"
+PACKAGE = Path(__file__).resolve().parents[2] / "tf_dwsconv"
 
 TENSORFLOW = """
 import importlib, os, pause

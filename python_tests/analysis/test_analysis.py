@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tf_dwsconv import analysis
 from tf_dwsconv.analysis import Array, LoopNest, Machine, Problem, Window
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = Problem(N=1, H=224, W=224, C=128, K=128)
 MODULES = ("costs", "dense", "fused", "layers", "nests", "problem", "report")
 

@@ -22,8 +22,8 @@ from tf_dwsconv._arguments import Attributes
 @pytest.mark.parametrize(
     "module, skipped, at_least",
     [
-        ("test_layer.py", "other_backends or new_weights", 40),
-        ("test_conv_block_layer.py", "nothing", 50),
+        ("layer/test_layer.py", "other_backends or new_weights", 40),
+        ("block/test_conv_block_layer.py", "nothing", 50),
     ],
 )
 def test_again_in_graphs(module, skipped, at_least):

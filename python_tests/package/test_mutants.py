@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import mutants
 from mutant_faults import FAULTS, Fault
 
-CPP = Fault("a name", "cc/core/half.h", "u >= 0x477ff000u", "u > 0x477ff000u", ("test_rounding.py",))
-PYTHON = Fault("a name", "tf_dwsconv/_shapes.py", "-(-size // stride)", "size // stride", ("test_op.py",))
+CPP = Fault("a name", "cc/core/half.h", "u >= 0x477ff000u", "u > 0x477ff000u", ("op/test_rounding.py",))
+PYTHON = Fault("a name", "tf_dwsconv/_shapes.py", "-(-size // stride)", "size // stride", ("op/test_op.py",))
 
 
 def test_the_table_fits_the_sources():
