@@ -40,10 +40,10 @@ test-machine: build
 	@$(VENV)/python tools/another_machine.py "$(MACHINE)"
 
 demo: build
-	$(VENV)/python examples/detect_faces.py $(ARGS)
+	$(VENV)/python examples/demo/detect_faces.py $(ARGS)
 
 bench: build
-	@$(VENV)/python examples/report.py $(ARGS)
+	@$(VENV)/python examples/benchmarks/report.py $(ARGS)
 
 lint: venv
 	$(VENV)/ruff check $(wildcard $(SOURCES))

@@ -17,6 +17,8 @@ SUBJECTS = ("op", "layer", "gradient", "block", "network", "convert", "native", 
 SUBJECTS += ("examples", "package")
 _FOLDERS = [str(ROOT / "python_tests" / name) for name in ("", "support", *SUBJECTS)]
 sys.path[:0] = [folder for folder in _FOLDERS if folder not in sys.path]
+# Modules of the example programs, as the programs find them.
+sys.path += [str(ROOT / "examples" / name) for name in ("", "demo", "training", "serving", "benchmarks")]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

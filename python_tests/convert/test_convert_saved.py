@@ -98,9 +98,8 @@ def test_the_page_of_the_documents(tmp_path):
         assert line in printed
 
 
-def test_the_face_detector(monkeypatch):
+def test_the_face_detector():
     """The demo's network: separable layers with LeakyReLU inside, trained weights, a Sequential model."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from face_detector import network as detector
 
     model = detector.build(L.SeparableConv2D, 96)

@@ -3,7 +3,7 @@
 import pytest
 from benchmark_support import LIMITS, check_refused, rows_of, run_quickly
 
-PROGRAM = "benchmark_channels.py"
+PROGRAM = "benchmarks/benchmark_channels.py"
 
 
 def test_the_sweep(tmp_path):

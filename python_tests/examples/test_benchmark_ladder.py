@@ -5,7 +5,7 @@ from benchmark_support import check_refused, rows_of, run_quickly
 
 from tf_dwsconv import native
 
-PROGRAM = "benchmark_ladder.py"
+PROGRAM = "benchmarks/benchmark_ladder.py"
 
 
 def check_gains(rows):

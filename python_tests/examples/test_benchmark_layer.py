@@ -3,7 +3,7 @@
 import pytest
 from benchmark_support import LIMITS, check_refused, rows_of, run_quickly
 
-PROGRAM = "benchmark_layer.py"
+PROGRAM = "benchmarks/benchmark_layer.py"
 TWO = ("--shape=1,9,9,8", "--filters=4", "--shape=2,6,5,3", "--filters=7")
 
 

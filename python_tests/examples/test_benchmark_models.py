@@ -1,13 +1,10 @@
 """The benchmark of whole networks: its table, the peers that are not there, the PyTorch translation, wrong flags."""
 
-import sys
-
 import numpy as np
 import pytest
 from benchmark_support import check_refused, rows_of, run_quickly
-from conftest import ROOT
 
-PROGRAM = "benchmark_models.py"
+PROGRAM = "benchmarks/benchmark_models.py"
 OPTIONAL = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 
 
@@ -30,22 +27,13 @@ def test_table_and_plot(tmp_path, model):
     assert found["settings"]["tf_dwsconv_runs"] == "fused kernels"
 
 
-@pytest.fixture
-def examples(monkeypatch):
-    """The folder of the programs on the path."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-        monkeypatch.delitem(sys.modules, name)
-
-
-def test_the_translation_to_pytorch(examples):
+def test_the_translation_to_pytorch():
     """Each kind of layer that it knows, against Keras; and one that it does not know is named."""
     pytest.importorskip("torch")
     import keras
     import torch
-    from benchmarks import torch_network
     from keras import layers
+    from measuring import torch_network
 
     inputs = keras.Input((17, 15, 3))
     x = layers.Rescaling(0.5, offset=0.1)(inputs)

@@ -1,25 +1,12 @@
 """What the benchmark programs share: statistics of calls, how often and in which order they are made, the page."""
 
-import sys
-
-import pytest
-from conftest import ROOT
-
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    """The folder of the programs on the path; their modules are forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] == "benchmarks":
-            del sys.modules[name]
+from common import timing
+from common.timing import Timing, time_in_turn
+from measuring import page
+from measuring.results import cell
 
 
-def test_statistics_of_calls(benchmarks):
-    from benchmarks.timing import Timing
-
+def test_statistics_of_calls():
     assert Timing.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Timing(3.0, 2.0, 4.0, 5)
     assert Timing.of([7.0]) == Timing(7.0, 7.0, 7.0, 1)
     assert Timing.of([1.0, 2.0]).spread() == "1.25..1.75"
@@ -29,20 +16,15 @@ def recorded(order, name):
     return lambda: order.append(name)
 
 
-def test_calls_are_taken_in_turn(benchmarks):
+def test_calls_are_taken_in_turn():
     """Every turn in the other order, after the warm-up."""
-    from benchmarks.timing import time_in_turn
-
     order = []
     taken = time_in_turn({name: recorded(order, name) for name in "abc"}, 3, warmups=2)
     assert "".join(order) == "aabbcc" + "cba" + "abc" + "cba"
     assert [timing.calls for timing in taken.values()] == [3, 3, 3]
 
 
-def test_a_burst_begins_with_a_call_that_is_not_timed(benchmarks, monkeypatch):
-    from benchmarks import timing
-    from benchmarks.timing import time_in_turn
-
+def test_a_burst_begins_with_a_call_that_is_not_timed(monkeypatch):
     monkeypatch.setattr(timing, "_BURST_SECONDS", 1e6)  # no call is too slow for a whole burst
     order = []
     taken = time_in_turn({name: recorded(order, name) for name in "ab"}, 2, warmups=1, burst=4)
@@ -50,18 +32,13 @@ def test_a_burst_begins_with_a_call_that_is_not_timed(benchmarks, monkeypatch):
     assert [timing.calls for timing in taken.values()] == [8, 8]
 
 
-def test_a_function_that_takes_too_long_is_timed_once(benchmarks):
-    from benchmarks.timing import time_in_turn
-
+def test_a_function_that_takes_too_long_is_timed_once():
     order = []
     taken = time_in_turn({"a": recorded(order, "a")}, 50, seconds=0.0)
     assert order == ["a", "a"] and taken["a"].calls == 1
 
 
-def test_cells_and_escapes_of_the_page(benchmarks):
-    from benchmarks import page
-    from benchmarks.results import cell
-
+def test_cells_and_escapes_of_the_page():
     assert [cell(value) for value in (None, True, 0.123456, 123456.7, 12, "x")] == [
         "-",
         "yes",

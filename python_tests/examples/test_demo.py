@@ -3,18 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import detect_faces as demo
 import numpy as np
 import pytest
+from conftest import ROOT
+from face_detector import network, pictures
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import detect_faces as demo  # noqa: E402
-from face_detector import network, pictures  # noqa: E402
 
 # Published with the weights (third_party/tiny_face_detector/NOTICE): x, y, width, height, then the score.
 ASTRONAUT_416 = (0.318, 0.146, 0.229, 0.224, 0.954)
@@ -47,7 +42,7 @@ def detectors():
 
 def run_demo(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / "detect_faces.py"), *map(str, arguments)],
+        [sys.executable, str(ROOT / "examples" / "demo/detect_faces.py"), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,

@@ -16,12 +16,9 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, python_environment, run_example
+from learning import backup, workers
 
-sys.path.insert(0, str(ROOT / "examples"))
-
-from training import backup, workers
-
-PROGRAM = "train_distributed.py"
+PROGRAM = "training/train_distributed.py"
 EPOCHS = 3
 
 

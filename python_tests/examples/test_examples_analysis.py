@@ -3,8 +3,8 @@
 import pytest
 from benchmark_support import LIMITS, check_refused, rows_of, run_quickly
 
-INTENSITY = "arithmetic_intensity.py"
-COMMUNICATION = "communication.py"
+INTENSITY = "benchmarks/arithmetic_intensity.py"
+COMMUNICATION = "benchmarks/communication.py"
 
 
 def test_the_studys_tables_are_reproduced_exactly(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from benchmark_support import check_refused
 from conftest import run_example
 
-PROGRAM = "report.py"
+PROGRAM = "benchmarks/report.py"
 
 
 def test_the_page(tmp_path):

@@ -6,19 +6,15 @@ import gzip
 import io
 import json
 import pickle
-import sys
 import tarfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_example
+from conftest import run_example
+from learning import cifar
 from PIL import Image
 
-sys.path.insert(0, str(ROOT / "examples"))
-
-from training import cifar
-
-PROGRAM = "train_cifar.py"
+PROGRAM = "training/train_cifar.py"
 COUNT = 4  # pictures of a batch file
 FORMS = ("python", "binary")
 

@@ -14,7 +14,7 @@ from PIL import Image
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "made" / "here"
-    done = run_example("train_digits.py", "--epochs=6", "--seed=3", f"--output={folder}")
+    done = run_example("training/train_digits.py", "--epochs=6", "--seed=3", f"--output={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     with (folder / "epochs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -67,13 +67,13 @@ def test_curves_are_plotted(run):
     ],
 )
 def test_wrong_flags_are_refused(flags, message):
-    done = run_example("train_digits.py", *flags)
+    done = run_example("training/train_digits.py", *flags)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
 def test_missing_scikit_learn_is_said(tmp_path):
     (tmp_path / "sklearn.py").write_text("raise ImportError('not here')")
-    done = run_example("train_digits.py", f"--output={tmp_path / 'o'}", paths=[tmp_path])
+    done = run_example("training/train_digits.py", f"--output={tmp_path / 'o'}", paths=[tmp_path])
     assert done.returncode == 2
     assert "pip install scikit-learn" in done.stderr and "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import run_example
 
-PROGRAM = "measure_training_memory.py"
+PROGRAM = "training/measure_training_memory.py"
 
 
 def test_a_step_needs_at_most_065_of_stock_layers_memory(tmp_path):

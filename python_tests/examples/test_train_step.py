@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, op_calls, run_example
+from common import swap
+from conftest import op_calls, run_example
 
 import tf_dwsconv
 
-sys.path.insert(0, str(ROOT / "examples"))
-
-from training import swap
-
 pytestmark = pytest.mark.usefixtures("op_library")
-PROGRAM = "benchmark_training_step.py"
+PROGRAM = "benchmarks/benchmark_training_step.py"
 
 
 def block(x, filters, strides=1, activation="relu6", last=True, tap=None):

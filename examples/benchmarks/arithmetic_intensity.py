@@ -1,8 +1,8 @@
 """What convolution layers compute and move, dense and depthwise-separable (DWS), and where they stand on the roofline.
 
-  python examples/arithmetic_intensity.py                           # the GPU study's layer, its tables, measured points
-  python examples/arithmetic_intensity.py --shape=8,56,56,128,128 --shape=8,28,28,256,256 --dtype=bfloat16
-  python examples/arithmetic_intensity.py --model=MobileNet --batch=8 --nomeasure
+  python examples/benchmarks/arithmetic_intensity.py  # the GPU study's layer, its tables, measured points
+  python examples/benchmarks/arithmetic_intensity.py --shape=8,56,56,128,128 --shape=8,28,28,256,256 --dtype=bfloat16
+  python examples/benchmarks/arithmetic_intensity.py --model=MobileNet --batch=8 --nomeasure
 
 For each layer three rows: `dense`, the convolution that it takes the place of; `DWS, ideal`, every array moved once, as
 a fused layer can; `DWS, unfused`, with the tensor between the halves written and read back: HW(3C + K) in all for
@@ -15,14 +15,17 @@ With --measure each layer is timed too: dense and unfused by Keras in a tf.funct
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from benchmarks import checks, layers, machine, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
-from training import record
+from common import options, record
+from common.timing import Timing, time_in_turn
+from measuring import layers, machine, plots, results, sources
 
 from tf_dwsconv import analysis
 from tf_dwsconv.analysis import Machine, Problem, layer_cost, roofline_seconds
@@ -69,7 +72,7 @@ COLUMNS = {
 
 def problems_of_flags() -> list[Problem]:
     """The layers of --shape; raises UsageError naming the flag that is wrong."""
-    shapes = [checks.shape("shape", text, 5) for text in _SHAPE.value]
+    shapes = [options.shape("shape", text, 5) for text in _SHAPE.value]
     if not shapes and not _MODEL.value:
         return [STUDY_LAYER]
     return [layers.problem_of((*shape, _KERNEL.value, _STRIDES.value), "same") for shape in shapes]
@@ -190,7 +193,7 @@ def total(rows: list[dict]) -> list[dict]:
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
+    options.no_arguments(argv)
     named = [(str(problem), problem) for problem in problems_of_flags()]
     if _PLOT.value:
         plots.require()

@@ -1,10 +1,10 @@
 """Trains the digits network on several workers, data-parallel, and goes on where it was when one of them dies.
 
-  python examples/train_distributed.py                          # 2 workers on this machine, over the loopback interface
-  python examples/train_distributed.py --compare                # and one worker with the whole batch, side by side
-  python examples/train_distributed.py --crash=1,2,10           # worker 1 dies in epoch 2, step 10; all resume
-  python examples/train_distributed.py --workers=1 --replicas=2 # MirroredStrategy over two logical CPU devices
-  TF_CONFIG=... python examples/train_distributed.py            # this machine's worker of a cluster
+  python examples/training/train_distributed.py                 # 2 workers on this machine, over the loopback interface
+  python examples/training/train_distributed.py --compare       # and one worker with the whole batch, side by side
+  python examples/training/train_distributed.py --crash=1,2,10  # worker 1 dies in epoch 2, step 10; all resume
+  python examples/training/train_distributed.py --workers=1 --replicas=2  # MirroredStrategy over two CPU devices
+  TF_CONFIG=... python examples/training/train_distributed.py   # this machine's worker of a cluster
 
 Several workers run under tf.distribute.MultiWorkerMirroredStrategy. Each epoch's end is kept by Keras' BackupAndRestore
 in --backup_dir, which in a cluster has to be a folder that all workers see. After a death all workers start again from
@@ -20,8 +20,11 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
+
 from absl import app, flags
-from training import record, workers
+from common import record
+from learning import workers
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes on this machine; TF_CONFIG decides where it is set.", 1, 64)
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices of a single worker.", 1, 64)
@@ -36,8 +39,8 @@ _RESTARTS = flags.DEFINE_integer("max_restarts", 3, "How often workers may be st
 _OUTPUT = flags.DEFINE_string("output", "output/train_distributed", "Folder for the results.")
 _BACKUP = flags.DEFINE_string("backup_dir", "", "Folder for the backups; OUTPUT/backup where it is empty.")
 
-PICTURES = 1437  # of training/digits.py
-WORKER = Path(__file__).resolve().parent / "training" / "worker.py"
+PICTURES = 1437  # of learning/digits.py
+WORKER = Path(__file__).resolve().parent / "learning" / "worker.py"
 
 
 def read_flags() -> tuple[int, list[int]]:

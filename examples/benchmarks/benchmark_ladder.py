@@ -1,8 +1,8 @@
 """Times the steps from plain loops to the fused, planned kernel, and plots what each of them gains.
 
-  python examples/benchmark_ladder.py                             # time over input sizes, then over channels
-  python examples/benchmark_ladder.py --shape=1,56,56,128,128     # one layer N,H,W,C,K; repeat the flag for more
-  python examples/benchmark_ladder.py --shape=128,512,512,3,32 --variants=simd,openmp,fused_unblocked,fused --repeat=3
+  python examples/benchmarks/benchmark_ladder.py  # time over input sizes, then over channels
+  python examples/benchmarks/benchmark_ladder.py --shape=1,56,56,128,128  # one layer N,H,W,C,K; or more
+  python examples/benchmarks/benchmark_ladder.py --shape=128,512,512,3,32 --variants=simd,openmp,fused --repeat=3
 
 Needs NumPy, absl and matplotlib, no TensorFlow. docs/ladder.md says what each step changes.
 """
@@ -10,14 +10,18 @@ Needs NumPy, absl and matplotlib, no TensorFlow. docs/ladder.md says what each s
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import ml_dtypes
 import numpy as np
 from absl import app, flags
-from benchmarks import checks, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
+from common import options
+from common.timing import Timing, time_in_turn
+from measuring import plots, results, sources
 
 from tf_dwsconv import native
 
@@ -216,11 +220,11 @@ def compare(run: results.Results, shapes: list[Shape], times: list[dict]) -> Non
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
-    checks.words_of("variants", _VARIANTS.value, native.LADDER)
-    shapes = [checks.shape("shape", text, 5) for text in _SHAPE.value]
-    sizes = checks.positive_integers("sizes", _SIZES.value)
-    channels = checks.positive_integers("channels", _CHANNELS.value)
+    options.no_arguments(argv)
+    options.words_of("variants", _VARIANTS.value, native.LADDER)
+    shapes = [options.shape("shape", text, 5) for text in _SHAPE.value]
+    sizes = options.positive_integers("sizes", _SIZES.value)
+    channels = options.positive_integers("channels", _CHANNELS.value)
     if _PLOT.value:
         plots.require()
     run = results.Results(_OUTPUT.value, f"The ladder: {conditions()}; medians of calls taken in turn")

@@ -1,8 +1,8 @@
 """Times one layer over its channels, C = K from 8 to 2048: dense, stock depthwise-separable, tf_dwsconv.
 
-  python examples/benchmark_channels.py                                   # 56x56 pixels
-  python examples/benchmark_channels.py --size=224 --channels=8,32,128,512 --seconds=20      # the GPU study's pixels
-  python examples/benchmark_channels.py --dtype=bfloat16 --batch=4
+  python examples/benchmarks/benchmark_channels.py  # 56x56 pixels
+  python examples/benchmarks/benchmark_channels.py --size=224 --channels=8,32,128,512 --seconds=20  # the GPU study's
+  python examples/benchmarks/benchmark_channels.py --dtype=bfloat16 --batch=4
 
 The GPU study made this sweep on a V100 and on a TPUv2 with its 224x224 layer, and plotted convolutions a second; its
 TPU ran out of memory at 1024 channels. Here a dense layer of 2048 channels takes seconds at 56x56 and 16 times as long
@@ -12,13 +12,17 @@ at 224x224. --seconds bounds that, and --max_gflop leaves layers out whose arith
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Optional
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from benchmarks import checks, layers, machine, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
+from common import options
+from common.timing import Timing, time_in_turn
+from measuring import layers, machine, plots, results, sources
 
 from tf_dwsconv.analysis import Problem, roofline_seconds
 
@@ -107,9 +111,9 @@ def draw(
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
-    channels = sorted(set(checks.positive_integers("channels", _CHANNELS.value)))
-    variants = checks.words_of("variants", _VARIANTS.value, layers.VARIANTS)
+    options.no_arguments(argv)
+    channels = sorted(set(options.positive_integers("channels", _CHANNELS.value)))
+    variants = options.words_of("variants", _VARIANTS.value, layers.VARIANTS)
     absent = layers.missing(variants)
     variants = [name for name in variants if name not in absent]
     if not variants:

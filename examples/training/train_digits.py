@@ -1,7 +1,7 @@
 """Trains one network on handwritten digits twice: with stock Keras layers, and with tf_dwsconv's in their place.
 
-  python examples/train_digits.py                      # 12 epochs of each, about half a minute on two cores
-  python examples/train_digits.py --epochs=30 --seed=7
+  python examples/training/train_digits.py  # 12 epochs of each, about half a minute on two cores
+  python examples/training/train_digits.py --epochs=30 --seed=7
 
 Both start from the same weights and see the same batches. Their epochs are taken in turn, so that the seconds compare.
 Prints loss, accuracy on the test pictures and seconds of each epoch, and writes curves.png, epochs.csv and run.json.
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
 from absl import app, flags, logging
-from training import digits, record
+from common import record
+from learning import digits
 
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Passes over the training pictures, of each network.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 32, "Pictures a step.", lower_bound=1, upper_bound=1437)

@@ -1,8 +1,8 @@
 """Finds faces with one network built twice: from stock Keras layers, and with tf_dwsconv's layer in their place.
 
-  python examples/detect_faces.py                                   # the astronaut picture of scikit-image
-  python examples/detect_faces.py --image=me.jpg --image=us.png     # and these
-  python examples/detect_faces.py --noastronaut --size=224 *.jpg    # only these, with a smaller network input
+  python examples/demo/detect_faces.py                                 # the astronaut picture of scikit-image
+  python examples/demo/detect_faces.py --image=me.jpg --image=us.png   # and these
+  python examples/demo/detect_faces.py --noastronaut --size=224 *.jpg  # only these, with a smaller network input
 
 For each picture it prints the faces of both networks and the largest difference between the two, and saves the picture
 with its boxes. Then it times both, exports the second as a SavedModel and runs that in a new process. It ends with 1 if
@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
 from absl import app, flags, logging
@@ -138,7 +139,7 @@ def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> Non
     """
     import keras
     import tensorflow as tf
-    from benchmarks.timing import medians_in_turn
+    from common.timing import medians_in_turn
     from face_detector import network
 
     pixels = tf.constant(pictures.fit_square(image, size)[0][None])

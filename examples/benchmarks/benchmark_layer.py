@@ -1,10 +1,10 @@
 """Times one convolution layer: dense, stock depthwise-separable, tf_dwsconv; eager, in a tf.function, in XLA.
 
-  python examples/benchmark_layer.py                                           # the GPU study's layer, batch 1 and 16
-  python examples/benchmark_layer.py --suite=mobilenet --variants=separable,ours,native
-  python examples/benchmark_layer.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
-  python examples/benchmark_layer.py --shape=8,28,28,256 --filters=256 --train   # forward and backward
-  python examples/benchmark_layer.py --cases=slow --threads=2                    # stock beside ours where ours was slow
+  python examples/benchmarks/benchmark_layer.py  # the GPU study's layer, batch 1 and 16
+  python examples/benchmarks/benchmark_layer.py --suite=mobilenet --variants=separable,ours,native
+  python examples/benchmarks/benchmark_layer.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
+  python examples/benchmarks/benchmark_layer.py --shape=8,28,28,256 --filters=256 --train  # forward and backward
+  python examples/benchmarks/benchmark_layer.py --cases=slow --threads=2  # stock beside ours where ours was slow
 
 Several layers at once: repeat --shape and --filters, in pairs. The calls of all are taken in turn in one process, so
 the ratio holds on a machine that is not quiet; the times of two runs do not compare.
@@ -20,12 +20,16 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from benchmarks import cases, checks, layers, machine, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
+from common import options
+from common.timing import Timing, time_in_turn
+from measuring import cases, layers, machine, plots, results, sources
 
 from tf_dwsconv.analysis import Machine, Problem, roofline_seconds
 
@@ -80,7 +84,7 @@ def problems() -> list[Problem]:
     if shapes or filters:
         if len(shapes) != len(filters):
             raise app.UsageError(f"--shape and --filters come in pairs, got {len(shapes)} and {len(filters)}")
-        parsed = [checks.shape("shape", text, 4) for text in shapes]
+        parsed = [options.shape("shape", text, 4) for text in shapes]
         rows = [(*shape, k, _KERNEL.value, _STRIDES.value) for shape, k in zip(parsed, filters)]
     try:
         return [layers.problem_of(row, _PADDING.value) for row in rows]
@@ -234,7 +238,7 @@ def compare(run: results.Results, found: list[tuple[Problem, list[dict]]]) -> No
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
+    options.no_arguments(argv)
     if _CASES.value:
         set_device()
         title = f"Cases {_CASES.value!r}, float32, {results.threads_in_use(_THREADS.value)} threads, {_DEVICE.value}"
@@ -244,8 +248,8 @@ def main(argv: list[str]) -> None:
         run.save()
         return
     asked = problems()
-    variants = checks.words_of("variants", _VARIANTS.value, layers.VARIANTS)
-    modes = checks.words_of("modes", _MODES.value, layers.MODES)
+    variants = options.words_of("variants", _VARIANTS.value, layers.VARIANTS)
+    modes = options.words_of("modes", _MODES.value, layers.MODES)
     absent = layers.missing(variants)
     variants = [name for name in variants if name not in absent]
     if not [name for name in variants if not (_TRAIN.value and name == "native")]:

@@ -1,8 +1,8 @@
 """What convolution layers must move, what tilings move, and what the planner's blocks move: bounds, model, simulation.
 
-  python examples/communication.py                                   # some layers, and a sweep over blocks of one
-  python examples/communication.py --shape=8,28,28,256,512,3,2 --sweep=1,56,56,128,128
-  python examples/communication.py --l2_bytes=262144 --sweep=        # for another L2; no sweep
+  python examples/benchmarks/communication.py                             # some layers, and a sweep over blocks of one
+  python examples/benchmarks/communication.py --shape=8,28,28,256,512,3,2 --sweep=1,56,56,128,128
+  python examples/benchmarks/communication.py --l2_bytes=262144 --sweep=  # for another L2; no sweep
 
 Three tables and a picture:
 
@@ -19,13 +19,18 @@ Traffic is in megabytes of 10^6 bytes.
 from __future__ import annotations
 
 import functools
+import sys
+from pathlib import Path
 from typing import Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import ml_dtypes
 import numpy as np
 from absl import app, flags
-from benchmarks import checks, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
+from common import options
+from common.timing import Timing, time_in_turn
+from measuring import plots, results, sources
 
 from tf_dwsconv import analysis, native
 from tf_dwsconv.analysis import Problem, layer_cost
@@ -54,7 +59,7 @@ MEGA = 1e6
 def parse(flag: str, text: str) -> Problem:
     """A layer of a flag; raises UsageError naming it."""
     what = "5 to 7 positive integers N,H,W,C,K[,kernel[,stride]]"
-    numbers = checks.positive_integers(flag, text.split(","), what)
+    numbers = options.positive_integers(flag, text.split(","), what)
     if not 5 <= len(numbers) <= 7:
         raise app.UsageError(f"--{flag} must be {what}, got {text!r}")
     kernel, stride = (numbers[5:] + [3, 1][len(numbers) - 5 :])[:2]
@@ -326,7 +331,7 @@ def draw_sweep(path, problem: Problem, pixels, widths, marks, taken, moved) -> N
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
+    options.no_arguments(argv)
     try:
         problems = [parse("shape", text) for text in _SHAPE.value or LAYERS]
         swept: Optional[Problem] = parse("sweep", _SWEEP.value) if _SWEEP.value else None

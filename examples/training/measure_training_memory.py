@@ -1,7 +1,7 @@
 """Peak memory of one training step through a stack of depthwise-separable layers: stock Keras beside tf_dwsconv.
 
-  python examples/measure_training_memory.py                        # ten layers, 32 x 56 x 56 x 128, float32
-  python examples/measure_training_memory.py --layers=4 --shape=8,28,28,256 --activation=none
+  python examples/training/measure_training_memory.py  # ten layers, 32 x 56 x 56 x 128, float32
+  python examples/training/measure_training_memory.py --layers=4 --shape=8,28,28,256 --activation=none
 
 Each kind of layer runs in a process of its own: builds the stack, warms up with one picture, then takes a step with the
 whole batch (forward, gradients of all weights, SGD). Two figures of MiB are printed for each: `step`, by how much the
@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags
-from training import record
+from common import record
 
 KINDS = ("stock", "ours")
 TARGET = 0.65

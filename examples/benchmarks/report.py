@@ -1,9 +1,9 @@
 """Runs the benchmark programs and writes one page, report.html, with what they found beside what the sources reported.
 
-  python examples/report.py                                # the short form: below 10 minutes on 2 cores
-  python examples/report.py --form=long                    # larger sweeps and more calls
-  python examples/report.py --parts=layer,ladder           # some parts
-  python examples/report.py --form=tiny --output=/tmp/x    # a minute: shows that everything runs, measures nothing
+  python examples/benchmarks/report.py                       # the short form: below 10 minutes on 2 cores
+  python examples/benchmarks/report.py --form=long           # larger sweeps and more calls
+  python examples/benchmarks/report.py --parts=layer,ladder  # some parts
+  python examples/benchmarks/report.py --form=tiny --output=/tmp/x  # a minute: everything runs, nothing is measured
 
 The sources are a study of GPUs (the post "Depth-wise Separable Convolutions") and the project report "Communication-
 Avoiding Depthwise-Separable Convolutions" (Lien, Banka and Jogani, CS 267, 2022).
@@ -22,10 +22,13 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from absl import app, flags
-from benchmarks import checks, machine, page, plots, results, sources
-from training import record
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
+from absl import app, flags
+from common import options, record
+from measuring import machine, page, plots, results, sources
+
+EXAMPLES = Path(__file__).resolve().parents[1]
 FORMS = ("short", "long", "tiny")
 _FORM = flags.DEFINE_enum("form", "short", FORMS, "How much is measured.")
 _LONG = flags.DEFINE_bool("long", False, "The same as --form=long.")
@@ -40,7 +43,7 @@ class Part:
     Attributes:
         title: on the page.
         why: which measurement of which source this is.
-        program: in the folder of this one.
+        program: in examples/.
         flags: for all forms.
         short, long, tiny: the flags of each form.
     """
@@ -60,7 +63,7 @@ PARTS = {
         "Arithmetic intensity and roofline",
         "The study's tables of parameters, FLOPs, memory accesses and arithmetic intensity, its estimate of the memory "
         "throughput, and its readers' correction: an unfused layer moves HW(3C + K) elements.",
-        "arithmetic_intensity.py",
+        "benchmarks/arithmetic_intensity.py",
         short="--seconds=1.5",
         long="--model=MobileNet --batch=8 --seconds=3",
         tiny=f"--shape=1,8,8,4,4 {QUICK}",
@@ -69,7 +72,7 @@ PARTS = {
         "The study's layer",
         "The study's microbenchmark: 224x224, 128 to 128 channels, 3x3, batch 1 and 16, dense beside "
         "depthwise-separable, in a tf.function.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         short="--suite=study --seconds=2",
         long="--suite=study --modes=eager,graph,xla --seconds=20",
         tiny=f"--shape=1,8,8,4 --filters=4 {QUICK}",
@@ -77,7 +80,7 @@ PARTS = {
     "modes": Part(
         "Op by op, tf.function, XLA",
         "One layer of MobileNetV1 called in three ways. The study ran its layer in a tf.function and trained with XLA.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         flags="--variants=dense,pair,separable,ours,native --modes=eager,graph,xla",
         short="--shape=1,56,56,128 --filters=128 --seconds=0.7",
         long="--suite=mobilenet --seconds=3",
@@ -86,7 +89,7 @@ PARTS = {
     "mobilenet": Part(
         "Layers of MobileNetV1",
         "The layers of the network that the report put its layer into, one at a time, batch 1.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         flags="--suite=mobilenet --variants=separable,ours,native,torch",
         short="--seconds=0.4",
         long="--seconds=2",
@@ -96,7 +99,7 @@ PARTS = {
         "The report's layer",
         "Section 6.3: 128x512x512x3 through PyTorch and through the report's extension. The report does not name the "
         "output channels: 3 here, and 64 with a smaller batch.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         flags="--variants=separable,ours,native,torch",
         short="--suite=report --seconds=2 --repeat=8",
         long="--suite=report --seconds=30",
@@ -106,7 +109,7 @@ PARTS = {
         "The report's layer, memory as PyTorch leaves it",
         "The same, nearer to what the report timed: PyTorch's own order of the axes beside channels_last, and freed "
         "memory given back to the system after each call, as the C library does unasked.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         flags="--variants=ours,native,torch,torch_nchw --nokeep_memory",
         short="--shape=128,512,512,3 --filters=3 --seconds=2 --repeat=6",
         long="--suite=report --seconds=30",
@@ -116,7 +119,7 @@ PARTS = {
         "Layers of ConvNeXt",
         "Section 6.3: with ConvNeXt's channels the report's layer was 2.8 times as slow as PyTorch's. 7x7 and as many "
         "channels as its stages have, to four times as many.",
-        "benchmark_layer.py",
+        "benchmarks/benchmark_layer.py",
         flags="--variants=separable,ours,native,torch",
         short="--suite=convnext --seconds=1",
         long="--suite=convnext --seconds=5",
@@ -126,7 +129,7 @@ PARTS = {
         "The ladder of optimisations",
         "Sections 3, 4 and 6.1: loop order, unrolling, blocking, vectors, threads, and beyond the report fusion, over "
         "the input's size and over channels.",
-        "benchmark_ladder.py",
+        "benchmarks/benchmark_ladder.py",
         short="--sizes=16,32,64,128,256,512 --channels=4,16,64,256 --seconds=0.6",
         long="--sizes_batch=128 --channels=4,8,16,32,64,128,256,512 --seconds=10",
         tiny="--sizes=8,16 --sizes_batch=1 --channels=4,8 --channels_size=8 --repeat=1",
@@ -134,7 +137,7 @@ PARTS = {
     "channels": Part(
         "The study's channel sweep",
         "From 8 to 2048 channels. The study plotted convolutions a second of a V100 and a TPUv2.",
-        "benchmark_channels.py",
+        "benchmarks/benchmark_channels.py",
         short="--seconds=0.8 --max_gflop=300",
         long="--size=224 --seconds=20 --max_gflop=4000",
         tiny=f"--channels=8,16 --size=8 {QUICK}",
@@ -142,7 +145,7 @@ PARTS = {
     "models": Part(
         "MobileNetV1 over batch sizes",
         "Figure 5: seconds a batch of MobileNetV1's inference, and the report's 2x at batch 128.",
-        "benchmark_models.py",
+        "benchmarks/benchmark_models.py",
         flags="--model=MobileNet",
         short="--batches=1,8,32,128 --seconds=1.2 --repeat=6",
         long="--batches=1,2,4,8,16,32,64,128 --seconds=30",
@@ -151,7 +154,7 @@ PARTS = {
     "convnext_blocks": Part(
         "ConvNeXt blocks",
         "Section 6.3's ConvNeXt, as a network: the blocks of its stages, 7x7 depthwise, layer norm, two dense layers.",
-        "benchmark_models.py",
+        "benchmarks/benchmark_models.py",
         flags="--model=ConvNeXtBlocks",
         short="--batches=1,8 --seconds=1.5 --repeat=8",
         long="--batches=1,8,32 --seconds=20",
@@ -160,7 +163,7 @@ PARTS = {
     "communication": Part(
         "Communication: bounds, tilings, traffic, sweep",
         "Section 4.5: the linear programs' tilings and the parameter sweep; the study's profile of loads and stores.",
-        "communication.py",
+        "benchmarks/communication.py",
         short="--seconds=0.4 --shape=1,112,112,32,64 --shape=8,14,14,512,512 --shape=1,512,512,3,64",
         long="--seconds=3",
         tiny="--shape=1,8,8,4,4 --sweep=1,8,8,4,4 --nostudy --repeat=1 --seconds=0.01",
@@ -169,7 +172,7 @@ PARTS = {
         "Training on CIFAR-10's shape",
         "The study's training benchmark: four convolutions of 128 channels, dense and separable; batch 32, as on its "
         "CPU.",
-        "train_cifar.py",
+        "training/train_cifar.py",
         flags="--batch=32",
         short="--epochs=2 --steps=6 --pictures=256",
         long="--epochs=5 --steps=40 --pictures=2560",
@@ -220,7 +223,7 @@ def run_part(name: str, part: Part, form: str, folder: Path) -> tuple[str, Optio
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / part.program), *words],
+            [sys.executable, str(EXAMPLES / part.program), *words],
             capture_output=True,
             text=True,
             timeout=_SECONDS.value,
@@ -272,7 +275,7 @@ def training_results(folder: Path) -> dict[str, Any]:
 
 def part_section(name: str, part: Part, command: str, seconds: float, folder: Path) -> tuple[str, dict[str, Any]]:
     """The chapter of a part that ran, and its record."""
-    if part.program == "train_cifar.py":
+    if part.program == "training/train_cifar.py":
         found = training_results(folder)
     else:
         found = json.loads((folder / results.FILE).read_text(encoding="utf-8"))
@@ -295,8 +298,8 @@ def failed_section(name: str, part: Part, command: str, wrong: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    checks.no_arguments(argv)
-    names = checks.words_of("parts", _PARTS.value, PARTS)
+    options.no_arguments(argv)
+    names = options.words_of("parts", _PARTS.value, PARTS)
     form = "long" if _LONG.value else _FORM.value
     plots.require("help")
     output = record.make_folder("output", _OUTPUT.value)

@@ -1,8 +1,8 @@
 """The training benchmark of a GPU study, on this machine: four convolutions of 128 channels on CIFAR-10.
 
-  python examples/train_cifar.py                                      # pictures of CIFAR-10's shape, 3 x 10 steps
-  python examples/train_cifar.py --mixed_precision=mixed_bfloat16
-  python examples/train_cifar.py --data_dir=$HOME/cifar --epochs=10 --steps=0     # the real pictures, all of them
+  python examples/training/train_cifar.py  # pictures of CIFAR-10's shape, 3 x 10 steps
+  python examples/training/train_cifar.py --mixed_precision=mixed_bfloat16
+  python examples/training/train_cifar.py --data_dir=$HOME/cifar --epochs=10 --steps=0  # the real pictures, all of them
 
 The study (a post named "Depth-wise Separable Convolutions": TensorFlow 2.1 on a V100 and others) trained a dense
 network ("Normal CNN") and a depthwise-separable one ("DepSep CNN"). Here the separable one is trained twice, with stock
@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from training import cifar, record
+from common import record
+from learning import cifar
 
 VARIANTS = {
     "dense": "Normal CNN, keras Conv2D",

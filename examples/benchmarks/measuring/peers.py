@@ -167,7 +167,7 @@ class Network:
     def _torch(self, x: np.ndarray) -> Peer:
         import torch
 
-        from benchmarks import torch_network
+        from measuring import torch_network
 
         torch.set_num_threads(self.threads)
         function = self._once("torch", lambda: torch_network.translate(self.model))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from absl import flags
-from training import record
+from common import record
 
-from benchmarks import machine
+from measuring import machine
 from tf_dwsconv import native
 from tf_dwsconv.analysis import format_table
 

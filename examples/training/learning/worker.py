@@ -14,13 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `learning`
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `common`
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from common import record
 
-from training import digits, record, workers
-from training.backup import Backup, BackupError
+from learning import digits, workers
+from learning.backup import Backup, BackupError
 
 
 class Worker:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-DATA = Path(__file__).resolve().parents[2] / "third_party" / "tiny_face_detector"
+DATA = Path(__file__).resolve().parents[3] / "third_party" / "tiny_face_detector"
 MEAN_RGB = (117.001, 114.697, 97.404)
 ANCHORS = ((1.603231, 2.094468), (6.041143, 7.080126), (2.882459, 3.518061), (4.266906, 5.178857), (9.041765, 10.66308))
 SEPARABLE_FILTERS = (32, 64, 128, 256, 512)  # conv1 to conv5

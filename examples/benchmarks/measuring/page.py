@@ -7,7 +7,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import cell
+from measuring.results import cell
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 84rem; margin: 1.5rem auto; padding: 0 1rem; color: #222; }

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-from training import record
-
-from benchmarks.timing import Timing
+from common import record
+from common.timing import Timing
 
 MARKERS = "osv^DPX*<>hd"
 

@@ -1,7 +1,7 @@
 """Times one training step of a network of keras.applications, with and without tf_dwsconv's layer in it.
 
-  python examples/benchmark_training_step.py                                    # MobileNet, 16 x 224 x 224
-  python examples/benchmark_training_step.py --model=Xception --size=160 --batch=8
+  python examples/benchmarks/benchmark_training_step.py  # MobileNet, 16 x 224 x 224
+  python examples/benchmarks/benchmark_training_step.py --model=Xception --size=160 --batch=8
 
 A step is forward, gradients of all trainable weights and SGD, on random pictures. Only what leaves the step exactly as
 it was is swapped, and the gradients of both networks are compared. Two ways to train are timed:
@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from training import record
+from common import record
 
 _MODEL = flags.DEFINE_string("model", "MobileNet", "A network of keras.applications, by its name there.")
 _SIZE = flags.DEFINE_integer("size", 224, "Rows and columns of the pictures, pixels.", 32, 4096)
@@ -107,8 +110,8 @@ def measure(frozen: bool) -> dict:
     """Builds both networks, compares a step's gradients, times the step of both in turn."""
     import numpy as np
     import tensorflow as tf
-    from benchmarks.timing import medians_in_turn
-    from training import swap
+    from common import swap
+    from common.timing import medians_in_turn
 
     random = np.random.default_rng(_SEED.value)
     x = tf.constant(random.standard_normal((_BATCH.value, _SIZE.value, _SIZE.value, 3), np.float32))

@@ -1,8 +1,8 @@
 """Times the inference of a whole network over batch sizes: stock Keras, converted by tf_dwsconv, and other runtimes.
 
-  python examples/benchmark_models.py                                             # MobileNetV1, batch 1 to 128
-  python examples/benchmark_models.py --model=ConvNeXtBlocks --batches=1,8,32
-  python examples/benchmark_models.py --model=EfficientNetB0 --batches=1,16 --peers=stock,ours,onnxruntime
+  python examples/benchmarks/benchmark_models.py  # MobileNetV1, batch 1 to 128
+  python examples/benchmarks/benchmark_models.py --model=ConvNeXtBlocks --batches=1,8,32
+  python examples/benchmarks/benchmark_models.py --model=EfficientNetB0 --batches=1,16 --peers=stock,ours,onnxruntime
 
 LiteRT, ONNX Runtime, OpenVINO and PyTorch are timed if they are installed (pip install 'tf_dwsconv[bench]'); otherwise
 they are listed as not installed. All have the same random weights and pictures, float32, and their results are compared
@@ -13,14 +13,17 @@ figure 5 of the report, which timed MobileNetV1 in PyTorch with and without its 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: warnings and errors only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
 from absl import app, flags, logging
-from benchmarks import checks, machine, networks, peers, plots, results, sources
-from benchmarks.timing import Timing, time_in_turn
-from training import record
+from common import options, record
+from common.timing import Timing, time_in_turn
+from measuring import machine, networks, peers, plots, results, sources
 
 _MODEL = flags.DEFINE_string("model", "MobileNet", "ConvNeXtBlocks, or a network of keras.applications.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8", "16", "32", "64", "128"], "Pictures a batch.")
@@ -151,9 +154,9 @@ def compare(run: results.Results, batch: int, taken: dict[str, Timing]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    checks.no_arguments(argv)
-    batches = sorted(set(checks.positive_integers("batches", _BATCHES.value)))
-    names = checks.words_of("peers", _PEERS.value, peers.PEERS)
+    options.no_arguments(argv)
+    batches = sorted(set(options.positive_integers("batches", _BATCHES.value)))
+    names = options.words_of("peers", _PEERS.value, peers.PEERS)
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
