@@ -1,8 +1,8 @@
 """What convolution layers compute and move, dense and depthwise-separable (DWS), and where they stand on the roofline.
 
   python examples/benchmarks/arithmetic_intensity.py  # the GPU study's layer, its tables, measured points
-  python examples/benchmarks/arithmetic_intensity.py --shape=8,56,56,128,128 --shape=8,28,28,256,256 --dtype=bfloat16
-  python examples/benchmarks/arithmetic_intensity.py --model=MobileNet --batch=8 --nomeasure
+  python examples/benchmarks/arithmetic_intensity.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
+  python examples/benchmarks/arithmetic_intensity.py --model=MobileNet --batch_size=8 --nomeasure
 
 For each layer three rows: `dense`, the convolution that it takes the place of; `DWS, ideal`, every array moved once, as
 a fused layer can; `DWS, unfused`, with the tensor between the halves written and read back: HW(3C + K) in all for
@@ -23,30 +23,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from common import options, record
+from common import layer_table, options, record
 from common.timing import Timing, time_in_turn
 from measuring import layers, machine, plots, results, sources
 
 from tf_dwsconv import analysis
 from tf_dwsconv.analysis import Machine, Problem, layer_cost, roofline_seconds
 
-_SHAPE = flags.DEFINE_multi_string(
-    "shape", [], "A layer N,H,W,C,K; repeatable. The study's layer where nothing is given."
-)
-_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the filter of --shape.", lower_bound=1)
-_STRIDES = flags.DEFINE_integer("strides", 1, "Stride of --shape along both axes.", lower_bound=1)
-_MODEL = flags.DEFINE_string("model", "", "A .keras file, or the name of a network in keras.applications.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Pictures in the input of --model.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of all arrays.")
+_LAYERS = options.LayerFlags("The study's layer where neither it nor --model is given.")
+_MODEL = options.model("", "A .keras file, or the name of a network in keras.applications.")
+_BATCH_SIZE = options.batch_size(1, "Pictures in the input of --model.")
+_DTYPE = options.dtype()
 _MEASURE = flags.DEFINE_bool("measure", True, "Time the layers.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", 0, 1024)
-_REPEAT = flags.DEFINE_integer("repeat", 10, "Timed calls of each, at the most.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "Seconds after which one variant is not called again.", 0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
-_PLOT = flags.DEFINE_bool("plot", True, "Draw roofline.png (needs matplotlib).")
+_THREADS = options.threads()
+_REPEAT = options.repeat(10)
+_SECONDS = options.seconds(2.0)
+_SEED = options.seed()
+_PLOT = options.plot("roofline.png")
 _OUTPUT = results.define_output("arithmetic_intensity")
 
-STUDY_LAYER = Problem(1, 224, 224, 128, 128)
+STUDY_LAYER = layer_table.SUITES["study"][0].problem()
 # What is counted, and the variant of `benchmarks.layers` that measures it.
 KINDS = {
     "dense": ("dense", True, "dense"),
@@ -70,14 +66,6 @@ COLUMNS = {
 }
 
 
-def problems_of_flags() -> list[Problem]:
-    """The layers of --shape; raises UsageError naming the flag that is wrong."""
-    shapes = [options.shape("shape", text, 5) for text in _SHAPE.value]
-    if not shapes and not _MODEL.value:
-        return [STUDY_LAYER]
-    return [layers.problem_of((*shape, _KERNEL.value, _STRIDES.value), "same") for shape in shapes]
-
-
 def model_calls() -> list:
     """The depthwise layers of --model, as `analysis.summary` finds them; ends the program where there is none."""
     import keras
@@ -91,7 +79,7 @@ def model_calls() -> list:
             if not callable(constructor):
                 raise ValueError("it is neither a file nor a network of keras.applications")
             model = constructor(weights=None)
-        summary = analysis.summary(model, batch_size=_BATCH.value, dtype=_DTYPE.value)
+        summary = analysis.summary(model, batch_size=_BATCH_SIZE.value, dtype=_DTYPE.value)
     except (ValueError, TypeError, OSError) as error:
         record.fail(f"--model={name} cannot be read: {error}")
     return [layer for layer in summary.layers if layer.kind == "dws"] or record.fail(
@@ -194,7 +182,8 @@ def total(rows: list[dict]) -> list[dict]:
 
 def main(argv: list[str]) -> None:
     options.no_arguments(argv)
-    named = [(str(problem), problem) for problem in problems_of_flags()]
+    problems = [layer.problem() for layer in _LAYERS.chosen()] or ([] if _MODEL.value else [STUDY_LAYER])
+    named = [(str(problem), problem) for problem in problems]
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
@@ -203,10 +192,7 @@ def main(argv: list[str]) -> None:
         named += [(layer.name, layer.problem) for layer in model_calls()]
     limit = None
     if _MEASURE.value or _PLOT.value:
-        if _THREADS.value:
-            import tensorflow as tf
-
-            tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+        options.use_threads(_THREADS.value)
         limit, how = machine.limits(_DTYPE.value)
     run = results.Results(_OUTPUT.value, f"Arithmetic intensity, {_DTYPE.value}")
     run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, freed_memory=freed)
@@ -222,7 +208,7 @@ def main(argv: list[str]) -> None:
     if len(named) > 1:
         rows += total(rows)
     columns = {key: heading for key, heading in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    title = f"Layers, {_DTYPE.value}" + (f", of {_MODEL.value} at batch {_BATCH.value}" if _MODEL.value else "")
+    title = f"Layers, {_DTYPE.value}" + (f", of {_MODEL.value} at batch {_BATCH_SIZE.value}" if _MODEL.value else "")
     run.table("layers", title, columns, rows)
     if _PLOT.value:
         distinct = list(dict.fromkeys(problem for _, problem in named))

@@ -2,7 +2,7 @@
 
   python examples/benchmarks/benchmark_channels.py  # 56x56 pixels
   python examples/benchmarks/benchmark_channels.py --size=224 --channels=8,32,128,512 --seconds=20  # the GPU study's
-  python examples/benchmarks/benchmark_channels.py --dtype=bfloat16 --batch=4
+  python examples/benchmarks/benchmark_channels.py --dtype=bfloat16 --batch_size=4
 
 The GPU study made this sweep on a V100 and on a TPUv2 with its 224x224 layer, and plotted convolutions a second; its
 TPU ran out of memory at 1024 channels. Here a dense layer of 2048 channels takes seconds at 56x56 and 16 times as long
@@ -21,25 +21,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
 from common import options
+from common.layer_table import Layer
 from common.timing import Timing, time_in_turn
 from measuring import layers, machine, plots, results, sources
 
 from tf_dwsconv.analysis import Problem, roofline_seconds
 
-_CHANNELS = flags.DEFINE_list("channels", [str(2**i) for i in range(3, 12)], "C = K of the layers.")
-_SIZE = flags.DEFINE_integer("size", 56, "Rows and columns of the input, pixels.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 1, "Images in the input.", lower_bound=1)
-_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the filter.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the input and of the weights.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", 0, 1024)
-_VARIANTS = flags.DEFINE_list(
-    "variants", ["dense", "separable", "ours", "native"], f"What to time: {', '.join(layers.VARIANTS)}."
-)
+_CHANNELS = options.sizes("channels", [2**i for i in range(3, 12)], "C = K of the layers.")
+_SIZE = options.size(56)
+_BATCH_SIZE = options.batch_size(1)
+_KERNEL_SIZE = options.kernel_size()
+_DTYPE = options.dtype()
+_THREADS = options.threads()
+_VARIANTS = options.words("variants", ["dense", "separable", "ours", "native"], layers.VARIANTS, "What to time:")
 _MAX = flags.DEFINE_float("max_gflop", 1000.0, "Layers of more arithmetic, in GFLOP, are left out.", lower_bound=0)
-_REPEAT = flags.DEFINE_integer("repeat", 15, "Timed calls of each, at the most.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 3.0, "Seconds after which one layer is not called again.", 0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
-_PLOT = flags.DEFINE_bool("plot", True, "Draw channels.png (needs matplotlib).")
+_REPEAT = options.repeat(15)
+_SECONDS = options.seconds(3.0)
+_SEED = options.seed()
+_PLOT = options.plot("channels.png")
 _OUTPUT = results.define_output("benchmark_channels")
 
 COLUMNS = {
@@ -112,24 +111,20 @@ def draw(
 
 def main(argv: list[str]) -> None:
     options.no_arguments(argv)
-    channels = sorted(set(options.positive_integers("channels", _CHANNELS.value)))
-    variants = options.words_of("variants", _VARIANTS.value, layers.VARIANTS)
-    absent = layers.missing(variants)
-    variants = [name for name in variants if name not in absent]
+    channels = sorted(set(_CHANNELS.value))
+    absent = layers.missing(_VARIANTS.value)
+    variants = [name for name in _VARIANTS.value if name not in absent]
     if not variants:
         raise app.UsageError(f"--variants={','.join(_VARIANTS.value)} leaves nothing to time here")
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
     freed = machine.keep_memory()
-    if _THREADS.value:
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+    options.use_threads(_THREADS.value)
     limit, how = machine.limits(_DTYPE.value)
-    size = f"{_BATCH.value}x{_SIZE.value}x{_SIZE.value}"
+    size = f"{_BATCH_SIZE.value}x{_SIZE.value}x{_SIZE.value}"
     title = (
-        f"{size}, {_KERNEL.value}x{_KERNEL.value}, C = K, {_DTYPE.value}, "
+        f"{size}, {_KERNEL_SIZE.value}x{_KERNEL_SIZE.value}, C = K, {_DTYPE.value}, "
         f"{results.threads_in_use(_THREADS.value)} threads"
     )
     run = results.Results(_OUTPUT.value, f"Channels: {title}")
@@ -138,7 +133,7 @@ def main(argv: list[str]) -> None:
     for name in absent:
         run.note(f"{name}: not installed ({layers.NEEDS[name]})")
     problems = [
-        layers.problem_of((_BATCH.value, _SIZE.value, _SIZE.value, c, c, _KERNEL.value, 1), "same") for c in channels
+        Layer(_BATCH_SIZE.value, _SIZE.value, _SIZE.value, c, c, _KERNEL_SIZE.value).problem() for c in channels
     ]
     taken, rows = [], []
     for c, problem in zip(channels, problems):

@@ -28,29 +28,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
 from common import options
+from common.layer_table import SUITES
 from common.timing import Timing, time_in_turn
 from measuring import cases, layers, machine, plots, results, sources
 
 from tf_dwsconv.analysis import Machine, Problem, roofline_seconds
 
-_SUITE = flags.DEFINE_enum("suite", "study", [*layers.SUITES], "Layers to time where no --shape is given.")
-_SHAPE = flags.DEFINE_multi_string("shape", [], "Input N,H,W,C in elements; repeatable.")
-_FILTERS = flags.DEFINE_multi_integer("filters", [], "Output channels, one for each --shape.", lower_bound=1)
-_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the filter of --shape.", lower_bound=1)
-_STRIDES = flags.DEFINE_integer("strides", 1, "Stride of --shape along both axes.", lower_bound=1)
+_SUITE = flags.DEFINE_enum("suite", "study", [*SUITES], "Layers to time where no --shape is given.")
+_LAYERS = options.LayerFlags("Those of --suite where none is given.")
 _PADDING = flags.DEFINE_enum("padding", "same", ["same", "valid"], "Padding of all layers.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the input and of the weights.")
+_DTYPE = options.dtype()
 _DEVICE = flags.DEFINE_string("device", "CPU:0", "TensorFlow's device of the Keras variants.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads of all variants; 0 for all cores.", 0, 1024)
-_VARIANTS = flags.DEFINE_list("variants", list(layers.VARIANTS), f"What to time: {', '.join(layers.VARIANTS)}.")
-_MODES = flags.DEFINE_list("modes", ["graph"], f"How Keras layers are called: {', '.join(layers.MODES)}.")
+_THREADS = options.threads()
+_VARIANTS = options.words("variants", list(layers.VARIANTS), layers.VARIANTS, "What to time:")
+_MODES = options.words("modes", ["graph"], layers.MODES, "How Keras layers are called:")
 _TRAIN = flags.DEFINE_bool("train", False, "Time forward and backward (gradients of the input and all weights).")
-_REPEAT = flags.DEFINE_integer("repeat", 30, "Timed calls of each, at the most.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds after which one variant is not called again.", 0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
-_CASES = flags.DEFINE_enum("cases", None, [*cases.CASES], "Time a list of benchmarks/cases.py: stock beside ours.")
+_REPEAT = options.repeat(30)
+_SECONDS = options.seconds(5.0)
+_SEED = options.seed()
+_CASES = flags.DEFINE_enum("cases", None, [*cases.CASES], "Time a list of measuring/cases.py: stock beside ours.")
 _MATCH = flags.DEFINE_string("match", "", "Of --cases those whose name and pass match this regular expression.")
-_PLOT = flags.DEFINE_bool("plot", True, "Draw layer.png (needs matplotlib).")
+_PLOT = options.plot("layer.png")
 _OUTPUT = results.define_output("benchmark_layer")
 
 COLUMNS = {
@@ -79,17 +77,11 @@ CASE_COLUMNS = {
 
 def problems() -> list[Problem]:
     """The layers asked for; raises UsageError naming the flag that is wrong."""
-    shapes, filters = _SHAPE.value, _FILTERS.value
-    rows = list(layers.SUITES[_SUITE.value])
-    if shapes or filters:
-        if len(shapes) != len(filters):
-            raise app.UsageError(f"--shape and --filters come in pairs, got {len(shapes)} and {len(filters)}")
-        parsed = [options.shape("shape", text, 4) for text in shapes]
-        rows = [(*shape, k, _KERNEL.value, _STRIDES.value) for shape, k in zip(parsed, filters)]
+    asked = _LAYERS.chosen() or SUITES[_SUITE.value]
     try:
-        return [layers.problem_of(row, _PADDING.value) for row in rows]
+        return [layer.problem(_PADDING.value) for layer in asked]
     except ValueError as error:
-        raise app.UsageError(f"--shape, --kernel and --padding do not fit together: {error}") from None
+        raise app.UsageError(f"--shape, --kernel_size and --padding do not fit together: {error}") from None
 
 
 def set_device() -> None:
@@ -97,8 +89,7 @@ def set_device() -> None:
     import tensorflow as tf
 
     logging.set_verbosity(logging.WARNING)
-    if _THREADS.value:
-        tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+    options.use_threads(_THREADS.value)
     if _DEVICE.value == "CPU:0":  # to list the devices wakes the drivers of others
         return
     there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
@@ -248,10 +239,8 @@ def main(argv: list[str]) -> None:
         run.save()
         return
     asked = problems()
-    variants = options.words_of("variants", _VARIANTS.value, layers.VARIANTS)
-    modes = options.words_of("modes", _MODES.value, layers.MODES)
-    absent = layers.missing(variants)
-    variants = [name for name in variants if name not in absent]
+    modes, absent = _MODES.value, layers.missing(_VARIANTS.value)
+    variants = [name for name in _VARIANTS.value if name not in absent]
     if not [name for name in variants if not (_TRAIN.value and name == "native")]:
         raise app.UsageError(f"--variants={','.join(_VARIANTS.value)} leaves nothing to time here")
     if _PLOT.value:

@@ -1,8 +1,8 @@
 """Times the inference of a whole network over batch sizes: stock Keras, converted by tf_dwsconv, and other runtimes.
 
   python examples/benchmarks/benchmark_models.py  # MobileNetV1, batch 1 to 128
-  python examples/benchmarks/benchmark_models.py --model=ConvNeXtBlocks --batches=1,8,32
-  python examples/benchmarks/benchmark_models.py --model=EfficientNetB0 --batches=1,16 --peers=stock,ours,onnxruntime
+  python examples/benchmarks/benchmark_models.py --model=ConvNeXtBlocks --batch_sizes=1,8,32
+  python examples/benchmarks/benchmark_models.py --model=EfficientNetB0 --batch_sizes=1,16 --variants=stock,ours
 
 LiteRT, ONNX Runtime, OpenVINO and PyTorch are timed if they are installed (pip install 'tf_dwsconv[bench]'); otherwise
 they are listed as not installed. All have the same random weights and pictures, float32, and their results are compared
@@ -25,16 +25,16 @@ from common import options, record
 from common.timing import Timing, time_in_turn
 from measuring import machine, networks, peers, plots, results, sources
 
-_MODEL = flags.DEFINE_string("model", "MobileNet", "ConvNeXtBlocks, or a network of keras.applications.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8", "16", "32", "64", "128"], "Pictures a batch.")
-_SIZE = flags.DEFINE_integer("size", 224, "Rows and columns of the pictures, pixels.", 32, 4096)
-_PEERS = flags.DEFINE_list("peers", list(peers.PEERS), f"What to time: {', '.join(peers.PEERS)}.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads of all; 0 for all cores.", 0, 1024)
-_REPEAT = flags.DEFINE_integer("repeat", 20, "Timed calls of each, at the most.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "Seconds after which one is not called again at one batch size.", 0.0)
+_MODEL = options.model("MobileNet", "ConvNeXtBlocks, or a network of keras.applications.")
+_BATCH_SIZES = options.sizes("batch_sizes", [1, 2, 4, 8, 16, 32, 64, 128], "Pictures a batch.")
+_SIZE = options.size(224, least=32)
+_VARIANTS = options.words("variants", list(peers.PEERS), peers.PEERS, "What to time:")
+_THREADS = options.threads()
+_REPEAT = options.repeat(20)
+_SECONDS = options.seconds(5.0, "Seconds after which one is not called again at one batch size.")
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "A larger difference from stock Keras ends the program.", 0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights and pictures.", 0, 2**31 - 1)
-_PLOT = flags.DEFINE_bool("plot", True, "Draw models.png (needs matplotlib).")
+_SEED = options.seed(0, "Of weights and pictures.")
+_PLOT = options.plot("models.png")
 _OUTPUT = results.define_output("benchmark_models")
 
 COLUMNS = {
@@ -155,16 +155,13 @@ def compare(run: results.Results, batch: int, taken: dict[str, Timing]) -> None:
 
 def main(argv: list[str]) -> None:
     options.no_arguments(argv)
-    batches = sorted(set(options.positive_integers("batches", _BATCHES.value)))
-    names = options.words_of("peers", _PEERS.value, peers.PEERS)
+    batches, names = sorted(set(_BATCH_SIZES.value)), _VARIANTS.value
     if _PLOT.value:
         plots.require()
     logging.set_verbosity(logging.WARNING)
     freed = machine.keep_memory()
-    import tensorflow as tf
-
     threads = results.threads_in_use(_THREADS.value)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    options.use_threads(threads)
     title = f"{_MODEL.value}, {_SIZE.value} x {_SIZE.value} pixels, float32, {threads} threads"
     run = results.Results(_OUTPUT.value, f"Inference of {title}")
     model = build()
@@ -172,7 +169,7 @@ def main(argv: list[str]) -> None:
     run.note(f"freed memory {freed}")
     there = present(run, names)
     if not there:
-        raise app.UsageError(f"--peers={','.join(names)} leaves nothing to time here")
+        raise app.UsageError(f"--variants={','.join(names)} leaves nothing to time here")
     network, failed = peers.Network(model, threads), set()
     rows, taken = [], []
     for batch in batches:
@@ -193,7 +190,7 @@ def main(argv: list[str]) -> None:
         run.print_table(f"batch {batch}", COLUMNS, own)
         rows += own
     if not rows:
-        record.fail("none of --peers can take the network")
+        record.fail("none of --variants can take the network")
     run.table("models", title, COLUMNS, rows, show=False)
     compare(run, batches[-1], taken[-1])
     if _PLOT.value:

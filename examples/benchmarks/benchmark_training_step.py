@@ -1,7 +1,7 @@
 """Times one training step of a network of keras.applications, with and without tf_dwsconv's layer in it.
 
   python examples/benchmarks/benchmark_training_step.py  # MobileNet, 16 x 224 x 224
-  python examples/benchmarks/benchmark_training_step.py --model=Xception --size=160 --batch=8
+  python examples/benchmarks/benchmark_training_step.py --model=Xception --size=160 --batch_size=8
 
 A step is forward, gradients of all trainable weights and SGD, on random pictures. Only what leaves the step exactly as
 it was is swapped, and the gradients of both networks are compared. Two ways to train are timed:
@@ -22,15 +22,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from common import record
+from common import options, record
 
-_MODEL = flags.DEFINE_string("model", "MobileNet", "A network of keras.applications, by its name there.")
-_SIZE = flags.DEFINE_integer("size", 224, "Rows and columns of the pictures, pixels.", 32, 4096)
-_BATCH = flags.DEFINE_integer("batch", 16, "Pictures a step.", 1, 65536)
+_MODEL = options.model("MobileNet", "A network of keras.applications, by its name there.")
+_SIZE = options.size(224, least=32)
+_BATCH_SIZE = options.batch_size(16, "Pictures a step.")
 _NORM = flags.DEFINE_enum("batch_norm", "both", ["both", "train", "frozen"], "What batch norm does; see above.")
-_REPEAT = flags.DEFINE_integer("repeat", 10, "Timed steps of each.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights and pictures.", 0, 2**31 - 1)
-_OUTPUT = flags.DEFINE_string("output", "output/benchmark_training_step", "Folder for run.json.")
+_REPEAT = options.repeat(10, "Timed steps of each.")
+_SEED = options.seed(0, "Of weights and pictures.")
+_OUTPUT = options.output("benchmark_training_step", "run.json")
 
 
 def build():
@@ -114,8 +114,8 @@ def measure(frozen: bool) -> dict:
     from common.timing import medians_in_turn
 
     random = np.random.default_rng(_SEED.value)
-    x = tf.constant(random.standard_normal((_BATCH.value, _SIZE.value, _SIZE.value, 3), np.float32))
-    y = tf.constant(random.integers(0, 1000, _BATCH.value))
+    x = tf.constant(random.standard_normal((_BATCH_SIZE.value, _SIZE.value, _SIZE.value, 3), np.float32))
+    y = tf.constant(random.integers(0, 1000, _BATCH_SIZE.value))
     stock = build()
     if frozen:
         settle(stock, x)
@@ -135,14 +135,13 @@ def measure(frozen: bool) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
+    options.no_arguments(argv)
     output = record.make_folder("output", _OUTPUT.value)
     import keras
 
     logging.set_verbosity(logging.WARNING)
     settings = record.settings(
-        model=_MODEL.value, size=_SIZE.value, batch=_BATCH.value, repeat=_REPEAT.value, seed=_SEED.value
+        model=_MODEL.value, size=_SIZE.value, batch_size=_BATCH_SIZE.value, repeat=_REPEAT.value, seed=_SEED.value
     )
     record.print_settings(settings)
     print(f"\n{'batch norm':12}{'swapped':>8}{'stock ms':>12}{'ours ms':>12}{'stock/ours':>12}{'gradients differ':>18}")

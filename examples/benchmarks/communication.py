@@ -1,8 +1,8 @@
 """What convolution layers must move, what tilings move, and what the planner's blocks move: bounds, model, simulation.
 
   python examples/benchmarks/communication.py                             # some layers, and a sweep over blocks of one
-  python examples/benchmarks/communication.py --shape=8,28,28,256,512,3,2 --sweep=1,56,56,128,128
-  python examples/benchmarks/communication.py --l2_bytes=262144 --sweep=  # for another L2; no sweep
+  python examples/benchmarks/communication.py --shape=8,28,28,256 --filters=512 --strides=2 --sweep_shape=1,56,56,128
+  python examples/benchmarks/communication.py --l2_bytes=262144 --nosweep  # for another L2; no sweep
 
 Three tables and a picture:
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
@@ -29,6 +28,7 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 from common import options
+from common.layer_table import SUITES, Layer, shapes_of
 from common.timing import Timing, time_in_turn
 from measuring import plots, results, sources
 
@@ -36,34 +36,23 @@ from tf_dwsconv import analysis, native
 from tf_dwsconv.analysis import Problem, layer_cost
 from tf_dwsconv.analysis.traffic import layer_traffic
 
-LAYERS = ("1,112,112,32,64", "8,56,56,128,128", "8,14,14,512,512", "4,56,56,96,384,7", "1,512,512,3,64")
-STUDY_BATCH = Problem(16, 224, 224, 128, 128, padding="VALID")
+STUDY_BATCH = SUITES["study"][1].problem("VALID")
 
-_SHAPE = flags.DEFINE_multi_string("shape", [], "A layer N,H,W,C,K[,kernel[,stride]]; repeatable. Some if not given.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of all arrays.")
-_L2 = flags.DEFINE_integer("l2_bytes", 0, "Fast memory in bytes; 0 for this machine's L2 cache.", lower_bound=0)
-_SWEEP = flags.DEFINE_string(
-    "sweep", "8,112,112,32,64", "The layer N,H,W,C,K[,kernel[,stride]] to sweep; empty for none."
-)
+_LAYERS = options.LayerFlags("Some if none is given.")
+_DTYPE = options.dtype()
+_L2 = options.integer("l2_bytes", 0, "Fast memory in bytes; 0 for this machine's L2 cache.", 0)
+_SWEEP = flags.DEFINE_bool("sweep", True, "Time and simulate blocks of one layer.")
+_SWEEP_SHAPE = options.shape("sweep_shape", "8,112,112,32", "Input N,H,W,C of the layer to sweep.")
+_SWEEP_FILTERS = options.integer("sweep_filters", 64, "Output channels of the layer to sweep.", 1)
 _STUDY = flags.DEFINE_bool("study", True, "Simulate the GPU study's layer at batch 16, beside what it profiled.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads of the sweep; 0 for all cores.", 0, 1024)
-_REPEAT = flags.DEFINE_integer("repeat", 10, "Timed calls of each block, at the most.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 0.5, "Seconds after which one block is not timed again.", 0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random arrays.", 0, 2**31 - 1)
-_PLOT = flags.DEFINE_bool("plot", True, "Draw sweep.png (needs matplotlib).")
+_THREADS = options.threads("Threads of the sweep; 0 for all cores.")
+_REPEAT = options.repeat(10)
+_SECONDS = options.seconds(0.5)
+_SEED = options.seed()
+_PLOT = options.plot("sweep.png")
 _OUTPUT = results.define_output("communication")
 
 MEGA = 1e6
-
-
-def parse(flag: str, text: str) -> Problem:
-    """A layer of a flag; raises UsageError naming it."""
-    what = "5 to 7 positive integers N,H,W,C,K[,kernel[,stride]]"
-    numbers = options.positive_integers(flag, text.split(","), what)
-    if not 5 <= len(numbers) <= 7:
-        raise app.UsageError(f"--{flag} must be {what}, got {text!r}")
-    kernel, stride = (numbers[5:] + [3, 1][len(numbers) - 5 :])[:2]
-    return Problem(*numbers[:5], R=kernel, S=kernel, stride=stride)
 
 
 def l2_bytes() -> int:
@@ -148,9 +137,8 @@ def traffic_row(problem: Problem) -> dict:
 
 def study_rows(run: results.Results) -> None:
     """Loads and stores of the study's layer as Nsight Compute counted them, beside simulated ones, in 16 bits."""
-    p = STUDY_BATCH
-    results.progress(f"{p}, float16: simulating")
-    told = native.traffic((p.N, p.H, p.W, p.C), (p.R, p.S, p.C, 1), (1, 1, p.C, p.K), padding="VALID", dtype="float16")
+    results.progress(f"{STUDY_BATCH}, float16: simulating")
+    told = native.traffic(*shapes_of(STUDY_BATCH), padding="VALID", dtype="float16")
     results.progress("")
     _, _, loaded, stored = sources.STUDY_KERNEL["dws"]
     for what, reported, kind in (("loaded from", loaded, "read"), ("stored to", stored, "written")):
@@ -191,12 +179,7 @@ def candidates(problem: Problem) -> tuple[list[int], list[int], dict[str, tuple[
 
 
 def planned(problem: Problem) -> dict:
-    return native.plan(*shapes(problem), strides=problem.stride, dtype=_DTYPE.value, num_threads=_THREADS.value)
-
-
-def shapes(problem: Problem) -> tuple:
-    p = problem
-    return (p.N, p.H, p.W, p.C), (p.R, p.S, p.C, p.M), (1, 1, p.CM, p.K)
+    return native.plan(*shapes_of(problem), strides=problem.stride, dtype=_DTYPE.value, num_threads=_THREADS.value)
 
 
 def sweep(problem: Problem) -> tuple[list[int], list[int], dict, dict[tuple[int, int], Timing], dict]:
@@ -204,7 +187,7 @@ def sweep(problem: Problem) -> tuple[list[int], list[int], dict, dict[tuple[int,
     pixels, widths, marks = candidates(problem)
     kind = ml_dtypes.bfloat16 if _DTYPE.value == "bfloat16" else np.dtype(_DTYPE.value)
     rng = np.random.default_rng(_SEED.value)
-    x, depthwise, pointwise = (rng.standard_normal(size, np.float32).astype(kind) for size in shapes(problem))
+    x, depthwise, pointwise = (rng.standard_normal(size, np.float32).astype(kind) for size in shapes_of(problem))
     layer = native.Layer(depthwise, pointwise, strides=problem.stride, variant="fused")
     plan = {key: planned(problem)[key] for key in ("threads", "stream")}
     out = layer(x, num_threads=_THREADS.value)
@@ -220,7 +203,7 @@ def sweep(problem: Problem) -> tuple[list[int], list[int], dict, dict[tuple[int,
         single = {**own, "threads": 1}
         results.progress(f"{problem}: simulating blocks of {block[0]} pixels")
         told = native.traffic(
-            *shapes(problem), strides=problem.stride, dtype=_DTYPE.value, plan=single, l2_bytes=_L2.value
+            *shapes_of(problem), strides=problem.stride, dtype=_DTYPE.value, plan=single, l2_bytes=_L2.value
         )
         beyond = told["beyond_l2"]
         moved[block] = (sum(beyond["read"].values()) + sum(beyond["written"].values())) / MEGA
@@ -332,11 +315,7 @@ def draw_sweep(path, problem: Problem, pixels, widths, marks, taken, moved) -> N
 
 def main(argv: list[str]) -> None:
     options.no_arguments(argv)
-    try:
-        problems = [parse("shape", text) for text in _SHAPE.value or LAYERS]
-        swept: Optional[Problem] = parse("sweep", _SWEEP.value) if _SWEEP.value else None
-    except ValueError as error:
-        raise app.UsageError(str(error)) from None
+    problems = [layer.problem() for layer in _LAYERS.chosen() or SUITES["communication"]]
     if _PLOT.value:
         plots.require()
     run = results.Results(_OUTPUT.value, f"Communication, {_DTYPE.value}, {l2_bytes()} bytes of fast memory")
@@ -369,7 +348,8 @@ def main(argv: list[str]) -> None:
     run.table("traffic", title, columns, [traffic_row(problem) for problem in problems])
     if _STUDY.value:
         study_rows(run)
-    if swept:
+    if _SWEEP.value:
+        swept = Layer(*_SWEEP_SHAPE.value, _SWEEP_FILTERS.value).problem()
         pixels, widths, marks, taken, moved = sweep(swept)
         sweep_table(run, swept, taken, moved, marks)
         if _PLOT.value:

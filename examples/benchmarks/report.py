@@ -31,9 +31,8 @@ from measuring import machine, page, plots, results, sources
 EXAMPLES = Path(__file__).resolve().parents[1]
 FORMS = ("short", "long", "tiny")
 _FORM = flags.DEFINE_enum("form", "short", FORMS, "How much is measured.")
-_LONG = flags.DEFINE_bool("long", False, "The same as --form=long.")
-_OUTPUT = flags.DEFINE_string("output", "output/report", "Folder for report.html and the folders of the parts.")
-_SECONDS = flags.DEFINE_float("timeout", 7200.0, "Seconds after which a part is ended and counts as failed.", 1.0)
+_OUTPUT = options.output("report", "report.html and the folders of the parts")
+_TIMEOUT = flags.DEFINE_float("timeout", 7200.0, "Seconds after which a part is ended and counts as failed.", 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +64,8 @@ PARTS = {
         "throughput, and its readers' correction: an unfused layer moves HW(3C + K) elements.",
         "benchmarks/arithmetic_intensity.py",
         short="--seconds=1.5",
-        long="--model=MobileNet --batch=8 --seconds=3",
-        tiny=f"--shape=1,8,8,4,4 {QUICK}",
+        long="--model=MobileNet --batch_size=8 --seconds=3",
+        tiny=f"--shape=1,8,8,4 --filters=4 {QUICK}",
     ),
     "layer": Part(
         "The study's layer",
@@ -123,7 +122,7 @@ PARTS = {
         flags="--variants=separable,ours,native,torch",
         short="--suite=convnext --seconds=1",
         long="--suite=convnext --seconds=5",
-        tiny=f"--shape=1,8,8,4 --filters=16 --kernel=7 {QUICK}",
+        tiny=f"--shape=1,8,8,4 --filters=16 --kernel_size=7 {QUICK}",
     ),
     "ladder": Part(
         "The ladder of optimisations",
@@ -131,8 +130,8 @@ PARTS = {
         "the input's size and over channels.",
         "benchmarks/benchmark_ladder.py",
         short="--sizes=16,32,64,128,256,512 --channels=4,16,64,256 --seconds=0.6",
-        long="--sizes_batch=128 --channels=4,8,16,32,64,128,256,512 --seconds=10",
-        tiny="--sizes=8,16 --sizes_batch=1 --channels=4,8 --channels_size=8 --repeat=1",
+        long="--batch_size=128 --channels=4,8,16,32,64,128,256,512 --seconds=10",
+        tiny="--sizes=8,16 --batch_size=1 --channels=4,8 --size=8 --repeat=1",
     ),
     "channels": Part(
         "The study's channel sweep",
@@ -147,39 +146,40 @@ PARTS = {
         "Figure 5: seconds a batch of MobileNetV1's inference, and the report's 2x at batch 128.",
         "benchmarks/benchmark_models.py",
         flags="--model=MobileNet",
-        short="--batches=1,8,32,128 --seconds=1.2 --repeat=6",
-        long="--batches=1,2,4,8,16,32,64,128 --seconds=30",
-        tiny="--batches=1 --size=32 --repeat=1 --seconds=0.01",
+        short="--batch_sizes=1,8,32,128 --seconds=1.2 --repeat=6",
+        long="--batch_sizes=1,2,4,8,16,32,64,128 --seconds=30",
+        tiny="--batch_sizes=1 --size=32 --repeat=1 --seconds=0.01",
     ),
     "convnext_blocks": Part(
         "ConvNeXt blocks",
         "Section 6.3's ConvNeXt, as a network: the blocks of its stages, 7x7 depthwise, layer norm, two dense layers.",
         "benchmarks/benchmark_models.py",
         flags="--model=ConvNeXtBlocks",
-        short="--batches=1,8 --seconds=1.5 --repeat=8",
-        long="--batches=1,8,32 --seconds=20",
-        tiny="--batches=1 --size=32 --repeat=1 --seconds=0.01",
+        short="--batch_sizes=1,8 --seconds=1.5 --repeat=8",
+        long="--batch_sizes=1,8,32 --seconds=20",
+        tiny="--batch_sizes=1 --size=32 --repeat=1 --seconds=0.01",
     ),
     "communication": Part(
         "Communication: bounds, tilings, traffic, sweep",
         "Section 4.5: the linear programs' tilings and the parameter sweep; the study's profile of loads and stores.",
         "benchmarks/communication.py",
-        short="--seconds=0.4 --shape=1,112,112,32,64 --shape=8,14,14,512,512 --shape=1,512,512,3,64",
+        short="--seconds=0.4 --shape=1,112,112,32 --filters=64 --shape=8,14,14,512 --filters=512 --shape=1,512,512,3 "
+        "--filters=64",
         long="--seconds=3",
-        tiny="--shape=1,8,8,4,4 --sweep=1,8,8,4,4 --nostudy --repeat=1 --seconds=0.01",
+        tiny="--shape=1,8,8,4 --filters=4 --sweep_shape=1,8,8,4 --sweep_filters=4 --nostudy --repeat=1 --seconds=0.01",
     ),
     "training": Part(
         "Training on CIFAR-10's shape",
         "The study's training benchmark: four convolutions of 128 channels, dense and separable; batch 32, as on its "
         "CPU.",
         "training/train_cifar.py",
-        flags="--batch=32",
-        short="--epochs=2 --steps=6 --pictures=256",
-        long="--epochs=5 --steps=40 --pictures=2560",
-        tiny="--epochs=1 --steps=1 --pictures=32 --batch=4",
+        flags="--batch_size=32",
+        short="--epochs=2 --steps_per_epoch=6 --pictures=256",
+        long="--epochs=5 --steps_per_epoch=40 --pictures=2560",
+        tiny="--epochs=1 --steps_per_epoch=1 --pictures=32 --batch_size=4",
     ),
 }
-_PARTS = flags.DEFINE_list("parts", list(PARTS), f"What to run: {', '.join(PARTS)}.")
+_PARTS = options.words("parts", list(PARTS), PARTS, "What to run:")
 
 # What the sources measured that has no counterpart here.
 WITHOUT = (
@@ -226,12 +226,12 @@ def run_part(name: str, part: Part, form: str, folder: Path) -> tuple[str, Optio
             [sys.executable, str(EXAMPLES / part.program), *words],
             capture_output=True,
             text=True,
-            timeout=_SECONDS.value,
+            timeout=_TIMEOUT.value,
         )
         wrong = None if done.returncode == 0 else (done.stdout[-1500:] + done.stderr[-2500:]).strip()
         (folder / "output.txt").write_text(done.stdout, encoding="utf-8")
     except subprocess.TimeoutExpired:
-        wrong = f"ended after {_SECONDS.value:g} seconds (--timeout)"
+        wrong = f"ended after {_TIMEOUT.value:g} seconds (--timeout)"
     except OSError as error:
         wrong = f"{type(error).__name__}: {error}"
     return " ".join(command), wrong, time.perf_counter() - start
@@ -299,8 +299,8 @@ def failed_section(name: str, part: Part, command: str, wrong: str) -> str:
 
 def main(argv: list[str]) -> int:
     options.no_arguments(argv)
-    names = options.words_of("parts", _PARTS.value, PARTS)
-    form = "long" if _LONG.value else _FORM.value
+    names = _PARTS.value
+    form = _FORM.value
     plots.require("help")
     output = record.make_folder("output", _OUTPUT.value)
     start = time.perf_counter()
@@ -335,11 +335,11 @@ def main(argv: list[str]) -> int:
         "freed_memory",
         "l2_bytes",
         "pictures",
-        "batch",
+        "batch_size",
         "epochs",
-        "steps",
+        "steps_per_epoch",
         "learning_rate",
-        "mixed_precision",
+        "dtype_policy",
     )
     shown = {key: value for key, value in settings.items() if key not in kept}
     unset = [key for key in results.VARIABLES if shown.get(key) == "not set"]

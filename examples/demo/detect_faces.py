@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
 from absl import app, flags, logging
+from common import options, record
 from face_detector import pictures
 
 TOLERANCE = 1e-4
@@ -32,14 +33,12 @@ STOCK, OURS = "keras.layers.SeparableConv2D", "tf_dwsconv.DepthwiseSepConv2D"
 
 _IMAGE = flags.DEFINE_multi_string("image", [], "A picture to search (repeatable); plain arguments are pictures too.")
 _ASTRONAUT = flags.DEFINE_bool("astronaut", True, "Also search the astronaut picture of scikit-image.")
-_SIZE = flags.DEFINE_integer("size", 416, "Side of the network's square input: 416, 224 or any multiple of 32.")
+_SIZE = options.size(416, "Side of the network's square input: 416, 224 or any multiple of 32.", 32)
 _THRESHOLD = flags.DEFINE_float("threshold", 0.5, "The least score of a face.", lower_bound=0.0, upper_bound=1.0)
-_REPEAT = flags.DEFINE_integer("repeat", 50, "Timed runs of each network.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "output", "Folder for the pictures with boxes and for the SavedModel.")
+_REPEAT = options.repeat(50, "Timed runs of each network.")
+_OUTPUT = options.output("detect_faces", "the pictures with boxes and the SavedModel")
 
-flags.register_validator(
-    "size", lambda size: 32 <= size <= 4096 and size % 32 == 0, "must be a multiple of 32 between 32 and 4096"
-)
+flags.register_validator("size", lambda size: size % 32 == 0, "must be a multiple of 32 between 32 and 4096")
 
 
 @dataclasses.dataclass
@@ -163,12 +162,7 @@ def main(argv: list[str]) -> int:
     except pictures.PictureError as error:
         print(f"detect_faces: {error}", file=sys.stderr)
         return 2
-    output = Path(_OUTPUT.value)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"detect_faces: cannot make the folder --output={output}: {error.strerror}", file=sys.stderr)
-        return 2
+    output = record.make_folder("output", _OUTPUT.value)
 
     # Imported late: a mistake in the arguments is answered before TensorFlow has started.
     import keras

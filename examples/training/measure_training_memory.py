@@ -24,30 +24,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags
-from common import record
+from common import options, record
 
 KINDS = ("stock", "ours")
 TARGET = 0.65
 
-_LAYERS = flags.DEFINE_integer("layers", 10, "How many layers are stacked.", 1, 1000)
-_SHAPE = flags.DEFINE_string("shape", "32,56,56,128", "Input N,H,W,C of each; every layer has C filters.")
-_KERNEL = flags.DEFINE_integer("kernel", 3, "Rows and columns of the depthwise filters.", 1, 64)
+_LAYERS = options.integer("layers", 10, "How many layers are stacked.", 1, 1000)
+_SHAPE = options.shape("shape", "32,56,56,128", "Input N,H,W,C of each; every layer has C filters.")
+_KERNEL_SIZE = options.kernel_size()
 _ACTIVATION = flags.DEFINE_enum("activation", "relu", ["none", "relu", "relu6", "silu"], "After each layer.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "The layers' dtype policy."
-)
-_STEPS = flags.DEFINE_integer("steps", 2, "Steps with the whole batch; the highest counts.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", "output/measure_training_memory", "Folder for run.json.")
+_POLICY = options.dtype_policy()
+_REPEAT = options.repeat(2, "Steps with the whole batch; the highest counts.")
+_OUTPUT = options.output("measure_training_memory", "run.json")
 _CHILD = flags.DEFINE_enum("child", None, KINDS, "What this program passes to the processes it starts.")
 
 MIB = 2**20
-
-
-def parse_shape(text: str) -> list[int]:
-    sizes = text.split(",")
-    if len(sizes) != 4 or not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise app.UsageError(f"--shape must be four positive integers N,H,W,C, got {text!r}")
-    return [int(size) for size in sizes]
 
 
 def status_kib(key: str) -> int:
@@ -58,7 +49,7 @@ def status_kib(key: str) -> int:
     raise OSError(f"/proc/self/status tells no {key}")
 
 
-def measure(kind: str, shape: list[int]) -> dict:
+def measure(kind: str, shape: tuple[int, ...]) -> dict:
     """Takes the steps in this process; returns the figures in MiB."""
     import keras
     import numpy as np
@@ -73,7 +64,7 @@ def measure(kind: str, shape: list[int]) -> dict:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(shape[1:])])
     for _ in range(_LAYERS.value):
-        model.add(layer(shape[3], _KERNEL.value, padding="same", activation=activation, dtype=_DTYPE.value))
+        model.add(layer(shape[3], _KERNEL_SIZE.value, padding="same", activation=activation, dtype=_POLICY.value))
     optimizer = keras.optimizers.SGD(1e-3)
     optimizer.build(model.trainable_variables)
 
@@ -90,8 +81,8 @@ def measure(kind: str, shape: list[int]) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident
     counted = reset_allocator()
     start = time.perf_counter()
-    losses = [float(step(x)) for _ in range(_STEPS.value)]
-    seconds = (time.perf_counter() - start) / _STEPS.value
+    losses = [float(step(x)) for _ in range(_REPEAT.value)]
+    seconds = (time.perf_counter() - start) / _REPEAT.value
     result = {
         "step": (status_kib("VmHWM") - before) / 1024,
         "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -128,9 +119,8 @@ def run_child(kind: str) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
-    shape = parse_shape(_SHAPE.value)
+    options.no_arguments(argv)
+    shape = _SHAPE.value
     if _CHILD.value:
         print(json.dumps(measure(_CHILD.value, shape)))
         return
@@ -138,10 +128,10 @@ def main(argv: list[str]) -> None:
         record.fail("it reads /proc, which Linux alone has")
     output = record.make_folder("output", _OUTPUT.value)
     n, h, w, c = shape
-    x_mib = n * h * w * c * (4 if _DTYPE.value == "float32" else 2) / MIB
+    x_mib = n * h * w * c * (4 if _POLICY.value == "float32" else 2) / MIB
     print(
-        f"{_LAYERS.value} layers of {n} x {h} x {w} x {c}, {_KERNEL.value}x{_KERNEL.value}, {_ACTIVATION.value}, "
-        f"{_DTYPE.value}; one activation tensor is {x_mib:.1f} MiB"
+        f"{_LAYERS.value} layers of {n} x {h} x {w} x {c}, {_KERNEL_SIZE.value}x{_KERNEL_SIZE.value}, "
+        f"{_ACTIVATION.value}, {_POLICY.value}; one activation tensor is {x_mib:.1f} MiB"
     )
     found = {}
     for kind in KINDS:

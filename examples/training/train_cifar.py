@@ -1,8 +1,8 @@
 """The training benchmark of a GPU study, on this machine: four convolutions of 128 channels on CIFAR-10.
 
   python examples/training/train_cifar.py  # pictures of CIFAR-10's shape, 3 x 10 steps
-  python examples/training/train_cifar.py --mixed_precision=mixed_bfloat16
-  python examples/training/train_cifar.py --data_dir=$HOME/cifar --epochs=10 --steps=0  # the real pictures, all of them
+  python examples/training/train_cifar.py --dtype_policy=mixed_bfloat16
+  python examples/training/train_cifar.py --data_dir=$HOME/cifar --epochs=10 --steps_per_epoch=0  # the real pictures
 
 The study (a post named "Depth-wise Separable Convolutions": TensorFlow 2.1 on a V100 and others) trained a dense
 network ("Normal CNN") and a depthwise-separable one ("DepSep CNN"). Here the separable one is trained twice, with stock
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags, logging
-from common import record
+from common import options, record
 from learning import cifar
 
 VARIANTS = {
@@ -43,21 +43,16 @@ STUDY = (
 )
 
 _DATA = flags.DEFINE_string("data_dir", "", "Where CIFAR-10 lies; random pictures of its shape where it is empty.")
-_PICTURES = flags.DEFINE_integer("pictures", 2560, "Random pictures, without --data_dir.", 1, 1_000_000)
-_VARIANTS = flags.DEFINE_list("variants", list(VARIANTS), f"Networks to train: {', '.join(VARIANTS)}.")
-_MIXED = flags.DEFINE_enum(
-    "mixed_precision",
-    "none",
-    ["none", "mixed_bfloat16", "mixed_float16"],
-    "Compute in 16 bits, keep float32 weights; mixed_float16 also scales the loss.",
-)
-_BATCH = flags.DEFINE_integer("batch", 128, "Pictures a step.", 1, 65536)
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of each network, taken in turn.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps an epoch; 0 for all pictures.", lower_bound=0)
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of Adam.", 1e-7, 1.0)
-_SEED = flags.DEFINE_integer("seed", 1, "Of weights, order and random pictures.", 0, 2**31 - 1)
-_PLOT = flags.DEFINE_bool("plot", True, "Draw images.png (needs matplotlib).")
-_OUTPUT = flags.DEFINE_string("output", "output/train_cifar", "Folder for the plot and the numbers.")
+_PICTURES = options.integer("pictures", 2560, "Random pictures, without --data_dir.", 1, 1_000_000)
+_VARIANTS = options.words("variants", list(VARIANTS), VARIANTS, "Networks to train:")
+_POLICY = options.dtype_policy()
+_BATCH_SIZE = options.batch_size(128, "Pictures a step.")
+_EPOCHS = options.epochs(3, "Epochs of each network, taken in turn.")
+_STEPS = options.integer("steps_per_epoch", 10, "Steps an epoch; 0 for all pictures.", 0)
+_RATE = options.learning_rate(1e-3, "Of Adam.")
+_SEED = options.seed(1, "Of weights, order and random pictures.")
+_PLOT = options.plot("images.png")
+_OUTPUT = options.output("train_cifar", "the plot and the numbers")
 
 
 def network(variant: str):
@@ -90,7 +85,7 @@ def build(variants: list[str]) -> dict:
     """The compiled networks by name; the separable ones with the same weights."""
     import keras
 
-    keras.config.set_dtype_policy("float32" if _MIXED.value == "none" else _MIXED.value)
+    keras.config.set_dtype_policy(_POLICY.value)
     models = {}
     for variant in variants:
         keras.utils.set_random_seed(_SEED.value)
@@ -119,7 +114,7 @@ def batches(x, y, steps: int):
         return tf.cast(flipped, tf.float32) / 127.5 - 1, labels
 
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(y), seed=_SEED.value)
-    dataset = dataset.repeat().batch(_BATCH.value).take(steps).enumerate()
+    dataset = dataset.repeat().batch(_BATCH_SIZE.value).take(steps).enumerate()
     return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -140,14 +135,14 @@ def stopwatch(label: str):
             self.seconds.append(now - self._last)
             self._last = now
             if batch % 10 == 9:
-                print(f"  {label}: step {batch + 1}, {_BATCH.value / self.seconds[-1]:.1f} images/s", flush=True)
+                print(f"  {label}: step {batch + 1}, {_BATCH_SIZE.value / self.seconds[-1]:.1f} images/s", flush=True)
 
     return Stopwatch()
 
 
 def train(models: dict, data: cifar.Cifar) -> tuple[list[dict], dict[str, dict]]:
     """Trains all; returns a row for each epoch of each, and a summary of each."""
-    steps = _STEPS.value or -(-len(data.train_y) // _BATCH.value)
+    steps = _STEPS.value or -(-len(data.train_y) // _BATCH_SIZE.value)
     inputs = {name: batches(data.train_x, data.train_y, steps) for name in models}
     watches = {name: stopwatch(name) for name in models}
     rows = []
@@ -174,13 +169,13 @@ def train(models: dict, data: cifar.Cifar) -> tuple[list[dict], dict[str, dict]]
         }
         if not _STEPS.value:
             x = data.test_x.astype("float32") / 127.5 - 1
-            summary[name]["test_accuracy"] = float(model.evaluate(x, data.test_y, _BATCH.value, verbose=0)[1])
+            summary[name]["test_accuracy"] = float(model.evaluate(x, data.test_y, _BATCH_SIZE.value, verbose=0)[1])
     return rows, summary
 
 
 def rate(seconds: list[float], warm_up: bool) -> float:
     """Images a second by the median step; the first two steps of all trace the graph and fill the pipeline."""
-    return _BATCH.value / statistics.median(seconds[2:] or seconds if warm_up else seconds)
+    return _BATCH_SIZE.value / statistics.median(seconds[2:] or seconds if warm_up else seconds)
 
 
 def table(summary: dict[str, dict], cores: int) -> list[str]:
@@ -196,7 +191,7 @@ def table(summary: dict[str, dict], cores: int) -> list[str]:
     for name, label in (("stock", "stock Keras"), ("ours", "tf_dwsconv")):
         if name in summary:
             chip = f"this CPU ({cores} cores), {label}"
-            rows.append((chip, str(_BATCH.value), cell("dense"), cell(name), ratio(cell("dense"), cell(name))))
+            rows.append((chip, str(_BATCH_SIZE.value), cell("dense"), cell(name), ratio(cell("dense"), cell(name))))
     for chip, batch, normal, separable in STUDY:
         rows.append((f"study: {chip}", str(batch), str(normal), str(separable), ratio(str(normal), str(separable))))
     return [f"{chip:36}" + "".join(f"{word:>17}" for word in rest) for chip, *rest in rows]
@@ -223,7 +218,7 @@ def plot(summary: dict[str, dict], title: str, path: Path) -> None:
         for name in ("stock", "ours"):
             if name in summary:
                 gain = summary[name]["images_per_second"] / summary["dense"]["images_per_second"]
-                gains.append((f"this CPU, {name}\nbatch {_BATCH.value}", gain, colors[name]))
+                gains.append((f"this CPU, {name}\nbatch {_BATCH_SIZE.value}", gain, colors[name]))
     for i, (_, gain, color) in enumerate(gains):
         right.barh(i, gain, color=color)
         right.text(gain, i, f" {gain:.2f}x", va="center")
@@ -245,11 +240,8 @@ def read_data() -> cifar.Cifar:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
-    variants = list(dict.fromkeys(_VARIANTS.value))
-    if not variants or not set(variants) <= set(VARIANTS):
-        raise app.UsageError(f"--variants must be of {', '.join(VARIANTS)}, got {','.join(_VARIANTS.value)!r}")
+    options.no_arguments(argv)
+    variants = _VARIANTS.value
     output = record.make_folder("output", _OUTPUT.value)
     data = read_data()
     if _PLOT.value:
@@ -263,10 +255,10 @@ def main(argv: list[str]) -> None:
     settings = record.settings(
         seed=_SEED.value,
         pictures="CIFAR-10" if _DATA.value else f"{_PICTURES.value} random",
-        mixed_precision=_MIXED.value,
-        batch=_BATCH.value,
+        dtype_policy=_POLICY.value,
+        batch_size=_BATCH_SIZE.value,
         epochs=_EPOCHS.value,
-        steps=_STEPS.value,
+        steps_per_epoch=_STEPS.value,
         learning_rate=_RATE.value,
     )
     record.print_settings(settings)
@@ -286,7 +278,7 @@ def main(argv: list[str]) -> None:
     record.write_json(output / "run.json", {"settings": settings, "summary": summary, "study": STUDY})
     if _PLOT.value:
         networks = {name: summary[name] for name in variants}
-        plot(networks, f"CIFAR-10 shapes, batch {_BATCH.value}, precision {_MIXED.value}", output / "images.png")
+        plot(networks, f"CIFAR-10 shapes, batch {_BATCH_SIZE.value}, {_POLICY.value}", output / "images.png")
     print(f"saved epochs.csv, run.json{' and images.png' if _PLOT.value else ''} in {output}")
 
 

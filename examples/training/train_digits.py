@@ -21,17 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
 from absl import app, flags, logging
-from common import record
+from common import options, record
 from learning import digits
 
-_EPOCHS = flags.DEFINE_integer("epochs", 12, "Passes over the training pictures, of each network.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 32, "Pictures a step.", lower_bound=1, upper_bound=1437)
-_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Of Adam, at the start; falls to nothing as a cosine.", 1e-6, 1.0)
-_SEED = flags.DEFINE_integer("seed", 1, "Of the initial weights and of the order of the pictures.", 0, 2**31 - 1)
+_EPOCHS = options.epochs(12, "Passes over the training pictures, of each network.")
+_BATCH_SIZE = options.batch_size(32, "Pictures a step.", digits.TRAINING_PICTURES)
+_RATE = options.learning_rate(3e-3, "Of Adam, at the start; falls to nothing as a cosine.")
+_SEED = options.seed(1, "Of the initial weights and of the order of the pictures.")
 _TARGET = flags.DEFINE_float("target", 0.97, "The least test accuracy, a fraction, for exit status 0.", 0.0, 1.0)
-_LAYERS = flags.DEFINE_enum("layers", "both", ["both", "stock", "ours"], "Which network to train.")
-_PLOT = flags.DEFINE_bool("plot", True, "Draw curves.png (needs matplotlib).")
-_OUTPUT = flags.DEFINE_string("output", "output/train_digits", "Folder for the curves and the numbers.")
+_VARIANTS = options.words("variants", ["stock", "ours"], ["stock", "ours"], "Networks to train:")
+_PLOT = options.plot("curves.png")
+_OUTPUT = options.output("train_digits", "the curves and the numbers")
 
 
 def build(names: list[str], steps: int) -> dict:
@@ -64,11 +64,11 @@ def train(models: dict, data: digits.Digits) -> list[dict]:
         x, y = data.train_x[order], data.train_y[order]
         for name, model in models.items():
             start = time.perf_counter()
-            history = model.fit(x, y, _BATCH.value, shuffle=False, verbose=0).history
+            history = model.fit(x, y, _BATCH_SIZE.value, shuffle=False, verbose=0).history
             seconds = time.perf_counter() - start
             _, accuracy = model.evaluate(data.test_x, data.test_y, len(data.test_y), verbose=0)
             row = {
-                "layers": name,
+                "variant": name,
                 "epoch": epoch + 1,
                 "loss": history["loss"][0],
                 "train_accuracy": history["accuracy"][0],
@@ -88,7 +88,7 @@ def summarise(rows: list[dict], names: list[str]) -> dict[str, dict]:
     """For each network its last accuracy and its median seconds an epoch; the first epoch also traces the graph."""
     result = {}
     for name in names:
-        own = [row for row in rows if row["layers"] == name]
+        own = [row for row in rows if row["variant"] == name]
         result[name] = {
             "test_accuracy": own[-1]["test_accuracy"],
             "loss": own[-1]["loss"],
@@ -109,7 +109,7 @@ def plot(rows: list[dict], names: list[str], path: Path) -> None:
     styles = {"stock": {"color": "0.45", "linewidth": 3}, "ours": {"color": "tab:green", "linestyle": "--"}}
     labels = {"stock": "keras SeparableConv2D", "ours": "tf_dwsconv DepthwiseSepConv2D"}
     for name in names:
-        own = [row for row in rows if row["layers"] == name]
+        own = [row for row in rows if row["variant"] == name]
         epochs = [row["epoch"] for row in own]
         left.plot(epochs, [row["loss"] for row in own], label=labels[name], **styles[name])
         right.plot(epochs, [100 * row["test_accuracy"] for row in own], label=labels[name], **styles[name])
@@ -123,8 +123,7 @@ def plot(rows: list[dict], names: list[str], path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
+    options.no_arguments(argv)
     output = record.make_folder("output", _OUTPUT.value)
     try:
         data = digits.load()
@@ -134,10 +133,14 @@ def main(argv: list[str]) -> int:
         record.fail(f"{error}" + (" (--noplot needs no matplotlib)" if "matplotlib" in str(error) else ""))
 
     logging.set_verbosity(logging.WARNING)
-    names = ["stock", "ours"] if _LAYERS.value == "both" else [_LAYERS.value]
-    models = build(names, _EPOCHS.value * -(-len(data.train_y) // _BATCH.value))
+    names = _VARIANTS.value
+    models = build(names, _EPOCHS.value * -(-len(data.train_y) // _BATCH_SIZE.value))
     settings = record.settings(
-        seed=_SEED.value, epochs=_EPOCHS.value, batch=_BATCH.value, learning_rate=_RATE.value, target=_TARGET.value
+        seed=_SEED.value,
+        epochs=_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        learning_rate=_RATE.value,
+        target=_TARGET.value,
     )
     record.print_settings(settings)
     rows = train(models, data)
@@ -148,7 +151,7 @@ def main(argv: list[str]) -> int:
             f"{summary[name]['seconds_an_epoch']:.2f} s an epoch"
         )
     if len(names) == 2:
-        losses = (np.array([row["loss"] for row in rows if row["layers"] == name]) for name in names)
+        losses = (np.array([row["loss"] for row in rows if row["variant"] == name]) for name in names)
         apart = float(np.abs(np.subtract(*losses)).max())
         ratio = summary["stock"]["seconds_an_epoch"] / summary["ours"]["seconds_an_epoch"]
         summary.update(largest_loss_difference=apart, stock_over_ours=ratio)

@@ -23,23 +23,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags
-from common import record
-from learning import workers
+from common import options, record
+from learning import digits, workers
 
-_WORKERS = flags.DEFINE_integer("workers", 2, "Processes on this machine; TF_CONFIG decides where it is set.", 1, 64)
-_REPLICAS = flags.DEFINE_integer("replicas", 1, "Logical CPU devices of a single worker.", 1, 64)
-_EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the training pictures.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 32, "Pictures a step, of all replicas together; 1437 at most.", 1, 1437)
-_RATE = flags.DEFINE_float("learning_rate", 0.02, "Of SGD with momentum 0.9.", 1e-6, 1.0)
-_SEED = flags.DEFINE_integer("seed", 1, "Of the initial weights and of the order of the pictures.", 0, 2**31 - 1)
-_LAYERS = flags.DEFINE_enum("layers", "ours", ["ours", "stock"], "The network's separable layers.")
+_WORKERS = options.integer("workers", 2, "Processes on this machine; TF_CONFIG decides where it is set.", 1, 64)
+_REPLICAS = options.integer("replicas", 1, "Logical CPU devices of a single worker.", 1, 64)
+_EPOCHS = options.epochs(6, "Passes over the training pictures.")
+_BATCH_SIZE = options.batch_size(32, "Pictures a step, of all replicas together.", digits.TRAINING_PICTURES)
+_RATE = options.learning_rate(0.02, "Of SGD with momentum 0.9.")
+_SEED = options.seed(1, "Of the initial weights and of the order of the pictures.")
+_VARIANT = flags.DEFINE_enum("variant", "ours", ["stock", "ours"], "The network's separable layers.")
 _COMPARE = flags.DEFINE_bool("compare", False, "First train one worker with the whole batch, then compare the losses.")
 _CRASH = flags.DEFINE_list("crash", [], "worker,epoch,step: which kills itself (SIGKILL) when and once; to try it out.")
-_RESTARTS = flags.DEFINE_integer("max_restarts", 3, "How often workers may be started again.", 0, 1000)
-_OUTPUT = flags.DEFINE_string("output", "output/train_distributed", "Folder for the results.")
+_RESTARTS = options.integer("max_restarts", 3, "How often workers may be started again.", 0, 1000)
+_OUTPUT = options.output("train_distributed", "the results")
 _BACKUP = flags.DEFINE_string("backup_dir", "", "Folder for the backups; OUTPUT/backup where it is empty.")
 
-PICTURES = 1437  # of learning/digits.py
 WORKER = Path(__file__).resolve().parent / "learning" / "worker.py"
 
 
@@ -56,9 +55,9 @@ def read_flags() -> tuple[int, list[int]]:
             raise app.UsageError(str(error)) from None
     if count > 1 and _REPLICAS.value > 1:
         raise app.UsageError(f"--replicas is for a single worker, got {_REPLICAS.value} with {count} workers")
-    if _BATCH.value % (count * _REPLICAS.value):
+    if _BATCH_SIZE.value % (count * _REPLICAS.value):
         raise app.UsageError(
-            f"--batch must be a multiple of the replicas ({count * _REPLICAS.value}), got {_BATCH.value}"
+            f"--batch_size must be a multiple of the replicas ({count * _REPLICAS.value}), got {_BATCH_SIZE.value}"
         )
     return count, read_crash(_CRASH.value, count)
 
@@ -67,7 +66,7 @@ def read_crash(words: list[str], count: int) -> list[int]:
     """The numbers of --crash, or none."""
     if not words:
         return []
-    bounds = ((0, count - 1), (1, _EPOCHS.value), (1, PICTURES // _BATCH.value))
+    bounds = ((0, count - 1), (1, _EPOCHS.value), (1, digits.TRAINING_PICTURES // _BATCH_SIZE.value))
     numbers = [int(word) if word.strip().isdigit() else -1 for word in words]
     if len(numbers) != 3 or not all(low <= number <= high for number, (low, high) in zip(numbers, bounds)):
         allowed = ", ".join(f"{name} {low}..{high}" for name, (low, high) in zip(("worker", "epoch", "step"), bounds))
@@ -78,7 +77,7 @@ def read_crash(words: list[str], count: int) -> list[int]:
 def train(count: int, replicas: int, output: Path, backup: Path, crash: list[int]) -> int:
     """Runs the workers; returns how often they were started again."""
     output.mkdir(parents=True, exist_ok=True)
-    config = {flag.name: flag.value for flag in (_EPOCHS, _BATCH, _RATE, _SEED, _LAYERS)}
+    config = {flag.name: flag.value for flag in (_EPOCHS, _BATCH_SIZE, _RATE, _SEED, _VARIANT)}
     config.update(replicas=replicas, output=str(output), backup_dir=str(backup), crash=crash, parent=os.getpid())
 
     def command(attempt: int) -> list[str]:
@@ -105,8 +104,7 @@ def compare(count: int, output: Path, backup: Path, crash: list[int]) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
+    options.no_arguments(argv)
     count, crash = read_flags()
     output = record.make_folder("output", _OUTPUT.value)
     backup = record.make_folder("backup_dir", _BACKUP.value or str(output / "backup"))

@@ -1,7 +1,7 @@
 """The benchmark of the ladder: its tables, its plots, and what it says of wrong flags. Nothing here is timed."""
 
 import pytest
-from benchmark_support import check_refused, rows_of, run_quickly
+from example_support import rows_of, run_quickly
 
 from tf_dwsconv import native
 
@@ -19,7 +19,7 @@ def check_gains(rows):
 
 
 def test_single_layers(tmp_path):
-    found = run_quickly(PROGRAM, tmp_path, "--shape=1,9,8,5,7", "--shape=1,16,16,5,7", "--repeat=1")
+    found = run_quickly(PROGRAM, tmp_path, "--shape=1,9,8,5", "--shape=1,16,16,5", "--filters=7", "--repeat=1")
     rows = rows_of(found, "layers")
     assert tuple(row["variant"] for row in rows) == native.LADDER * 2
     for start in (0, len(native.LADDER)):
@@ -36,24 +36,8 @@ def test_single_layers(tmp_path):
 
 
 def test_sweeps(tmp_path):
-    flags = ["--sizes=8,16", "--sizes_batch=1", "--channels=4,8", "--channels_size=8", "--variants=naive,simd,fused"]
+    flags = ["--sizes=8,16", "--batch_size=1", "--channels=4,8", "--size=8", "--variants=naive,simd,fused"]
     found = run_quickly(PROGRAM, tmp_path, *flags, "--repeat=2")
     assert [row["layer"] for row in rows_of(found, "sizes")] == ["1x8x8x3 -> 3"] * 3 + ["1x16x16x3 -> 3"] * 3
     assert [row["layer"] for row in rows_of(found, "channels")] == ["1x8x8x4 -> 4"] * 3 + ["1x8x8x8 -> 8"] * 3
     assert {figure["file"] for figure in found["figures"]} == {"ladder_sizes.png", "ladder_channels.png"}
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--shape=1,2,3"], "five positive integers N,H,W,C,K"),
-        (["--shape=1,0,3,4,5"], "five positive integers N,H,W,C,K"),
-        (["--variants=naive,fastest"], "fastest"),
-        (["--sizes=0"], "--sizes must be positive integers"),
-        (["--repeat=0"], "repeat"),
-        (["--kernel=0"], "kernel"),
-        (["something"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    check_refused(PROGRAM, tmp_path, flags, message)

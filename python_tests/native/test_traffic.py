@@ -7,11 +7,11 @@ import sys
 
 import ml_dtypes
 import pytest
+from common.layer_table import LAYERS, shapes_of
 from conftest import ROOT, check_python, python_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import MACHINES
-from network_layers import LAYERS, problem_of, shapes_of
 
 from tf_dwsconv import native
 from tf_dwsconv.analysis import Problem
@@ -84,7 +84,7 @@ def test_in_large_caches_each_line_moves_once(isa, dtype):
 
 def test_nearly_the_same_wherever_arrays_lie():
     """In other processes, whose allocators give out other addresses."""
-    shapes = shapes_of(problem_of(LAYERS[0]))
+    shapes = shapes_of(next(iter(LAYERS.values())).problem())
     program = f"""
 import numpy as np, random
 hold = [np.ones(random.randrange(1, 300_000)) for _ in range(50)]
@@ -147,20 +147,18 @@ def test_an_intermediate_that_l2_does_not_hold_is_spilled():
 # Each layer on two machines, which others of the same kind share among them; the one that is cut into the largest tasks
 # on all sizes of L3. Of the portable kernels, which count four times the loads, the small layers alone.
 CASES = [
-    (layer, machine, isa)
-    for number, layer in enumerate(LAYERS)
-    for machine in (
-        MACHINES[3::3] if layer[0].startswith("study") else (MACHINES[number % 9], MACHINES[9 - number % 9])
-    )
+    (name, machine, isa)
+    for number, (name, layer) in enumerate(LAYERS.items())
+    for machine in (MACHINES[3::3] if name.startswith("study") else (MACHINES[number % 9], MACHINES[9 - number % 9]))
     for isa in ISAS
-    if isa != "generic" or layer[1] == 1
+    if isa != "generic" or layer.N == 1
 ]
 
 
-@pytest.mark.parametrize("layer, machine, isa", CASES, ids=[f"{c[0][0]}-{c[1]}-{c[2]}" for c in CASES])
-def test_the_model_is_near_the_simulation(layer, machine, isa):
+@pytest.mark.parametrize("name, machine, isa", CASES, ids=["-".join(map(str, case)) for case in CASES])
+def test_the_model_is_near_the_simulation(name, machine, isa):
     """X, filters and Y: never a third more than modelled; less only where some of P stays in L2 after all."""
-    told = layer_traffic(problem_of(layer), isa=isa, **machine.sizes)
+    told = layer_traffic(LAYERS[name].problem(), isa=isa, **machine.sizes)
     assert 0.99 * told.compulsory <= told.simulated <= 1.35 * told.modelled
     blocks = told.filters / (4 * told.problem.sizes["P"])
     assert told.simulated >= 0.97 * told.modelled or blocks < 0.97 * told.problem.N * told.problem.Ho * (

@@ -1,10 +1,10 @@
 """The planner: what every plan has to keep, over problems and machines' threads."""
 
 import pytest
+from common.layer_table import SUITES, shapes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import ALL_ISAS, MACHINES, planned
-from network_layers import shapes_of
 
 from tf_dwsconv import native
 from tf_dwsconv.analysis import Problem
@@ -62,15 +62,12 @@ def test_small_problems_take_one_thread():
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 112, 112, 32, 64), (1, 56, 56, 128, 128), (1, 28, 28, 256, 256), (1, 14, 14, 512, 512), (1, 7, 7, 1024, 1024)],
-)
+@pytest.mark.parametrize("layer", [layer for layer in SUITES["mobilenet"] if layer.strides == 1], ids=str)
 @pytest.mark.parametrize("threads", [2, 4, 8, 16])
-def test_batch_one_keeps_all_threads_busy(shape, threads, isa):
+def test_batch_one_keeps_all_threads_busy(layer, threads, isa):
     """No thread waits for long: the rounds that the tasks take are nearly full, of all the threads there are."""
     for machine in MACHINES:
-        result = planned(Problem(*shape), machine.caches, threads, isa)
+        result = planned(layer.problem(), machine.caches, threads, isa)
         rounds = -(-result["tasks"] // threads)
         assert result["threads"] == min(threads, result["tasks"])
         assert result["tasks"] / (rounds * threads) >= 0.75, (str(machine), result)

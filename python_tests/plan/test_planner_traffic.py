@@ -9,10 +9,10 @@ import random
 
 import numpy as np
 import pytest
+from common.layer_table import LAYERS, shapes_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from machines import ALL_ISAS, MACHINES, planned
-from network_layers import LAYERS, problem_of, shapes_of
 
 from tf_dwsconv import analysis, native
 from tf_dwsconv.analysis import Problem
@@ -94,10 +94,10 @@ def cost_of_more(problem, plan, best, isa):
 
 @pytest.mark.parametrize("isa", ALL_ISAS)
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer[0])
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_layers_of_networks(layer, threads, isa):
     """On every machine: near the bound where capacity allows, and elsewhere not far from the best of all blocks."""
-    problem = problem_of(layer)
+    problem = layer.problem()
     for machine in MACHINES:
         l2_bytes = machine.caches[1]
         plan = planned(problem, machine.caches, threads, isa)
@@ -117,11 +117,11 @@ def test_capacity_allows_most_layers_of_networks(isa):
     """With 1 MiB it is the filters that are too large: those of 256 -> 256 channels and more."""
 
     def allowed(layer, l2_bytes):
-        problem = problem_of(layer)
+        problem = layer.problem()
         plan = planned(problem, (32 << 10, l2_bytes, 32 << 20), 1, isa)
         return capacity_allows(problem, plan, l2_bytes)
 
-    assert {layer[0].split("_n")[0] for layer in LAYERS if not allowed(layer, 1 << 20)} == {
+    assert {name.split("_n")[0] for name, layer in LAYERS.items() if not allowed(layer, 1 << 20)} == {
         "mobilenetv1_28x256-256",
         "efficientnet_14x480-112_k5",
         "mobilenetv1_28x256-512",
@@ -133,7 +133,7 @@ def test_capacity_allows_most_layers_of_networks(isa):
     }
     # With twice that, those two are in.
     for name in ("mobilenetv1_28x256-256_n8", "efficientnet_14x480-112_k5_n8"):
-        assert allowed(next(layer for layer in LAYERS if layer[0] == name), 2 << 20)
+        assert allowed(LAYERS[name], 2 << 20)
 
 
 sizes = st.integers(0, 40).map(lambda i: round(2 ** (i / 4)))  # 1 to 1024

@@ -33,37 +33,10 @@ MODES = {"eager": "op by op", "graph": "tf.function", "xla": "tf.function(jit_co
 # The packages that a variant needs and that need not be there.
 NEEDS = {"torch": "torch", "torch_nchw": "torch"}
 
-# Named lists of layers: N, H, W, C, K, kernel, stride.
-SUITES = {
-    "study": ((1, 224, 224, 128, 128, 3, 1), (16, 224, 224, 128, 128, 3, 1)),
-    "mobilenet": tuple(
-        (1, h, h, c, k, 3, s)
-        for h, c, k, s in (
-            (112, 32, 64, 1),
-            (112, 64, 128, 2),
-            (56, 128, 128, 1),
-            (56, 128, 256, 2),
-            (28, 256, 256, 1),
-            (28, 256, 512, 2),
-            (14, 512, 512, 1),
-            (14, 512, 1024, 2),
-            (7, 1024, 1024, 1),
-        )
-    ),
-    "report": ((128, 512, 512, 3, 3, 3, 1), (16, 512, 512, 3, 64, 3, 1)),
-    "convnext": ((4, 56, 56, 96, 384, 7, 1), (4, 28, 28, 192, 768, 7, 1), (4, 14, 14, 384, 1536, 7, 1)),
-}
-
 
 def missing(names: list[str]) -> list[str]:
     """Those of some variants (or peers) whose package is not installed."""
     return [name for name in names if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None]
-
-
-def problem_of(row: tuple[int, ...], padding: str) -> Problem:
-    """A row of `SUITES` as a problem of the analysis; raises ValueError for a window larger than its input."""
-    n, h, w, c, k, kernel, stride = row
-    return Problem(n, h, w, c, k, R=kernel, S=kernel, stride=stride, padding=padding.upper())
 
 
 def cost_of(variant: str, problem: Problem, dtype: str) -> Cost:

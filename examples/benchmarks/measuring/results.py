@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from absl import flags
-from common import record
+from common import options, record
 
 from measuring import machine
 from tf_dwsconv import native
 from tf_dwsconv.analysis import format_table
+
+flags.disclaim_key_flags()  # --output is the program's
 
 FILE = "results.json"
 # Environment variables that change what is measured.
@@ -34,7 +36,7 @@ VARIABLES = (
 
 def define_output(name: str) -> flags.FlagHolder:
     """The flag `--output` of a program."""
-    return flags.DEFINE_string("output", f"output/{name}", "Folder for results.json, the CSV files and the plots.")
+    return options.output(name, "results.json, the CSV files and the plots")
 
 
 def progress(text: str) -> None:

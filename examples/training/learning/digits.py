@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TEST_PICTURES = 360  # a fifth
+TRAINING_PICTURES = 1437
 
 
 class Digits(NamedTuple):

@@ -36,7 +36,7 @@ class Worker:
         self.is_chief = self.rank == chief
         self.strategy = self._make_strategy()
         self.data = digits.load()
-        self.steps = len(self.data.train_y) // config["batch"]
+        self.steps = len(self.data.train_y) // config["batch_size"]
         self.model = self._make_model()
 
     def _make_strategy(self) -> Any:
@@ -61,7 +61,7 @@ class Worker:
         keras.utils.set_random_seed(self.config["seed"])
         with self.strategy.scope():
             # No batch norm: its statistics are of one replica's pictures, and N replicas would train another network.
-            model = digits.network(kinds[self.config["layers"]], batch_norm=False)
+            model = digits.network(kinds[self.config["variant"]], batch_norm=False)
             model.compile(keras.optimizers.SGD(self.config["learning_rate"], momentum=0.9))
             model.optimizer.build(model.trainable_variables)
         return model
@@ -70,7 +70,7 @@ class Worker:
         """This worker's part of every batch of an epoch. Together the replicas see what one of them would alone."""
         import tensorflow as tf
 
-        replicas, batch = self.strategy.num_replicas_in_sync, self.config["batch"]
+        replicas, batch = self.strategy.num_replicas_in_sync, self.config["batch_size"]
         order = digits.epoch_order(self.config["seed"], epoch, len(self.data.train_y))[: self.steps * batch]
 
         def share(context: Any) -> Any:
@@ -87,7 +87,7 @@ class Worker:
         import keras
         import tensorflow as tf
 
-        model, batch = self.model, self.config["batch"]
+        model, batch = self.model, self.config["batch_size"]
 
         def on_replica(x, y):
             with tf.GradientTape() as tape:
@@ -120,7 +120,7 @@ class Worker:
 
     def train(self) -> None:
         """All epochs that are not done yet; the chief writes down the result."""
-        run = {key: self.config[key] for key in ("batch", "learning_rate", "seed", "layers")}
+        run = {key: self.config[key] for key in ("batch_size", "learning_rate", "seed", "variant")}
         backup = Backup(Path(self.config["backup_dir"]), self.model, run, self.is_chief)
         history = backup.restore()
         self.say(f"attempt {self.config['attempt'] + 1}, pid {os.getpid()}, starts after epoch {len(history)}")
@@ -145,7 +145,9 @@ class Worker:
         backup.remove()
 
     def write(self, history: list[dict]) -> None:
-        settings = {key: self.config[key] for key in ("epochs", "batch", "learning_rate", "seed", "layers", "replicas")}
+        settings = {
+            key: self.config[key] for key in ("epochs", "batch_size", "learning_rate", "seed", "variant", "replicas")
+        }
         settings = record.settings(**settings, workers=self.count)
         output = Path(self.config["output"])
         record.write_csv(output / "epochs.csv", history)

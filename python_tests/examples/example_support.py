@@ -37,6 +37,6 @@ def rows_of(found: dict, table: str) -> list[dict]:
 
 def check_refused(program: str, folder: Path, flags: list[str], message: str) -> None:
     """Holds that flags end a program with a message and without a traceback."""
-    done = run_example(program, *flags, f"--output={folder}")
+    done = run_example(program, f"--output={folder}", *flags)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
