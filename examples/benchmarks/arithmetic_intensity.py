@@ -137,7 +137,7 @@ def measure(problem: Problem) -> dict[str, Timing]:
         _REPEAT.value,
         _SECONDS.value,
         burst=25,
-        show=lambda text: results.progress(text and f"{problem}, {text}"),
+        show=results.progress_of(problem),
     )
 
 

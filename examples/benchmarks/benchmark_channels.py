@@ -66,7 +66,7 @@ def measure(problem: Problem, variants: list[str]) -> dict[str, Optional[Timing]
             _REPEAT.value,
             _SECONDS.value,
             burst=25,
-            show=lambda text: results.progress(text and f"{problem}, {text}"),
+            show=results.progress_of(problem),
         )
         taken.update(found)
     return taken

@@ -96,7 +96,7 @@ def time_steps(layer: Layer, variants: list[str]) -> dict[str, Optional[tuple[Ti
         _SECONDS.value,
         warmups=1,
         burst=25,
-        show=lambda text: results.progress(text and f"{label(layer)}, {text}"),
+        show=results.progress_of(label(layer)),
     )
     return {variant: (taken[variant], differences[variant]) if variant in taken else None for variant in variants}
 

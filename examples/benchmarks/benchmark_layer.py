@@ -114,7 +114,7 @@ def measure(problem: Problem, variants: list[str], modes: list[str], limit: Mach
             _REPEAT.value,
             _SECONDS.value,
             burst=25,
-            show=lambda text: results.progress(text and f"{problem}, {text}"),
+            show=results.progress_of(problem),
         )
     passes = 3 if _TRAIN.value else 1
     rows = []

@@ -104,7 +104,7 @@ def measure(
         _SECONDS.value,
         warmups=2,
         burst=25,
-        show=lambda text: results.progress(text and f"batch {batch}, {text}"),
+        show=results.progress_of(f"batch {batch}"),
     )
     return taken, apart
 

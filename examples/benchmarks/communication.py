@@ -213,7 +213,7 @@ def sweep(problem: Problem) -> tuple[list[int], list[int], dict, dict[tuple[int,
         _SECONDS.value,
         warmups=1,
         burst=25,
-        show=lambda text: results.progress(text and f"{problem}, block {text}"),
+        show=results.progress_of(f"{problem}, block"),
     )
     return pixels, widths, marks, taken, moved
 

@@ -7,16 +7,14 @@ import pytest
 import reference
 import tensorflow as tf
 from conftest import op_calls
+from native_support import ISAS
 
-import tf_dwsconv
 from tf_dwsconv import conv_block
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
-
-ISAS = tuple(tf_dwsconv.native.cpu_info()["isas"])
 
 
 @pytest.fixture(params=ISAS, autouse=True)

@@ -46,6 +46,11 @@ def pictures(model, batch=2, seed=1):
     return [rng.standard_normal([batch, *(size or 16 for size in t.shape[1:])]).astype("float32") for t in model.inputs]
 
 
+def reasons(model):
+    """Why convert left places alone, line by line of its report."""
+    return [row.reason for row in tf_dwsconv.convert.report(model)]
+
+
 def difference(ours, stock, inputs):
     """The largest difference of any outputs of two models, over the largest output of the second."""
     results = [keras.tree.flatten(m(inputs if len(inputs) > 1 else inputs[0], training=False)) for m in (ours, stock)]

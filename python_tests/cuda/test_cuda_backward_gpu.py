@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import pytest
-from conftest import ROOT, check_python, python_environment
-from test_cuda_gpu import LIBRARY, built_with_gpu_kernels, needs_gpu
+from conftest import check_python
+from cuda_gpu_support import check_program, needs_gpu, needs_gpu_build
 
 
 @needs_gpu
 def test_gradients_on_the_gpu():
-    pytest.importorskip("torch", reason="PyTorch, which gives the tests their memory, is not installed")
-    assert LIBRARY.exists(), "run make cuda first"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "python_tests" / "cuda" / "cuda_backward_gpu_program.py"), str(LIBRARY)],
-        env=python_environment(CUDA_VISIBLE_DEVICES="0"),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    check_program("cuda_backward_gpu_program.py")
 
 
 STEPS = """
@@ -90,6 +77,6 @@ print("trained")
 
 
 @needs_gpu
-@pytest.mark.skipif(not built_with_gpu_kernels(), reason="the op library has no GPU kernels: make cuda builds it so")
+@needs_gpu_build
 def test_tensorflow_trains_on_the_gpu():
     assert "trained" in check_python(STEPS, CUDA_VISIBLE_DEVICES="0")

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
-import sys
 
-import pytest
-from conftest import ROOT, check_python, python_environment
-
-LIBRARY = ROOT / "build" / "cuda" / "libdwsconv_cuda.so"
-
-
-def gpus() -> str:
-    """What nvidia-smi lists, or "" without one."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else ""
-
-
-needs_gpu = pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU here: the kernels were not run on one")
+from conftest import ROOT, check_python
+from cuda_gpu_support import built_with_gpu_kernels, check_program, needs_gpu, needs_gpu_build
 
 
 @needs_gpu
 def test_kernels_on_the_gpu():
-    pytest.importorskip("torch", reason="PyTorch, which gives the tests their memory, is not installed")
-    assert LIBRARY.exists(), "run make cuda first"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "python_tests" / "cuda" / "cuda_gpu_program.py"), str(LIBRARY)],
-        env=python_environment(CUDA_VISIBLE_DEVICES="0"),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-
-
-def built_with_gpu_kernels() -> bool:
-    info = ROOT / "tf_dwsconv" / "_build_info.json"
-    return info.exists() and json.loads(info.read_text(encoding="utf-8"))["cuda"]
+    check_program("cuda_gpu_program.py")
 
 
 PLACEMENT = """
@@ -70,7 +40,7 @@ print("placed")
 
 
 @needs_gpu
-@pytest.mark.skipif(not built_with_gpu_kernels(), reason="the op library has no GPU kernels: make cuda builds it so")
+@needs_gpu_build
 def test_tensorflow_places_the_op_on_the_gpu():
     assert "placed" in check_python(PLACEMENT, CUDA_VISIBLE_DEVICES="0")
 

@@ -20,15 +20,12 @@ from gradient_cases import (
     tensors_of,
 )
 from hypothesis import given, settings
+from native_support import ISAS
 from strategies import shapes
 
-import tf_dwsconv
-import tf_dwsconv.native
 from tf_dwsconv import _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
-
-ISAS = tuple(tf_dwsconv.native.cpu_info()["isas"])
 
 
 def backward_calls():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import check_python, label, op_calls
+from layer_support import X, close
 
 import tf_dwsconv
 from tf_dwsconv import _library, activations
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
-X = np.random.default_rng(0).standard_normal((2, 12, 11, 6)).astype(np.float32)
 FULL = {
     "filters": 9,
     "kernel_size": (3, 5),
@@ -45,12 +45,6 @@ def stock_twin(layer):
     twin.build((None, *X.shape[1:]))
     twin.set_weights(layer.get_weights())
     return twin
-
-
-def close(actual, expected, tolerance=2e-5):
-    actual, expected = (np.asarray(t, np.float64) for t in (actual, expected))
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max(initial=0.0) <= tolerance * max(1.0, np.abs(expected).max(initial=0.0))
 
 
 @pytest.mark.parametrize(

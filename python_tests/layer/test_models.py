@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import check_python
+from layer_support import X, close
 
 import tf_dwsconv
 from tf_dwsconv import _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
-
-X = np.random.default_rng(0).standard_normal((2, 12, 11, 6)).astype(np.float32)
-
-
-def close(actual, expected, tolerance=2e-5):
-    actual, expected = (np.asarray(t, np.float64) for t in (actual, expected))
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max(initial=0.0) <= tolerance * max(1.0, np.abs(expected).max(initial=0.0))
 
 
 def small_model(layer_type=tf_dwsconv.DepthwiseSepConv2D, functional=True):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import reference
 from hypothesis import given, settings
+from native_support import DTYPES, ISAS, cast
 from strategies import shapes
 
 from tf_dwsconv import native
 
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-ISAS = tuple(native.cpu_info()["isas"])
 SCALAR = ("naive", "reordered", "unrolled", "blocked")
 VECTOR = ("simd", "openmp", "fused_unblocked", "fused")
 
@@ -23,16 +22,9 @@ def test_the_steps_are_what_the_issue_names():
 
 def arrays(x, layer, residual, dtype):
     """What `reference.random_case` made, as arguments of `native.depthwise_sep_conv2d`."""
-
-    def cast(array):
-        return None if array is None else array.astype(DTYPES[dtype])
-
-    return [cast(x), cast(layer.depthwise_filter), cast(layer.pointwise_filter)], {
-        "bias": cast(layer.bias),
-        "depthwise_bias": cast(layer.depthwise_bias),
-        "residual": cast(residual),
-        **layer.keywords(),
-    }
+    tensors = {"bias": layer.bias, "depthwise_bias": layer.depthwise_bias, "residual": residual}
+    positional = [cast(array, dtype) for array in (x, layer.depthwise_filter, layer.pointwise_filter)]
+    return positional, {**{name: cast(array, dtype) for name, array in tensors.items()}, **layer.keywords()}
 
 
 def allowed(x, layer, residual, expected, dtype):

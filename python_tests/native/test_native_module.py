@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import check_python
+from in_threads import in_threads
 from native_support import ISAS, SHAPE, D, P, X, arrays
 
 from tf_dwsconv import native
@@ -19,27 +20,18 @@ def test_calls_from_many_threads():
     """One layer and many functions at once, with images of their own."""
     case, _, tensors, _ = arrays({**SHAPE, "bias": True})
     layer = native.Layer(**tensors)
-    errors = []
 
     def work(seed):
-        try:
-            for step in range(40):
-                height = 3 + (seed * 7 + step) % 20
-                x = np.random.default_rng(seed).standard_normal((1, height, 9, SHAPE["C"])).astype(np.float32)
-                expected = reference.forward(x, case[1]) if step % 10 == 0 else layer(x, num_threads=1)
-                scale = np.abs(expected).max()
-                np.testing.assert_allclose(layer(x, num_threads=step % 3), expected, rtol=0, atol=1e-4 * scale)
-                y = native.depthwise_sep_conv2d(x, **tensors, num_threads=step % 3)
-                np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4 * scale)
-        except BaseException as error:
-            errors.append(error)
+        for step in range(40):
+            height = 3 + (seed * 7 + step) % 20
+            x = np.random.default_rng(seed).standard_normal((1, height, 9, SHAPE["C"])).astype(np.float32)
+            expected = reference.forward(x, case[1]) if step % 10 == 0 else layer(x, num_threads=1)
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(layer(x, num_threads=step % 3), expected, rtol=0, atol=1e-4 * scale)
+            y = native.depthwise_sep_conv2d(x, **tensors, num_threads=step % 3)
+            np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4 * scale)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(8))
 
 
 def test_other_python_threads_run_while_a_kernel_does():

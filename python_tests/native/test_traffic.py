@@ -12,12 +12,12 @@ from conftest import ROOT, check_python, python_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import MACHINES
+from native_support import ISAS
 
 from tf_dwsconv import native
 from tf_dwsconv.analysis import Problem
 from tf_dwsconv.analysis.traffic import layer_traffic
 
-ISAS = tuple(native.cpu_info()["isas"])
 # Of the machine that is simulated where a test does not say otherwise.
 CACHES = {"l1d_bytes": 32 << 10, "l2_bytes": 1 << 20, "l3_bytes": 32 << 20}
 LINE = 64

@@ -14,6 +14,7 @@ import reference
 import tensorflow as tf
 from conftest import op_calls
 from convert_support import difference, functional, randomise
+from native_support import DTYPES, ISAS
 
 import tf_dwsconv
 from tf_dwsconv import activations, conv_block, native
@@ -22,9 +23,6 @@ from tf_dwsconv.activations import NONE, PRELU
 from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
-
-ISAS = tuple(native.cpu_info()["isas"])
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
 def bounded(slope=0.0, max_value=math.inf, threshold=0.0):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from filter_cache_support import D_SHAPE, P_SHAPE, X, aligned, cleared_counters, draw, expect, fresh, op, warm
+from in_threads import in_threads
 
 import tf_dwsconv.native
 
@@ -225,50 +226,33 @@ def test_the_instruction_set_may_change_between_calls(monkeypatch, counters):
 
 
 def test_threads_with_weights_of_their_own():
-    errors = []
-
     def work(seed):
-        try:
-            d, p = tf.Variable(draw(seed, *D_SHAPE)), tf.Variable(draw(seed + 1, *P_SHAPE))
-            for step in range(60):
-                expect(op(X, d, p), X, d, p)
-                if step % (seed + 1) == 0:
-                    p.assign_add(tf.ones_like(p))
-        except BaseException as error:
-            errors.append(error)
+        d, p = tf.Variable(draw(seed, *D_SHAPE)), tf.Variable(draw(seed + 1, *P_SHAPE))
+        for step in range(60):
+            expect(op(X, d, p), X, d, p)
+            if step % (seed + 1) == 0:
+                p.assign_add(tf.ones_like(p))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(8))
 
 
 def test_threads_that_share_weights_which_change():
     """Every result belongs to one of the values that the weights have had, whole."""
     d, p = tf.ones(D_SHAPE), tf.Variable(tf.ones(P_SHAPE))
     unit = op(X, d, tf.ones(P_SHAPE)).numpy()
-    stop, errors = threading.Event(), []
+    stop = threading.Event()
 
-    def read():
-        try:
-            while not stop.is_set():
-                y = op(X, d, p).numpy()
-                ratio = np.round(np.median(y / unit))
-                np.testing.assert_allclose(y, ratio * unit, rtol=1e-4, atol=1e-3 * abs(ratio))
-        except BaseException as error:
-            errors.append(error)
+    def work(number):
+        if number == 0:
+            for _ in range(300):
+                p.assign_add(tf.ones_like(p))
+            stop.set()
+        while not stop.is_set():
+            y = op(X, d, p).numpy()
+            ratio = np.round(np.median(y / unit))
+            np.testing.assert_allclose(y, ratio * unit, rtol=1e-4, atol=1e-3 * abs(ratio))
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(300):
-        p.assign_add(tf.ones_like(p))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    in_threads(work, range(5))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from filter_cache_support import draw
 
 import tf_dwsconv
 from tf_dwsconv import conv_block, native
@@ -21,10 +22,6 @@ CALLS = 5  # of each way in turn: filters are noted, packed, met where they were
 @pytest.fixture(params=native.cpu_info()["isas"], autouse=True)
 def isa(request, monkeypatch):
     monkeypatch.setenv("DWSCONV_ISA", request.param)
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])

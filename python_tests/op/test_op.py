@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ml_dtypes
+import native_support
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
 from conftest import check_python, label, op_calls
 from hypothesis import given, settings
+from native_support import ISAS
 from strategies import shapes
 
 import tf_dwsconv
@@ -16,8 +18,7 @@ import tf_dwsconv.native
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
-ISAS = tuple(tf_dwsconv.native.cpu_info()["isas"])
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float64": np.float64}
+DTYPES = {**native_support.DTYPES, "float64": np.float64}
 
 
 def run(x, layer, residual, dtype):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import op_calls
+from native_support import ISAS
 
 import tf_dwsconv
 from tf_dwsconv import conv_block, native
@@ -20,7 +21,6 @@ from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
-ISAS = tuple(native.cpu_info()["isas"])
 # NumPy type, bits of a mantissa, exponent fields to try: down to half of float16's subnormal unit, up to infinity.
 TYPES = {
     "bfloat16": (ml_dtypes.bfloat16, 7, (30, 55, 97, 100, *range(116, 146), 199, 231, 254)),

@@ -9,6 +9,7 @@ import pytest
 import reference
 import tensorflow as tf
 from conftest import check_python
+from in_threads import in_threads
 
 import tf_dwsconv
 
@@ -23,7 +24,6 @@ def test_eight_threads_with_different_shapes(graph):
     depthwise, pointwise, bias = shared.get_weights()
     shared_layer = reference.Layer(depthwise, pointwise, bias=bias, activation=("relu", 0.0))
     call_shared = tf.function(shared, reduce_retracing=True) if graph else shared
-    errors = []
     barrier = threading.Barrier(8)
 
     def work(index):
@@ -45,16 +45,11 @@ def test_eight_threads_with_different_shapes(graph):
                 for call, x, expected in cases:
                     error = np.abs(call(x).numpy() - expected).max()
                     assert error <= 2e-5 * max(1.0, np.abs(expected).max()), (index, x.shape, error)
-        except BaseException as error:
-            errors.append(error)
+        except BaseException:
             barrier.abort()
+            raise
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
+    in_threads(work, range(8))
 
 
 def test_ten_thousand_calls_keep_memory():

@@ -58,13 +58,11 @@ KNOWN = [
 ]
 
 
+@pytest.mark.parametrize("path", ["fused", "stock"])
 @pytest.mark.parametrize("x, depthwise, pointwise, attributes, expected", KNOWN, ids=str)
-def test_inferred(x, depthwise, pointwise, attributes, expected):
-    assert infer(x, depthwise, pointwise, **attributes) == expected
-
-
-@pytest.mark.parametrize("x, depthwise, pointwise, attributes, expected", KNOWN, ids=str)
-def test_stock_path_infers_the_same(stock_only, x, depthwise, pointwise, attributes, expected):
+def test_inferred(monkeypatch, path, x, depthwise, pointwise, attributes, expected):
+    if path == "stock":
+        monkeypatch.setenv("DWSCONV_DISABLE", "1")
     assert infer(x, depthwise, pointwise, **attributes) == expected
 
 

@@ -1,12 +1,15 @@
-"""The rules of the tree that no compiler holds: who may include whom, what the built files show, no stray paths."""
+"""The rules of the tree that no compiler holds: who may include whom, what the built files show, where tests are, sizes
+of files, no stray paths.
+"""
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, SUBJECTS
 
-ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = ROOT / ".bazel" / "bin" / "cc" / "cpu" / "_objs"
 
 # Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python.
@@ -27,6 +30,7 @@ FENCED = {
     r"(pybind11/|Python\.h)": r"cc/python/",
     r"(cuda|cublas|cudnn|cute/|cutlass/|cub/|thrust/)": r"(cuda/|cc/tf/[a-z_]*gpu[a-z_]*\.)",
     r"omp\.h": r"cc/lab/openmp\.cc$",
+    r"g(test|mock)/": r"cc/(core|plan)/[a-z0-9_]+_test\.cc$",
     r"[a-z]*intrin\.h|arm_neon\.h": r"cc/cpu/([a-z_]+_(avx2|avx512|avx512bf16|neon)|step_bf16)\.(h|cc)$",
 }
 
@@ -89,6 +93,7 @@ def test_includes_follow_the_arrows():
         ("cc/tf/dws_conv_op.cc", "#include <cuda_runtime_api.h>"),
         ("cc/core/a.cc", "#include <immintrin.h>"),
         ("cc/cpu/a.cc", "#include <omp.h>"),
+        ("cc/core/a.cc", "#include <gtest/gtest.h>"),
         ("cc/cpu/a.cc", "int a;\n  #pragma omp parallel for"),
         ("cc/cpu/a.cc", '#include "forward.h"'),
         ("cc/cpu/a.cc", '#include "cc/lab/ladder.h"'),
@@ -155,6 +160,40 @@ def test_libraries_hide_the_core():
         assert [name for _, name in visible] == [f"PyInit_{module}"]
     ops = symbols(ROOT / "tf_dwsconv" / "_dwsconv_ops.so", "-D", "--defined-only", "--extern-only")
     assert [name for kind, name in ops if "dwsconv::" in name] == []
+
+
+def files_of(*tops: str) -> "list[Path]":
+    """Files with code below folders of the root."""
+    suffixes = {".py", ".sh", ".cc", ".h", ".cu", ".cuh", ".inc", ".bzl"}
+    return [path for top in tops for path in sorted((ROOT / top).rglob("*")) if path.suffix in suffixes]
+
+
+@pytest.mark.parametrize("top", ["cc", "cuda", "examples", "python_tests", "tf_dwsconv", "tools"])
+def test_files_are_short(top):
+    """A file has one subject, and less than 400 lines."""
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files_of(top)}
+    assert len(lengths) > 10
+    assert {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length >= 400} == {}
+
+
+def test_tests_are_in_the_folder_of_their_subject():
+    """Each with its support modules; a name is there once, as any folder imports from any."""
+    folders = {path.relative_to(ROOT / "python_tests").parts[0] for path in files_of("python_tests")} - {"conftest.py"}
+    assert folders <= {*SUBJECTS, "support", "saved"}
+    files = [path for path in files_of("python_tests") if "saved" not in path.parts]
+    names = Counter(path.name for path in files)
+    assert [name for name, count in names.items() if count > 1] == []
+    tests = [path for path in files if path.name.startswith("test_")]
+    assert len(tests) > 80
+    assert {path.parent.name for path in tests} <= set(SUBJECTS)
+
+
+def test_programs_of_examples_are_told_of():
+    """In examples/README.md, a line each."""
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    programs = {path.name for path in files_of("examples") if "app.run(main)" in path.read_text(encoding="utf-8")}
+    assert len(programs) > 10
+    assert {name for name in programs if text.count(f"| `{name}` |") != 1} == set()
 
 
 def test_no_path_of_a_machine():

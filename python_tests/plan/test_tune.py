@@ -9,16 +9,11 @@ import sys
 
 import pytest
 from conftest import ROOT, check_python, python_environment
-from tune_support import PROBLEM, in_use, odd_choice, plan_file, tuning
+from tune_support import PROBLEM, cache, in_use, odd_choice, tuning  # noqa: F401
 
 from tf_dwsconv import tune
 from tf_dwsconv.analysis import Problem
 from tf_dwsconv.tune import _cache, _search
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    yield from plan_file(tmp_path, monkeypatch)
 
 
 def test_tune_keeps_winners_only(cache, monkeypatch):

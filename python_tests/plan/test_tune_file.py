@@ -9,16 +9,11 @@ import sys
 
 import pytest
 from conftest import check_python, python_environment, run_python
-from tune_support import SHAPES, choice, in_use, odd_choice, plan_file, tuning
+from tune_support import SHAPES, cache, choice, in_use, odd_choice, tuning  # noqa: F401
 
 from tf_dwsconv import native, tune
 from tf_dwsconv.native import _native
 from tf_dwsconv.tune import _cache
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    yield from plan_file(tmp_path, monkeypatch)
 
 
 def test_a_plan_in_the_file_is_used(cache):

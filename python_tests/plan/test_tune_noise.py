@@ -7,15 +7,10 @@ import types
 
 import pytest
 from conftest import check_python
-from tune_support import PROBLEM, in_use, odd_choice, plan_file, tuning
+from tune_support import PROBLEM, cache, in_use, odd_choice, tuning  # noqa: F401
 
 from tf_dwsconv import tune
 from tf_dwsconv.tune import _cache, _search
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    yield from plan_file(tmp_path, monkeypatch)
 
 
 class Host:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import check_python
-from tune_support import SHAPES, arrays, choice, odd_choice, plan_file, tuning
+from tune_support import SHAPES, arrays, cache, choice, odd_choice, tuning  # noqa: F401
 
 from tf_dwsconv import native, tune
 from tf_dwsconv.tune import _cache, _search
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    yield from plan_file(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tf_dwsconv import native, tune
 from tf_dwsconv.analysis import Problem
@@ -14,8 +15,9 @@ PROBLEM = Problem(N=2, H=20, W=20, C=24, K=70)
 SHAPES = ((2, 20, 20, 24), (3, 3, 24, 1), (1, 1, 24, 70))
 
 
-def plan_file(tmp_path, monkeypatch):
-    """A fixture: a file for tuned plans, not there yet; in the end this process forgets what it has read of it."""
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A file for tuned plans, not there yet; in the end this process forgets what it has read of it."""
     path = tmp_path / "cache" / "plans.txt"
     monkeypatch.setenv("DWSCONV_PLAN_CACHE", str(path))
     yield path

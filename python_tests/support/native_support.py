@@ -17,21 +17,17 @@ GUARD = 64  # bytes on either side of an output
 SHAPE = dict(zip("NHWCMKRS", (2, 23, 19, 37, 2, 45, 3, 3)))
 
 
+def cast(array, dtype):
+    """The array in `dtype`; None stays."""
+    return None if array is None else array.astype(DTYPES[dtype])
+
+
 def arrays(shape, dtype="float32", seed=0):
     """(x, reference.Layer, residual) in float64, and the keywords of native's functions in `dtype`."""
-    x, layer, residual = reference.random_case(np.random.default_rng(seed), DTYPES[dtype], shape)
-
-    def cast(array):
-        return None if array is None else array.astype(DTYPES[dtype])
-
-    tensors = {
-        "depthwise_filter": cast(layer.depthwise_filter),
-        "pointwise_filter": cast(layer.pointwise_filter),
-        "bias": cast(layer.bias),
-        "depthwise_bias": cast(layer.depthwise_bias),
-        **layer.keywords(),
-    }
-    return (x, layer, residual), cast(x), tensors, cast(residual)
+    case = x, layer, residual = reference.random_case(np.random.default_rng(seed), DTYPES[dtype], shape)
+    names = ("depthwise_filter", "pointwise_filter", "bias", "depthwise_bias")
+    tensors = {name: cast(getattr(layer, name), dtype) for name in names}
+    return case, cast(x, dtype), {**tensors, **layer.keywords()}, cast(residual, dtype)
 
 
 def tolerance(case, expected, dtype):

@@ -2,7 +2,12 @@
 
 from mutant_faults._fault import Fault
 
-_CONVERT = ("convert/test_convert_folding.py", "convert/test_convert.py", "convert/test_convert_graphs.py")
+_CONVERT = (
+    "convert/test_convert_folding.py",
+    "convert/test_convert.py",
+    "convert/test_convert_norms.py",
+    "convert/test_convert_graphs.py",
+)
 
 FAULTS = (
     Fault(

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -43,6 +44,11 @@ def progress(text: str) -> None:
     """One line that the next overwrites; nothing where nobody watches."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def progress_of(what: Any) -> Callable[[str], None]:
+    """What `time_in_turn` shows of its calls, behind what is timed."""
+    return lambda text: progress(text and f"{what}, {text}")
 
 
 def commit() -> str:
