@@ -32,8 +32,9 @@ venv: .venv/ready
 build: venv
 	@tools/build.sh
 
-# Two processes, each file in one of them. ARGS="-n 0 ..." runs all in this one, as a debugger wants it.
+# The C++ unit tests, then pytest: two processes, each file in one of them. ARGS="-n 0 ..." runs all in this one, as a debugger wants it.
 test: build
+	@tools/build.sh test
 	$(VENV)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-machine: build
