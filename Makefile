@@ -32,18 +32,19 @@ venv: .venv/ready
 build: venv
 	@tools/build.sh
 
-# Two processes, each file in one of them. ARGS="-n 0 ..." runs all in this one, as a debugger wants it.
+# The C++ unit tests, then pytest: two processes, each file in one of them. ARGS="-n 0 ..." runs all in this one, as a debugger wants it.
 test: build
+	@tools/build.sh test
 	$(VENV)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-machine: build
 	@$(VENV)/python tools/another_machine.py "$(MACHINE)"
 
 demo: build
-	$(VENV)/python examples/detect_faces.py $(ARGS)
+	$(VENV)/python examples/demo/detect_faces.py $(ARGS)
 
 bench: build
-	@$(VENV)/python examples/report.py $(ARGS)
+	@$(VENV)/python examples/benchmarks/report.py $(ARGS)
 
 lint: venv
 	$(VENV)/ruff check $(wildcard $(SOURCES))

@@ -12,6 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# The folders of tests, by subject. Support modules of all of them can be imported: file names are unique.
+SUBJECTS = ("op", "layer", "gradient", "block", "network", "convert", "native", "plan", "analysis", "cuda")
+SUBJECTS += ("examples", "package")
+_FOLDERS = [str(ROOT / "python_tests" / name) for name in ("", "support", *SUBJECTS)]
+sys.path[:0] = [folder for folder in _FOLDERS if folder not in sys.path]
+# Modules of the example programs, as the programs find them.
+sys.path += [str(ROOT / "examples" / name) for name in ("", "demo", "training", "serving", "benchmarks")]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -67,7 +74,7 @@ def label(value: object) -> str:
 
 def python_environment(**changes: str) -> dict:
     """The environment of a new interpreter that finds the package under test, and these tests."""
-    return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join([*_PATHS, str(ROOT / "python_tests")])}
+    return {**os.environ, **changes, "PYTHONPATH": os.pathsep.join([*_PATHS, *_FOLDERS])}
 
 
 def run_python(program: str, *arguments: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:

@@ -15,5 +15,8 @@ def debian_repositories():
 
     # Debian's own bazel-rules-cc does not fit 4.2.3.
     native.local_repository(name = "rules_cc", path = "third_party/rules_cc")
+
+    # What every cc_test depends on, whether coverage is asked for or not.
+    native.local_repository(name = "remote_coverage_tools", path = "third_party/remote_coverage_tools")
     for name, path in _PACKAGED.items():
         native.local_repository(name = name, path = path)

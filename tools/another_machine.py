@@ -1,7 +1,7 @@
 """Runs a part of the tests on a machine that is not there: tools/another_machine.py ["l1d=48K,l2=2M,..."].
 
-Without an argument the machine is one of python_tests/machines.py, chosen by the commit, so that every commit is tested
-on one and a rerun meets the same. The tests run in a process of their own, which believes the facts
+Without an argument the machine is one of python_tests/support/machines.py. The commit chooses it, so that every commit
+is tested on one and a rerun meets the same. The tests run in a process of their own, which believes the facts
 (DWSCONV_TEST_MACHINE).
 """
 
@@ -14,21 +14,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT / "python_tests", ROOT):
+for folder in (ROOT / "python_tests" / "support", ROOT):
     sys.path.insert(0, str(folder))
 
 from machines import MACHINES  # noqa: E402
 
 # What depends on caches, cores and instruction sets: plans, ways to cut a layer or a block, threads, packed filters.
 TESTS = (
-    "test_native.py",
-    "test_native_module.py",
-    "test_runtime.py",
-    "test_block_kernel.py",
-    "test_tune_plans.py",
-    "test_planner.py::test_this_machine_is_planned_for",
-    "test_backward.py::test_blocks_and_chunks",
-    "test_backward.py::test_same_bits_for_any_number_of_threads",
+    "native/test_native.py",
+    "native/test_native_module.py",
+    "op/test_runtime.py",
+    "block/test_block_kernel.py",
+    "plan/test_tune_plans.py",
+    "plan/test_planner.py::test_this_machine_is_planned_for",
+    "gradient/test_backward.py::test_blocks_and_chunks",
+    "gradient/test_backward.py::test_same_bits_for_any_number_of_threads",
 )
 
 

@@ -17,7 +17,7 @@ done
 tests=("$@")
 if [[ ${#tests[@]} == 0 ]]; then
   shopt -s nullglob
-  tests=(python_tests/test_op*.py python_tests/test_bad_input*.py python_tests/test_native*.py)
+  tests=(python_tests/op/test_op*.py python_tests/op/test_bad_input*.py python_tests/native/test_native*.py)
   shopt -u nullglob
   if [[ ${#tests[@]} == 0 ]]; then
     echo "error: there are no tests of the op" >&2

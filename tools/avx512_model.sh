@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 tools/other_build.sh avx512_model
 tests=("$@")
 if [[ ${#tests[@]} == 0 ]]; then
-  tests=(python_tests/test_native.py python_tests/test_op.py python_tests/test_small_channels.py python_tests/test_backward.py
-    python_tests/test_block_kernel.py python_tests/test_activation_kernels.py -k avx512)
+  tests=(native/test_native.py op/test_op.py op/test_small_channels.py op/test_activation_kernels.py)
+  tests+=(gradient/test_backward.py block/test_block_kernel.py)
+  tests=("${tests[@]/#/python_tests/}" -k avx512)
 fi
 PYTHONPATH="$PWD/build/avx512_model" .venv/bin/pytest -p no:cacheprovider "${tests[@]}"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # tools/build.sh [asan|avx512_model|cuda]: builds the libraries with Bazel and copies them, where they changed, into
 # tf_dwsconv/ (asan: build/asan/tf_dwsconv/, likewise avx512_model), next to a record of what they were built with and for.
+# tools/build.sh test [BAZEL ARGUMENTS]: builds and runs the C++ unit tests instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,6 +22,11 @@ import sys
 from importlib.metadata import version
 print(sys.version.split()[0], version("tensorflow"), version("pybind11"))')
 export DWSCONV_STAMP
+
+if [[ ${1:-} == test ]]; then
+  [[ -e /usr/include/gtest/gtest.h ]] || tools/apt_install.sh "GoogleTest" libgtest-dev
+  exec "$bazel" test --build_tests_only --test_output=errors "${@:2}" //cc/...
+fi
 
 flags=()
 bin=.bazel/bin

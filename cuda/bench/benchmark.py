@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests"))
+sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
 
 from cuda_library import Call, Library  # noqa: E402
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests"))
+sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
 
 from cuda_block_library import BlockCall, BlockLibrary  # noqa: E402
 

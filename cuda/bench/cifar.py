@@ -1,9 +1,10 @@
 """Trains a GPU study's CIFAR-10 network, dense and separable: `python cuda/bench/cifar.py OUT [options]`.
 
-Four 3x3 convolutions of 128 channels with batch norm, two poolings, one dense layer, as examples/train_cifar.py has it
-in Keras; here the separable layers are the kernels' C functions, and PyTorch is the rest: dense convolutions, batch
-norm, pooling, loss. Three networks: dense, separable by PyTorch, separable by ours. Activations and their gradients
-have --dtype, weights are float32; SGD with momentum; a constant loss scale for float16.
+Four 3x3 convolutions of 128 channels with batch norm, two poolings, one dense layer, as
+examples/training/train_cifar.py has it in Keras; here the separable layers are the kernels' C functions, and
+PyTorch is the rest: dense convolutions, batch norm, pooling, loss. Three networks: dense, separable by PyTorch,
+separable by ours. Activations and their gradients have --dtype, weights are float32; SGD with momentum; a constant loss
+scale for float16.
 
 Pictures are noise around a pattern for each class, which can be learned: the loss has to fall. Writes OUT/cifar.json
 and OUT/cifar.md with images a second. The study's figures, training on a V100 at batch 128, float16: 11123 images/s
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests"))
+sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
 
 CLASSES = 10
 STUDY = {"dense": 11123, "separable": 9094}

@@ -21,7 +21,7 @@ from pathlib import Path
 from cifar import missing
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests"))
+sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
 
 # name: H = W, C, K, kernel, stride; padding SAME.
 LAYERS = {

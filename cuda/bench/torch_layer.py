@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python_tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python_tests" / "cuda"))
 
 from cuda_backward_library import BackwardCall
 from cuda_library import Call

@@ -1,6 +1,6 @@
 """Writes the saved models of this folder: run at version 0.1.0, and never again for these files.
 
-`python_tests/test_saved_models.py` loads them with today's package: whoever saved a model keeps it.
+`python_tests/package/test_saved_models.py` loads them with today's package: whoever saved a model keeps it.
 """
 
 import sys

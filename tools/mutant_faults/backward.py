@@ -2,8 +2,12 @@
 
 from mutant_faults._fault import Fault
 
-_FORWARD_WAYS = ("test_forward_ways.py",)
-_BACKWARD = ("test_backward.py::test_blocks_and_chunks", "test_backward.py", "test_gradients.py")
+_FORWARD_WAYS = ("op/test_forward_ways.py",)
+_BACKWARD = (
+    "gradient/test_backward.py::test_blocks_and_chunks",
+    "gradient/test_backward.py",
+    "gradient/test_gradients.py",
+)
 
 FAULTS = (
     Fault(
@@ -53,7 +57,7 @@ FAULTS = (
         "cc/cpu/run/backward_filters.cc",
         "used && c < g.channels",
         "c < g.channels",
-        ("test_backward.py::test_weights_that_no_output_uses_do_not_spoil_gradients",),
+        ("gradient/test_backward.py::test_weights_that_no_output_uses_do_not_spoil_gradients",),
     ),
     Fault(
         "a bias's gradient without the last chunk",
@@ -90,7 +94,7 @@ FAULTS = (
         "cc/cpu/kernels/derivative_body.h",
         "return at > zero ? grad : zero;",
         "return at >= zero ? grad : zero;",
-        ("test_gradients.py",),
+        ("gradient/test_gradients.py",),
     ),
     Fault(
         "a column's last pixels are not summed",

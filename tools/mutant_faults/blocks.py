@@ -2,10 +2,15 @@
 
 from mutant_faults._fault import Fault
 
-_LAYER = ("test_native.py::test_agrees_with_float64",)
-_BLOCK = ("test_block_kernel.py", "test_conv_block.py")
-_WAYS = ("test_block_ways.py", "test_block_kernel.py")
-_CACHE = ("test_filter_keys.py", "test_filter_cache.py", "test_filter_cache_kept.py", "test_block_kernel.py")
+_LAYER = ("native/test_native.py::test_agrees_with_float64",)
+_BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
+_WAYS = ("block/test_block_ways.py", "block/test_block_kernel.py")
+_CACHE = (
+    "op/test_filter_keys.py",
+    "op/test_filter_cache.py",
+    "op/test_filter_cache_kept.py",
+    "block/test_block_kernel.py",
+)
 
 FAULTS = (
     Fault(
@@ -27,14 +32,14 @@ FAULTS = (
         "cc/cpu/block.cc",
         "(begin - w->begin) * a_row",
         "(begin > w->begin ? begin - w->begin - 1 : 0) * a_row",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
     ),
     Fault(
         "rows kept for a strip are another image's",
         "cc/cpu/block.cc",
         "w->n == n",
         "true",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
         at="if (w->n == n && w->begin <= begin",
     ),
     Fault(
@@ -42,14 +47,14 @@ FAULTS = (
         "cc/cpu/block.cc",
         "Expand(n, have, end, c, channels, w->x, w->a + (have - begin) * a_row);",
         "Expand(n, have, end - (first > 0 && have == begin), c, channels, w->x, w->a + (have - begin) * a_row);",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
     ),
     Fault(
         "a strip's padding is the image's",
         "cc/cpu/block.cc",
         "p_.pad_top + begin - first * p_.stride_h",
         "p_.pad_top",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
     ),
     Fault(
         "an expanded block's factors are the first image's",
@@ -63,14 +68,14 @@ FAULTS = (
         "cc/cpu/block.cc",
         "std::min(p_.K, (share + 1) * step)",
         "std::min(p_.K - (share > 0), (share + 1) * step)",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
     ),
     Fault(
         "the filters of the first piece of channels",
         "cc/cpu/block.cc",
         "c * p_.R * p_.S",
         "0 * p_.R * p_.S",
-        ("test_block_ways.py",),
+        ("block/test_block_ways.py",),
     ),
     Fault(
         "factors in TensorFlow's order of channels",
@@ -84,7 +89,7 @@ FAULTS = (
         "cc/cpu/block.cc",
         "static_cast<const char*>(buffers.input) + (pixels - rest) * pixel",
         "static_cast<const char*>(buffers.input)",
-        ("test_block_kernel.py", "test_rounding.py"),
+        ("block/test_block_kernel.py", "op/test_rounding.py"),
     ),
     Fault(
         "the pointwise filter's rows in TensorFlow's order",
@@ -128,7 +133,7 @@ FAULTS = (
         "cc/cpu/block.cc",
         "PackKey key = together > 1 ?",
         "PackKey key = false ?",
-        ("test_block_kernel.py::test_one_filter_for_pixels_together_and_one_by_one",),
+        ("block/test_block_kernel.py::test_one_filter_for_pixels_together_and_one_by_one",),
     ),
     Fault(
         "the cache does not ask for the kernels of an activation",
@@ -143,13 +148,13 @@ FAULTS = (
         "cc/tf/filter_cache.cc",
         "!stable || IsForeign(*filters[i])",
         "false",
-        ("test_filter_cache.py",),
+        ("op/test_filter_cache.py",),
     ),
     Fault(
         "the cache forgets what foreign filters held",
         "cc/tf/filter_cache.cc",
         "found->second.foreign_hash != lookup.foreign_hash",
         "false",
-        ("test_filter_cache.py",),
+        ("op/test_filter_cache.py",),
     ),
 )

@@ -2,8 +2,8 @@
 
 from mutant_faults._fault import Fault
 
-_LAYER = ("test_native.py::test_agrees_with_float64",)
-_ROUNDING = ("test_rounding.py",)
+_LAYER = ("native/test_native.py::test_agrees_with_float64",)
+_ROUNDING = ("op/test_rounding.py",)
 
 FAULTS = (
     Fault("bfloat16 away from even", "cc/core/half.h", "((u >> 16) & 1u)", "1u", _ROUNDING),
@@ -52,41 +52,41 @@ FAULTS = (
         "cc/core/make_problem.cc",
         "request.residual != OutputShape(p)",
         "request.residual.empty()",
-        ("test_native_errors.py", "test_bad_input.py"),
+        ("native/test_native_errors.py", "op/test_bad_input.py"),
     ),
     Fault(
         "negative pads",
         "cc/core/make_problem.cc",
         "pads[i] < 0",
         "pads[i] < -1000",
-        ("test_block_shapes.py", "test_native_errors.py"),
+        ("block/test_block_shapes.py", "native/test_native_errors.py"),
     ),
     Fault(
         "a shape that needs no filter is unknown",
         "cc/tf/dws_conv_op.cc",
         "(!same && !c->ValueKnown(kernel))",
         "!c->ValueKnown(kernel)",
-        ("test_shape_function.py",),
+        ("op/test_shape_function.py",),
     ),
     Fault(
         "pads of channels-first blocks of unknown batch",
         "cc/tf/conv_block_op.cc",
         "(nhwc ? 2 : 4) + 2 * axis",
         "2 + 2 * axis",
-        ("test_block_shapes.py",),
+        ("block/test_block_shapes.py",),
     ),
     Fault(
         "a multiplier that an unknown shape forgets",
         "cc/tf/conv_block_op.cc",
         "c->Multiply(channels, c->Dim(filter, 3), &channels).ok()",
         "true",
-        ("test_block_shapes.py",),
+        ("block/test_block_shapes.py",),
     ),
     Fault(
         "a gate of another batch",
         "cc/core/make_block.cc",
         "request.scale != std::vector<int64_t>{b.main.N, b.main.CM()}",
         "request.scale.size() != 2",
-        ("test_block_shapes.py", "test_conv_block.py"),
+        ("block/test_block_shapes.py", "block/test_conv_block.py"),
     ),
 )

@@ -2,7 +2,12 @@
 
 from mutant_faults._fault import Fault
 
-_CONVERT = ("test_convert_folding.py", "test_convert.py", "test_convert_graphs.py")
+_CONVERT = (
+    "convert/test_convert_folding.py",
+    "convert/test_convert.py",
+    "convert/test_convert_norms.py",
+    "convert/test_convert_graphs.py",
+)
 
 FAULTS = (
     Fault(
@@ -40,7 +45,7 @@ FAULTS = (
         "tf_dwsconv/convert/_match.py",
         "scale * change[0], shift * change[0] + change[1], True",
         "scale * change[0], shift + change[1], True",
-        ("test_convert_folding.py::test_scales_and_offsets_in_a_row_in_front_of_a_1x1",),
+        ("convert/test_convert_folding.py::test_scales_and_offsets_in_a_row_in_front_of_a_1x1",),
     ),
     Fault(
         "a front norm that others read",
@@ -61,7 +66,7 @@ FAULTS = (
         "tf_dwsconv/convert/_match.py",
         "if self.graph.shared(node) and not (copies",
         "if False and not (copies",
-        ("test_convert_graphs.py",),
+        ("convert/test_convert_graphs.py",),
     ),
     Fault(
         "a residual that is spread",
@@ -75,27 +80,27 @@ FAULTS = (
         "tf_dwsconv/convert/_builtin.py",
         'Fused("none") if layer.residual else last',
         "last",
-        ("test_convert_folding.py::test_there_and_back",),
+        ("convert/test_convert_folding.py::test_there_and_back",),
     ),
     Fault(
         "to_builtin: a dense window without its dilation",
         "tf_dwsconv/convert/_builtin.py",
         'window["dilation_rate"] = layer.dilation_rate',
         "pass",
-        ("test_convert_folding.py::test_there_and_back",),
+        ("convert/test_convert_folding.py::test_there_and_back",),
     ),
     Fault(
         "training: a frozen half is trained",
         "tf_dwsconv/convert/_train.py",
         "and other.trainable == layer.trainable",
         "",
-        ("test_convert_training.py",),
+        ("convert/test_convert_training.py",),
     ),
     Fault(
         "copied weights forget what is not trained",
         "tf_dwsconv/convert/_copy.py",
         "target.trainable = source.trainable",
         "pass",
-        ("test_convert_folding.py::test_a_variable_that_is_not_trained_stays_so",),
+        ("convert/test_convert_folding.py::test_a_variable_that_is_not_trained_stays_so",),
     ),
 )

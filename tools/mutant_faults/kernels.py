@@ -2,9 +2,9 @@
 
 from mutant_faults._fault import Fault
 
-_LAYER = ("test_native.py::test_agrees_with_float64",)
-_BLOCK = ("test_block_kernel.py", "test_conv_block.py")
-_FORWARD_WAYS = ("test_forward_ways.py",)
+_LAYER = ("native/test_native.py::test_agrees_with_float64",)
+_BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
+_FORWARD_WAYS = ("op/test_forward_ways.py",)
 
 FAULTS = (
     Fault(

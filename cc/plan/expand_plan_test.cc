@@ -1,0 +1,88 @@
+// Plans of blocks that a 1x1 convolution leads: strips cover the output, and find their rows inside the image.
+#include "cc/plan/expand_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cc/plan/testing_problems.h"
+
+namespace dwsconv {
+namespace {
+
+Block RandomBlock(Draw* draw) {
+  Block block;
+  block.main = RandomProblem(draw);
+  block.E = draw->Size(500);
+  return block;
+}
+
+TEST(ExpandPlan, RowsAndChannelsAreWithinTheBlock) {
+  Draw draw(1);
+  int64_t pieces = 0, by_channels = 0, strips = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const Block block = RandomBlock(&draw);
+    const Problem& p = block.main;
+    const Machine m = RandomMachine(&draw);
+    const ExpandPlan plan = MakeExpandPlan(block, m);
+    SCOPED_TRACE(Told(p, m));
+    ASSERT_GE(plan.rows, 1);
+    ASSERT_LE(plan.rows, p.Ho);
+    ASSERT_GE(plan.channels, 1);
+    ASSERT_LE(plan.channels, p.C);
+    ASSERT_TRUE(plan.channels == p.C || plan.channels % m.tile_channels == 0) << plan.channels;
+    ASSERT_GE(plan.threads, 1);
+    ASSERT_LE(plan.threads, m.threads);
+    ASSERT_GE(plan.z_stride, p.CM());
+    if (plan.by_channels) {
+      ASSERT_EQ(plan.rows, p.Ho) << "a task is whole images";
+      ASSERT_GE(plan.z_bytes, p.N * p.output_pixels() * plan.z_stride * m.z_bytes);
+    } else {
+      ASSERT_GE(plan.z_pixels, 1);
+      ASSERT_LE(plan.z_pixels, p.output_pixels());
+      ASSERT_GE(plan.z_bytes, plan.z_pixels * plan.z_stride * m.z_bytes);
+    }
+    // Channels by pieces are of whole images: a strip keeps all channels of the rows that the next one reads again.
+    if (plan.channels < p.C) {
+      ASSERT_EQ(plan.rows, p.Ho);
+    }
+    // A holds the rows that a strip reads, at least of the pieces of their channels.
+    for (int64_t first = 0; first < p.Ho; first += plan.rows) {
+      int64_t begin, end;
+      RowsRead(p, first, std::min(p.Ho, first + plan.rows), &begin, &end);
+      ASSERT_GE(plan.a_bytes, (end - begin) * p.W * plan.channels * m.z_bytes);
+    }
+    pieces += plan.channels < p.C, by_channels += plan.by_channels, strips += plan.rows < p.Ho;
+  }
+  EXPECT_TRUE(pieces > 20 && by_channels > 20 && strips > 100) << pieces << " " << by_channels << " " << strips;
+}
+
+TEST(RowsRead, AreThoseUnderTheTaps) {
+  Draw draw(2);
+  for (int i = 0; i < 3000; ++i) {
+    const Problem p = RandomProblem(&draw);
+    const int64_t first = draw(0, p.Ho - 1), last = draw(first + 1, p.Ho);
+    int64_t begin, end, least = p.H, most = -1;
+    RowsRead(p, first, last, &begin, &end);
+    ASSERT_TRUE(0 <= begin && begin <= end && end <= p.H) << begin << " " << end;
+    for (int64_t row = first; row < last; ++row) {
+      for (int64_t r = 0; r < p.R; ++r) {
+        const int64_t at = row * p.stride_h - p.pad_top + r * p.dilation_h;
+        if (at < 0 || at >= p.H) continue;
+        least = std::min(least, at), most = std::max(most, at);
+      }
+    }
+    if (most < 0) continue;  // all taps are in the padding
+    EXPECT_LE(begin, least) << Told(p, Machine());
+    EXPECT_GE(end, most + 1) << Told(p, Machine());
+    // Not a row too many at either end, unless the window's holes are there.
+    if (p.dilation_h == 1) {
+      EXPECT_EQ(begin, least) << Told(p, Machine());
+      EXPECT_EQ(end, most + 1) << Told(p, Machine());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv

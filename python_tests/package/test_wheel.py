@@ -1,0 +1,179 @@
+"""The wheel, as a user gets it: installed into a fresh virtual environment and used from another folder.
+
+The environment takes TensorFlow from the one that runs the tests, through a .pth file, instead of fetching it anew. Its
+packages come after the environment's own, so tf_dwsconv is the wheel's; every program below asserts that.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = Path(sysconfig.get_paths()["platlib"])
+
+# A layer against the stock layer with the same weights, in eager mode, in a function and through save and load.
+LAYER = """
+import json, os, sys, warnings
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import numpy as np
+warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import keras
+    import tensorflow as tf
+    import tf_dwsconv
+    x = np.random.default_rng(0).standard_normal((2, 13, 11, 6)).astype("float32")
+    differences = []
+    for stride, activation in [(1, None), (2, "relu")]:
+        args = dict(filters=10, kernel_size=3, strides=stride, padding="same", activation=activation)
+        stock, ours = keras.layers.SeparableConv2D(**args), tf_dwsconv.DepthwiseSepConv2D(**args)
+        stock.build(x.shape), ours.build(x.shape)
+        stock.set_weights([w + 0.1 for w in stock.get_weights()])
+        ours.set_weights(stock.get_weights())
+        expected = stock(x).numpy()
+        for call in (ours, tf.function(ours)):
+            differences.append(float(np.abs(call(x).numpy() - expected).max() / np.abs(expected).max()))
+    model = keras.Sequential([keras.Input(x.shape[1:]), ours])
+    model.save("model.keras")
+    again = keras.models.load_model("model.keras")(x).numpy()
+    differences.append(float(np.abs(again - expected).max() / np.abs(expected).max()))
+print(json.dumps({
+    "file": tf_dwsconv.__file__,
+    "difference": max(differences),
+    "warnings": [str(w.message) for w in caught if "tf_dwsconv" in str(w.message) or "Stock" in w.category.__name__],
+    "info": tf_dwsconv.build_info(),
+}))
+"""
+
+# The NumPy module, where TensorFlow does not exist.
+NATIVE = """
+import importlib.util, json, sys
+import numpy as np
+assert importlib.util.find_spec("tensorflow") is None
+import tf_dwsconv.native
+x = np.arange(2 * 5 * 4 * 3, dtype="float32").reshape(2, 5, 4, 3)
+d = np.zeros((3, 3, 3, 1), "float32")
+d[1, 1] = 1.0
+p = np.arange(6, dtype="float32").reshape(1, 1, 3, 2)
+y = tf_dwsconv.native.depthwise_sep_conv2d(x, d, p)
+print(json.dumps({"file": tf_dwsconv.__file__, "equal": bool(np.array_equal(y, x @ p[0, 0]))}))
+"""
+
+
+def run(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """Runs a command without this process' Python settings; its output is in the error where it fails."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "DWSCONV_", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of the tree as it is built."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(ROOT / "tools" / "wheel.sh", folder, DWSCONV_PYTHON=sys.executable)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def environment(folder: Path, wheel: Path) -> Path:
+    """A fresh virtual environment with the wheel alone in it; returns its site-packages."""
+    run(sys.executable, "-m", "venv", folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--no-index", "--no-deps", wheel)
+    (site,) = folder.glob("lib/python*/site-packages")
+    assert (site / "tf_dwsconv" / "_dwsconv_ops.so").exists()
+    return site
+
+
+@pytest.fixture(scope="module")
+def with_tensorflow(wheel, tmp_path_factory) -> Path:
+    """site-packages of an environment that has the wheel, and sees this one's packages."""
+    site = environment(tmp_path_factory.mktemp("with_tensorflow"), wheel)
+    (site / "tests.pth").write_text(f"{SITE}\n")
+    return site
+
+
+def run_layer(site: Path, cwd: Path) -> dict:
+    """What LAYER prints in the environment of `site`."""
+    done = run(site.parents[2] / "bin" / "python", "-I", "-c", LAYER, cwd=cwd)
+    out = json.loads(done.stdout.splitlines()[-1])
+    assert Path(out["file"]).parent == site / "tf_dwsconv"
+    return out
+
+
+def test_contents(wheel):
+    """A wheel of this platform that holds the package, both libraries, the record of the build and the licence."""
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.endswith(f"-{tag}-{tag}-{platform}.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
+        info = json.loads(packed.read("tf_dwsconv/_build_info.json"))
+    modules = {f"tf_dwsconv/{p.relative_to(ROOT / 'tf_dwsconv')}" for p in (ROOT / "tf_dwsconv").rglob("*.py")}
+    shipped = {name for name in names if ".dist-info/" not in name}
+    assert shipped == modules | {
+        f"tf_dwsconv/{n}" for n in ("_dwsconv_ops.so", "_native.so", "_lab.so", "_build_info.json")
+    }
+    assert any(name.endswith("LICENSE") for name in names)
+    assert set(info) == {"tensorflow", "compiler", "cuda", "isas", "abi"}
+    assert info["tensorflow"].count(".") == 2
+    assert info["cuda"] is False
+    assert info["isas"][0] == "generic"
+    assert "GCC" in info["compiler"] or "clang" in info["compiler"]
+
+
+def test_layer_runs_elsewhere(with_tensorflow, tmp_path):
+    """The fused op runs from the installed wheel, in another folder, without a word of warning."""
+    out = run_layer(with_tensorflow, tmp_path)
+    assert out["warnings"] == []
+    assert out["info"]["op_library"] == str(with_tensorflow / "tf_dwsconv" / "_dwsconv_ops.so")
+    assert 0 <= out["difference"] < 1e-5
+
+
+def test_another_tensorflow_gets_stock_ops_and_one_warning(wheel, tmp_path):
+    """With a TensorFlow of another minor version: one warning that names both, and the right results."""
+    site = environment(tmp_path / "venv", wheel)
+    (site / "tests.pth").write_text(f"{SITE}\n")
+    record = site / "tf_dwsconv" / "_build_info.json"
+    info = json.loads(record.read_text())
+    installed = info["tensorflow"]
+    major, minor, _ = installed.split(".")
+    info["tensorflow"] = f"{major}.{int(minor) - 1}.0"
+    record.write_text(json.dumps(info))
+    out = run_layer(site, tmp_path)
+    assert len(out["warnings"]) == 1, out["warnings"]
+    assert info["tensorflow"] in out["warnings"][0]
+    assert installed in out["warnings"][0]
+    assert "stock" in out["warnings"][0]
+    assert out["info"]["op_library"] is None
+    assert out["difference"] < 1e-5
+
+
+def test_native_without_tensorflow(wheel, tmp_path):
+    """tf_dwsconv.native needs NumPy and ml_dtypes, no TensorFlow."""
+    site = environment(tmp_path / "venv", wheel)
+    for name in ("numpy", "ml_dtypes"):
+        package = Path(importlib.util.find_spec(name).origin).parent
+        (site / name).symlink_to(package)
+        libraries = package.with_name(f"{name}.libs")
+        if libraries.exists():
+            (site / libraries.name).symlink_to(libraries)
+    done = run(site.parents[2] / "bin" / "python", "-I", "-c", NATIVE, cwd=tmp_path)
+    out = json.loads(done.stdout.splitlines()[-1])
+    assert Path(out["file"]).parent == site / "tf_dwsconv"
+    assert out["equal"]

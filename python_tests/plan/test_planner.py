@@ -1,0 +1,95 @@
+"""The planner: what every plan has to keep, over problems and machines' threads."""
+
+import pytest
+from common.layer_table import SUITES, shapes_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machines import ALL_ISAS, MACHINES, planned
+
+from tf_dwsconv import native
+from tf_dwsconv.analysis import Problem
+
+SCRATCH_LIMIT = 2 << 20  # bytes a thread
+
+
+def plan(n, h, w, c, k, *, m=1, kernel=(3, 3), strides=1, dtype="float32", threads=2, padding="SAME"):
+    return native.plan(
+        (n, h, w, c),
+        (*kernel, c, m),
+        (1, 1, c * m, k),
+        strides=strides,
+        padding=padding,
+        dtype=dtype,
+        num_threads=threads,
+    )
+
+
+def check(result, threads):
+    n, ho, wo, k = result["output_shape"]
+    assert 1 <= result["block_pixels"] <= ho * wo
+    assert 1 <= result["block_channels"] <= k
+    blocks = -(-ho * wo // result["block_pixels"])
+    shares = -(-k // result["block_channels"])
+    assert result["tasks"] == n * blocks * shares
+    assert 1 <= result["threads"] <= min(threads, result["tasks"])
+    assert 0 < result["scratch_bytes_per_thread"] <= SCRATCH_LIMIT
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    n=st.integers(1, 64),
+    h=st.integers(1, 600),
+    w=st.integers(1, 600),
+    c=st.integers(1, 3000),
+    k=st.integers(1, 3000),
+    m=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    strides=st.integers(1, 3),
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    threads=st.sampled_from([1, 2, 7, 16, 128]),
+)
+def test_any_problem_gets_a_plan_that_fits(n, h, w, c, k, m, kernel, strides, dtype, threads):
+    check(plan(n, h, w, c, k, m=m, kernel=kernel, strides=strides, dtype=dtype, threads=threads), threads)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 200_000, 8), (1, 4, 4, 100_000, 64), (1, 20_000, 20_000, 8, 8)])
+def test_scratch_stays_small_whatever_the_input(shape):
+    check(plan(*shape), 2)
+
+
+def test_small_problems_take_one_thread():
+    assert plan(1, 7, 7, 32, 32, threads=16)["threads"] == 1
+
+
+@pytest.mark.parametrize("isa", ALL_ISAS)
+@pytest.mark.parametrize("layer", [layer for layer in SUITES["mobilenet"] if layer.strides == 1], ids=str)
+@pytest.mark.parametrize("threads", [2, 4, 8, 16])
+def test_batch_one_keeps_all_threads_busy(layer, threads, isa):
+    """No thread waits for long: the rounds that the tasks take are nearly full, of all the threads there are."""
+    for machine in MACHINES:
+        result = planned(layer.problem(), machine.caches, threads, isa)
+        rounds = -(-result["tasks"] // threads)
+        assert result["threads"] == min(threads, result["tasks"])
+        assert result["tasks"] / (rounds * threads) >= 0.75, (str(machine), result)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_output_that_no_cache_holds_is_written_around_the_caches(machine):
+    """Where X and Y take more than half of L3."""
+    one = Problem(N=1, H=64, W=64, C=16, K=64)
+    images = machine.caches[2] // 2 // (4 * (one.sizes["X"] + one.sizes["Y"]))
+    kept, streamed = (
+        planned(Problem(N=n, H=64, W=64, C=16, K=64), machine.caches, 2, machine.isa) for n in (images, images + 1)
+    )
+    assert (kept["stream"], streamed["stream"]) == (False, True)
+
+
+def test_this_machine_is_planned_for():
+    """What the planner knows of it is what `cpu_info` tells."""
+    info = native.cpu_info()
+    caches = [info[f"{level}_bytes"] for level in ("l1d", "l2", "l3")]
+    problem = Problem(N=8, H=14, W=14, C=480, K=112, R=5, S=5)
+    given = planned(problem, caches, 2, info["isa"])
+    told = native.plan(*shapes_of(problem), num_threads=2, variant="fused")
+    assert {name: told[name] for name in given if name in told} == {name: given[name] for name in given if name in told}
+    assert told["block_pixels"] > 0
