@@ -24,7 +24,7 @@ from strategies import shapes
 
 import tf_dwsconv
 import tf_dwsconv.native
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

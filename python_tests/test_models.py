@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import check_python
 
 import tf_dwsconv
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

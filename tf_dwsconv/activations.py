@@ -72,24 +72,6 @@ _BY_WORD["elu"] = Fused("elu", 1.0)
 _BY_WORD.update({alias: _BY_WORD[word] for alias, word in _ALIASES.items()})
 
 
-@functools.lru_cache(maxsize=4096)
-def op_arguments(stage: str, fused: Fused) -> dict[str, Any]:
-    """An activation as arguments of an op; `stage` is what their names begin with: "", "depthwise_", "expand_"."""
-    return {
-        f"{stage}activation": fused.word,
-        f"{stage}alpha": fused.alpha,
-        f"{stage}max_value": fused.max_value,
-        f"{stage}threshold": fused.threshold,
-    }
-
-
-def of_op(op: Any, stage: str) -> Fused:
-    """The way back: the activation of a TensorFlow op."""
-    word = op.get_attr(f"{stage}activation")
-    word = word.decode() if isinstance(word, bytes) else word
-    return Fused(word, *(op.get_attr(f"{stage}{name}") for name in ("alpha", "max_value", "threshold")))
-
-
 def spelled(fused: Fused) -> Any:
     """An activation as a user would write it, and JSON can hold it."""
     if fused == _BY_WORD.get(fused.word) or fused.word == "prelu":
@@ -218,7 +200,7 @@ class Known:
     def __call__(self, x):
         import tensorflow as tf
 
-        from tf_dwsconv import stock
+        from tf_dwsconv._tf import stock
 
         return stock.activate(tf.convert_to_tensor(x), self.fused)
 

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from tf_dwsconv import _tf_keras
-from tf_dwsconv.layers import check_backend
+from tf_dwsconv.layers._shared import check_backend
 
 check_backend("convert", "stock layers")
 

@@ -9,7 +9,7 @@ import keras
 
 from tf_dwsconv import activations
 from tf_dwsconv.activations import Fused
-from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv.layers import FusedConvBlock
 from tf_dwsconv.convert import _inside
 from tf_dwsconv.convert._graph import Graph, calls, is_graph, wrapped
 from tf_dwsconv.convert._rebuild import Emission, Plan, Step, copy_state, function_again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tf_dwsconv.activations import spelled
-from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv.layers import FusedConvBlock
 from tf_dwsconv.convert import _sequences
 from tf_dwsconv.convert._block import Block, FoldedConvolution
 from tf_dwsconv.convert._rebuild import Emission, Step, assign, function_again

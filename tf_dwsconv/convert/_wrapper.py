@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import keras
 
-from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv.layers import FusedConvBlock
 from tf_dwsconv.convert import _copy, _inside
 from tf_dwsconv.convert._graph import is_graph, wrapped
 

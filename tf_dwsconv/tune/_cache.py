@@ -52,7 +52,7 @@ def reload() -> int:
     Returns:
         How many plans the file has for this CPU.
     """
-    state = getattr(sys.modules.get("tf_dwsconv._library"), "_state", None)
+    state = getattr(sys.modules.get("tf_dwsconv._tf.library"), "_state", None)
     if state is not None and state.path is not None:
         ctypes.CDLL(state.path).dwsconv_reload_plans()
     return _native.reload_tuned_plans()

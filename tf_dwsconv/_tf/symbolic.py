@@ -7,10 +7,11 @@ from typing import Any, Optional
 import keras
 import tensorflow as tf
 
-from tf_dwsconv import _dispatch, _shapes
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv import _shapes
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
+from tf_dwsconv._tf.signatures import LAYER_INPUTS
 from tf_dwsconv.activations import spelled
-from tf_dwsconv.stock import ARGUMENTS
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
@@ -42,34 +43,33 @@ class DepthwiseSepConv2DOp(keras.Operation):
         }
 
     def call(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
-        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
-        return _dispatch.call(tensors, _dispatch.attributes_of(**self.options))
+        tensors = (depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
+        return dispatch.call(x, Tensors(**dict(zip(LAYER_INPUTS, tensors))), dispatch.attributes_of(**self.options))
 
     def compute_output_spec(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
-        attributes = _dispatch.attributes_of(**self.options)
-        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
+        attributes = dispatch.attributes_of(**self.options)
+        given = (depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
         dtype = keras.backend.standardize_dtype(x.dtype)
-        for name, tensor in zip(ARGUMENTS, tensors):
+        for name, tensor in zip(LAYER_INPUTS, given):
             if tensor is not None and keras.backend.standardize_dtype(tensor.dtype) != dtype:
                 raise TypeError(f"`{name}` must be of the dtype of `x`, {dtype}; given {tensor.dtype}.")
-        if dtype not in ("float32", "bfloat16", "float16", "float64"):
-            raise TypeError(f"`x` must be of dtype float32, bfloat16, float16 or float64; given {dtype}.")
-        shapes = [_shapes.absent if tensor is None else tuple(tensor.shape) for tensor in tensors]
-        return keras.KerasTensor(_shapes.check(_shapes.Operands(*shapes), attributes), dtype=dtype)
+        dispatch.check_dtype(tf.as_dtype(dtype))
+        shapes = Tensors(**dict(zip(LAYER_INPUTS, given))).map(lambda tensor: tuple(tensor.shape))
+        return keras.KerasTensor(_shapes.check(tuple(x.shape), shapes, attributes), dtype=dtype)
 
 
-def call(tensors: tuple, attributes: Attributes, name: Optional[str]) -> Any:
+def call(x: Any, tensors: Tensors, attributes: Attributes, name: Optional[str]) -> Any:
     """Adds the op to the graph of symbolic tensors.
 
     Raises:
         TypeError, ValueError: as the functional op.
     """
-    dtype = next(tf.as_dtype(t.dtype) for t in tensors if isinstance(t, keras.KerasTensor))
-    converted = []
-    for i, (argument, tensor) in enumerate(zip(ARGUMENTS, tensors)):
-        if not isinstance(tensor, keras.KerasTensor) and not (tensor is None and i >= 3):
-            tensor = _dispatch.convert(tensor, argument, dtype)
-        converted.append(tensor)
+    given = {"x": x, **{name: getattr(tensors, name) for name in LAYER_INPUTS}}
+    dtype = next(tf.as_dtype(t.dtype) for t in given.values() if isinstance(t, keras.KerasTensor))
+    for argument, tensor in given.items():
+        is_absent = tensor is None and argument in LAYER_INPUTS[2:]
+        if not isinstance(tensor, keras.KerasTensor) and not is_absent:
+            given[argument] = dispatch.convert(tensor, argument, dtype)
     padding: Any = attributes.padding
     if padding == "EXPLICIT":
         numbers = attributes.explicit_paddings
@@ -83,4 +83,4 @@ def call(tensors: tuple, attributes: Attributes, name: Optional[str]) -> Any:
         spelled(attributes.activation),
         name=name,
     )
-    return operation.symbolic_call(*converted)
+    return operation.symbolic_call(*given.values())
