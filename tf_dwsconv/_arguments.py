@@ -182,6 +182,17 @@ def _padding(padding: Any, data_format: str) -> tuple[str, tuple[int, ...]]:
     return "EXPLICIT", numbers
 
 
+def numpy_dtype(name: str) -> Any:
+    """The NumPy dtype of a name, bfloat16 among them."""
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
 def layer_padding(padding: Any) -> Any:
     """The `padding` of a Keras layer, checked: "same", "valid", or two pairs ((top, bottom), (left, right)).
 

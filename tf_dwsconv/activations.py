@@ -22,19 +22,8 @@ from typing import Any, NamedTuple
 from tf_dwsconv import _tf_keras
 
 WORDS = (
-    "none",
-    "relu",
-    "relu6",
-    "hard_swish",
-    "silu",
-    "gelu",
-    "leaky_relu",
-    "sigmoid",
-    "tanh",
-    "elu",
-    "mish",
-    "gelu_tanh",
-)
+    "none", "relu", "relu6", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid", "tanh", "elu", "mish", "gelu_tanh",
+)  # fmt: skip
 DEFAULT_ALPHA = 0.2  # of keras.activations.leaky_relu and tf.nn.leaky_relu alike
 
 # Other words that Keras uses for the same functions.

@@ -33,8 +33,7 @@ def depthwise_nest(problem: Problem, window="shared"):
     '5.138e+07'
     """
     check_problem(problem)
-    across, down = _windows(problem)
-    bounds = {"N": problem.N, "C": problem.CM, "Wo": problem.Wo, "Ho": problem.Ho, "S": problem.S, "R": problem.R}
+    bounds, across, down = _loops(problem)
     return LoopNest(
         bounds,
         (Array("X", ("N", "C", across, down), window), Array("D", ("C", "S", "R")), Array("Z", ("N", "C", "Wo", "Ho"))),
@@ -50,18 +49,9 @@ def fused_nest(problem: Problem):
     its solution is the pointwise half's as long as a whole window is in every tile, that is, while D is small.
     """
     check_problem(problem)
-    across, down = _windows(problem)
-    bounds = {
-        "N": problem.N,
-        "C": problem.CM,
-        "Wo": problem.Wo,
-        "Ho": problem.Ho,
-        "S": problem.S,
-        "R": problem.R,
-        "K": problem.K,
-    }
+    bounds, across, down = _loops(problem)
     return LoopNest(
-        bounds,
+        {**bounds, "K": problem.K},
         (
             Array("X", ("N", "C", across, down)),
             Array("D", ("C", "S", "R")),
@@ -73,8 +63,10 @@ def fused_nest(problem: Problem):
     )
 
 
-def _windows(problem):
+def _loops(problem):
+    """The bounds of the depthwise half's loops, and X's windows across and down."""
     return (
+        {"N": problem.N, "C": problem.CM, "Wo": problem.Wo, "Ho": problem.Ho, "S": problem.S, "R": problem.R},
         Window("Wo", "S", problem.stride[1], problem.dilation[1]),
         Window("Ho", "R", problem.stride[0], problem.dilation[0]),
     )

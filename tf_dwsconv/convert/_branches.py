@@ -1,4 +1,4 @@
-"""Parallel branches that add, as one convolution: the blocks of RepVGG and MobileOne as they are trained.
+"""Finds parallel branches that add, and makes them one convolution: `rules/branches.py` and `_grow.py` use it.
 
 In inference the sum of convolutions of one tensor, each with its batch norm, is one convolution. Its filter is the sum
 of theirs, each where its window lies. A batch norm alone, or the tensor itself, is a 1x1 one. Sums are float64.
@@ -12,27 +12,12 @@ from typing import Any, Callable, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.activations import NONE
-from tf_dwsconv.convert import _cost, _read
-from tf_dwsconv.convert._block import Block, FoldedConvolution
-from tf_dwsconv.convert._graph import Graph, only_input
+from tf_dwsconv._keras_graph import Graph, only_input
+from tf_dwsconv.convert import _read
+from tf_dwsconv.convert._block import Folded
 from tf_dwsconv.convert._read import Convolution
 
 L = keras.layers
-
-
-@dataclasses.dataclass
-class Branches:
-    """x: what all read; out: the sum; nodes: the calls, the last Add at the end; main: the layer of the largest window;
-    window: of the sum, as a `FusedConvBlock` takes it.
-    """
-
-    x: Any
-    out: Any
-    nodes: list
-    main: Any
-    convolution: Convolution
-    window: dict
 
 
 @dataclasses.dataclass
@@ -46,18 +31,18 @@ class _Branch:
     shift: Any = 0.0
 
 
-def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], bool]) -> Optional[Branches]:
-    """The convolutions of a tensor that one sum joins, two of them at least.
+def find(search: Any, x: Any, layout: str, dtype: str) -> Optional[Folded]:
+    """The convolutions of a tensor that one sum joins, two of them at least, as one.
 
     Args:
-        graph: of the calls.
+        search: says which calls may be taken, and has the graph.
         x: the tensor.
         layout, dtype: of the pictures, and what is computed in.
-        usable: whether a call may be taken.
     """
+    graph = search.graph
 
     def takes(node: Any) -> bool:
-        return usable(node) and _read.compute_dtype(node) == dtype
+        return search.is_alone(node) and _read.compute_dtype(node) == dtype
 
     sums: dict[int, list[_Branch]] = {id(x): [_Branch([], x, None)]}
     for node in graph.readers(x):
@@ -66,10 +51,7 @@ def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], 
             sums[id(branch.out)] = [branch]
     adds: list = []
     best = None
-    while True:
-        node = _sum(graph, sums, x, takes, adds)
-        if node is None:
-            break
+    while (node := _sum(graph, sums, x, takes, adds)) is not None:
         adds.append(node)
         joined = [branch for t in node.arguments.keras_tensors for branch in sums[id(t)]]
         sums[id(node.outputs[0])] = joined
@@ -81,9 +63,9 @@ def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], 
     folded = _fold(joined, x, node.outputs[0], layout)
     if folded is None:
         return None
-    inside = [add for add in adds if any(add is n for n in _behind(graph, node))]
-    nodes = [n for branch in joined for n in branch.nodes] + inside
-    return Branches(x, node.outputs[0], nodes, folded[0].layer, *folded)
+    inside = _behind(graph, node)
+    nodes = [n for branch in joined for n in branch.nodes] + [add for add in adds if any(add is n for n in inside)]
+    return Folded(x, node.outputs[0], nodes, *folded)
 
 
 def _behind(graph: Graph, node: Any) -> list:
@@ -200,7 +182,7 @@ def _fold(branches: list[_Branch], x: Any, out: Any, layout: str) -> Optional[tu
     is_same = symmetric and 2 * left == (columns - 1) * dilation[1] and stride == (1, 1)
     padding: Any = "same" if is_same else ((top, bottom), (left, right))
     window = {"kernel_size": (rows, columns), "strides": stride, "dilation_rate": dilation, "padding": padding}
-    return Convolution(largest.layer, kernel, bias, NONE, depthwise=first.depthwise), window
+    return Convolution(largest.layer, kernel, bias, depthwise=first.depthwise), window
 
 
 def _as_convolution(branch: _Branch, channels: int, depthwise: bool) -> Convolution:
@@ -209,7 +191,7 @@ def _as_convolution(branch: _Branch, channels: int, depthwise: bool) -> Convolut
         np.broadcast_to(np.asarray(value, np.float64), [channels]) for value in (branch.scale, branch.shift)
     )
     kernel = scale.reshape(1, 1, -1, 1) if depthwise else np.diag(scale)[None, None]
-    return Convolution(None, kernel, shift, NONE, depthwise=depthwise)
+    return Convolution(None, kernel, shift, depthwise=depthwise)
 
 
 def _sizes(axis: int, x: Any, out: Any, layout: str) -> tuple:
@@ -254,54 +236,3 @@ def _join(places: list, axis: int, x: Any, out: Any, stride: int, dilation: int,
         if (size + before + after - reach - 1) // stride + 1 != outputs:
             return None
     return (taps, before, after, at) if after >= 0 else None
-
-
-class Branching:
-    """Methods of `Finder` (`_match.py`), which has the graph and the search along it."""
-
-    graph: Any
-    folded: list
-    _claimed: set
-    _usable: Any
-    _behind_depthwise: Any
-    _tail: Any
-
-    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[Branches]:
-        return find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
-
-    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
-        """Convolutions whose results are added, as one."""
-        before, layout = self.graph.producer(x), _read.data_format(node.operation)
-        if before is not None and _read.zero_padding(before) is not None:
-            x = only_input(before)
-        found = self._branches(x, layout, _read.compute_dtype(node))
-        if found is None or not any(n is node for n in found.nodes):
-            return None
-        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
-        kernel_size = found.window["kernel_size"]
-        if found.convolution.depthwise:
-            block.depthwise = found.convolution
-            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
-            return self._behind_depthwise(block)
-        if not _cost.dense_pays(kernel_size, *found.convolution.kernel.shape[2:], found.window["strides"]):
-            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
-                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
-                self._claimed.update(map(id, block.nodes))
-            return None
-        block.pointwise = found.convolution
-        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
-            block.is_dense = True
-            block.window = {**found.window, "dense_kernel_size": kernel_size}
-            del block.window["kernel_size"]
-        return self._tail(block)
-
-    def _pointwise_branches(self, block: Block) -> Optional[Branches]:
-        """The 1x1 convolutions that alone read a block's result, and are added."""
-        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs or block.is_sequence:
-            return None
-        found = self._branches(block.out, block.layout, block.dtype)
-        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
-            return None
-        own = {id(node) for node in found.nodes}
-        inside = all(id(node) in own for node in self.graph.readers(block.out))
-        return found if inside and found.window["strides"] == (1, 1) else None

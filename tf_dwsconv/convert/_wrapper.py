@@ -6,9 +6,9 @@ from typing import Any, Callable
 
 import keras
 
-from tf_dwsconv.layers import FusedConvBlock
+from tf_dwsconv._keras_graph import is_graph, wrapped
 from tf_dwsconv.convert import _copy, _inside
-from tf_dwsconv.convert._graph import is_graph, wrapped
+from tf_dwsconv.layers import FusedConvBlock
 
 L = keras.layers
 

@@ -119,9 +119,7 @@ def model_layers(model: Any, batch_size: int = 1) -> list[graph.Call]:
     Raises:
         ValueError: a layer's input has no fixed size, or the model has no graph.
     """
-    import keras
-
-    return [call for call in graph.dws_calls(keras, model, batch_size) if call.kind == "dws"]
+    return [call for call in graph.dws_calls(model, batch_size) if call.kind == "dws"]
 
 
 def clear() -> int:
