@@ -6,7 +6,6 @@ float32 and rounded once, at the end, as the fused kernels do. The convolutions 
 
 from __future__ import annotations
 
-import math
 from typing import Callable, Optional
 
 import tensorflow as tf
@@ -17,7 +16,7 @@ from tf_dwsconv import _shapes
 from tf_dwsconv._arguments import Attributes, Tensors
 from tf_dwsconv._tf import convolutions, guard
 from tf_dwsconv._tf.convolutions import ensure_rank4
-from tf_dwsconv.activations import Fused
+from tf_dwsconv.activations import activate
 
 
 def in_xla() -> bool:
@@ -103,50 +102,3 @@ def to_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
 
 def from_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
     return t if attributes.data_format == "NHWC" else tf.transpose(t, [0, 3, 1, 2])
-
-
-def activate(x: tf.Tensor, activation: Fused, slopes: Optional[tf.Tensor] = None) -> tf.Tensor:
-    """Applies an activation of the fused kernels; `slopes` are prelu's, one for each channel of NHWC."""
-    word = activation.word
-    if word == "none":
-        return x
-    if word == "prelu":
-        return tf.where(x < 0, x * slopes, x)
-    if word == "elu":
-        alpha = tf.constant(activation.alpha, x.dtype)
-        return tf.where(x > 0, x, alpha * tf.math.expm1(tf.where(x > 0, tf.zeros_like(x), x)))
-    if word in ("relu", "leaky_relu") and (activation.max_value != math.inf or activation.threshold != 0):
-        return _bounded_relu(x, activation)
-    if word == "leaky_relu" and x.dtype == tf.float64:
-        return tf.where(x > 0, x, x * activation.alpha)  # TensorFlow's op keeps the slope in float32
-    if word == "leaky_relu":
-        return tf.nn.leaky_relu(x, alpha=activation.alpha)
-    return _FUNCTIONS[word](x)
-
-
-def _bounded_relu(x: tf.Tensor, activation: Fused) -> tf.Tensor:
-    max_value, threshold = (tf.constant(n, x.dtype) for n in (activation.max_value, activation.threshold))
-    slope = activation.alpha if activation.word == "leaky_relu" else 0.0
-    # Zero without a slope, but a NaN stays one.
-    below = (x - threshold) * tf.constant(slope, x.dtype) if slope else tf.nn.relu(tf.minimum(x, 0.0))
-    return tf.where(x > threshold, tf.where(x > max_value, max_value, x), below)
-
-
-def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
-    # 0.5 * x * (1 + tanh(u)) without cancellation.
-    return x * tf.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
-
-
-_FUNCTIONS = {
-    "relu": tf.nn.relu,
-    "relu6": tf.nn.relu6,
-    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) / 6.0,
-    # Not tf.nn.silu: its custom gradient holds no second derivative in graphs of TensorFlow 1.
-    "silu": lambda x: x * tf.sigmoid(x),
-    # Not tf.nn.gelu, which takes the root of two from float32 also in float64.
-    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(math.sqrt(0.5), x.dtype))),
-    "sigmoid": tf.sigmoid,
-    "tanh": tf.tanh,
-    "mish": lambda x: x * tf.tanh(tf.math.softplus(x)),
-    "gelu_tanh": _gelu_tanh,
-}

@@ -2,7 +2,7 @@
 
 from mutant_faults._fault import Fault
 
-_CONVERT = ("test_convert_folding.py", "test_convert.py", "test_convert_graphs.py")
+_CONVERT = ("test_convert_folding.py", "test_convert.py", "convert/test_convert_norms.py", "test_convert_graphs.py")
 
 FAULTS = (
     Fault(
