@@ -13,6 +13,8 @@ from tf_dwsconv._tf import dispatch
 from tf_dwsconv._tf.signatures import LAYER_INPUTS
 from tf_dwsconv.activations import spelled
 
+_OPTIONS = ("strides", "padding", "dilations", "data_format", "depthwise_activation", "activation")
+
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
 class DepthwiseSepConv2DOp(keras.Operation):
@@ -22,25 +24,12 @@ class DepthwiseSepConv2DOp(keras.Operation):
     """
 
     def __init__(
-        self,
-        strides=1,
-        padding="SAME",
-        dilations=1,
-        data_format="NHWC",
-        depthwise_activation=None,
-        activation=None,
-        *,
-        name=None,
-    ):
+        self, strides=1, padding="SAME", dilations=1, data_format="NHWC", depthwise_activation=None, activation=None,
+        *, name=None,
+    ):  # fmt: skip
         super().__init__(name=name)
-        self.options = {
-            "strides": strides,
-            "padding": padding,
-            "dilations": dilations,
-            "data_format": data_format,
-            "depthwise_activation": depthwise_activation,
-            "activation": activation,
-        }
+        given = (strides, padding, dilations, data_format, depthwise_activation, activation)
+        self.options = dict(zip(_OPTIONS, given))
 
     def call(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
         tensors = (depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)

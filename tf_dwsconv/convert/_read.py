@@ -284,15 +284,9 @@ def _pads_of_lambda(layer: Any) -> Optional[list]:
 
 
 _IDENTITIES = (
-    L.Dropout,
-    L.SpatialDropout2D,
-    L.GaussianDropout,
-    L.GaussianNoise,
-    L.AlphaDropout,
-    L.ActivityRegularization,
-    L.Identity,
-    *([StochasticDepth] if StochasticDepth is not None else []),
-)
+    L.Dropout, L.SpatialDropout2D, L.GaussianDropout, L.GaussianNoise, L.AlphaDropout, L.ActivityRegularization,
+    L.Identity, *([StochasticDepth] if StochasticDepth is not None else []),
+)  # fmt: skip
 
 
 def is_identity(node: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import keras
 
-from tf_dwsconv._keras_graph import Graph
+from tf_dwsconv._keras_graph import Graph, only_input
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert._block import Block
 
@@ -133,5 +133,11 @@ def called_more_than_once(node: Any) -> str:
     return f"{node.operation.name!r} is called more than once"
 
 
-def called_with_more(node: Any) -> str:
-    return f"{node.operation.name!r} is called with more than its input"
+def no_objection(search: Search, node: Any) -> str:
+    """The check of a rule that applies wherever its pattern is."""
+    return ""
+
+
+def one_input(search: Search, node: Any) -> str:
+    """The check of a rule about calls with one input."""
+    return f"{node.operation.name!r} is called with more than its input" if only_input(node) is None else ""

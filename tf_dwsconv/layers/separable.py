@@ -106,27 +106,11 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
         check_backend("DepthwiseSepConv2D", "keras.layers.SeparableConv2D")
         padding = _arguments.layer_padding(padding)
         super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding if isinstance(padding, str) else "valid",
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            depth_multiplier=depth_multiplier,
-            activation=keras_activation(activation, "activation"),
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            pointwise_initializer=pointwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            pointwise_regularizer=pointwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            pointwise_constraint=pointwise_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
+            filters, kernel_size, strides, padding if isinstance(padding, str) else "valid", data_format, dilation_rate,
+            depth_multiplier, keras_activation(activation, "activation"), use_bias, depthwise_initializer,
+            pointwise_initializer, bias_initializer, depthwise_regularizer, pointwise_regularizer, bias_regularizer,
+            activity_regularizer, depthwise_constraint, pointwise_constraint, bias_constraint, **kwargs,
+        )  # fmt: skip
         self.padding = padding  # which Keras knows by word alone
         self.depthwise_use_bias = depthwise_use_bias
         self.depthwise_activation = keras_activation(depthwise_activation, "depthwise_activation")
@@ -229,9 +213,6 @@ def _call_of(layer: DepthwiseSepConv2D) -> _Call:
     middle = activations.parse(layer.depthwise_activation, "depthwise_activation")
     last, after = last_activation(layer.activation)
     attributes = _arguments.of_layer(
-        layer,
-        _arguments.layer_padding(layer.padding),
-        depthwise_activation=middle or activations.NONE,
-        activation=last,
+        layer, _arguments.layer_padding(layer.padding), depthwise_activation=middle or activations.NONE, activation=last
     )
     return _Call(_settings(layer), attributes, layer.depthwise_activation if middle is None else None, after)

@@ -9,15 +9,13 @@ import keras
 from tf_dwsconv._keras_graph import called_in_training, only_input
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert._block import Folded
-from tf_dwsconv.convert._search import Search
+from tf_dwsconv.convert._search import Search, no_objection
+
+check = no_objection
 
 
 def pattern(search: Search, node: Any) -> bool:
     return search.is_alone(node) and only_input(node) is not None and _read.foldable(node.operation) is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return ""
 
 
 def rewrite(search: Search, node: Any) -> Optional[Folded]:

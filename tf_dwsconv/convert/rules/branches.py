@@ -7,7 +7,9 @@ from typing import Any, Optional, Union
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _branches, _cost, _grow, _read
 from tf_dwsconv.convert._block import Block, Folded
-from tf_dwsconv.convert._search import Search, called_with_more
+from tf_dwsconv.convert._search import Search, one_input
+
+check = one_input
 
 
 def pattern(search: Search, node: Any) -> bool:
@@ -15,10 +17,6 @@ def pattern(search: Search, node: Any) -> bool:
     layer = node.operation
     kinds = (_read.depthwise, _read.separable, _read.dense, _read.foldable)
     return any(kind(layer) is not None for kind in kinds) or _read.pointwise(node) is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return called_with_more(node) if only_input(node) is None else ""
 
 
 def rewrite(search: Search, node: Any) -> Optional[Union[Block, Folded]]:

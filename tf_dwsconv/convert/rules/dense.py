@@ -7,16 +7,14 @@ from typing import Any
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _grow, _read
 from tf_dwsconv.convert._block import Block
-from tf_dwsconv.convert._search import Search, called_with_more
+from tf_dwsconv.convert._search import Search, one_input
+
+check = one_input
 
 
 def pattern(search: Search, node: Any) -> bool:
     """One that the kernel computes as fast as TensorFlow's; `_cost` has the sizes."""
     return _read.dense(node.operation) is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return called_with_more(node) if only_input(node) is None else ""
 
 
 def rewrite(search: Search, node: Any) -> Block:

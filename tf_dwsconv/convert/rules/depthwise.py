@@ -7,7 +7,7 @@ from typing import Any, Optional
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _grow, _read
 from tf_dwsconv.convert._block import Block
-from tf_dwsconv.convert._search import Search, called_with_more
+from tf_dwsconv.convert._search import Search, one_input
 
 
 def pattern(search: Search, node: Any) -> bool:
@@ -16,7 +16,7 @@ def pattern(search: Search, node: Any) -> bool:
 
 def check(search: Search, node: Any) -> str:
     if only_input(node) is None:
-        return called_with_more(node)
+        return one_input(search, node)
     depthwise = _halves(node.operation)[0]
     if depthwise.activation is None:
         return f"the kernels do not know the activation {depthwise.function!r} of {node.operation.name!r}"

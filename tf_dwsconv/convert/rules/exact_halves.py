@@ -15,7 +15,7 @@ from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _activations, _read
 from tf_dwsconv.convert._block import Emission, Step, Swap
 from tf_dwsconv.convert._copy import assign_values, function_again
-from tf_dwsconv.convert._search import Search, called_more_than_once, called_with_more
+from tf_dwsconv.convert._search import Search, called_more_than_once, one_input
 from tf_dwsconv.convert.rules.exact_separable import activation_after, fits, function_of
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
@@ -31,7 +31,7 @@ def check(search: Search, node: Any) -> str:
     if search.graph.shared(node):
         return called_more_than_once(node)
     if only_input(node) is None:
-        return called_with_more(node)
+        return one_input(search, node)
     if activations.parse(depthwise.activation) is None:
         return f"the kernels do not know the activation of {depthwise.name!r}"
     result = [node, *activation_after(search, node)][-1].outputs[0]

@@ -14,19 +14,18 @@ from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _activations, _read
 from tf_dwsconv.convert._block import Emission, Step, Swap
 from tf_dwsconv.convert._copy import copy_state
-from tf_dwsconv.convert._search import Search
+from tf_dwsconv.convert._search import Search, no_objection
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 L = keras.layers
 
 
+check = no_objection
+
+
 def pattern(search: Search, node: Any) -> bool:
     is_called_once = not search.graph.shared(node) and only_input(node) is not None
     return type(node.operation) is L.SeparableConv2D and is_called_once
-
-
-def check(search: Search, node: Any) -> str:
-    return ""
 
 
 def rewrite(search: Search, node: Any) -> Optional[Swap]:

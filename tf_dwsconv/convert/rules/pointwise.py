@@ -8,15 +8,13 @@ from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _grow, _read
 from tf_dwsconv.convert._block import Block
 from tf_dwsconv.convert._read import Convolution
-from tf_dwsconv.convert._search import Search, called_with_more
+from tf_dwsconv.convert._search import Search, one_input
+
+check = one_input
 
 
 def pattern(search: Search, node: Any) -> bool:
     return _read.pointwise(node) is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return called_with_more(node) if only_input(node) is None else ""
 
 
 def rewrite(search: Search, node: Any) -> Block:

@@ -7,17 +7,15 @@ from typing import Any
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _grow, _read
 from tf_dwsconv.convert._block import Block
-from tf_dwsconv.convert._search import Search
+from tf_dwsconv.convert._search import Search, no_objection
+
+check = no_objection
 
 
 def pattern(search: Search, node: Any) -> bool:
     """In a model that has a block, a Dense of one vector of channels for each picture, as behind a global pooling."""
     is_alone = bool(search.blocks) and search.is_alone(node) and only_input(node) is not None
     return is_alone and _read.pointwise(node, rank=2) is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return ""
 
 
 def rewrite(search: Search, node: Any) -> Block:

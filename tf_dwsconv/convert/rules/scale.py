@@ -15,9 +15,12 @@ from tf_dwsconv.activations import NONE
 from tf_dwsconv.convert import _grow, _read
 from tf_dwsconv.convert._block import Block
 from tf_dwsconv.convert._read import Convolution
-from tf_dwsconv.convert._search import Search
+from tf_dwsconv.convert._search import Search, no_objection
 
 L = keras.layers
+
+
+check = no_objection
 
 
 def pattern(search: Search, node: Any) -> bool:
@@ -27,10 +30,6 @@ def pattern(search: Search, node: Any) -> bool:
     x = only_input(node)
     is_picture = len(x.shape) == 4 and x.shape[3] is not None and keras.backend.is_float_dtype(x.dtype)
     return is_picture and isinstance(node.operation, keras.Layer) and _read.affine(node, "channels_last") is not None
-
-
-def check(search: Search, node: Any) -> str:
-    return ""
 
 
 def rewrite(search: Search, node: Any) -> Optional[Block]:
