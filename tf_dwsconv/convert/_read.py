@@ -98,31 +98,25 @@ def depthwise(layer: Any) -> Optional[Convolution]:
     return _convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
 
 
-def separable(layer: Any) -> Optional[tuple[Convolution, Convolution]]:
-    """Both halves of a separable convolution."""
-    if type(layer) not in (L.SeparableConv2D, DepthwiseSepConv2D) or not _is_plain(layer):
-        return None
-    between = bias = None
-    if type(layer) is DepthwiseSepConv2D:
-        between, bias = layer.depthwise_activation, layer.depthwise_bias
-    first = _convolution(layer, array(layer.depthwise_kernel), between, bias, depthwise=True)
-    return first, _convolution(layer, array(layer.pointwise_kernel), layer.activation, layer.bias)
+def halves(layer: Any, rank: int = 4) -> Optional[tuple[Convolution, Optional[Convolution]]]:
+    """The depthwise convolution of a layer, and the 1x1 one behind it where that is in the layer.
 
-
-def sequence(layer: Any) -> Optional[tuple[Convolution, Optional[Convolution]]]:
-    """The depthwise convolution of a layer of one dimension, and the 1x1 one behind it where that is in the layer.
-
-    They are read as those of pictures of one row. Channels are last: otherwise a row would not lie as the kernels read
-    it.
+    Those of one dimension (rank 3) are read as of pictures of one row. Their channels are last: otherwise a row would
+    not lie as the kernels read it.
     """
-    if type(layer) not in (L.DepthwiseConv1D, L.SeparableConv1D) or not _is_plain(layer):
+    first = depthwise(layer) if rank == 4 else None
+    if first is not None:
+        return first, None
+    kinds = (L.SeparableConv2D, DepthwiseSepConv2D) if rank == 4 else (L.DepthwiseConv1D, L.SeparableConv1D)
+    if type(layer) not in kinds or not _is_plain(layer) or (rank == 3 and layer.data_format != "channels_last"):
         return None
-    if layer.data_format != "channels_last":
-        return None
+    axes = () if rank == 4 else (None,)  # of the row
     if type(layer) is L.DepthwiseConv1D:
-        return _convolution(layer, array(layer.kernel)[None], layer.activation, layer.bias, depthwise=True), None
-    first = _convolution(layer, array(layer.depthwise_kernel)[None], None, None, depthwise=True)
-    return first, _convolution(layer, array(layer.pointwise_kernel)[None], layer.activation, layer.bias)
+        return _convolution(layer, array(layer.kernel)[axes], layer.activation, layer.bias, depthwise=True), None
+    is_ours = type(layer) is DepthwiseSepConv2D
+    between, bias = (layer.depthwise_activation, layer.depthwise_bias) if is_ours else (None, None)
+    first = _convolution(layer, array(layer.depthwise_kernel)[axes], between, bias, depthwise=True)
+    return first, _convolution(layer, array(layer.pointwise_kernel)[axes], layer.activation, layer.bias)
 
 
 def pointwise(node: Any, rank: int = 4) -> Optional[Convolution]:

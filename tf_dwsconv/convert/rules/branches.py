@@ -15,7 +15,7 @@ check = one_input
 def pattern(search: Search, node: Any) -> bool:
     """Any convolution: the first that a tensor's readers come to."""
     layer = node.operation
-    kinds = (_read.depthwise, _read.separable, _read.dense, _read.foldable)
+    kinds = (_read.halves, _read.dense, _read.foldable)
     return any(kind(layer) is not None for kind in kinds) or _read.pointwise(node) is not None
 
 

@@ -33,4 +33,7 @@ def rewrite(search: Search, node: Any) -> Optional[Block]:
         return None
     if _read.data_format(following.operation) != block.layout:
         return None
-    return depthwise.extend(search, block, following)
+    halves = _read.halves(following.operation)
+    if halves is None or halves[0].activation is None:
+        return None
+    return depthwise.extend(search, block, following, halves)

@@ -5,35 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from tf_dwsconv._keras_graph import only_input
-from tf_dwsconv.convert import _grow, _read
+from tf_dwsconv.convert import _read
 from tf_dwsconv.convert._block import Block
 from tf_dwsconv.convert._search import Search
+from tf_dwsconv.convert.rules import depthwise
 
 
 def pattern(search: Search, node: Any) -> bool:
     is_alone = not search.graph.shared(node) and only_input(node) is not None
-    return is_alone and _read.sequence(node.operation) is not None
+    return is_alone and _read.halves(node.operation, rank=3) is not None
 
 
 def check(search: Search, node: Any) -> str:
-    is_known = _read.sequence(node.operation)[0].activation is not None
+    is_known = _read.halves(node.operation, rank=3)[0].activation is not None
     return "" if is_known else f"the kernels do not know the activation of {node.operation.name!r}"
 
 
 def rewrite(search: Search, node: Any) -> Block:
-    layer, x = node.operation, only_input(node)
+    x, layer = only_input(node), node.operation
     block = Block(x, x, "channels_last", _read.compute_dtype(node), layer, [], is_sequence=True)
-    block.take(node)
-    block.depthwise, block.pointwise = _read.sequence(layer)
-    block.depthwise_activation = block.depthwise.activation
-    block.window = {
-        "kernel_size": block.depthwise.kernel.shape[:2],
-        "strides": (1, *layer.strides),
-        "dilation_rate": (1, *layer.dilation_rate),
-        "padding": layer.padding,
-        "depth_multiplier": block.depthwise.kernel.shape[3],
-    }
-    if block.pointwise is None:
-        return _grow.behind_depthwise(search, block)
-    block.kind = "separable"
-    return _grow.tail(search, block)
+    return depthwise.extend(search, block, node, _read.halves(layer, rank=3))
