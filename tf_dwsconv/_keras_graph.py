@@ -104,7 +104,7 @@ class Graph:
 
     Args:
         model: Functional or Sequential.
-        counts: of `count_calls`, of the outermost model; None where nobody asks which layers are shared.
+        counts: of `count_calls`, of the outermost model; None where the caller does not ask which layers are shared.
     """
 
     def __init__(self, model: Any, counts: Optional[collections.Counter] = None):
@@ -137,9 +137,10 @@ class Graph:
         return self._counts[id(node.operation)] > 1
 
     def name(self, nodes: list) -> str:
-        """The name of what takes the place of some calls, the last of which gives the result: that of the last layer.
+        """The name of what takes the place of some calls: that of the last layer among them.
 
-        So a result of the model keeps its name, by which losses and metrics find it; where an op gives it, that one's.
+        Losses and metrics find a result of the model by its name, so there it is the name of the last call, even of an
+        op.
         """
         last = nodes[-1]
         layers = [node.operation.name for node in nodes if isinstance(node.operation, keras.Layer)]

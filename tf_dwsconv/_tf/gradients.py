@@ -34,7 +34,7 @@ def _once(decorator: Any, function: Any) -> None:
 
 
 def _gradient(op: Any, grad: tf.Tensor) -> list:
-    """Gradients of the layer's op's inputs, in their order; None for those that nobody asked for."""
+    """Gradients of the layer's op's inputs, in their order; None for those that are not wanted."""
     skipped = getattr(op, "skip_input_indices", None) or ()
     call = read_layer(op, list(op.inputs))
     wanted = {name for name, place in call.places.items() if place not in skipped}

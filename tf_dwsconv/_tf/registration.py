@@ -1,4 +1,4 @@
-"""Tells TensorFlow and Keras about this package once they are imported, be it before this package or after.
+"""Tells TensorFlow and Keras about this package once they are imported, before this package or after it.
 
 A SavedModel loads only where its ops are registered, and a .keras file only where its layers are. A user who wrote
 `import tf_dwsconv` expects both to work, but importing TensorFlow from here would cost seconds those who want
@@ -61,7 +61,7 @@ def install() -> None:
 def bring(framework: str) -> None:
     """Imports TensorFlow or Keras before one of our modules does: no thread then waits for it with a lock of ours.
 
-    Each of the two imports the other. So where another thread is at one of them, that one is waited for first.
+    Each of the two imports the other. So this first waits for the one that another thread is importing.
     """
     for name in reversed(_MODULES):
         _wait_for_others(name)
@@ -74,7 +74,7 @@ def settle() -> None:
         done = _settle()
     except Exception as error:
         done = False
-        # What a user imports is Keras, say, and that works. Whoever uses the layer meets the error itself.
+        # What a user imports is Keras, say, and that works. A user of the layer gets the error itself.
         warnings.warn(f"tf_dwsconv cannot be registered: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
     if done:
         for finder in _watchers():

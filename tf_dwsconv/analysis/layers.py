@@ -45,8 +45,8 @@ def fused_nest(problem: Problem):
     """Both halves in one nest: loops N, C (C*M), Wo, Ho, S, R, K; arrays X, D, Z, P, Y.
 
     Z and X have the same support, so fusion adds no constraint to the pointwise half's linear program; it takes
-    capacity. The taps are a loop of the whole nest, of which the pointwise half's arithmetic knows nothing: `words` of
-    its solution is the pointwise half's as long as a whole window is in every tile, that is, while D is small.
+    capacity. The taps are a loop of the whole nest, but not of the pointwise half's arithmetic. So `words` of the
+    solution is the pointwise half's as long as every tile has whole windows, that is, while D is small.
     """
     check_problem(problem)
     bounds, across, down = _loops(problem)

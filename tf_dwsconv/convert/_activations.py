@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 def behind(graph: Graph, x: Any, layout: str, usable: Callable[[Any], bool]) -> Optional[Found]:
-    """The activation that the calls behind a tensor compute, if nobody else reads anything of them; the longest one.
+    """The activation that the calls behind a tensor compute, if no other call reads them; the longest one.
 
     Args:
         graph: of the calls.

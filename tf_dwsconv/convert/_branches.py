@@ -85,7 +85,7 @@ def _is_sum(node: Any) -> bool:
 
 
 def _sum(graph: Graph, sums: dict, x: Any, usable: Callable[[Any], bool], seen: list) -> Optional[Any]:
-    """A sum of branches that nobody else reads."""
+    """A sum of branches that no other call reads."""
     for node in graph.nodes:
         if not _is_sum(node) or any(node is add for add in seen) or not usable(node):
             continue

@@ -1,6 +1,6 @@
 """Makes a block longer, call by call, for the rules that begin one.
 
-A block is a chain of calls of which each but the last is read by the next one alone: nobody misses what lies between.
+A block is a chain of calls. The next call alone reads each but the last, so no other call misses what lies between.
 What is taken is folded at once into the convolution before or behind it. A chain that cannot be followed to its end is
 cut where the block was whole before.
 """

@@ -90,7 +90,7 @@ class Search:
         return f"{layer.name}_{number}"
 
     def usable(self, node: Any, block: Optional[Block] = None) -> bool:
-        """Whether a call may be a part of a block: nobody else calls the layer, and it computes in the same type.
+        """Whether a call may be a part of a block: no other call uses the layer, and it computes in the same type.
 
         A block that begins with a copy of a shared convolution may go on with another.
         """

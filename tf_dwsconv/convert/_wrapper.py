@@ -89,7 +89,7 @@ def _layer(rebuilder: Any, old: Any) -> _Filled:
 
 
 def _try(rebuilder: Any, old: Any, new: Any) -> None:
-    """Calls a new wrapper as the old one is called, on inputs that are nobody's."""
+    """Calls a new wrapper as the old one is called, on new inputs."""
     node = old._inbound_nodes[0]
     inputs = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in node.arguments.keras_tensors}
     args, kwargs = node.arguments.fill_in(inputs)

@@ -93,7 +93,7 @@ def tune(
         result = _search.search(bench, name, kind, seconds)
         del bench  # and its arrays, before the next layer's
         if path is not None:
-            # At once: whoever stops the tuner keeps what it has found.
+            # At once, so that what is found stays when the tuner is stopped.
             _keep(path, result)
         results.append(result)
         if progress is not None:

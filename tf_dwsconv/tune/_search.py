@@ -31,7 +31,7 @@ _SAMPLE_SECONDS = 200e-6
 # finds its input in L3, which timing a layer by itself does not show.
 _STREAM_BYTES = 16 << 20
 
-# What "default" stands for in tables: blocks as one would write them down without a planner.
+# "default" in tables: blocks that somebody without a planner might choose.
 _DEFAULT_PIXELS = 64
 
 CHOICES = ("block_pixels", "block_channels", "threads", "stream")
@@ -238,7 +238,7 @@ class OtherPrograms:
 
 
 def _busy_seconds() -> Optional[float]:
-    """For how long the cores that this process may run on were not idle, all together; None where nobody tells."""
+    """Seconds for which the cores that this process may run on were busy, added up; None where unknown."""
     cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     try:
         with open("/proc/stat", encoding="ascii") as file:
