@@ -91,7 +91,7 @@ def run_stock(
 
 
 def fused_op(dtype: tf.DType):
-    """The layer's op, or None where stock ops have to compute; warns once of each reason that the user did not choose."""
+    """The layer's op, or None where stock ops have to compute; warns once of a reason that no user chose."""
     if dtype not in _FUSED_DTYPES:
         return None
     op = library.op()

@@ -21,7 +21,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
     the layer takes a bias and an activation between the halves, and strides together with dilations.
 
     An activation that the kernel does not know is applied as an op of its own after it. Inside XLA, in float64 and
-    where the op library cannot load, stock TensorFlow ops compute the same, with one warning unless the user chose that.
+    where the op library cannot load, stock TensorFlow ops compute the same, with one warning unless a user chose that.
     A `tf.function` that was traced outside XLA keeps the kernel, and TensorFlow refuses to compile it from within one
     with `jit_compile=True`: call the layer there, or a `tf.function` of its own.
 
