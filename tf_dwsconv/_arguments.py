@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from typing import Any, NamedTuple, Optional
 
-from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.activations import NONE, Fused, require
 
 # A larger step or pad than this never means anything on a real tensor, and int32 arithmetic downstream stays safe.
 LIMIT = 2**31 - 1
@@ -95,19 +95,20 @@ class Tensors(NamedTuple):
         )
 
 
-def normalise(
-    strides: Any, padding: Any, dilations: Any, data_format: Any, depthwise_activation: Fused, activation: Fused
+def attributes_of(
+    strides: Any, padding: Any, dilations: Any, data_format: Any, depthwise_activation: Any, activation: Any
 ) -> Attributes:
-    """Checks the attributes of a layer's call.
+    """The attributes of a layer's call from a user's arguments.
 
     Raises:
         TypeError, ValueError: an attribute of a wrong type or value, by name.
     """
+    middle, last = require(depthwise_activation, "depthwise_activation"), require(activation, "activation")
     if data_format != "NHWC" and data_format != "NCHW":
         raise ValueError(f"`data_format` must be 'NHWC' or 'NCHW'; given {data_format!r}.")
     word, explicit = _padding(padding, data_format)
     steps = pair(strides, "strides"), pair(dilations, "dilations")
-    return Attributes(*steps, word, explicit, data_format, depthwise_activation, activation)
+    return Attributes(*steps, word, explicit, data_format, middle, last)
 
 
 def as_integer(value: Any) -> Optional[int]:

@@ -6,7 +6,7 @@ import sys
 
 import tensorflow as tf
 
-from tf_dwsconv._arguments import Tensors
+from tf_dwsconv._arguments import Tensors, attributes_of
 from tf_dwsconv._tf import dispatch
 
 __all__ = ["depthwise_sep_conv2d"]
@@ -79,7 +79,7 @@ def depthwise_sep_conv2d(
     >>> float(y[0, 0, 0, 0])
     6.0
     """
-    attributes = dispatch.attributes_of(strides, padding, dilations, data_format, depthwise_activation, activation)
+    attributes = attributes_of(strides, padding, dilations, data_format, depthwise_activation, activation)
     tensors = Tensors(
         depthwise_filter=depthwise_filter,
         depthwise_bias=depthwise_bias,

@@ -12,18 +12,11 @@ from typing import Any, Callable, Optional
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework_ops
 
-from tf_dwsconv._arguments import Attributes, Tensors, normalise
+from tf_dwsconv._arguments import Attributes, Tensors
 from tf_dwsconv._tf import library, onnx, signatures, stock
-from tf_dwsconv.activations import require
 
 _FUSED_DTYPES = frozenset((tf.float32, tf.bfloat16, tf.float16))
 DTYPES = _FUSED_DTYPES | {tf.float64}
-
-
-def attributes_of(strides, padding, dilations, data_format, depthwise_activation, activation) -> Attributes:
-    """The attributes of a layer's call from a user's arguments; raises TypeError or ValueError."""
-    middle, last = require(depthwise_activation, "depthwise_activation"), require(activation, "activation")
-    return normalise(strides, padding, dilations, data_format, middle, last)
 
 
 @tf.autograph.experimental.do_not_convert

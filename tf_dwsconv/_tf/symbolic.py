@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_dwsconv import _shapes
-from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._arguments import Attributes, Tensors, attributes_of
 from tf_dwsconv._tf import dispatch
 from tf_dwsconv._tf.signatures import LAYER_INPUTS
 from tf_dwsconv.activations import spelled
@@ -33,10 +33,10 @@ class DepthwiseSepConv2DOp(keras.Operation):
 
     def call(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
         tensors = (depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
-        return dispatch.call(x, Tensors(**dict(zip(LAYER_INPUTS, tensors))), dispatch.attributes_of(**self.options))
+        return dispatch.call(x, Tensors(**dict(zip(LAYER_INPUTS, tensors))), attributes_of(**self.options))
 
     def compute_output_spec(self, x, depthwise_filter, pointwise_filter, depthwise_bias=None, bias=None, residual=None):
-        attributes = dispatch.attributes_of(**self.options)
+        attributes = attributes_of(**self.options)
         given = (depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
         dtype = keras.backend.standardize_dtype(x.dtype)
         for name, tensor in zip(LAYER_INPUTS, given):
