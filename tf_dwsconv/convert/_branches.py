@@ -155,22 +155,19 @@ def _fold(branches: list[_Branch], x: Any, out: Any, layout: str) -> Optional[tu
     if len(strides) != 1 or len(dilations) != 1 or len(alike) != 1 or channels is None:
         return None
     [stride], [dilation] = strides, dilations
-    if len(real) < len(branches):
-        same = first.kernel.shape[3] == (1 if first.depthwise else channels)
-        if stride != (1, 1) or not same:
-            return None
-        for branch in branches:
-            if branch.convolution is None:
-                branch.convolution = _as_convolution(branch, channels, first.depthwise)
-    places = [
-        _places(branch, axis, x, out, stride[axis], dilation[axis], layout) for branch in branches for axis in (0, 1)
-    ]
-    if None in places:
+    if len(real) < len(branches) and (
+        stride != (1, 1) or first.kernel.shape[3] != (1 if first.depthwise else channels)
+    ):
         return None
-    axes = [_join(places[axis::2], axis, x, out, stride[axis], dilation[axis], layout) for axis in (0, 1)]
-    if None in axes:
+    for branch in branches:
+        if branch.convolution is None:
+            branch.convolution = _as_convolution(branch, channels, first.depthwise)
+    spatial = (1, 2) if layout == "channels_last" else (2, 3)
+    axes = [_Axis(i, x.shape[at], out.shape[at], stride[i], dilation[i]) for i, at in enumerate(spatial)]
+    joined = [axis.join(branches) for axis in axes]
+    if None in joined:
         return None
-    (rows, top, bottom, at_rows), (columns, left, right, at_columns) = axes
+    (rows, top, bottom, at_rows), (columns, left, right, at_columns) = joined
     kernel = np.zeros((rows, columns, *first.kernel.shape[2:]))
     bias = np.zeros(first.outputs)
     for branch, r, s in zip(branches, at_rows, at_columns):
@@ -194,45 +191,54 @@ def _as_convolution(branch: _Branch, channels: int, depthwise: bool) -> Convolut
     return Convolution(None, kernel, shift, depthwise=depthwise)
 
 
-def _sizes(axis: int, x: Any, out: Any, layout: str) -> tuple:
-    at = axis + (1 if layout == "channels_last" else 2)
-    return x.shape[at], out.shape[at]
+@dataclasses.dataclass
+class _Axis:
+    """Rows or columns: size and outputs, where they are known, and the steps of all branches."""
 
+    index: int
+    size: Optional[int]
+    outputs: Optional[int]
+    stride: int
+    dilation: int
 
-def _places(branch: _Branch, axis: int, x: Any, out: Any, stride: int, dilation: int, layout: str) -> Optional[tuple]:
-    """(taps, zeros before, excess of zeros over the window or None) of a branch along an axis."""
-    taps = branch.convolution.kernel.shape[axis]
-    reach = (taps - 1) * dilation
-    if branch.layer is None:
-        return 1, 0, 0
-    before, after = branch.pads[axis]
-    if branch.layer.padding == "valid":
-        return taps, before, before + after - reach
-    if branch.layer.padding != "same":
-        return None
-    if stride == 1:
-        return taps, reach // 2, 0
-    size, outputs = _sizes(axis, x, out, layout)
-    if size is None or outputs is None:
-        return None
-    return taps, max((outputs - 1) * stride + reach + 1 - size, 0) // 2, None
-
-
-def _join(places: list, axis: int, x: Any, out: Any, stride: int, dilation: int, layout: str) -> Optional[tuple]:
-    """(taps, zeros before, zeros after, where each branch's first tap lies) along an axis."""
-    before = max(pad for _, pad, _ in places)
-    if any((before - pad) % dilation for _, pad, _ in places):
-        return None
-    at = [(before - pad) // dilation for _, pad, _ in places]
-    taps = max(first + count for first, (count, _, _) in zip(at, places))
-    reach, excess = (taps - 1) * dilation, {e for _, _, e in places}
-    if len(excess) == 1 and None not in excess:
-        after = excess.pop() + reach - before
-    else:
-        size, outputs = _sizes(axis, x, out, layout)
-        if size is None or outputs is None:
+    def join(self, branches: list[_Branch]) -> Optional[tuple]:
+        """(taps, zeros before, zeros after, where each branch's first tap lies) of the sum."""
+        places = [self._place(branch) for branch in branches]
+        if None in places:
             return None
-        after = max((outputs - 1) * stride + reach + 1 - size - before, 0)
-        if (size + before + after - reach - 1) // stride + 1 != outputs:
+        before = max(pad for _, pad, _ in places)
+        if any((before - pad) % self.dilation for _, pad, _ in places):
             return None
-    return (taps, before, after, at) if after >= 0 else None
+        at = [(before - pad) // self.dilation for _, pad, _ in places]
+        taps = max(first + count for first, (count, _, _) in zip(at, places))
+        reach, excess = (taps - 1) * self.dilation, {e for _, _, e in places}
+        if len(excess) == 1 and None not in excess:
+            after = excess.pop() + reach - before
+        elif self.size is None or self.outputs is None:
+            return None
+        else:
+            after = max(self._span(reach) - self.size - before, 0)
+            if (self.size + before + after - reach - 1) // self.stride + 1 != self.outputs:
+                return None
+        return (taps, before, after, at) if after >= 0 else None
+
+    def _place(self, branch: _Branch) -> Optional[tuple]:
+        """(taps, zeros before, excess of zeros over the window or None) of a branch."""
+        if branch.layer is None:
+            return 1, 0, 0
+        taps = branch.convolution.kernel.shape[self.index]
+        reach = (taps - 1) * self.dilation
+        if branch.layer.padding == "valid":
+            before, after = branch.pads[self.index]
+            return taps, before, before + after - reach
+        if branch.layer.padding != "same":
+            return None
+        if self.stride == 1:
+            return taps, reach // 2, 0
+        if self.size is None or self.outputs is None:
+            return None
+        return taps, max(self._span(reach) - self.size, 0) // 2, None
+
+    def _span(self, reach: int) -> int:
+        """Elements that all windows of some reach cover."""
+        return (self.outputs - 1) * self.stride + reach + 1
