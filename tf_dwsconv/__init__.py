@@ -16,17 +16,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from tf_dwsconv import _registration
+from tf_dwsconv._tf import registration
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "DepthwiseSepConv2D": "layers",
-    "FusedConvBlock": "block_layer",
+    "FusedConvBlock": "layers",
     "depthwise_sep_conv2d": "ops",
     "to_builtin": "convert",
 }
-_FRAMEWORK = {"block_layer": "keras", "convert": "keras", "layers": "keras", "ops": "tensorflow"}
+_FRAMEWORK = {"convert": "keras", "layers": "keras", "ops": "tensorflow"}
 _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
 __all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", "to_builtin", *_MODULES]
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if where in _FRAMEWORK:
-        _registration.bring(_FRAMEWORK[where])
+        registration.bring(_FRAMEWORK[where])
     module = importlib.import_module(f"{__name__}.{where}")
     value = globals()[name] = module if name in _MODULES else getattr(module, name)
     return value
@@ -61,18 +61,18 @@ def build_info() -> dict[str, Any]:
     >>> sorted(tf_dwsconv.build_info())
     ['built', 'op_library', 'reason', 'tensorflow', 'version']
     """
-    from tf_dwsconv import _library
+    from tf_dwsconv._tf import library
 
-    info: dict[str, Any] = {"version": __version__, "built": _library.read_build_info(), "op_library": None}
+    info: dict[str, Any] = {"version": __version__, "built": library.read_build_info(), "op_library": None}
     try:
         import tensorflow as tf
     except ImportError:
         return {**info, "tensorflow": None, "reason": "TensorFlow is not installed."}
-    state = _library.load()
+    state = library.load()
     info.update(tensorflow=tf.version.VERSION, op_library=state.path, reason=state.reason)
-    if _library.disabled():
+    if library.disabled():
         info.update(op_library=None, reason="DWSCONV_DISABLE is set.")
     return info
 
 
-_registration.install()
+registration.install()

@@ -1,18 +1,29 @@
-"""Turns what a user passes as strides, padding and so on into one checked, hashable value."""
+"""One description of a call: its attributes and its tensors, of a layer as of a whole block.
+
+    y = activation( pointwise( gate * norm( Z ) ) + bias + residual )
+    Z = depthwise_activation( depthwise( expand_activation( expand(x) + expand_bias ) ) + depthwise_bias )
+
+A depthwise-separable layer has the depthwise and the pointwise convolution. A block may have any of the stages, but one
+convolution is there. What a user passes as strides, padding and so on is checked here, and made hashable.
+"""
 
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
-from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.activations import NONE, Fused, require
 
 # A larger step or pad than this never means anything on a real tensor, and int32 arithmetic downstream stays safe.
 LIMIT = 2**31 - 1
 
 
 class Attributes(NamedTuple):
-    """The attributes of one call, as the op takes them."""
+    """The attributes of one call, as the ops take them.
+
+    strides, dilations, padding: of the depthwise convolution, or of a dense one.
+    epsilon: added to the variance before its root, where each pixel is normalised over its channels; None for no norm.
+    """
 
     strides: tuple[int, int] = (1, 1)  # height, width
     dilations: tuple[int, int] = (1, 1)
@@ -21,6 +32,8 @@ class Attributes(NamedTuple):
     data_format: str = "NHWC"  # or "NCHW"
     depthwise_activation: Fused = NONE
     activation: Fused = NONE
+    expand_activation: Fused = NONE
+    epsilon: Optional[float] = None
 
     @property
     def spatial_axes(self) -> tuple[int, int]:
@@ -32,90 +45,153 @@ class Attributes(NamedTuple):
         return 3 if self.data_format == "NHWC" else 1
 
     def pads(self, axis: int) -> tuple[int, int]:
-        """(before, after) of a spatial axis under EXPLICIT padding."""
-        return self.explicit_paddings[2 * axis], self.explicit_paddings[2 * axis + 1]
+        """(before, after) of a spatial axis, as far as padding is explicit."""
+        return (0, 0) if self.padding != "EXPLICIT" else self.explicit_paddings[2 * axis : 2 * axis + 2]
 
 
-def normalise(
-    strides: Any,
-    padding: Any,
-    dilations: Any,
-    data_format: Any,
-    depthwise_activation: Fused,
-    activation: Fused,
+class Tensors(NamedTuple):
+    """The tensors of a call beside its input, or their shapes; None for a stage or an addend that is not there.
+
+    expand_filter: [1, 1, C, E], of a dense 1x1 convolution; expand_bias: [E]. Below, C is E where it is there.
+    depthwise_filter: [R, S, C, M]; depthwise_bias: [C*M].
+    gate: [N, C*M], or [N, 1, 1, C*M] ([N, C*M, 1, 1] with NCHW): a factor for each channel of each picture.
+    pointwise_filter: [1, 1, C*M, K]; bias: [K]. With neither expansion nor depthwise convolution it may be that of any
+        dense convolution, [R, S, C, K], to which strides, dilations and padding apply.
+    residual: of the output's shape.
+    expand_slopes: [E], depthwise_slopes: [C*M], slopes: [K]; each is there if its stage's activation is "prelu".
+    """
+
+    expand_filter: Any = None
+    expand_bias: Any = None
+    depthwise_filter: Any = None
+    depthwise_bias: Any = None
+    gate: Any = None
+    pointwise_filter: Any = None
+    bias: Any = None
+    residual: Any = None
+    expand_slopes: Any = None
+    depthwise_slopes: Any = None
+    slopes: Any = None
+
+    def map(self, function: Any) -> Tensors:
+        """The results of a function for those that are there."""
+        return Tensors(*(None if value is None else function(value) for value in self))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the only convolution is a dense one, which may have a window."""
+        return self.pointwise_filter is not None and self.depthwise_filter is None and self.expand_filter is None
+
+    def is_separable(self, attributes: Attributes) -> bool:
+        """Whether the layer's op computes the call: nothing but a depthwise and a pointwise convolution is there."""
+        return (
+            self.depthwise_filter is not None
+            and self.pointwise_filter is not None
+            and self.expand_filter is None
+            and self.gate is None
+            and attributes.epsilon is None
+            and self.depthwise_slopes is None
+            and self.slopes is None
+        )
+
+
+def attributes_of(
+    strides: Any, padding: Any, dilations: Any, data_format: Any, depthwise_activation: Any, activation: Any
 ) -> Attributes:
-    """Checks the attributes of a call.
+    """The attributes of a layer's call from a user's arguments.
 
     Raises:
         TypeError, ValueError: an attribute of a wrong type or value, by name.
     """
+    middle, last = require(depthwise_activation, "depthwise_activation"), require(activation, "activation")
     if data_format != "NHWC" and data_format != "NCHW":
         raise ValueError(f"`data_format` must be 'NHWC' or 'NCHW'; given {data_format!r}.")
     word, explicit = _padding(padding, data_format)
-    return Attributes(
-        _pair(strides, "strides"),
-        _pair(dilations, "dilations"),
-        word,
-        explicit,
-        data_format,
-        depthwise_activation,
-        activation,
-    )
+    steps = pair(strides, "strides"), pair(dilations, "dilations")
+    return Attributes(*steps, word, explicit, data_format, middle, last)
+
+
+def as_integer(value: Any) -> Optional[int]:
+    """An int from an int or a NumPy integer; None from anything else, also from a bool, a float or a string."""
+    if isinstance(value, (bool, str)) or type(value).__name__ in ("bool_", "bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _integer(value: Any, argument: str) -> int:
-    """An int from an int or a NumPy integer; not from a bool, a float or a string."""
-    if type(value) is int:
-        return value
-    if not isinstance(value, (bool, str)) and type(value).__name__ not in ("bool_", "bool"):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise TypeError(f"`{argument}` must hold integers; given {value!r} of type {type(value).__name__}.")
+    number = as_integer(value)
+    if number is None:
+        raise TypeError(f"`{argument}` must hold integers; given {value!r} of type {type(value).__name__}.")
+    return number
 
 
-def _positive(value: Any, argument: str) -> int:
+def positive(value: Any, argument: str) -> int:
+    """An int of at least 1, and no larger than sizes and steps can be."""
     number = _integer(value, argument)
     if not 1 <= number <= LIMIT:
         raise ValueError(f"`{argument}` must be between 1 and {LIMIT}; given {number}.")
     return number
 
 
-def _pair(value: Any, argument: str) -> tuple[int, int]:
+def pair(value: Any, argument: str) -> tuple[int, int]:
+    """(height, width) from an integer or a pair."""
     if type(value) is int and 1 <= value <= LIMIT:
         return (value, value)
-    if isinstance(value, (tuple, list)) or (hasattr(value, "__len__") and hasattr(value, "tolist")):
+    if _is_sequence(value):
         items = list(value)
         if len(items) != 2:
             raise ValueError(f"`{argument}` must be an integer or a pair (height, width); given {value!r}.")
-        return _positive(items[0], argument), _positive(items[1], argument)
-    number = _positive(value, argument)
+        return positive(items[0], argument), positive(items[1], argument)
+    number = positive(value, argument)
     return (number, number)
 
 
+def _is_sequence(value: Any) -> bool:
+    """A list, a tuple, or an array with an axis."""
+    return isinstance(value, (tuple, list)) or (hasattr(value, "__len__") and hasattr(value, "tolist"))
+
+
+def _pairs(padding: Any, count: int, allowed: str) -> tuple[int, ...]:
+    """The numbers of explicit padding, `count` pairs of them."""
+    rows = padding.tolist() if hasattr(padding, "tolist") else padding
+    is_list = isinstance(rows, (list, tuple)) and len(rows) == count
+    if not is_list or any(not isinstance(row, (list, tuple)) or len(row) != 2 for row in rows):
+        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+    numbers = tuple(_integer(number, "padding") for row in rows for number in row)
+    if any(not 0 <= number <= LIMIT for number in numbers):
+        raise ValueError(f"`padding` must hold numbers between 0 and {LIMIT}; given {padding!r}.")
+    return numbers
+
+
 def _padding(padding: Any, data_format: str) -> tuple[str, tuple[int, ...]]:
+    """`Attributes.padding` and `Attributes.explicit_paddings`."""
+    allowed = "'SAME', 'VALID' or four pairs [before, after], one for each axis in the order of `data_format`"
     if isinstance(padding, str):
         word = padding.upper()
         if word in ("SAME", "VALID"):
             return word, ()
-        raise ValueError(f"`padding` must be 'SAME', 'VALID' or {_EXPLICIT}; given {padding!r}.")
-    if not isinstance(padding, (list, tuple)) and not (hasattr(padding, "__len__") and hasattr(padding, "tolist")):
-        raise TypeError(f"`padding` must be 'SAME', 'VALID' or {_EXPLICIT}; given {padding!r}.")
-    rows = padding.tolist() if hasattr(padding, "tolist") else padding
-    if len(rows) != 4 or any(not isinstance(row, (list, tuple)) or len(row) != 2 for row in rows):
-        raise ValueError(f"`padding` must be 'SAME', 'VALID' or {_EXPLICIT}; given {padding!r}.")
-    numbers = tuple(_integer(number, "padding") for row in rows for number in row)
-    for number in numbers:
-        if not 0 <= number <= LIMIT:
-            raise ValueError(f"`padding` must hold numbers between 0 and {LIMIT}; given {padding!r}.")
+        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
+    if not _is_sequence(padding):
+        raise TypeError(f"`padding` must be {allowed}; given {padding!r}.")
+    numbers = _pairs(padding, 4, allowed)
     channel = 3 if data_format == "NHWC" else 1
     if any(numbers[:2]) or any(numbers[2 * channel : 2 * channel + 2]):
         raise ValueError(f"`padding` must be [0, 0] on the batch and channel axes of {data_format}; given {padding!r}.")
     return "EXPLICIT", numbers
 
 
-_EXPLICIT = "four pairs [before, after], one for each axis in the order of `data_format`"
+def numpy_dtype(name: str) -> Any:
+    """The NumPy dtype of a name, bfloat16 among them."""
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def layer_padding(padding: Any) -> Any:
@@ -129,19 +205,22 @@ def layer_padding(padding: Any) -> Any:
         if padding.lower() not in ("same", "valid"):
             raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
         return padding.lower()
-    rows = padding.tolist() if hasattr(padding, "tolist") else padding
-    pairs = isinstance(rows, (list, tuple)) and len(rows) == 2
-    if not pairs or any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in rows):
-        raise ValueError(f"`padding` must be {allowed}; given {padding!r}.")
-    numbers = [[_integer(number, "padding") for number in pair] for pair in rows]
-    if any(not 0 <= number <= LIMIT for pair in numbers for number in pair):
-        raise ValueError(f"`padding` must hold numbers between 0 and {LIMIT}; given {padding!r}.")
-    return tuple(tuple(pair) for pair in numbers)
+    numbers = _pairs(padding, 2, allowed)
+    return numbers[:2], numbers[2:]
 
 
-def of_layer_padding(padding: Any, channels_last: bool) -> tuple[str, tuple[int, ...]]:
-    """What `layer_padding` returned, as `Attributes.padding` and `Attributes.explicit_paddings`."""
-    if isinstance(padding, str):
-        return padding.upper(), ()
-    pads = (*padding[0], *padding[1])
-    return "EXPLICIT", (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)
+def of_layer(layer: Any, padding: Any, **others: Any) -> Attributes:
+    """The attributes of a Keras layer, whose `padding` is as `layer_padding` returns it."""
+    channels_last = layer.data_format == "channels_last"
+    explicit: tuple = ()
+    if not isinstance(padding, str):
+        pads = (*padding[0], *padding[1])
+        explicit = (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)
+    return Attributes(
+        tuple(layer.strides),
+        tuple(layer.dilation_rate),
+        "EXPLICIT" if explicit else padding.upper(),
+        explicit,
+        "NHWC" if channels_last else "NCHW",
+        **others,
+    )

@@ -1,6 +1,6 @@
-"""Models and functions of tf_keras, which is Keras 2: they do not go together with ours, and are told so.
+"""Errors for models and functions of tf_keras, which is Keras 2 and does not go together with our layers.
 
-With TF_USE_LEGACY_KERAS=1 `tf.keras` is tf_keras, so users get there without having named it.
+With TF_USE_LEGACY_KERAS=1 `tf.keras` is tf_keras, so users may get there without naming it.
 """
 
 from __future__ import annotations

@@ -22,19 +22,8 @@ from typing import Any, NamedTuple
 from tf_dwsconv import _tf_keras
 
 WORDS = (
-    "none",
-    "relu",
-    "relu6",
-    "hard_swish",
-    "silu",
-    "gelu",
-    "leaky_relu",
-    "sigmoid",
-    "tanh",
-    "elu",
-    "mish",
-    "gelu_tanh",
-)
+    "none", "relu", "relu6", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid", "tanh", "elu", "mish", "gelu_tanh",
+)  # fmt: skip
 DEFAULT_ALPHA = 0.2  # of keras.activations.leaky_relu and tf.nn.leaky_relu alike
 
 # Other words that Keras uses for the same functions.
@@ -72,24 +61,6 @@ _BY_WORD["elu"] = Fused("elu", 1.0)
 _BY_WORD.update({alias: _BY_WORD[word] for alias, word in _ALIASES.items()})
 
 
-@functools.lru_cache(maxsize=4096)
-def op_arguments(stage: str, fused: Fused) -> dict[str, Any]:
-    """An activation as arguments of an op; `stage` is what their names begin with: "", "depthwise_", "expand_"."""
-    return {
-        f"{stage}activation": fused.word,
-        f"{stage}alpha": fused.alpha,
-        f"{stage}max_value": fused.max_value,
-        f"{stage}threshold": fused.threshold,
-    }
-
-
-def of_op(op: Any, stage: str) -> Fused:
-    """The way back: the activation of a TensorFlow op."""
-    word = op.get_attr(f"{stage}activation")
-    word = word.decode() if isinstance(word, bytes) else word
-    return Fused(word, *(op.get_attr(f"{stage}{name}") for name in ("alpha", "max_value", "threshold")))
-
-
 def spelled(fused: Fused) -> Any:
     """An activation as a user would write it, and JSON can hold it."""
     if fused == _BY_WORD.get(fused.word) or fused.word == "prelu":
@@ -113,6 +84,44 @@ def as_callable(fused: Fused) -> Any:
 
         return keras.activations.get({"none": None, "hard_swish": "hard_silu"}.get(fused.word, fused.word))
     return Known(spelled(fused))
+
+
+def activate(x: Any, activation: Fused, slopes: Any = None) -> Any:
+    """Applies an activation by stock TensorFlow ops; `slopes` are prelu's, one for each channel of NHWC."""
+    import tensorflow as tf
+
+    word, alpha = activation.word, activation.alpha
+    if word == "none":
+        return x
+    if word == "prelu":
+        return tf.where(x < 0, x * slopes, x)
+    if word == "elu":
+        return tf.where(x > 0, x, tf.constant(alpha, x.dtype) * tf.math.expm1(tf.where(x > 0, tf.zeros_like(x), x)))
+    if word in ("relu", "leaky_relu") and (activation.max_value != math.inf or activation.threshold != 0):
+        max_value, threshold = (tf.constant(n, x.dtype) for n in (activation.max_value, activation.threshold))
+        slope = alpha if word == "leaky_relu" else 0.0
+        # Zero without a slope, but a NaN stays one.
+        below = (x - threshold) * tf.constant(slope, x.dtype) if slope else tf.nn.relu(tf.minimum(x, 0.0))
+        return tf.where(x > threshold, tf.where(x > max_value, max_value, x), below)
+    if word == "leaky_relu":  # TensorFlow's op keeps the slope in float32
+        return tf.where(x > 0, x, x * alpha) if x.dtype == tf.float64 else tf.nn.leaky_relu(x, alpha=alpha)
+    return _FUNCTIONS[word](tf, x)
+
+
+_FUNCTIONS = {
+    "relu": lambda tf, x: tf.nn.relu(x),
+    "relu6": lambda tf, x: tf.nn.relu6(x),
+    "hard_swish": lambda tf, x: x * tf.nn.relu6(x + 3.0) / 6.0,
+    # Not tf.nn.silu: its custom gradient holds no second derivative in graphs of TensorFlow 1.
+    "silu": lambda tf, x: x * tf.sigmoid(x),
+    # Not tf.nn.gelu, which takes the root of two from float32 also in float64.
+    "gelu": lambda tf, x: 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(math.sqrt(0.5), x.dtype))),
+    "sigmoid": lambda tf, x: tf.sigmoid(x),
+    "tanh": lambda tf, x: tf.tanh(x),
+    "mish": lambda tf, x: x * tf.tanh(tf.math.softplus(x)),
+    # 0.5 * x * (1 + tanh(u)) without cancellation.
+    "gelu_tanh": lambda tf, x: x * tf.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)),
+}
 
 
 def parse(activation: Any, argument: str = "activation") -> Fused | None:
@@ -218,9 +227,7 @@ class Known:
     def __call__(self, x):
         import tensorflow as tf
 
-        from tf_dwsconv import stock
-
-        return stock.activate(tf.convert_to_tensor(x), self.fused)
+        return activate(tf.convert_to_tensor(x), self.fused)
 
     def get_config(self) -> dict:
         return {"activation": spelled(self.fused)}

@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tf_dwsconv import _arguments, activations
+from tf_dwsconv import _arguments
 
 try:
     from tf_dwsconv import _native
@@ -266,14 +266,6 @@ def calls() -> dict[str, int]:
     return _native.calls()
 
 
-def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
-    """Strides, padding, dilations, data_format and both activations, checked and translated."""
-    # Checking takes longer than a small layer. Only exact types are looked up: True, 1.0 and 1 are equal as keys.
-    if _is_plain((*arguments, isa, variant)):
-        return _known_options(*arguments, isa, variant)
-    return _make_options(*arguments, isa, variant)
-
-
 @functools.cache
 def _lab() -> Any:
     """The module of what is measured alone: the ladder's steps and the simulated caches."""
@@ -292,37 +284,25 @@ def _is_plain(value: Any) -> bool:
     return kind is int or kind is str or value is None or (kind is tuple and all(map(_is_plain, value)))
 
 
+def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
+    """Strides, padding, dilations, data_format and both activations, checked and translated."""
+    # Checking takes longer than a small layer. Only exact types are looked up: True, 1.0 and 1 are equal as keys.
+    make = _known_options if _is_plain((*arguments, isa, variant)) else _make_options
+    return make(isa, variant, *arguments)
+
+
 def _make_options(
-    strides: Any,
-    padding: Any,
-    dilations: Any,
-    data_format: Any,
-    depthwise_activation: Any,
-    activation: Any,
-    isa: Any,
-    variant: Any,
+    isa: Any, variant: Any, strides: Any, padding: Any, dilations: Any, data_format: Any, *activations: Any
 ) -> _native.Options:
     for name, value in (("isa", isa), ("variant", variant)):
         if not isinstance(value, str) and not (name == "isa" and value is None):
             raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
     if variant in LADDER and variant != "fused":
         _native.use_ladder(_lab().ladder)
-    between = activations.require(depthwise_activation, "depthwise_activation")
-    after = activations.require(activation, "activation")
-    attributes = _arguments.normalise(
-        strides, _four_pairs(padding, data_format), dilations, data_format, between, after
-    )
-    return _native.Options(
-        strides=attributes.strides,
-        dilations=attributes.dilations,
-        padding=attributes.padding,
-        explicit_paddings=attributes.explicit_paddings,
-        data_format=attributes.data_format,
-        depthwise_activation=between,
-        activation=after,
-        isa=isa,
-        variant=variant,
-    )
+    padding = _four_pairs(padding, data_format)
+    attributes = _arguments.attributes_of(strides, padding, dilations, data_format, *activations)
+    of_layer = dict(zip(attributes._fields[:7], attributes))  # the others are a block's
+    return _native.Options(isa=isa, variant=variant, **of_layer)
 
 
 _known_options = functools.lru_cache(maxsize=256)(_make_options)
@@ -342,19 +322,13 @@ def _word(dtype: Any) -> str:
 
 def _shapes(x: Any, depthwise_filter: Any, pointwise_filter: Any) -> list[list[int]]:
     """The three shapes of `plan` and `traffic`, as lists of integers."""
-    return [
-        _shape(x, "x_shape"),
-        _shape(depthwise_filter, "depthwise_filter_shape"),
-        _shape(pointwise_filter, "pointwise_filter_shape"),
-    ]
-
-
-def _shape(shape: Any, argument: str) -> list[int]:
-    try:
-        sizes = [size.__index__() for size in shape]
-    except (AttributeError, TypeError):
-        raise TypeError(f"`{argument}` must be a sequence of integers; given {shape!r}.") from None
-    for size in sizes:
-        if not 0 <= size < 2**63:
+    given = {"x_shape": x, "depthwise_filter_shape": depthwise_filter, "pointwise_filter_shape": pointwise_filter}
+    shapes = []
+    for argument, shape in given.items():
+        try:
+            shapes.append([size.__index__() for size in shape])
+        except (AttributeError, TypeError):
+            raise TypeError(f"`{argument}` must be a sequence of integers; given {shape!r}.") from None
+        if not all(0 <= size < 2**63 for size in shapes[-1]):
             raise ValueError(f"`{argument}` must hold sizes from 0 to 2**63 - 1; given {shape!r}.")
-    return sizes
+    return shapes

@@ -6,12 +6,10 @@ import sys
 
 import tensorflow as tf
 
-from tf_dwsconv import _dispatch, gradients
-from tf_dwsconv._dispatch import attributes_of, convert, fused_op, run, run_stock
+from tf_dwsconv._arguments import Tensors, attributes_of
+from tf_dwsconv._tf import dispatch
 
-__all__ = ["attributes_of", "convert", "depthwise_sep_conv2d", "fused_op", "run", "run_stock"]
-
-gradients.register()
+__all__ = ["depthwise_sep_conv2d"]
 
 
 @tf.autograph.experimental.do_not_convert
@@ -82,16 +80,22 @@ def depthwise_sep_conv2d(
     6.0
     """
     attributes = attributes_of(strides, padding, dilations, data_format, depthwise_activation, activation)
-    tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
-    if _any_keras_tensor(tensors):
-        from tf_dwsconv import symbolic
+    tensors = Tensors(
+        depthwise_filter=depthwise_filter,
+        depthwise_bias=depthwise_bias,
+        pointwise_filter=pointwise_filter,
+        bias=bias,
+        residual=residual,
+    )
+    if _any_keras_tensor(x, tensors):
+        from tf_dwsconv._tf import symbolic
 
-        return symbolic.call(tensors, attributes, name)
-    return _dispatch.call(tensors, attributes, name)
+        return symbolic.call(x, tensors, attributes, name)
+    return dispatch.call(x, tensors, attributes, name)
 
 
-def _any_keras_tensor(tensors: tuple) -> bool:
-    if isinstance(tensors[0], tf.Tensor) and tensors[5] is None:
+def _any_keras_tensor(x, tensors: Tensors) -> bool:
+    if isinstance(x, tf.Tensor) and tensors.residual is None:
         return False  # symbolic weights alone are no use case worth a look at each eager call
     keras = sys.modules.get("keras")
-    return keras is not None and any(isinstance(tensor, keras.KerasTensor) for tensor in tensors)
+    return keras is not None and any(isinstance(tensor, keras.KerasTensor) for tensor in (x, *tensors))

@@ -9,10 +9,9 @@ import tensorflow as tf
 from conftest import op_calls
 from native_support import ISAS
 
-from tf_dwsconv import conv_block
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
 from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -36,20 +35,18 @@ def check(dtype, x, arrays, *, words=("relu6", "relu6", "none"), strides=(1, 1),
     given = {name: tf.cast(tf.constant(array), dtype) for name, array in arrays.items()}
     x = tf.cast(tf.constant(x), dtype)
     explicit = () if isinstance(padding, str) else (0, 0, *padding[0], *padding[1], 0, 0)
-    attributes = BlockAttributes(
-        Attributes(
-            strides,
-            dilations,
-            "EXPLICIT" if explicit else padding,
-            explicit,
-            "NHWC",
-            Fused(words[1]) if "depthwise_filter" in given else NONE,
-            Fused(words[2]) if "pointwise_filter" in given else NONE,
-        ),
-        Fused(words[0]) if "expand_filter" in given else NONE,
-        epsilon,
+    attributes = Attributes(
+        strides,
+        dilations,
+        "EXPLICIT" if explicit else padding,
+        explicit,
+        "NHWC",
+        Fused(words[1]) if "depthwise_filter" in given else NONE,
+        Fused(words[2]) if "pointwise_filter" in given else NONE,
+        expand_activation=Fused(words[0]) if "expand_filter" in given else NONE,
+        epsilon=epsilon,
     )
-    y = tf.cast(conv_block.run(x, Tensors(**given), attributes), tf.float64).numpy()
+    y = tf.cast(dispatch.run(x, Tensors(**given), attributes), tf.float64).numpy()
 
     exact = {name: tf.cast(tensor, tf.float64).numpy() for name, tensor in given.items()}
     z = tf.cast(x, tf.float64).numpy()
@@ -61,8 +58,8 @@ def check(dtype, x, arrays, *, words=("relu6", "relu6", "none"), strides=(1, 1),
         z = gate(reference.depthwise(z, layer) + exact.get("depthwise_bias", 0.0), words[1])
     if epsilon is not None:
         z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + epsilon)
-    if "scale" in exact:
-        z = z * exact["scale"][:, None, None, :]
+    if "gate" in exact:
+        z = z * exact["gate"][:, None, None, :]
     if "pointwise_filter" in exact:
         z = z @ exact["pointwise_filter"][0, 0] + exact.get("bias", 0.0)
     z = z + exact.get("residual", 0.0)
@@ -91,7 +88,7 @@ def inverted(n, h, w, e, c, k, *, r=3, m=1, seed=0, stages="edp", residual=None,
         if biased:
             arrays["bias"] = numbers((k,), seed)
     if "s" in stages:
-        arrays["scale"] = np.abs(numbers((n, c * m), seed))
+        arrays["gate"] = np.abs(numbers((n, c * m), seed))
     if residual is not None:
         arrays["residual"] = numbers(residual, seed)
     return numbers((n, h, w, e), seed), arrays
@@ -154,7 +151,7 @@ def test_without_expansion(dtype):
             check(dtype, x, {**arrays, "residual": numbers(x.shape, 2)}, words=words, strides=(1, 1))
         pointwise = {"pointwise_filter": numbers((1, 1, c, 40), 1, c**-0.5), "bias": numbers((40,), 1)}
         check(dtype, x, pointwise, words=("none", "none", "hard_swish"))
-        check(dtype, x, {**pointwise, "scale": np.abs(numbers((3, c), 1))})
+        check(dtype, x, {**pointwise, "gate": np.abs(numbers((3, c), 1))})
         check(dtype, x, {**arrays, **pointwise}, epsilon=1e-6, words=("none", "none", "gelu"))
         check(dtype, x, {**pointwise, "residual": numbers((3, 12, 11, 40), 1)})
 
@@ -171,7 +168,7 @@ def test_scales_of_few_channels(dtype, c):
                 check(dtype, x, {**arrays, **bias}, words=("none", "silu", "none"))
             else:
                 given = {k: tf.cast(v, dtype) for k, v in {**arrays, **bias}.items()}
-                assert conv_block.run(tf.cast(x, dtype), Tensors(**given), BlockAttributes()).shape == shape
+                assert dispatch.run(tf.cast(x, dtype), Tensors(**given), Attributes()).shape == shape
                 continue
             # Padding and strides count pixels one by one, with the same filters.
             check(dtype, x, {**arrays, **bias}, words=("none", "none", "none"), padding=((1, 0), (0, 2)))
@@ -186,7 +183,7 @@ def test_one_filter_for_pixels_together_and_one_by_one():
     def both(x):
         padded = Attributes(padding="EXPLICIT", explicit_paddings=(0, 0, 1, 1, 1, 1, 0, 0))
         return [
-            conv_block.run(x, Tensors(depthwise_filter=filters), BlockAttributes(attributes))
+            dispatch.run(x, Tensors(depthwise_filter=filters), attributes)
             for attributes in (Attributes(), padded, Attributes())
         ]
 
@@ -200,11 +197,11 @@ def test_one_filter_for_pixels_together_and_one_by_one():
 
 def test_not_a_number_stays_in_its_pixels():
     x, arrays = inverted(2, 10, 10, 8, 64, 8)
-    clean = conv_block.run(tf.constant(x), Tensors(**{k: tf.constant(v) for k, v in arrays.items()}),
-                           BlockAttributes(Attributes(), NONE, None)).numpy()  # fmt: skip
+    clean = dispatch.run(tf.constant(x), Tensors(**{k: tf.constant(v) for k, v in arrays.items()}),
+                           Attributes()).numpy()  # fmt: skip
     x[0, 0, 0, 0] = np.nan
-    y = conv_block.run(tf.constant(x), Tensors(**{k: tf.constant(v) for k, v in arrays.items()}),
-                       BlockAttributes(Attributes(), NONE, None)).numpy()  # fmt: skip
+    y = dispatch.run(tf.constant(x), Tensors(**{k: tf.constant(v) for k, v in arrays.items()}),
+                       Attributes()).numpy()  # fmt: skip
     assert np.isnan(y[0, :2, :2]).all()
     touched = np.zeros(y.shape, bool)
     touched[0, :2, :2] = True

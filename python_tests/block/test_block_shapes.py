@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from tf_dwsconv import _library, conv_block
-from tf_dwsconv._arguments import Attributes
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -33,16 +33,14 @@ def attributes_of(window, data_format, strides):
     if pads is not None:
         spatial = (*pads[0], *pads[1])
         numbers = (0, 0, 0, 0, *spatial) if data_format == "NCHW" else (0, 0, *spatial, 0, 0)
-    return BlockAttributes(
-        Attributes(strides=strides, padding=padding, explicit_paddings=numbers, data_format=data_format)
-    )
+    return Attributes(strides=strides, padding=padding, explicit_paddings=numbers, data_format=data_format)
 
 
 def inferred(x_shape, filters, attributes):
     """The static shape of the output in a graph."""
     with tf.Graph().as_default():
         given = {name: tf.compat.v1.placeholder(tf.float32, shape) for name, shape in filters.items()}
-        y = conv_block.run(tf.compat.v1.placeholder(tf.float32, x_shape), Tensors(**given), attributes)
+        y = dispatch.run(tf.compat.v1.placeholder(tf.float32, x_shape), Tensors(**given), attributes)
         assert y.op.type == "TfDwsconv>ConvBlock"
         return y.shape.as_list()
 
@@ -60,7 +58,7 @@ def test_what_is_unknown_stays_so_and_no_more(stages, window, data_format):
         return [n, c, h, w] if data_format == "NCHW" else [n, h, w, c]
 
     tensors = Tensors(**{name: tf.ones(shape) for name, shape in filters.items()})
-    known = conv_block.run(tf.ones(in_layout(2, 9, 8, channels)), tensors, attributes).shape.as_list()
+    known = dispatch.run(tf.ones(in_layout(2, 9, 8, channels)), tensors, attributes).shape.as_list()
     rows, columns = known[2:4] if data_format == "NCHW" else known[1:3]
     assert known == in_layout(2, rows, columns, out)
     assert inferred(in_layout(2, 9, 8, channels), filters, attributes) == known
@@ -104,6 +102,6 @@ def test_factors_of_another_batch():
     """As many factors, but for other pictures."""
     x = tf.ones([2, 4, 4, 6])
     for shape in ([3, 6], [1, 6], [6, 2], [1, 12], [12], [2, 1, 6]):
-        tensors = Tensors(pointwise_filter=tf.ones([1, 1, 6, 3]), scale=tf.ones(shape))
+        tensors = Tensors(pointwise_filter=tf.ones([1, 1, 6, 3]), gate=tf.ones(shape))
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="scale"):
-            conv_block.run(x, tensors, BlockAttributes())
+            dispatch.run(x, tensors, Attributes())

@@ -14,7 +14,8 @@ import os
 import pytest
 from conftest import check_python
 
-from tf_dwsconv import _library, native
+from tf_dwsconv import native
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

@@ -8,10 +8,9 @@ import reference
 import tensorflow as tf
 from conftest import op_calls
 
-from tf_dwsconv import conv_block
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
 from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -56,8 +55,8 @@ class Case:
         if epsilon is not None:
             z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + epsilon)
         if "s" in stages:
-            arrays["scale"] = rng.random((N, 1, 1, channels))
-            z = z * arrays["scale"]
+            arrays["gate"] = rng.random((N, 1, 1, channels))
+            z = z * arrays["gate"]
         if pointwise:
             arrays["pointwise_filter"] = rng.standard_normal((1, 1, channels, K))
             z = z @ arrays["pointwise_filter"][0, 0] + bias("bias", K)
@@ -75,25 +74,23 @@ class Case:
         def fused(word, there):
             return Fused(word, 0.3) if there else NONE
 
-        self.attributes = BlockAttributes(
-            Attributes(
-                strides,
-                dilations,
-                padding if isinstance(padding, str) else "EXPLICIT",
-                explicit,
-                data_format,
-                fused(words[1], depthwise),
-                fused(words[2], pointwise),
-            ),
-            fused(words[0], "e" in stages),
-            epsilon,
+        self.attributes = Attributes(
+            strides,
+            dilations,
+            padding if isinstance(padding, str) else "EXPLICIT",
+            explicit,
+            data_format,
+            fused(words[1], depthwise),
+            fused(words[2], pointwise),
+            expand_activation=fused(words[0], "e" in stages),
+            epsilon=epsilon,
         )
 
     def layout(self, array):
         return np.moveaxis(array, -1, 1) if self.nchw else array
 
     def tensors(self, dtype=tf.float32):
-        pictures = ("scale", "residual")
+        pictures = ("gate", "residual")
         return tf.constant(self.layout(self.x), dtype), Tensors(
             **{
                 name: tf.constant(self.layout(array) if name in pictures else array, dtype)
@@ -114,8 +111,8 @@ def test_against_numpy(stages, data_format):
     for seed, biased in ((0, True), (1, False)):
         case = Case(stages, seed=seed, biased=biased, data_format=data_format)
         x, tensors = case.tensors()
-        case.check(conv_block.run(x, tensors, case.attributes))
-        case.check(conv_block.run_stock(x, tensors, case.attributes))
+        case.check(dispatch.run(x, tensors, case.attributes))
+        case.check(dispatch.run_stock(x, tensors, case.attributes))
 
 
 @pytest.mark.parametrize(
@@ -134,21 +131,21 @@ def test_windows(options):
     for stages in ("ed", "edp", "dnsp"):
         case = Case(stages, seed=2, **options)
         x, tensors = case.tensors()
-        case.check(conv_block.run(x, tensors, case.attributes))
+        case.check(dispatch.run(x, tensors, case.attributes))
 
 
 @pytest.mark.parametrize("word", ["relu", "silu", "gelu", "sigmoid", "tanh"])
 def test_all_activations(word):
     case = Case("edp", words=[word] * 3)
     x, tensors = case.tensors()
-    case.check(conv_block.run(x, tensors, case.attributes))
+    case.check(dispatch.run(x, tensors, case.attributes))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(tf.float64, 1e-12), (tf.bfloat16, 0.03), (tf.float16, 0.004)])
 def test_dtypes(dtype, tolerance):
     case = Case("ednspr")
     x, tensors = case.tensors(dtype)
-    y = conv_block.run(x, tensors, case.attributes)
+    y = dispatch.run(x, tensors, case.attributes)
     assert y.dtype == dtype
     case.check(y, tolerance)
 
@@ -156,10 +153,10 @@ def test_dtypes(dtype, tolerance):
 def test_scale_as_a_matrix_and_the_op_of_separable_convolutions():
     case = Case("dsp", data_format="NCHW")
     x, tensors = case.tensors()
-    case.check(conv_block.run(x, tensors._replace(scale=tensors.scale[:, :, 0, 0]), case.attributes))
+    case.check(dispatch.run(x, tensors._replace(gate=tensors.gate[:, :, 0, 0]), case.attributes))
     case = Case("dpr")
     before = sum(op_calls().values())
-    case.check(conv_block.run(*case.tensors(), case.attributes))
+    case.check(dispatch.run(*case.tensors(), case.attributes))
     assert sum(op_calls().values()) == before + 1
 
 
@@ -174,7 +171,7 @@ def test_gradients(stages):
         weights = tf.constant(np.random.default_rng(5).standard_normal(case.y.shape), dtype)
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            loss = tf.reduce_sum(conv_block.run(x, tensors, case.attributes) * weights)
+            loss = tf.reduce_sum(dispatch.run(x, tensors, case.attributes) * weights)
         found.append(tape.gradient(loss, sources))
     for ours, exact in zip(*([np.asarray(t) for t in gradients] for gradients in found)):
         assert np.abs(ours - exact).max() <= 1e-4 * max(1.0, np.abs(exact).max())
@@ -189,7 +186,7 @@ def test_unknown_shapes_in_a_graph():
         input_signature=[tf.TensorSpec(None), {name: tf.TensorSpec([None] * t.shape.rank) for name, t in given.items()}]
     )
     def run(x, tensors):
-        return conv_block.run(x, Tensors(**tensors), case.attributes)
+        return dispatch.run(x, Tensors(**tensors), case.attributes)
 
     case.check(run(x, given))
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -231,18 +228,18 @@ def test_dense_convolution(kernel, strides, dilations, padding, data_format):
         separable = Attributes(strides, dilations, word, explicit, data_format, NONE, Fused("relu6"))
         for dtype, tolerance in ((tf.float32, 2e-5), (tf.float64, 1e-12), (tf.bfloat16, 0.03), (tf.float16, 0.004)):
             tensors = Tensors(pointwise_filter=tf.constant(dense, dtype), bias=tf.constant(bias, dtype))
-            for run in (conv_block.run, conv_block.run_stock):
-                y = np.asarray(tf.cast(run(tf.constant(x, dtype), tensors, BlockAttributes(separable)), tf.float64))
+            for run in (dispatch.run, dispatch.run_stock):
+                y = np.asarray(tf.cast(run(tf.constant(x, dtype), tensors, separable), tf.float64))
                 assert y.shape == expected.shape
                 assert np.abs(y - expected).max() <= tolerance * max(6.0, np.abs(expected).max())
         tensors = Tensors(pointwise_filter=tf.constant(dense), residual=tf.constant(residual))
-        plain = BlockAttributes(separable._replace(activation=NONE))
+        plain = separable._replace(activation=NONE)
         found = []
         for dtype in (tf.float32, tf.float64):
             given = [tf.cast(t, dtype) for t in (tf.constant(x), tensors.pointwise_filter, tensors.residual)]
             with tf.GradientTape() as tape:
                 tape.watch(given)
-                y = conv_block.run(given[0], Tensors(pointwise_filter=given[1], residual=given[2]), plain)
+                y = dispatch.run(given[0], Tensors(pointwise_filter=given[1], residual=given[2]), plain)
                 loss = tf.reduce_sum(y * y)
             found.append([np.asarray(g) for g in tape.gradient(loss, given)])
         for ours, exact in zip(*found):
@@ -252,7 +249,7 @@ def test_dense_convolution(kernel, strides, dilations, padding, data_format):
 def test_inside_xla():
     case = Case("ednspr")
     x, tensors = case.tensors()
-    case.check(tf.function(lambda x: conv_block.run(x, tensors, case.attributes), jit_compile=True)(x))
+    case.check(tf.function(lambda x: dispatch.run(x, tensors, case.attributes), jit_compile=True)(x))
 
 
 @pytest.mark.parametrize(
@@ -262,8 +259,8 @@ def test_inside_xla():
         ({"expand_bias": np.ones(C + 1)}, "expand_bias`? must (have|be)"),
         ({"depthwise_filter": np.ones((3, 3, C + 1, M))}, "depthwise_filter"),
         ({"depthwise_bias": np.ones(C)}, "depthwise_bias`? must (have|be)"),
-        ({"scale": np.ones((N, 1, 1, C))}, "scale`? must (have|be)"),
-        ({"scale": np.ones((N, 1, C * M))}, "scale`? must (have|be)"),
+        ({"gate": np.ones((N, 1, 1, C))}, "scale`? must (have|be)"),
+        ({"gate": np.ones((N, 1, C * M))}, "scale`? must (have|be)"),
         ({"pointwise_filter": np.ones((1, 1, C, K))}, "pointwise_filter`? must (have|be)"),
         ({"bias": np.ones(K + 1)}, "bias`? must (have|be)"),
         ({"residual": np.ones((N, H, W, K + 1))}, "residual`? must have the"),
@@ -281,7 +278,7 @@ def test_bad_tensors(change, message):
     case = Case("ednspr", words=["none"] * 3)
     x, tensors = case.tensors()
     changed = {name: None if value is None else tf.constant(value, tf.float32) for name, value in change.items()}
-    for run in (conv_block.run, conv_block.run_stock):
+    for run in (dispatch.run, dispatch.run_stock):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
             run(x, tensors._replace(**changed), case.attributes)
 
@@ -290,10 +287,10 @@ def test_attributes_of_stages_that_are_not_there():
     x = tf.zeros([1, 4, 4, 3])
     tensors = Tensors(pointwise_filter=tf.zeros([1, 1, 3, 2]))
     for attributes, message in (
-        (BlockAttributes(Attributes(depthwise_activation=Fused("relu"))), "depthwise_activation"),
-        (BlockAttributes(expand_activation=Fused("relu")), "expand_activation"),
+        (Attributes(depthwise_activation=Fused("relu")), "depthwise_activation"),
+        (Attributes(expand_activation=Fused("relu")), "expand_activation"),
     ):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
-            conv_block.run(x, tensors, attributes)
+            dispatch.run(x, tensors, attributes)
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="rank 4"):
-        conv_block.run(tf.zeros([4, 4, 3]), tensors, BlockAttributes())
+        dispatch.run(tf.zeros([4, 4, 3]), tensors, Attributes())

@@ -8,7 +8,7 @@ import pytest
 from convert_support import chain, check, difference, found, functional, pictures, reasons
 
 import tf_dwsconv
-from tf_dwsconv.convert import _rebuild
+from tf_dwsconv.convert import _copy
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -295,7 +295,7 @@ def test_weights_are_copies_in_memory_of_tensorflow():
     start = -memory.ctypes.data % 64
     array = memory[start : start + 1024].view(np.float32)
     variable = keras.Variable(np.ones(256, "float32"))
-    _rebuild.assign(variable, array)
-    copied = _rebuild.owned(array)
+    _copy.assign(variable, array)
+    copied = _copy.owned(array)
     array[:] = 7
     assert not np.any(np.asarray(variable)) and not np.any(np.asarray(copied))

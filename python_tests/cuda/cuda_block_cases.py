@@ -23,7 +23,7 @@ class Block:
     """A block in float64 (of numbers that `dtype` holds), NHWC, and what is needed to run it anywhere."""
 
     x: np.ndarray
-    tensors: dict  # by the names of conv_block.Tensors; scale is [N, C*M]
+    tensors: dict  # by the names of the op's inputs; scale is [N, C*M]
     options: dict  # strides, dilations, padding, data_format, words, epsilon
     dtype: str
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cuda_library import DTYPES, MATHS, PATHS
 
-# The tensors of a block by the names of `conv_block.Tensors`, and what the C functions call their addresses.
+# The tensors of a block by the names of the op's inputs, and what the C functions call their addresses.
 ADDRESSES = {
     "expand_filter": "expand",
     "expand_bias": "expand_b",

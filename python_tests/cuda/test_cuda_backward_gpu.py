@@ -13,7 +13,7 @@ def test_gradients_on_the_gpu():
 
 STEPS = """
 import ctypes, keras, numpy as np, tensorflow as tf, tf_dwsconv
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 assert tf.config.list_physical_devices("GPU"), "TensorFlow finds no GPU"
 handle = ctypes.CDLL(_library.load().path)
 handle.dwsconv_gpu_backward_calls.restype = ctypes.c_int64

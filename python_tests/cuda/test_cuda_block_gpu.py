@@ -18,7 +18,7 @@ def test_block_kernels_on_the_gpu():
 PLACEMENT = """
 import ctypes, keras, numpy as np, tensorflow as tf, tf_dwsconv
 from keras import layers
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 assert tf.config.list_physical_devices("GPU"), "TensorFlow finds no GPU"
 count = ctypes.CDLL(_library.load().path).dwsconv_gpu_block_calls
 count.restype = ctypes.c_int64

@@ -15,7 +15,7 @@ def test_kernels_on_the_gpu():
 
 PLACEMENT = """
 import ctypes, numpy as np, tensorflow as tf, tf_dwsconv
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 assert tf.config.list_physical_devices("GPU"), "TensorFlow finds no GPU"
 count = ctypes.CDLL(_library.load().path).dwsconv_gpu_calls
 count.restype = ctypes.c_int64

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from native_support import ISAS
 from strategies import shapes
 
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

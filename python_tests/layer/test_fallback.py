@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, check_python, python_environment
 
-from tf_dwsconv import stock
 from tf_dwsconv._arguments import Attributes
+from tf_dwsconv._tf import convolutions
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_no_op_with_explicit_padding(pads):
     grad_x = grad_padded[:, pads[0] : pads[0] + 7, pads[2] : pads[2] + 9]
 
     def everything(x, kernel, grad):
-        return stock.depthwise(x, kernel, attributes), *stock.depthwise_gradients(
+        return convolutions.depthwise(x, kernel, attributes), *convolutions.depthwise_gradients(
             x, kernel, grad, attributes, True, True
         )
 

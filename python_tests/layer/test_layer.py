@@ -12,7 +12,10 @@ from conftest import check_python, label, op_calls
 from layer_support import X, close
 
 import tf_dwsconv
-from tf_dwsconv import _library, activations
+from tf_dwsconv import activations
+from tf_dwsconv._arguments import Tensors
+from tf_dwsconv._tf import dispatch
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -259,9 +262,8 @@ def test_new_weights_are_seen_by_the_next_call(graph):
         old = function(x).numpy()
         change()
         weights = layer.get_weights()
-        with_stock = tf_dwsconv.ops.run_stock(
-            x, weights[0], weights[1], weights[3], weights[2], None, layer._arguments.attributes
-        )
+        names = ("depthwise_filter", "pointwise_filter", "bias", "depthwise_bias")
+        with_stock = dispatch.run_stock(x, Tensors(**dict(zip(names, weights))), layer._arguments.attributes)
         close(function(x), with_stock)
         assert np.abs(function(x).numpy() - old).max() > 0
 

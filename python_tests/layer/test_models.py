@@ -12,7 +12,7 @@ from conftest import check_python
 from layer_support import X, close
 
 import tf_dwsconv
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

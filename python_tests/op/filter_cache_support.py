@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 
 class Counters:

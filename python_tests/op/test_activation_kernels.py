@@ -17,10 +17,10 @@ from convert_support import difference, functional, randomise
 from native_support import DTYPES, ISAS
 
 import tf_dwsconv
-from tf_dwsconv import activations, conv_block, native
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv import activations, native
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch, stock
 from tf_dwsconv.activations import NONE, PRELU
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -156,7 +156,7 @@ def test_words_of_layers_with_their_own_default():
     """elu alone is Keras' elu; the op's attributes are as they were, so old graphs mean what they meant."""
     assert activations.parse("elu").alpha == 1.0
     x = tf.constant([[-2.0, 3.0]])
-    np.testing.assert_allclose(tf_dwsconv.stock.activate(x, activations.parse("elu")), keras.activations.elu(x), 1e-6)
+    np.testing.assert_allclose(stock.activate(x, activations.parse("elu")), keras.activations.elu(x), 1e-6)
 
 
 # PReLU: each place of a block.
@@ -200,17 +200,15 @@ class PReluBlock:
             a = a.transpose(0, 3, 1, 2) if data_format == "NCHW" else a
             return tf.cast(tf.constant(a), dtype)
 
-        attributes = BlockAttributes(
-            Attributes(
-                (self.stride, self.stride),
-                data_format=data_format,
-                depthwise_activation=PRELU if "d" in self.stages else NONE,
-                activation=PRELU if "p" in self.stages else NONE,
-            ),
-            PRELU if "e" in self.stages else NONE,
+        attributes = Attributes(
+            (self.stride, self.stride),
+            data_format=data_format,
+            depthwise_activation=PRELU if "d" in self.stages else NONE,
+            activation=PRELU if "p" in self.stages else NONE,
+            expand_activation=PRELU if "e" in self.stages else NONE,
         )
         tensors = {n: cast(a) if n == "residual" else tf.cast(tf.constant(a), dtype) for n, a in self.arrays.items()}
-        y = conv_block.run(cast(self.x), Tensors(**tensors), attributes)
+        y = dispatch.run(cast(self.x), Tensors(**tensors), attributes)
         y = tf.cast(y, tf.float64).numpy()
         return y.transpose(0, 2, 3, 1) if data_format == "NCHW" else y
 
@@ -254,15 +252,14 @@ def test_gradients_of_prelu(stages):
     def gradients(dtype):
         names = ["x", *block.arrays]
         values = {name: tf.cast(tf.constant(a), dtype) for name, a in {"x": block.x, **block.arrays}.items()}
-        attributes = BlockAttributes(
-            Attributes(
-                depthwise_activation=PRELU if "d" in stages else NONE, activation=PRELU if "p" in stages else NONE
-            ),
-            PRELU if "e" in stages else NONE,
+        attributes = Attributes(
+            depthwise_activation=PRELU if "d" in stages else NONE,
+            activation=PRELU if "p" in stages else NONE,
+            expand_activation=PRELU if "e" in stages else NONE,
         )
         with tf.GradientTape() as tape:
             tape.watch(list(values.values()))
-            y = conv_block.run(values["x"], Tensors(**{n: values[n] for n in names[1:]}), attributes)
+            y = dispatch.run(values["x"], Tensors(**{n: values[n] for n in names[1:]}), attributes)
             weights = np.cos(np.arange(block.y.size)).reshape(block.y.shape)
             loss = tf.reduce_sum(y * tf.cast(tf.constant(weights), dtype))
         return dict(zip(names, tape.gradient(loss, list(values.values()))))
@@ -279,12 +276,12 @@ def test_slopes_are_packed_anew_when_they_change():
     for _ in range(3):
         np.testing.assert_allclose(block.run(), block.y, atol=1e-4)
     variables = {n: tf.Variable(a.astype(np.float32)) for n, a in block.arrays.items()}
-    attributes = BlockAttributes(Attributes(depthwise_activation=PRELU, activation=PRELU))
+    attributes = Attributes(depthwise_activation=PRELU, activation=PRELU)
     x = tf.constant(block.x.astype(np.float32))
     for value in (0.5, -0.25, 2.0, 2.0):
         variables["slopes"].assign(np.full(19, value, np.float32))
-        y = conv_block.run(x, Tensors(**variables), attributes)
-        stock = conv_block.run_stock(x, Tensors(**variables), attributes)
+        y = dispatch.run(x, Tensors(**variables), attributes)
+        stock = dispatch.run_stock(x, Tensors(**variables), attributes)
         np.testing.assert_allclose(y, stock, atol=1e-4)
 
 
@@ -317,7 +314,7 @@ def test_wrong_slopes(change, message):
     ids=str,
 )
 def test_the_op_refuses(attribute, message):
-    op = tf_dwsconv._library.op()
+    op = tf_dwsconv._tf.library.op()
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
         op(
             input=tf.ones([1, 3, 3, 2]), depthwise_filter=tf.ones([1, 1, 2, 1]), pointwise_filter=tf.ones([1, 1, 2, 2]),

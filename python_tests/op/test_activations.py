@@ -159,7 +159,7 @@ def test_wrong_pairs(given):
 
 def test_the_words_mean_what_keras_means():
     """Stock path and Keras agree on every word, NaN and both infinities included."""
-    from tf_dwsconv import stock
+    from tf_dwsconv._tf import stock
 
     x = tf.constant([-8.0, -3.0, -1.0, -0.0, 0.0, 0.5, 3.0, 5.9, 6.1, 20.0, float("inf"), float("nan")])
     for word in WORDS[1:]:

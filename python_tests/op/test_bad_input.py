@@ -11,7 +11,7 @@ import json
 import pytest
 from conftest import run_python
 
-from tf_dwsconv import _library
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 

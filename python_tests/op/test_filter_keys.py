@@ -9,10 +9,10 @@ import tensorflow as tf
 from filter_cache_support import draw
 
 import tf_dwsconv
-from tf_dwsconv import conv_block, native
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv import native
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
 from tf_dwsconv.activations import Fused
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -44,7 +44,7 @@ def test_strides_of_a_block(channels):
         for strides in ((1, 1), (2, 2), (1, 2)):
             layer = reference.Layer(d.numpy(), p.numpy(), strides=strides)
             tensors = Tensors(expand_filter=e, depthwise_filter=d, pointwise_filter=p)
-            y = conv_block.run(tf.constant(x), tensors, BlockAttributes(Attributes(strides=strides)))
+            y = dispatch.run(tf.constant(x), tensors, Attributes(strides=strides))
             np.testing.assert_allclose(y, reference.forward(x @ e.numpy()[0, 0], layer), rtol=0, atol=2e-4)
 
 
@@ -63,8 +63,8 @@ def test_types_of_the_same_bytes():
             expected = reference.forward(tf.cast(given, tf.float32).numpy(), reference.Layer(*wide))
             # Everything is positive: relative errors stay so. Two roundings to 8 bits at most.
             np.testing.assert_allclose(y, expected, rtol=2**-7)
-            tensors = Tensors(depthwise_filter=seen_d, pointwise_filter=seen_p, scale=tf.ones([1, 12], dtype))
-            y = tf.cast(conv_block.run(given, tensors, BlockAttributes()), tf.float32).numpy()
+            tensors = Tensors(depthwise_filter=seen_d, pointwise_filter=seen_p, gate=tf.ones([1, 12], dtype))
+            y = tf.cast(dispatch.run(given, tensors, Attributes()), tf.float32).numpy()
             np.testing.assert_allclose(y, expected, rtol=2**-7)
 
 
@@ -79,11 +79,11 @@ def test_activations():
     first = {}
     for _ in range(CALLS):
         for word in ("none", "silu", "relu6", "tanh"):
-            attributes = BlockAttributes(Attributes(depthwise_activation=Fused(word)))
+            attributes = Attributes(depthwise_activation=Fused(word))
             for filters, x in cases:
-                y = tf.cast(conv_block.run(x, Tensors(**filters), attributes), tf.float32).numpy()
+                y = tf.cast(dispatch.run(x, Tensors(**filters), attributes), tf.float32).numpy()
                 if (len(filters), word) not in first:
-                    stock = tf.cast(conv_block.run_stock(x, Tensors(**filters), attributes), tf.float32).numpy()
+                    stock = tf.cast(dispatch.run_stock(x, Tensors(**filters), attributes), tf.float32).numpy()
                     # Three roundings to 8 bits.
                     assert np.abs(y - stock).max() <= 3 * 2**-8 * np.abs(stock).max()
                 np.testing.assert_array_equal(y, first.setdefault((len(filters), word), y))

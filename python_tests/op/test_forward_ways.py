@@ -15,10 +15,10 @@ from conftest import check_python, op_calls
 from gradient_cases import check_against_float64, gradients, tensors_of
 from native_support import DTYPES, ISAS, arrays, guarded, tolerance
 
-from tf_dwsconv import conv_block, native
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv import native
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
 from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -86,8 +86,8 @@ def test_groups_of_images_of_a_block(stages):
         given["depthwise_filter"] = draw(3, 3, c, 1, scale=1 / 3)
         z = reference.depthwise(z, reference.Layer(given["depthwise_filter"], None))
     if "s" in stages:
-        given["scale"] = draw(n, c)
-        z = z * given["scale"][:, None, None, :]
+        given["gate"] = draw(n, c)
+        z = z * given["gate"][:, None, None, :]
     if "p" in stages:
         given["pointwise_filter"] = draw(1, 1, c, k, scale=c**-0.5)
         z = z @ given["pointwise_filter"][0, 0]
@@ -95,9 +95,9 @@ def test_groups_of_images_of_a_block(stages):
         given["residual"] = draw(*z.transpose(0, 3, 1, 2).shape)
         z = z + given["residual"].transpose(0, 2, 3, 1)
     assert x.nbytes + z.size * 4 * (2 if "r" in stages else 1) > COPIES
-    attributes = BlockAttributes(Attributes(data_format="NCHW"), Fused("relu") if "e" in stages else NONE)
+    attributes = Attributes(data_format="NCHW", expand_activation=Fused("relu") if "e" in stages else NONE)
     before = sum(op_calls().values())
-    y = conv_block.run(tf.constant(x), Tensors(**{name: tf.constant(a) for name, a in given.items()}), attributes)
+    y = dispatch.run(tf.constant(x), Tensors(**{name: tf.constant(a) for name, a in given.items()}), attributes)
     assert sum(op_calls().values()) == before + 1
     # Sums of 96 products of numbers near one.
     np.testing.assert_allclose(y.numpy().transpose(0, 2, 3, 1), z, rtol=0, atol=2e-5 * np.abs(z).max())

@@ -9,8 +9,9 @@ import tensorflow as tf
 from conftest import op_calls
 
 import tf_dwsconv
-from tf_dwsconv import _library, conv_block
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
+from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -20,7 +21,7 @@ def layer():
 
 
 def block():
-    return conv_block.run(tf.ones([1, 5, 5, 2]), Tensors(depthwise_filter=tf.ones([3, 3, 2, 1])), BlockAttributes())
+    return dispatch.run(tf.ones([1, 5, 5, 2]), Tensors(depthwise_filter=tf.ones([3, 3, 2, 1])), Attributes())
 
 
 @pytest.mark.parametrize("call", [layer, block])

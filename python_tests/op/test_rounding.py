@@ -14,10 +14,10 @@ from conftest import op_calls
 from native_support import ISAS
 
 import tf_dwsconv
-from tf_dwsconv import conv_block, native
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv import native
+from tf_dwsconv._arguments import Attributes, Tensors
+from tf_dwsconv._tf import dispatch
 from tf_dwsconv.activations import Fused
-from tf_dwsconv.conv_block import BlockAttributes, Tensors
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -160,9 +160,9 @@ def run_block(ties, x, attributes, **arrays):
     given = {name: tf.constant(array.astype(ties.type)) for name, array in arrays.items()}
     x = tf.constant(x.astype(ties.type))
     before = op_calls()
-    y = conv_block.run(x, Tensors(**given), attributes)
+    y = dispatch.run(x, Tensors(**given), attributes)
     assert sum(op_calls().values()) == sum(before.values()) + 1
-    return [y.numpy(), conv_block.run_stock(x, Tensors(**given), attributes).numpy()]
+    return [y.numpy(), dispatch.run_stock(x, Tensors(**given), attributes).numpy()]
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -185,7 +185,7 @@ def test_blocks(isa, dtype):
             without = {key: value for key, value in arrays.items() if key != "pointwise_filter"}
             runs.append((without, separable._replace(activation=Fused("none"))))
         for given, attributes in runs:
-            for y in run_block(ties, x, BlockAttributes(attributes), **given):
+            for y in run_block(ties, x, attributes, **given):
                 ties.same(y)
 
 
@@ -195,11 +195,11 @@ def test_the_expansion_and_dense_windows(isa, dtype):
     x = ties.images(np.concatenate([ties.value, ties.unit], axis=-1))
     halves = np.concatenate([identity(ties), identity(ties, 0.5)])[None, None]
     one = {"depthwise_filter": np.ones((1, 1, ties.K, 1)), "pointwise_filter": identity(ties)[None, None]}
-    for y in run_block(ties, x, BlockAttributes(), expand_filter=halves, **one):
+    for y in run_block(ties, x, Attributes(), expand_filter=halves, **one):
         ties.same(y)
     # A window of one row and two columns, the second of which is zero.
     dense = np.concatenate([halves, np.zeros_like(halves)], axis=1)
-    for y in run_block(ties, x, BlockAttributes(Attributes(padding="SAME")), pointwise_filter=dense):
+    for y in run_block(ties, x, Attributes(padding="SAME"), pointwise_filter=dense):
         ties.same(y)
 
 
@@ -211,7 +211,7 @@ def test_scales_of_few_channels(isa, dtype, channels):
         some = slice(first, first + channels)
         x, half = ties.images(np.ascontiguousarray(ties.value[:, some])), ties.half[some]
         arrays = {"depthwise_filter": np.ones((1, 1, channels, 1)), "depthwise_bias": half}
-        for y in run_block(ties, x, BlockAttributes(), **arrays):
+        for y in run_block(ties, x, Attributes(), **arrays):
             ties.same(y, ties.expected[:, some])
 
 

@@ -13,7 +13,8 @@ from conftest import op_calls
 from gradient_cases import check_against_float64
 from native_support import ISAS, arrays, guarded, tolerance
 
-from tf_dwsconv import _library, native
+from tf_dwsconv import native
+from tf_dwsconv._tf import library as _library
 
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}
 GRADIENT_QUANTUM = 16  # floats that channels are padded to in the gradient's scratch, whatever the vectors

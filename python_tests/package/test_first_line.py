@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, check_python
 
 import tf_dwsconv
-from tf_dwsconv import _registration
+from tf_dwsconv._tf import registration as _registration
 
 MODULES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
@@ -29,7 +29,8 @@ PURE = [
     name
     for name in MODULES
     if name.split(".")[1:2] in ([], ["analysis"], ["native"], ["tune"], ["activations"])
-    or name.rpartition(".")[2] in ("_arguments", "_library", "_onnx", "_registration", "_shapes", "_tf_keras")
+    or name.rpartition(".")[2] in ("_arguments", "_shapes", "_text", "_tf", "_tf_keras")
+    or name.split(".")[1:] in (["_tf", "library"], ["_tf", "onnx"], ["_tf", "registration"])
 ]
 OTHERS = [f"import {name}" for name in MODULES if name not in PURE]
 NAMES = [f"from tf_dwsconv import {name}" for name in (*tf_dwsconv.__all__, "*")]
@@ -79,8 +80,8 @@ def test_threads(tmp_path):
         "import tf_dwsconv.layers",
         "import tf_dwsconv.block_layer",
         "import tf_dwsconv.ops",
-        "import tf_dwsconv.conv_block",
-        "import tf_dwsconv.symbolic",
+        "import tf_dwsconv._tf.dispatch",
+        "import tf_dwsconv._tf.symbolic",
         "import tf_dwsconv.convert",
         "from tf_dwsconv import DepthwiseSepConv2D",
         "from tf_dwsconv import *",
@@ -102,7 +103,7 @@ def test_other_ways_to_import(tmp_path):
     walk += "'__main__' in m.name or __import__(m.name)"
     orders = [[OURS, again], [OURS, again, KERAS], [walk], [walk, again], [KERAS, walk], [OURS, KERAS, again]]
     find = "import importlib.util\nassert importlib.util.find_spec('keras').name == 'keras'"
-    program = "import runpy; runpy.run_module('tf_dwsconv.layers', run_name='__main__')"
+    program = "import runpy; runpy.run_module('tf_dwsconv.layers.block', run_name='__main__')"
     unpickle = "import pickle; pickle.loads(b'\\x80\\x04ctf_dwsconv.block_layer\\nFusedConvBlock\\n.')"
     text = "import pydoc, tf_dwsconv; assert 'depthwise_sep_conv2d' in pydoc.render_doc(tf_dwsconv)"
     orders += [[OURS, find, KERAS], [program], [unpickle], [text]]
@@ -110,15 +111,18 @@ def test_other_ways_to_import(tmp_path):
 
 
 def imports_of(name: str) -> list:
-    """Our modules that one of them imports when it is made."""
-    source = ast.parse((ROOT / "tf_dwsconv" / f"{name}.py").read_text(encoding="utf-8"))
+    """Our modules that one of them imports when it is made, or a folder's modules do that are not that folder's."""
+    path = ROOT / "tf_dwsconv" / name.replace(".", "/")
     found = []
-    for node in itertools.chain.from_iterable(n.body if isinstance(n, ast.If) else [n] for n in source.body):
-        if isinstance(node, ast.ImportFrom) and node.module == "tf_dwsconv":
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("tf_dwsconv."):
-            found.append(node.module.split(".")[1])
-    return found
+    for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
+        source = ast.parse(file.read_text(encoding="utf-8"))
+        for node in itertools.chain.from_iterable(n.body if isinstance(n, ast.If) else [n] for n in source.body):
+            if isinstance(node, ast.ImportFrom) and node.module in ("tf_dwsconv", "tf_dwsconv._tf"):
+                room = node.module.removeprefix("tf_dwsconv").removeprefix(".")
+                found += [f"{room}.{alias.name}".removeprefix(".") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("tf_dwsconv."):
+                found.append(node.module.removeprefix("tf_dwsconv."))
+    return [needed for needed in found if needed.partition(".")[0] != name]
 
 
 def test_the_list_of_modules_is_in_order():
@@ -191,4 +195,4 @@ with multiprocessing.get_context("spawn").Pool(1) as pool:
     print(pool.apply(str, (Task(),)))
 assert "tensorflow" not in sys.modules
 """
-    assert "tf_dwsconv.block_layer.FusedConvBlock" in check_python(program)
+    assert "tf_dwsconv.layers.block.FusedConvBlock" in check_python(program)

@@ -1,7 +1,9 @@
-"""The rules of the tree that no compiler holds: who may include whom, what the built files show, where tests are, sizes
-of files, no stray paths.
+"""The rules of the tree that no compiler holds: who may include or import whom, what the built files show, where tests
+are, sizes of files, no stray paths.
 """
 
+import ast
+import graphlib
 import re
 import subprocess
 from collections import Counter
@@ -105,6 +107,84 @@ def test_includes_follow_the_arrows():
 def test_a_wrong_include_is_found(path, text):
     """The check above can fail, in each of its ways."""
     assert len(broken_rules(path, text)) == 1
+
+
+# Python's rooms, and those that each may import. Modules on top that users import may import any.
+ROOMS = {
+    "core": {"core"},
+    "native": {"core", "native"},
+    "_tf": {"core", "_tf"},
+    "layers": {"core", "_tf", "layers"},
+    "convert": {"core", "layers", "convert"},
+    "analysis": {"core", "native", "analysis"},
+    "tune": {"core", "native", "analysis", "tune"},
+}
+CORE = {"_arguments", "_keras_graph", "_shapes", "_text", "_tf_keras", "activations"}
+PYTHON = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for path in sorted((ROOT / "tf_dwsconv").rglob("*.py"))
+}
+
+
+def imports_of(text: str) -> "set[str]":
+    """Our modules that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("tf_dwsconv")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tf_dwsconv"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name not in ("tf_dwsconv._native", "tf_dwsconv._lab"):  # compiled
+                    found.add(name if name in PYTHON else node.module)
+    return found
+
+
+def room_of(module: str) -> str:
+    name = (module.split(".") + [""])[1]
+    return "core" if name in CORE else name if name in ROOMS else "top"
+
+
+def wrong_imports(module: str, text: str) -> "list[str]":
+    allowed = ROOMS.get(room_of(module))
+    wrong = [name for name in imports_of(text) if allowed is not None and room_of(name) not in allowed]
+    return [
+        f"{module} imports {name}: {room_of(module)} may only import {', '.join(sorted(allowed))}" for name in wrong
+    ]
+
+
+def test_python_imports_follow_the_arrows():
+    """core <- _tf <- layers <- convert, and core <- native <- analysis <- tune."""
+    texts = {module: path.read_text(encoding="utf-8") for module, path in PYTHON.items()}
+    assert [wrong for module, text in texts.items() for wrong in wrong_imports(module, text)] == []
+
+
+def test_python_has_no_import_circle():
+    """Not even one that an import inside a function hides."""
+    graph = {module: imports_of(path.read_text(encoding="utf-8")) for module, path in PYTHON.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises where there is a circle
+    assert set(order) == set(PYTHON)
+
+
+@pytest.mark.parametrize(
+    "module, text",
+    [
+        ("tf_dwsconv._shapes", "from tf_dwsconv._tf import stock"),
+        ("tf_dwsconv.activations", "def f():\n    from tf_dwsconv.layers import FusedConvBlock"),
+        ("tf_dwsconv._tf.stock", "import tf_dwsconv.layers"),
+        ("tf_dwsconv.analysis.graph", "from tf_dwsconv.convert import _read"),
+        ("tf_dwsconv.convert._read", "from tf_dwsconv import ops"),
+    ],
+)
+def test_a_wrong_import_is_found(module, text):
+    assert len(wrong_imports(module, text)) == 1
+
+
+def test_files_are_short():
+    """Of the Python package and its tests, under 400 lines each."""
+    paths = [path for top in ("tf_dwsconv", "python_tests") for path in (ROOT / top).rglob("*.py")]
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert len(lines) > 100 and {path: count for path, count in lines.items() if count >= 400} == {}
 
 
 def symbols(path: Path, *flags: str) -> "list[tuple[str, str]]":

@@ -96,7 +96,7 @@ OPS = """
 import tensorflow as tf
 import tf_dwsconv
 x, d, p = (tf.ones(s) for s in ((1, 4, 4, 2), (3, 3, 2, 1), (1, 1, 2, 5)))
-library = tf_dwsconv._library.load().module
+library = tf_dwsconv._tf.library.load().module
 attributes = dict(strides=[1, 1], padding="SAME", dilations=[1, 1])
 layer = tf_dwsconv.FusedConvBlock(5, 3, expand_filters=4)
 layer.build(x.shape)

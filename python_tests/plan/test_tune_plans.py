@@ -84,7 +84,8 @@ OP = """
 import sys
 import numpy as np, tensorflow as tf
 import tf_dwsconv
-from tf_dwsconv import _library, tune
+from tf_dwsconv import tune
+from tf_dwsconv._tf import library as _library
 import ctypes
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
 random = np.random.default_rng(1)

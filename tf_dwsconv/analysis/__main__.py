@@ -5,9 +5,9 @@ python -m tf_dwsconv.analysis --model MobileNet --peak_gflops 520 --dram_gbs 57 
 """
 
 import os
-import sys
 
 from tf_dwsconv.analysis import dense, fused, layers, plot, report
+from tf_dwsconv.analysis._command import application, main_of
 from tf_dwsconv.analysis._optional import require
 from tf_dwsconv.analysis.costs import Machine, layer_cost, study_table
 from tf_dwsconv.analysis.problem import Problem, itemsize
@@ -52,34 +52,29 @@ def _pair(flag, words):
 def _problems():
     shapes = _SHAPE.value or ([] if _MODEL.value else ["1,224,224,128,128"])
     r, s = _pair("kernel", _KERNEL.value)
+    options = {
+        "M": _MULTIPLIER.value,
+        "stride": _pair("stride", _STRIDE.value),
+        "dilation": _pair("dilation", _DILATION.value),
+        "padding": _PADDING.value,
+    }
     problems = []
     for shape in shapes:
         numbers = _integers("shape", shape.replace("x", ",").split(","))
         if len(numbers) != 5:
             raise ValueError(f"--shape must be 5 numbers N,H,W,C,K, got {shape!r}")
-        problems.append(
-            Problem(
-                *numbers,
-                R=r,
-                S=s,
-                M=_MULTIPLIER.value,
-                stride=_pair("stride", _STRIDE.value),
-                dilation=_pair("dilation", _DILATION.value),
-                padding=_PADDING.value,
-            )
-        )
+        problems.append(Problem(*numbers, R=r, S=s, **options))
     return problems
 
 
 def _load_model():
-    keras = require("keras", "--model")
     name = _MODEL.value
     if os.path.exists(name):
-        return keras.saving.load_model(name)
-    constructor = getattr(keras.applications, name, None)
-    if not callable(constructor):
+        return require("keras", "--model").saving.load_model(name)
+    model = application(name)
+    if model is None:
         raise ValueError(f"--model must be a file or a name in keras.applications (MobileNet, say), got {name!r}")
-    return constructor(weights=None)
+    return model
 
 
 def _tile(tile):
@@ -94,26 +89,17 @@ def _print_layer(problem):
         "DWS fused": layer_cost(problem, dtype=_DTYPE.value),
         "DWS unfused": layer_cost(problem, dtype=_DTYPE.value, fused=False),
     }
-    print(
-        report.format_table(
-            ("every array once", "parameters", "MFLOP", "MB", "FLOP/B"),
-            [
-                (name, str(c.parameters), f"{c.flops / 1e6:.1f}", f"{c.accesses_bytes / 1e6:.2f}", f"{c.intensity:.1f}")
-                for name, c in costs.items()
-            ],
-        )
-    )
-    study = study_table(problem)
+    rows = [
+        (name, str(c.parameters), f"{c.flops / 1e6:.1f}", f"{c.accesses_bytes / 1e6:.2f}", f"{c.intensity:.1f}")
+        for name, c in costs.items()
+    ]
+    print(report.format_table(("every array once", "parameters", "MFLOP", "MB", "FLOP/B"), rows))
     print("The GPU study's conventions (a multiply-add is one operation, float16, operations an element):")
-    print(
-        report.format_table(
-            ("", "parameters", "GFLOP", "MB", "intensity"),
-            [
-                (name, str(row.parameters), f"{row.flops / 1e9:.3g}", f"{row.accesses_mb:.1f}", f"{row.intensity:.1f}")
-                for name, row in (("dense", study["dense"]), ("DWS", study["dws"]))
-            ],
-        )
-    )
+    rows = [
+        (name, str(row.parameters), f"{row.flops / 1e9:.3g}", f"{row.accesses_mb:.1f}", f"{row.intensity:.1f}")
+        for name, row in zip(("dense", "DWS"), study_table(problem).values())
+    ]
+    print(report.format_table(("", "parameters", "GFLOP", "MB", "intensity"), rows))
     rows = []
     for name, nest in (
         ("pointwise", layers.pointwise_nest(problem)),
@@ -133,39 +119,30 @@ def _print_layer(problem):
     print(f"Fused DWS layer: at least {fused.dws_lower_bound(problem, memory):.4g} elements")
 
 
-def main(argv):
+@main_of("tf_dwsconv.analysis")
+def main():
     """Runs the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    try:
-        machine = None
-        if _GFLOPS.value is not None or _GBS.value is not None:
-            if None in (_GFLOPS.value, _GBS.value):
-                raise ValueError("--peak_gflops and --dram_gbs must be given together")
-            machine = Machine(_GFLOPS.value * 1e9, _GBS.value * 1e9)
-        if _PLOT.value and machine is None:
-            raise ValueError("--plot needs --peak_gflops and --dram_gbs")
-        options = {"fast_bytes": _FAST.value, "machine": machine, "dtype": _DTYPE.value}
-        problems = _problems()
-        if problems:
-            print(
-                report.report_table(
-                    [report.report_layer(p, f"layer {i}", **options) for i, p in enumerate(problems, 1)]
-                )
-            )
-            for problem in problems:
-                _print_layer(problem)
-        if _MODEL.value:
-            summary = report.summary(_load_model(), batch_size=_BATCH.value, **options)
-            print(summary)
-            problems += [layer.problem for layer in summary.layers if layer.kind == "dws"]
-        if _PLOT.value:
-            plot.plot_roofline(problems, machine, _PLOT.value, _DTYPE.value)
-            print(f"Saved {_PLOT.value}")
-    except (ImportError, TypeError, ValueError, OSError) as error:
-        print(f"tf_dwsconv.analysis: {error}", file=sys.stderr)
-        return 1
-    return 0
+    machine = None
+    if _GFLOPS.value is not None or _GBS.value is not None:
+        if None in (_GFLOPS.value, _GBS.value):
+            raise ValueError("--peak_gflops and --dram_gbs must be given together")
+        machine = Machine(_GFLOPS.value * 1e9, _GBS.value * 1e9)
+    if _PLOT.value and machine is None:
+        raise ValueError("--plot needs --peak_gflops and --dram_gbs")
+    options = {"fast_bytes": _FAST.value, "machine": machine, "dtype": _DTYPE.value}
+    problems = _problems()
+    if problems:
+        layers = [report.report_layer(problem, f"layer {i}", **options) for i, problem in enumerate(problems, 1)]
+        print(report.report_table(layers))
+        for problem in problems:
+            _print_layer(problem)
+    if _MODEL.value:
+        summary = report.summary(_load_model(), batch_size=_BATCH.value, **options)
+        print(summary)
+        problems += [layer.problem for layer in summary.layers if layer.kind == "dws"]
+    if _PLOT.value:
+        plot.plot_roofline(problems, machine, _PLOT.value, _DTYPE.value)
+        print(f"Saved {_PLOT.value}")
 
 
 if __name__ == "__main__":

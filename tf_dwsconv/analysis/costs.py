@@ -56,13 +56,8 @@ class Cost:
             return NotImplemented
         if self.itemsize != other.itemsize:
             raise ValueError(f"itemsize must agree to add costs, got {self.itemsize} and {other.itemsize}")
-        return Cost(
-            self.macs + other.macs,
-            self.parameters + other.parameters,
-            self.activations + other.activations,
-            self.intermediate + other.intermediate,
-            self.itemsize,
-        )
+        sums = (a + b for a, b in zip(dataclasses.astuple(self)[:-1], dataclasses.astuple(other)))
+        return Cost(*sums, self.itemsize)
 
 
 def layer_cost(problem: Problem, kind="dws", dtype="float32", fused=True):

@@ -33,8 +33,7 @@ def depthwise_nest(problem: Problem, window="shared"):
     '5.138e+07'
     """
     check_problem(problem)
-    across, down = _windows(problem)
-    bounds = {"N": problem.N, "C": problem.CM, "Wo": problem.Wo, "Ho": problem.Ho, "S": problem.S, "R": problem.R}
+    bounds, across, down = _loops(problem)
     return LoopNest(
         bounds,
         (Array("X", ("N", "C", across, down), window), Array("D", ("C", "S", "R")), Array("Z", ("N", "C", "Wo", "Ho"))),
@@ -46,22 +45,13 @@ def fused_nest(problem: Problem):
     """Both halves in one nest: loops N, C (C*M), Wo, Ho, S, R, K; arrays X, D, Z, P, Y.
 
     Z and X have the same support, so fusion adds no constraint to the pointwise half's linear program; it takes
-    capacity. The taps are a loop of the whole nest, of which the pointwise half's arithmetic knows nothing: `words` of
-    its solution is the pointwise half's as long as a whole window is in every tile, that is, while D is small.
+    capacity. The taps are a loop of the whole nest, but not of the pointwise half's arithmetic. So `words` of the
+    solution is the pointwise half's as long as every tile has whole windows, that is, while D is small.
     """
     check_problem(problem)
-    across, down = _windows(problem)
-    bounds = {
-        "N": problem.N,
-        "C": problem.CM,
-        "Wo": problem.Wo,
-        "Ho": problem.Ho,
-        "S": problem.S,
-        "R": problem.R,
-        "K": problem.K,
-    }
+    bounds, across, down = _loops(problem)
     return LoopNest(
-        bounds,
+        {**bounds, "K": problem.K},
         (
             Array("X", ("N", "C", across, down)),
             Array("D", ("C", "S", "R")),
@@ -73,8 +63,10 @@ def fused_nest(problem: Problem):
     )
 
 
-def _windows(problem):
+def _loops(problem):
+    """The bounds of the depthwise half's loops, and X's windows across and down."""
     return (
+        {"N": problem.N, "C": problem.CM, "Wo": problem.Wo, "Ho": problem.Ho, "S": problem.S, "R": problem.R},
         Window("Wo", "S", problem.stride[1], problem.dilation[1]),
         Window("Ho", "R", problem.stride[0], problem.dilation[0]),
     )

@@ -12,7 +12,7 @@ from tf_dwsconv.analysis.problem import check_problem, choice, positive
 def plot_roofline(problems, machine, path, dtype="float32", measured=None):
     """Saves a roofline plot: for each layer the fused DWS layer, the unfused one, and the dense convolution.
 
-    Each point is what the roofline allows; where times are given it is hollow, and what was measured is full below it.
+    A point is what the roofline allows. Where times are given it is hollow, and the measured one below it is full.
 
     Args:
         problems: `Problem`s, at least one.

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import math
 import numbers
-import operator
 from typing import Union
 
 import numpy as np
+
+from tf_dwsconv._arguments import as_integer
 
 _ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 _MAX_WINDOW_TAPS = 1 << 26  # of one axis: they are listed one by one, 8 bytes each
@@ -15,15 +16,12 @@ _MAX_WINDOW_TAPS = 1 << 26  # of one axis: they are listed one by one, 8 bytes e
 
 def integer(name, value, minimum=1):
     """`value` as a Python int, or an error that names the argument."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}") from None
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return value
+    number = as_integer(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
 
 
 def positive(name, value):

@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 from typing import Optional
 
+from tf_dwsconv._text import table
 from tf_dwsconv.analysis._optional import require
 from tf_dwsconv.analysis.costs import Cost, Machine, layer_cost, roofline_seconds
 from tf_dwsconv.analysis.fused import FusedTiling, dws_lower_bound, fused_tiling
+from tf_dwsconv.analysis.graph import dws_calls
 from tf_dwsconv.analysis.problem import Problem, check_problem, choice, integer, itemsize
 
 _QUANTA = (1, 16, 16)
@@ -20,12 +22,7 @@ def format_table(headers, rows):
     a       1.0
     bb     12.5
     """
-    rows = [tuple(headers), *map(tuple, rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
-    return "\n".join(
-        "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))).rstrip()
-        for row in rows
-    )
+    return table([headers, *rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,79 +99,30 @@ def report_layer(problem: Problem, name=None, *, kind="dws", dtype="float32", fa
 
 
 HEADERS = (
-    "layer",
-    "shape",
-    "MFLOP",
-    "params",
-    "fused MB",
-    "unfused MB",
-    "FLOP/B",
-    "bound MB",
-    "tiled MB",
-    "tile bp x bc x bk",
-    "limit ms",
-)
+    "layer", "shape", "MFLOP", "params", "fused MB", "unfused MB", "FLOP/B", "bound MB", "tiled MB",
+    "tile bp x bc x bk", "limit ms",
+)  # fmt: skip
 
 
 def report_table(reports):
     """A text table of `LayerReport`s with a line of totals."""
-
-    def cells(name, shape, flops, parameters, sizes, intensity, tile, seconds):
-        fused, unfused, bound, tiled = ("-" if b is None else f"{b / 1e6:.2f}" for b in sizes)
-        return (
-            name,
-            shape,
-            f"{flops / 1e6:.1f}",
-            f"{parameters}",
-            fused,
-            unfused,
-            f"{intensity:.1f}",
-            bound,
-            tiled,
-            tile,
-            "-" if seconds is None else f"{seconds * 1e3:.3f}",
-        )
-
     rows = []
     for r in reports:
         tile = "-" if r.tiling is None else f"{r.tiling.bp} x {r.tiling.bc} x {r.tiling.bk}"
-        rows.append(
-            cells(
-                r.name,
-                str(r.problem),
-                r.cost.flops,
-                r.cost.parameters,
-                (r.cost.accesses_bytes, r.unfused.accesses_bytes, r.bound_bytes, r.tiling_bytes),
-                r.cost.intensity,
-                tile,
-                r.seconds,
-            )
-        )
+        sizes = r.cost.accesses_bytes, r.unfused.accesses_bytes, r.bound_bytes, r.tiling_bytes
+        rows.append((r.name, str(r.problem), tile, (r.cost.flops, r.cost.parameters, *sizes, r.seconds)))
     if len(reports) > 1:
+        columns = zip(*(figures for *_, figures in rows))
+        rows.append(("total", "", "", [None if None in column else sum(column) for column in columns]))
+    return format_table(HEADERS, [_cells(*row) for row in rows])
 
-        def total(values):
-            values = list(values)
-            return None if None in values else sum(values)
 
-        moved, flops = total(r.cost.accesses_bytes for r in reports), total(r.cost.flops for r in reports)
-        rows.append(
-            cells(
-                "total",
-                "",
-                flops,
-                total(r.cost.parameters for r in reports),
-                (
-                    moved,
-                    total(r.unfused.accesses_bytes for r in reports),
-                    total(r.bound_bytes for r in reports),
-                    total(r.tiling_bytes for r in reports),
-                ),
-                flops / moved,
-                "",
-                total(r.seconds for r in reports),
-            )
-        )
-    return format_table(HEADERS, rows)
+def _cells(name, shape, tile, figures):
+    flops, parameters, *sizes, seconds = figures
+    fused, unfused, bound, tiled = ("-" if size is None else f"{size / 1e6:.2f}" for size in sizes)
+    intensity, limit = f"{flops / sizes[0]:.1f}", "-" if seconds is None else f"{seconds * 1e3:.3f}"
+    megaflops = f"{flops / 1e6:.1f}"
+    return name, shape, megaflops, str(parameters), fused, unfused, intensity, bound, tiled, tile, limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,18 +169,11 @@ def summary(model, *, batch_size=1, dtype=None, fast_bytes=1 << 20, machine=None
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model, got {type(model).__name__}")
     batch_size = integer("batch_size", batch_size)
-    from tf_dwsconv.analysis.graph import dws_calls
-
-    layers = []
-    for call in dws_calls(keras, model, batch_size):
-        layers.append(
-            report_layer(
-                call.problem,
-                call.name,
-                kind=call.kind,
-                dtype=dtype or call.dtype,
-                fast_bytes=fast_bytes,
-                machine=machine,
-            )
-        )
-    return ModelSummary(model.name, tuple(layers))
+    options = {"fast_bytes": fast_bytes, "machine": machine}
+    return ModelSummary(
+        model.name,
+        tuple(
+            report_layer(call.problem, call.name, kind=call.kind, dtype=dtype or call.dtype, **options)
+            for call in dws_calls(model, batch_size)
+        ),
+    )

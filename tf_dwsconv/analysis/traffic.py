@@ -4,8 +4,8 @@ python -m tf_dwsconv.analysis.traffic --shape 1,56,56,128,128 --shape 4,14,14,38
 """
 
 import dataclasses
-import sys
 
+from tf_dwsconv.analysis._command import main_of, parse_layer
 from tf_dwsconv.analysis._optional import require
 from tf_dwsconv.analysis.costs import compulsory_bytes
 from tf_dwsconv.analysis.fused import dws_lower_bound
@@ -129,32 +129,14 @@ def traffic_table(layers):
     return format_table(head, rows)
 
 
-def _problem(text):
-    try:
-        numbers = [int(word) for word in text.replace("x", ",").split(",")]
-    except ValueError:
-        numbers = []
-    if not 5 <= len(numbers) <= 7:
-        raise ValueError(f"--shape must be 5 to 7 numbers N,H,W,C,K[,kernel[,stride]], got {text!r}")
-    kernel, stride = (numbers[5:] + [3, 1][len(numbers) - 5 :])[:2]
-    return Problem(*numbers[:5], R=kernel, S=kernel, stride=stride)
-
-
-def main(argv):
+@main_of("tf_dwsconv.analysis.traffic")
+def main():
     """Runs the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     caches = {"l1d_bytes": _L1D.value, "l2_bytes": _L2.value, "l3_bytes": _L3.value}
-    try:
-        layers = [
-            layer_traffic(_problem(shape), _DTYPE.value, isa=_ISA.value, **caches) for shape in _SHAPE.value or _SHAPES
-        ]
-    except (ImportError, MemoryError, TypeError, ValueError) as error:
-        print(f"tf_dwsconv.analysis.traffic: {error}", file=sys.stderr)
-        return 1
+    problems = [parse_layer(shape) for shape in _SHAPE.value or _SHAPES]
+    layers = [layer_traffic(problem, _DTYPE.value, isa=_ISA.value, **caches) for problem in problems]
     print(f"{_DTYPE.value}, one thread; megabytes between L2 and beyond it, (over the lower bound)")
     print(traffic_table(layers))
-    return 0
 
 
 if __name__ == "__main__":

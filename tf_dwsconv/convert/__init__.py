@@ -17,14 +17,24 @@ from typing import Any
 import keras
 
 from tf_dwsconv import _tf_keras
-from tf_dwsconv.layers import check_backend
+from tf_dwsconv.layers._shared import check_backend
 
 check_backend("convert", "stock layers")
 
-from tf_dwsconv.convert import _builtin, _match, _swap, _train  # noqa: E402
-from tf_dwsconv.convert._graph import Graph, called_in_training, calls, count_calls, is_graph, wrapped  # noqa: E402
+from tf_dwsconv._keras_graph import (  # noqa: E402
+    Graph,
+    called_in_training,
+    calls,
+    count_calls,
+    is_graph,
+    models_in,
+    wrapped,
+)
+from tf_dwsconv.convert import _builtin, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
+from tf_dwsconv.convert._search import Search  # noqa: E402
+from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
 
 __all__ = ["Row", "convert", "format_report", "report", "to_builtin"]
 
@@ -75,9 +85,9 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
         if id(part) in left_alone and not training:
             rows.in_training(part)
             return {}
-        return (_plan_exact if training else _plan)(Graph(part, counts), rows)
+        return _plan(Graph(part, counts), rules.TRAINING if training else rules.INFERENCE, rows)
 
-    converted = Rebuilder(plan, rows, _train.same_layer, folds=not training).model(model)
+    converted = Rebuilder(plan, rows, same_layer, folds=not training).model(model)
     _reports[converted] = rows.close(model)
     if verbose:
         print(format_report(_reports[converted]))
@@ -164,53 +174,27 @@ def _check_model(model: Any) -> None:
 def _trained_inside(model: Any) -> set[int]:
     """Models, by id, that a call inside `model` always runs in training."""
     found: set[int] = set()
-    seen: set[int] = set()
-
-    def visit(part: Any) -> None:
-        seen.add(id(part))
-        for node in calls(part):
-            inner = wrapped(node.operation)
-            if is_graph(inner):
-                if called_in_training(node) or id(part) in found:
-                    found.add(id(inner))
-                if id(inner) not in seen or id(inner) in found:
-                    visit(inner)
-
-    visit(model)
+    parts = models_in(model)
+    count = -1
+    while len(found) > count:  # what is in one of them is too
+        count = len(found)
+        for part in parts:
+            inner = ((wrapped(node.operation), called_in_training(node)) for node in calls(part))
+            found.update(id(m) for m, in_training in inner if is_graph(m) and (in_training or id(part) in found))
     return found
 
 
-def _plan(graph: Graph, rows: Report) -> Plan:
-    finder = _match.Finder(graph)
+def _plan(graph: Graph, passes: Any, rows: Report) -> Plan:
+    search = Search(graph, passes)
     plan: Plan = {}
     described: dict[int, Row] = {}
-    for block in finder.blocks:
-        plan.update({id(node): None for node in block.nodes})
-        plan[id(block.nodes[-1])] = _swap.fused_block(block)
-        described[id(block.nodes[0])] = Row(block.pattern(), _names(block.nodes), block.name, block.note)
-    for folded in finder.folded:
-        name = graph.name(folded.nodes)
-        plan.update({id(node): None for node in folded.nodes})
-        plan[id(folded.nodes[-1])] = _swap.folded_convolution(folded, name)
-        described[id(folded.nodes[0])] = Row("convolution + batch norm", _names(folded.nodes), name)
-    rows.graph(graph, plan, described, finder.reasons)
+    for found in search.found:
+        names = tuple(node.operation.name for node in found.nodes)
+        plan.update({id(node): None for node in found.nodes})
+        plan[id(found.nodes[-1])] = found.emission
+        described[id(found.nodes[0])] = Row(found.pattern, names, found.name, found.note)
+    rows.graph(graph, plan, described, search.reasons)
     return plan
-
-
-def _plan_exact(graph: Graph, rows: Report) -> Plan:
-    finder = _train.ExactFinder(graph)
-    plan: Plan = {}
-    described: dict[int, Row] = {}
-    for swap in finder.swaps:
-        plan.update({id(node): None for node in swap.nodes})
-        plan[id(swap.nodes[-1])] = swap.emission
-        described[id(swap.nodes[0])] = Row(swap.pattern, _names(swap.nodes), graph.name(swap.nodes))
-    rows.graph(graph, plan, described, finder.reasons)
-    return plan
-
-
-def _names(nodes: Any) -> tuple[str, ...]:
-    return tuple(node.operation.name for node in nodes)
 
 
 class _Callable(types.ModuleType):

@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dwsconv import activations
+from tf_dwsconv._keras_graph import Graph, only_input
 from tf_dwsconv.activations import PRELU, Fused
 from tf_dwsconv.convert import _algebra as algebra
 from tf_dwsconv.convert._algebra import Expression
-from tf_dwsconv.convert._graph import Graph, only_input
 
 L = keras.layers
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 def behind(graph: Graph, x: Any, layout: str, usable: Callable[[Any], bool]) -> Optional[Found]:
-    """The activation that the calls behind a tensor compute, if nobody else reads anything of them; the longest one.
+    """The activation that the calls behind a tensor compute, if no other call reads them; the longest one.
 
     Args:
         graph: of the calls.
@@ -174,12 +174,8 @@ def _operation(word: str, a: list, options: Any) -> Optional[Expression]:
         return _BINARY[word](*a)
     if len(a) != 1:
         return None
-    fused = {
-        "Relu": Fused("relu"),
-        "Relu6": Fused("relu6"),
-        "Silu": Fused("silu"),
-        "HardSilu": Fused("hard_swish"),
-    }.get(word)
+    words = {"Relu": "relu", "Relu6": "relu6", "Silu": "silu", "HardSilu": "hard_swish"}
+    fused = Fused(words[word]) if word in words else None
     if word == "LeakyRelu":
         fused = Fused("leaky_relu", float(options.negative_slope))
     elif word == "Elu":
@@ -193,10 +189,6 @@ def _operation(word: str, a: list, options: Any) -> Optional[Expression]:
         bounds = all(bound is None or isinstance(bound, numbers.Real) for bound in (low, high))
         return algebra.clip(a[0], low, high) if bounds else None
     return _UNARY[word](a[0]) if word in _UNARY else None
-
-
-def _product(a: Expression, b: Expression) -> Optional[Expression]:
-    return algebra.multiply(a, b)
 
 
 def _quotient(a: Expression, b: Expression) -> Optional[Expression]:
@@ -220,7 +212,7 @@ def _hard_sigmoid(a: Expression) -> Optional[Expression]:
 _BINARY: dict[str, Callable] = {
     "Add": algebra.add,
     "Subtract": lambda a, b: algebra.add(a, b, -1),
-    "Multiply": _product,
+    "Multiply": algebra.multiply,
     "Divide": _quotient,
     "TrueDivide": _quotient,
     "Power": _power,
@@ -238,25 +230,14 @@ _UNARY: dict[str, Callable] = {
     "Square": lambda a: algebra.multiply(a, a),
 }
 
-# TensorFlow's ops by the same names.
+# TensorFlow's ops whose names differ from those of Keras.
 _TENSORFLOW = {
     "AddV2": "Add",
-    "Add": "Add",
     "Sub": "Subtract",
     "Mul": "Multiply",
     "RealDiv": "Divide",
     "Pow": "Power",
-    "Maximum": "Maximum",
-    "Minimum": "Minimum",
-    "Sigmoid": "Sigmoid",
-    "Tanh": "Tanh",
-    "Softplus": "Softplus",
-    "Erf": "Erf",
-    "Erfc": "Erfc",
     "Neg": "Negative",
-    "Square": "Square",
-    "Relu": "Relu",
-    "Relu6": "Relu6",
 }
 
 _traced: Any = weakref.WeakKeyDictionary()
@@ -312,5 +293,4 @@ def _of_tensor(tensor: Any, x: Any) -> Optional[Expression]:
     if op.type == "ClipByValue":
         low, high = (algebra.number(bound) for bound in inputs[1:])
         return None if low is None or high is None else algebra.clip(inputs[0], low, high)
-    word = _TENSORFLOW.get(op.type)
-    return None if word is None else _operation(word, inputs, None)
+    return _operation(_TENSORFLOW.get(op.type, op.type), inputs, None)

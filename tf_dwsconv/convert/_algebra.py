@@ -175,10 +175,6 @@ def _positive_part(a: Expression) -> Optional[Expression]:
     return result
 
 
-def relu(a: Expression) -> Optional[Expression]:
-    return _positive_part(a)
-
-
 def apply(fused: Fused, a: Expression) -> Optional[Expression]:
     """An activation of the kernels, of an expression."""
     if fused.word in ("none", "sigmoid", "tanh"):

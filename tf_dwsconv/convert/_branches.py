@@ -1,4 +1,4 @@
-"""Parallel branches that add, as one convolution: the blocks of RepVGG and MobileOne as they are trained.
+"""Finds parallel branches that add, and makes them one convolution: `rules/branches.py` and `_grow.py` use it.
 
 In inference the sum of convolutions of one tensor, each with its batch norm, is one convolution. Its filter is the sum
 of theirs, each where its window lies. A batch norm alone, or the tensor itself, is a 1x1 one. Sums are float64.
@@ -12,27 +12,12 @@ from typing import Any, Callable, Optional
 import keras
 import numpy as np
 
-from tf_dwsconv.activations import NONE
-from tf_dwsconv.convert import _cost, _read
-from tf_dwsconv.convert._block import Block, FoldedConvolution
-from tf_dwsconv.convert._graph import Graph, only_input
+from tf_dwsconv._keras_graph import Graph, only_input
+from tf_dwsconv.convert import _read
+from tf_dwsconv.convert._block import Folded
 from tf_dwsconv.convert._read import Convolution
 
 L = keras.layers
-
-
-@dataclasses.dataclass
-class Branches:
-    """x: what all read; out: the sum; nodes: the calls, the last Add at the end; main: the layer of the largest window;
-    window: of the sum, as a `FusedConvBlock` takes it.
-    """
-
-    x: Any
-    out: Any
-    nodes: list
-    main: Any
-    convolution: Convolution
-    window: dict
 
 
 @dataclasses.dataclass
@@ -46,18 +31,18 @@ class _Branch:
     shift: Any = 0.0
 
 
-def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], bool]) -> Optional[Branches]:
-    """The convolutions of a tensor that one sum joins, two of them at least.
+def find(search: Any, x: Any, layout: str, dtype: str) -> Optional[Folded]:
+    """The convolutions of a tensor that one sum joins, two of them at least, as one.
 
     Args:
-        graph: of the calls.
+        search: says which calls may be taken, and has the graph.
         x: the tensor.
         layout, dtype: of the pictures, and what is computed in.
-        usable: whether a call may be taken.
     """
+    graph = search.graph
 
     def takes(node: Any) -> bool:
-        return usable(node) and _read.compute_dtype(node) == dtype
+        return search.is_alone(node) and _read.compute_dtype(node) == dtype
 
     sums: dict[int, list[_Branch]] = {id(x): [_Branch([], x, None)]}
     for node in graph.readers(x):
@@ -66,10 +51,7 @@ def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], 
             sums[id(branch.out)] = [branch]
     adds: list = []
     best = None
-    while True:
-        node = _sum(graph, sums, x, takes, adds)
-        if node is None:
-            break
+    while (node := _sum(graph, sums, x, takes, adds)) is not None:
         adds.append(node)
         joined = [branch for t in node.arguments.keras_tensors for branch in sums[id(t)]]
         sums[id(node.outputs[0])] = joined
@@ -81,9 +63,9 @@ def find(graph: Graph, x: Any, layout: str, dtype: str, usable: Callable[[Any], 
     folded = _fold(joined, x, node.outputs[0], layout)
     if folded is None:
         return None
-    inside = [add for add in adds if any(add is n for n in _behind(graph, node))]
-    nodes = [n for branch in joined for n in branch.nodes] + inside
-    return Branches(x, node.outputs[0], nodes, folded[0].layer, *folded)
+    inside = _behind(graph, node)
+    nodes = [n for branch in joined for n in branch.nodes] + [add for add in adds if any(add is n for n in inside)]
+    return Folded(x, node.outputs[0], nodes, *folded)
 
 
 def _behind(graph: Graph, node: Any) -> list:
@@ -103,7 +85,7 @@ def _is_sum(node: Any) -> bool:
 
 
 def _sum(graph: Graph, sums: dict, x: Any, usable: Callable[[Any], bool], seen: list) -> Optional[Any]:
-    """A sum of branches that nobody else reads."""
+    """A sum of branches that no other call reads."""
     for node in graph.nodes:
         if not _is_sum(node) or any(node is add for add in seen) or not usable(node):
             continue
@@ -173,22 +155,19 @@ def _fold(branches: list[_Branch], x: Any, out: Any, layout: str) -> Optional[tu
     if len(strides) != 1 or len(dilations) != 1 or len(alike) != 1 or channels is None:
         return None
     [stride], [dilation] = strides, dilations
-    if len(real) < len(branches):
-        same = first.kernel.shape[3] == (1 if first.depthwise else channels)
-        if stride != (1, 1) or not same:
-            return None
-        for branch in branches:
-            if branch.convolution is None:
-                branch.convolution = _as_convolution(branch, channels, first.depthwise)
-    places = [
-        _places(branch, axis, x, out, stride[axis], dilation[axis], layout) for branch in branches for axis in (0, 1)
-    ]
-    if None in places:
+    if len(real) < len(branches) and (
+        stride != (1, 1) or first.kernel.shape[3] != (1 if first.depthwise else channels)
+    ):
         return None
-    axes = [_join(places[axis::2], axis, x, out, stride[axis], dilation[axis], layout) for axis in (0, 1)]
-    if None in axes:
+    for branch in branches:
+        if branch.convolution is None:
+            branch.convolution = _as_convolution(branch, channels, first.depthwise)
+    spatial = (1, 2) if layout == "channels_last" else (2, 3)
+    axes = [_Axis(i, x.shape[at], out.shape[at], stride[i], dilation[i]) for i, at in enumerate(spatial)]
+    joined = [axis.join(branches) for axis in axes]
+    if None in joined:
         return None
-    (rows, top, bottom, at_rows), (columns, left, right, at_columns) = axes
+    (rows, top, bottom, at_rows), (columns, left, right, at_columns) = joined
     kernel = np.zeros((rows, columns, *first.kernel.shape[2:]))
     bias = np.zeros(first.outputs)
     for branch, r, s in zip(branches, at_rows, at_columns):
@@ -200,7 +179,7 @@ def _fold(branches: list[_Branch], x: Any, out: Any, layout: str) -> Optional[tu
     is_same = symmetric and 2 * left == (columns - 1) * dilation[1] and stride == (1, 1)
     padding: Any = "same" if is_same else ((top, bottom), (left, right))
     window = {"kernel_size": (rows, columns), "strides": stride, "dilation_rate": dilation, "padding": padding}
-    return Convolution(largest.layer, kernel, bias, NONE, depthwise=first.depthwise), window
+    return Convolution(largest.layer, kernel, bias, depthwise=first.depthwise), window
 
 
 def _as_convolution(branch: _Branch, channels: int, depthwise: bool) -> Convolution:
@@ -209,99 +188,57 @@ def _as_convolution(branch: _Branch, channels: int, depthwise: bool) -> Convolut
         np.broadcast_to(np.asarray(value, np.float64), [channels]) for value in (branch.scale, branch.shift)
     )
     kernel = scale.reshape(1, 1, -1, 1) if depthwise else np.diag(scale)[None, None]
-    return Convolution(None, kernel, shift, NONE, depthwise=depthwise)
+    return Convolution(None, kernel, shift, depthwise=depthwise)
 
 
-def _sizes(axis: int, x: Any, out: Any, layout: str) -> tuple:
-    at = axis + (1 if layout == "channels_last" else 2)
-    return x.shape[at], out.shape[at]
+@dataclasses.dataclass
+class _Axis:
+    """Rows or columns: size and outputs, where they are known, and the steps of all branches."""
 
+    index: int
+    size: Optional[int]
+    outputs: Optional[int]
+    stride: int
+    dilation: int
 
-def _places(branch: _Branch, axis: int, x: Any, out: Any, stride: int, dilation: int, layout: str) -> Optional[tuple]:
-    """(taps, zeros before, excess of zeros over the window or None) of a branch along an axis."""
-    taps = branch.convolution.kernel.shape[axis]
-    reach = (taps - 1) * dilation
-    if branch.layer is None:
-        return 1, 0, 0
-    before, after = branch.pads[axis]
-    if branch.layer.padding == "valid":
-        return taps, before, before + after - reach
-    if branch.layer.padding != "same":
-        return None
-    if stride == 1:
-        return taps, reach // 2, 0
-    size, outputs = _sizes(axis, x, out, layout)
-    if size is None or outputs is None:
-        return None
-    return taps, max((outputs - 1) * stride + reach + 1 - size, 0) // 2, None
-
-
-def _join(places: list, axis: int, x: Any, out: Any, stride: int, dilation: int, layout: str) -> Optional[tuple]:
-    """(taps, zeros before, zeros after, where each branch's first tap lies) along an axis."""
-    before = max(pad for _, pad, _ in places)
-    if any((before - pad) % dilation for _, pad, _ in places):
-        return None
-    at = [(before - pad) // dilation for _, pad, _ in places]
-    taps = max(first + count for first, (count, _, _) in zip(at, places))
-    reach, excess = (taps - 1) * dilation, {e for _, _, e in places}
-    if len(excess) == 1 and None not in excess:
-        after = excess.pop() + reach - before
-    else:
-        size, outputs = _sizes(axis, x, out, layout)
-        if size is None or outputs is None:
+    def join(self, branches: list[_Branch]) -> Optional[tuple]:
+        """(taps, zeros before, zeros after, where each branch's first tap lies) of the sum."""
+        places = [self._place(branch) for branch in branches]
+        if None in places:
             return None
-        after = max((outputs - 1) * stride + reach + 1 - size - before, 0)
-        if (size + before + after - reach - 1) // stride + 1 != outputs:
+        before = max(pad for _, pad, _ in places)
+        if any((before - pad) % self.dilation for _, pad, _ in places):
             return None
-    return (taps, before, after, at) if after >= 0 else None
-
-
-class Branching:
-    """Methods of `Finder` (`_match.py`), which has the graph and the search along it."""
-
-    graph: Any
-    folded: list
-    _claimed: set
-    _usable: Any
-    _behind_depthwise: Any
-    _tail: Any
-
-    def _branches(self, x: Any, layout: str, dtype: str) -> Optional[Branches]:
-        return find(self.graph, x, layout, dtype, lambda n: self._usable(n) and not self.graph.shared(n))
-
-    def _from_branches(self, node: Any, x: Any) -> Optional[Block]:
-        """Convolutions whose results are added, as one."""
-        before, layout = self.graph.producer(x), _read.data_format(node.operation)
-        if before is not None and _read.zero_padding(before) is not None:
-            x = only_input(before)
-        found = self._branches(x, layout, _read.compute_dtype(node))
-        if found is None or not any(n is node for n in found.nodes):
+        at = [(before - pad) // self.dilation for _, pad, _ in places]
+        taps = max(first + count for first, (count, _, _) in zip(at, places))
+        reach, excess = (taps - 1) * self.dilation, {e for _, _, e in places}
+        if len(excess) == 1 and None not in excess:
+            after = excess.pop() + reach - before
+        elif self.size is None or self.outputs is None:
             return None
-        block = Block(x, found.out, layout, _read.compute_dtype(node), found.main, list(found.nodes))
-        kernel_size = found.window["kernel_size"]
-        if found.convolution.depthwise:
-            block.depthwise = found.convolution
-            block.window = {**found.window, "depth_multiplier": found.convolution.kernel.shape[3]}
-            return self._behind_depthwise(block)
-        if not _cost.dense_pays(kernel_size, *found.convolution.kernel.shape[2:], found.window["strides"]):
-            if isinstance(found.window["padding"], str):  # TensorFlow's own computes it faster
-                self.folded.append(FoldedConvolution(x, found.out, block.nodes, found.convolution, found.window))
-                self._claimed.update(map(id, block.nodes))
-            return None
-        block.pointwise = found.convolution
-        if kernel_size != (1, 1) or found.window["strides"] != (1, 1):
-            block.is_dense = True
-            block.window = {**found.window, "dense_kernel_size": kernel_size}
-            del block.window["kernel_size"]
-        return self._tail(block)
+        else:
+            after = max(self._span(reach) - self.size - before, 0)
+            if (self.size + before + after - reach - 1) // self.stride + 1 != self.outputs:
+                return None
+        return (taps, before, after, at) if after >= 0 else None
 
-    def _pointwise_branches(self, block: Block) -> Optional[Branches]:
-        """The 1x1 convolutions that alone read a block's result, and are added."""
-        if len(self.graph.readers(block.out)) < 2 or id(block.out) in self.graph.outputs or block.is_sequence:
+    def _place(self, branch: _Branch) -> Optional[tuple]:
+        """(taps, zeros before, excess of zeros over the window or None) of a branch."""
+        if branch.layer is None:
+            return 1, 0, 0
+        taps = branch.convolution.kernel.shape[self.index]
+        reach = (taps - 1) * self.dilation
+        if branch.layer.padding == "valid":
+            before, after = branch.pads[self.index]
+            return taps, before, before + after - reach
+        if branch.layer.padding != "same":
             return None
-        found = self._branches(block.out, block.layout, block.dtype)
-        if found is None or found.convolution.depthwise or found.window["kernel_size"] != (1, 1):
+        if self.stride == 1:
+            return taps, reach // 2, 0
+        if self.size is None or self.outputs is None:
             return None
-        own = {id(node) for node in found.nodes}
-        inside = all(id(node) in own for node in self.graph.readers(block.out))
-        return found if inside and found.window["strides"] == (1, 1) else None
+        return taps, max(self._span(reach) - self.size, 0) // 2, None
+
+    def _span(self, reach: int) -> int:
+        """Elements that all windows of some reach cover."""
+        return (self.outputs - 1) * self.stride + reach + 1

@@ -8,37 +8,28 @@ from typing import Any
 import keras
 
 from tf_dwsconv import activations
+from tf_dwsconv._keras_graph import Graph, calls, is_graph, models_in, wrapped
 from tf_dwsconv.activations import Fused
-from tf_dwsconv.block_layer import FusedConvBlock
 from tf_dwsconv.convert import _inside
-from tf_dwsconv.convert._graph import Graph, calls, is_graph, wrapped
-from tf_dwsconv.convert._rebuild import Emission, Plan, Step, copy_state, function_again
-from tf_dwsconv.layers import DepthwiseSepConv2D
+from tf_dwsconv.convert._block import Emission, Step
+from tf_dwsconv.convert._copy import assign_values, copy_state, function_again
+from tf_dwsconv.convert._rebuild import Plan
+from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
 
 L = keras.layers
 
 
 def check_nothing_remains(model: Any, kept: dict[str, str]) -> None:
     """Raises ValueError where a model still needs this package: in a wrapper, a Lambda, a custom layer."""
-    seen: set[int] = set()
-
-    def visit(part: Any) -> None:
-        seen.add(id(part))
-        for node in calls(part):
-            operation, inner = node.operation, wrapped(node.operation)
-            if is_graph(inner):
-                if id(inner) not in seen:
-                    visit(inner)
-                continue
-            found = _inside.ours(node)
-            if found is not None:
-                why = f" ({kept[operation.name]})" if operation.name in kept else ""
-                raise ValueError(
-                    f"`model` holds {operation.name!r} of class {type(operation).__name__}, and in it {found}, which "
-                    f"cannot be replaced by stock layers{why}. Put stock layers there, or take them out of it."
-                )
-
-    visit(model)
+    for node in (node for part in models_in(model) for node in calls(part)):
+        operation = node.operation
+        found = None if is_graph(wrapped(operation)) else _inside.ours(node)
+        if found is not None:
+            why = f" ({kept[operation.name]})" if operation.name in kept else ""
+            raise ValueError(
+                f"`model` holds {operation.name!r} of class {type(operation).__name__}, and in it {found}, which "
+                f"cannot be replaced by stock layers{why}. Put stock layers there, or take them out of it."
+            )
 
 
 def _outputs(convolution: Any, layer: Any) -> int:
@@ -63,14 +54,6 @@ def _layer_of(fused: Fused, options: dict) -> Any:
     return L.ReLU(negative_slope=slope, max_value=max_value, threshold=fused.threshold, **options)
 
 
-def _prelu(layer: FusedConvBlock, suffix: str, options: dict, rows: bool) -> Step:
-    stage = suffix.removesuffix("activation")
-    slopes = getattr(layer, f"{stage.removeprefix('pointwise_')}slopes")
-    pixels = [1, 2] if layer.data_format == "channels_last" else [2, 3]
-    made = L.PReLU(shared_axes=None if rows else pixels, **options)
-    return Step(made, lambda: made.alpha.assign(keras.ops.reshape(slopes.value, made.alpha.shape)))
-
-
 class Unfuser:
     """Plans for `Rebuilder` the stock layers of each of our layers.
 
@@ -89,15 +72,14 @@ class Unfuser:
             layer = node.operation
             if type(layer) in (FusedConvBlock, DepthwiseSepConv2D):  # a subclass may compute anything else
                 if id(layer) not in self._steps:  # a layer that is called twice becomes layers that are
-                    is_block = type(layer) is FusedConvBlock
-                    steps = self._block(layer, node) if is_block else self._separable(layer)
-                    steps = self._with_right_biases(layer, steps)
+                    steps = _Stages(self, layer, node.arguments.keras_tensors).steps
                     steps[-1].layer.name = layer.name  # a result of the model keeps its name
                     self._steps[id(layer)] = steps
                 plan[id(node)] = Emission(node.arguments.keras_tensors, self._steps[id(layer)], node.outputs[0])
         return plan
 
-    def _name(self, layer: Any, suffix: str) -> str:
+    def name(self, layer: Any, suffix: str) -> str:
+        """A new one, after that of a layer."""
         name, number = f"{layer.name}_{suffix}", 1
         while name in self._names:
             number += 1
@@ -105,178 +87,173 @@ class Unfuser:
         self._names.add(name)
         return name
 
-    def _options(self, layer: Any, suffix: str) -> dict:
-        return {"name": self._name(layer, suffix), "dtype": layer.dtype_policy, "trainable": layer.trainable}
 
-    def _activation(self, layer: Any, activation: Any, suffix: str, rows: bool = False) -> tuple[Any, list[Step]]:
+class _Stages:
+    """`steps`: the stock layers of one layer of ours, which is called with `inputs`."""
+
+    def __init__(self, unfuser: Unfuser, layer: Any, inputs: list):
+        self._unfuser, self._layer, self._inputs = unfuser, layer, inputs
+        self._are_rows = len(inputs[0].shape) == 2
+        self.steps: list[Step] = []
+        if type(layer) is FusedConvBlock:
+            self._block()
+        else:
+            self._separable()
+        if layer.data_format == "channels_first":
+            self._correct_biases()
+
+    def _options(self, suffix: str) -> dict:
+        layer = self._layer
+        return {
+            "name": self._unfuser.name(layer, suffix), "dtype": layer.dtype_policy, "trainable": layer.trainable
+        }  # fmt: skip
+
+    def _add(self, kind: Any, suffix: str, *arguments: Any, **options: Any) -> Any:
+        """Adds a layer without weights of its own."""
+        made = kind(*arguments, **options, **self._options(suffix))
+        self.steps.append(Step(made))
+        return made
+
+    def _activation(self, activation: Any, suffix: str) -> tuple[Any, list[Step]]:
         """An activation for the layer in front, or a layer of its own behind it: `(function, steps)`."""
         if activation == "prelu" or activation == activations.PRELU:
-            return None, [_prelu(layer, suffix, self._options(layer, suffix), rows)]
+            return None, [self._prelu(suffix)]
         fused = activation if isinstance(activation, Fused) else activations.parse(activation)
         if isinstance(activation, keras.Layer) and fused is None:
-            new, copy_weights = function_again(activation)
-            return None, [Step(new, copy_weights)]
+            return None, [Step(*function_again(activation))]
         if fused is None:
             return activation, []
         if activations.spelled(fused) == fused.word and fused.word not in ("leaky_relu", "gelu_tanh"):
             return {"none": None, "hard_swish": "hard_silu"}.get(fused.word, fused.word), []
-        return None, [Step(_layer_of(fused, self._options(layer, suffix)))]
+        return None, [Step(_layer_of(fused, self._options(suffix)))]
 
-    def _block(self, layer: FusedConvBlock, node: Any) -> list[Step]:
-        steps: list[Step] = []
-        layout = layer.data_format
-        axis = -1 if layout == "channels_last" else 1
-        are_rows = len(node.arguments.keras_tensors[0].shape) == 2
+    def _prelu(self, suffix: str) -> Step:
+        stage = suffix.removesuffix("activation").removeprefix("pointwise_")
+        slopes = getattr(self._layer, f"{stage}slopes")
+        pixels = [1, 2] if self._layer.data_format == "channels_last" else [2, 3]
+        made = L.PReLU(shared_axes=None if self._are_rows else pixels, **self._options(suffix))
+        return Step(made, lambda: made.alpha.assign(keras.ops.reshape(slopes.value, made.alpha.shape)))
 
-        def convolution(kind: Any, stage: str, options: dict, bias: Any, activation: Any, **arguments: Any) -> None:
-            function, behind = self._activation(layer, activation, f"{stage}_activation", are_rows)
-            options.update(use_bias=bias is not None, activation=function)
-            if are_rows:
-                made = L.Dense(arguments["filters"], **options)
-            else:
-                made = kind(data_format=layout, **arguments, **options)
-            kernel = getattr(layer, f"{stage}_kernel")
+    def _convolution(
+        self, kind: Any, suffix: str, weights: tuple, activation: Any, activation_suffix: str, **arguments: Any
+    ) -> None:
+        """Adds a convolution with its activation; `weights`: kernel and bias, or None."""
+        function, behind = self._activation(activation, activation_suffix)
+        kernel, bias = weights
+        if self._are_rows:
+            kind, arguments = L.Dense, {"units": arguments["filters"]}
+        else:
+            arguments["data_format"] = self._layer.data_format
+        options = self._options(suffix)
+        made = kind(use_bias=bias is not None, activation=function, **arguments, **options)
+        fill = lambda: assign_values(made.kernel, kernel, made.bias, bias)  # noqa: E731
+        self.steps += [Step(made, fill), *behind]
 
-            def fill() -> None:
-                made.kernel.assign(kernel.value[0, 0] if are_rows else kernel.value)
-                if bias is not None:
-                    made.bias.assign(bias.value)
+    def _padding(self) -> str:
+        """What a stock convolution takes for padding; explicit padding becomes a layer in front of it."""
+        layer = self._layer
+        if isinstance(layer.padding, str):
+            return layer.padding
+        self._add(L.ZeroPadding2D, "pad", layer.padding, data_format=layer.data_format)
+        return "valid"
 
-            steps.extend([Step(made, fill), *behind])
+    def _depthwise(self, activation: Any, padding: str, **options: Any) -> None:
+        layer = self._layer
+        window = {key: getattr(layer, key) for key in ("kernel_size", "strides", "dilation_rate", "depth_multiplier")}
+        weights = layer.depthwise_kernel, layer.depthwise_bias
+        self._convolution(
+            L.DepthwiseConv2D, "depthwise", weights, activation, "depthwise_activation", padding=padding, **window,
+            **options,
+        )  # fmt: skip
 
+    def _block(self) -> None:
+        layer = self._layer
         if layer.expand_filters is not None:
-            convolution(
-                L.Conv2D, "expand", self._options(layer, "expand"), layer.expand_bias, layer.expand_activation,
-                filters=layer.expand_filters, kernel_size=1,
-            )  # fmt: skip
+            weights, size = (layer.expand_kernel, layer.expand_bias), {"filters": layer.expand_filters}
+            self._convolution(
+                L.Conv2D, "expand", weights, layer.expand_activation, "expand_activation", kernel_size=1, **size
+            )
         if layer.kernel_size is not None:
-            padding = self._padding(layer, steps)
-            convolution(
-                L.DepthwiseConv2D, "depthwise", self._options(layer, "depthwise"), layer.depthwise_bias,
-                layer.depthwise_activation, kernel_size=layer.kernel_size, strides=layer.strides, padding=padding,
-                dilation_rate=layer.dilation_rate, depth_multiplier=layer.depth_multiplier,
-            )  # fmt: skip
+            self._depthwise(layer.depthwise_activation, self._padding())
         if layer.epsilon is not None:
-            options = self._options(layer, "norm")
-            steps.append(Step(L.LayerNormalization(axis, layer.epsilon, center=False, scale=False, **options)))
-        others = 1
+            axis = -1 if layer.data_format == "channels_last" else 1
+            self._add(L.LayerNormalization, "norm", axis, layer.epsilon, center=False, scale=False)
         if layer.gated:
-            steps.append(Step(L.Multiply(**self._options(layer, "gate")), others=(others,)))
-            gate = node.arguments.keras_tensors[others]
-            if len(gate.shape) != (2 if are_rows else 4):
-                channels = gate.shape[1 if layout == "channels_first" else -1]
-                ones = () if are_rows else (1, 1)
-                shape = (channels, *ones) if layout == "channels_first" else (*ones, channels)
-                steps[-1].prepare = L.Reshape(shape, **self._options(layer, "gate_shape"))
-            others += 1
-        last = layer.activation
+            self._gate()
         if layer.filters is not None:
             window: dict = {"kernel_size": 1}
             if layer.dense_kernel_size is not None:
-                padding = self._padding(layer, steps)
-                window = {"kernel_size": layer.dense_kernel_size, "strides": layer.strides, "padding": padding}
+                window = {"kernel_size": layer.dense_kernel_size, "strides": layer.strides, "padding": self._padding()}
                 window["dilation_rate"] = layer.dilation_rate
-            convolution(
-                L.Conv2D, "pointwise", self._options(layer, "project"), layer.bias,
-                Fused("none") if layer.residual else last, filters=layer.filters, **window,
-            )  # fmt: skip
+            weights, last = (layer.pointwise_kernel, layer.bias), Fused("none") if layer.residual else layer.activation
+            self._convolution(
+                L.Conv2D, "project", weights, last, "pointwise_activation", filters=layer.filters, **window
+            )
         if layer.residual:
-            steps.append(Step(L.Add(**self._options(layer, "add")), others=(others,)))
+            self._add(L.Add, "add")
+            self.steps[-1].others = (2 if layer.gated else 1,)
         if layer.residual or layer.filters is None:
-            steps += self._activation_layer(layer, last, are_rows)
-        return steps
+            function, behind = self._activation(layer.activation, "activation")
+            self.steps += behind
+            if function is not None:
+                self._add(L.Activation, "activation", function)
 
-    def _with_right_biases(self, layer: Any, steps: list[Step]) -> list[Step]:
-        """In "channels_first", layers that add their bias to the channels.
+    def _gate(self) -> None:
+        layout, gate = self._layer.data_format, self._inputs[1]
+        self._add(L.Multiply, "gate")
+        self.steps[-1].others = (1,)
+        if len(gate.shape) != (2 if self._are_rows else 4):
+            channels = gate.shape[1 if layout == "channels_first" else -1]
+            ones = () if self._are_rows else (1, 1)
+            shape = (channels, *ones) if layout == "channels_first" else (*ones, channels)
+            self.steps[-1].prepare = L.Reshape(shape, **self._options("gate_shape"))
+
+    def _separable(self) -> None:
+        layer = self._layer
+        padding, middle = self._padding(), activations.parse(layer.depthwise_activation)
+        if layer.depthwise_bias is None and middle is not None and middle.word == "none":
+            function, behind = self._activation(layer.activation, "activation")
+            config = {**layer.get_config(), "activation": None, "name": self._unfuser.name(layer, "separable")}
+            for key in list(config):
+                if key.startswith(("depthwise_bias", "depthwise_use_bias", "depthwise_activation")):
+                    del config[key]  # what ours has beyond the stock layer
+            stock = L.SeparableConv2D.from_config({**config, "padding": padding})
+            stock.activation = keras.activations.get(function)
+            self.steps += [Step(stock, lambda: copy_state(layer, stock)), *behind]
+            return
+
+        def settings(new: str, old: str) -> dict:
+            kinds = ("initializer", "regularizer", "constraint")
+            return {f"{new}_{kind}": getattr(layer, f"{old}_{kind}") for kind in kinds}
+
+        between = settings("depthwise", "depthwise"), settings("bias", "depthwise_bias")
+        self._depthwise(layer.depthwise_activation, padding, **between[0], **between[1])
+        last = settings("kernel", "pointwise"), settings("bias", "bias")
+        self._convolution(
+            L.Conv2D, "project", (layer.pointwise_kernel, layer.bias), layer.activation, "activation",
+            filters=layer.filters, kernel_size=1, activity_regularizer=layer.activity_regularizer, **last[0], **last[1],
+        )  # fmt: skip
+
+    def _correct_biases(self) -> None:
+        """Makes layers add their bias to the channels.
 
         Keras 3.15 adds it along the width where that has as many pixels as there are channels. There the convolution is
         one of "channels_last", between two transpositions.
         """
-        if layer.data_format == "channels_last":
-            return steps
+        layer, steps = self._layer, self.steps
         tensors = [t for node in layer._inbound_nodes for t in (*node.arguments.keras_tensors, *node.outputs)]
         widths = {t.shape[-1] for t in tensors if len(t.shape) == 4}
-        right: list[Step] = []
+        self.steps = []
         for step in steps:
             convolution = step.layer
             is_convolution = isinstance(convolution, (L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D))
             if not is_convolution or not convolution.use_bias or not widths & {None, _outputs(convolution, layer)}:
-                right.append(step)
+                self.steps.append(step)
                 continue
             function, convolution.activation = convolution.activation, keras.activations.linear
             convolution.data_format = "channels_last"
-            right += [Step(L.Permute((2, 3, 1), **self._options(layer, "to_last"))), step]
-            right.append(Step(L.Permute((3, 1, 2), **self._options(layer, "to_first"))))
+            self._add(L.Permute, "to_last", (2, 3, 1))
+            self.steps.append(step)
+            self._add(L.Permute, "to_first", (3, 1, 2))
             if function is not keras.activations.linear:
-                right.append(Step(L.Activation(function, **self._options(layer, "activation"))))
-        return right
-
-    def _padding(self, layer: Any, steps: list[Step]) -> str:
-        """What a stock convolution takes for padding; explicit padding becomes a layer in front of it."""
-        if isinstance(layer.padding, str):
-            return layer.padding
-        options = self._options(layer, "pad")
-        steps.append(Step(L.ZeroPadding2D(layer.padding, data_format=layer.data_format, **options)))
-        return "valid"
-
-    def _activation_layer(self, layer: Any, activation: Any, rows: bool) -> list[Step]:
-        function, behind = self._activation(layer, activation, "activation", rows)
-        if function is not None:
-            behind = [Step(L.Activation(function, **self._options(layer, "activation")))]
-        return behind
-
-    def _separable(self, layer: DepthwiseSepConv2D) -> list[Step]:
-        function, behind = self._activation(layer, layer.activation, "activation")
-        middle = activations.parse(layer.depthwise_activation)
-        pads: list[Step] = []
-        padding = self._padding(layer, pads)
-        if layer.depthwise_bias is not None or middle is None or middle.word != "none":
-            return [*pads, *self._halves(layer, function, padding), *behind]
-        config = {**layer.get_config(), "activation": None, "name": self._name(layer, "separable")}
-        for key in list(config):
-            if key.startswith(("depthwise_bias", "depthwise_use_bias", "depthwise_activation")):
-                del config[key]  # what ours has beyond the stock layer
-        config["padding"] = padding
-        stock = L.SeparableConv2D.from_config(config)
-        stock.activation = keras.activations.get(function)
-        return [*pads, Step(stock, lambda: copy_state(layer, stock)), *behind]
-
-    def _halves(self, layer: DepthwiseSepConv2D, function: Any, padding: str) -> list[Step]:
-        """A depthwise and a 1x1 convolution, with the initializers, regularizers and constraints of the layer."""
-        between, behind = self._activation(layer, layer.depthwise_activation, "depthwise_activation")
-        kinds = ("initializer", "regularizer", "constraint")
-        depthwise = L.DepthwiseConv2D(
-            layer.kernel_size,
-            strides=layer.strides,
-            padding=padding,
-            depth_multiplier=layer.depth_multiplier,
-            data_format=layer.data_format,
-            dilation_rate=layer.dilation_rate,
-            activation=between,
-            use_bias=layer.depthwise_bias is not None,
-            **{f"depthwise_{kind}": getattr(layer, f"depthwise_{kind}") for kind in kinds},
-            **{f"bias_{kind}": getattr(layer, f"depthwise_bias_{kind}") for kind in kinds},
-            **self._options(layer, "depthwise"),
-        )
-        pointwise = L.Conv2D(
-            layer.filters,
-            1,
-            data_format=layer.data_format,
-            activation=function,
-            use_bias=layer.bias is not None,
-            **{f"kernel_{kind}": getattr(layer, f"pointwise_{kind}") for kind in kinds},
-            **{f"bias_{kind}": getattr(layer, f"bias_{kind}") for kind in kinds},
-            activity_regularizer=layer.activity_regularizer,
-            **self._options(layer, "project"),
-        )
-
-        def fill(stock: Any, kernel: Any, bias: Any) -> None:
-            stock.kernel.assign(kernel.value)
-            if bias is not None:
-                stock.bias.assign(bias.value)
-
-        return [
-            Step(depthwise, lambda: fill(depthwise, layer.depthwise_kernel, layer.depthwise_bias)),
-            *behind,
-            Step(pointwise, lambda: fill(pointwise, layer.pointwise_kernel, layer.bias)),
-        ]
+                self._add(L.Activation, "activation", function)

@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.saving.serialization_lib import SafeModeScope  # for functions that are in memory already
 
+from tf_dwsconv._arguments import numpy_dtype
+
 
 def in_short(error: Exception) -> str:
     """An error's first words: Keras adds whole configs and examples, and what it wrapped comes last."""
@@ -138,8 +140,7 @@ def copy_variables(old: Any, sources: list, targets: list) -> None:
     """Copies values of variables, and whether they are trained, to those of the copy of a layer."""
     if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
         raise refusal(
-            old,
-            f"has {len(sources)} variables, and made anew from its config {len(targets)}, or of other shapes.",
+            old, f"has {len(sources)} variables, and made anew from its config {len(targets)}, or of other shapes."
         )
     for source, target in zip(sources, targets):
         target.assign(owned(source.value))
@@ -148,8 +149,15 @@ def copy_variables(old: Any, sources: list, targets: list) -> None:
 
 def assign(variable: Any, value: np.ndarray) -> None:
     """Sets a variable to a float64 array, rounded once to its dtype."""
-    value = np.asarray(value, np.float64).astype(_numpy_dtype(variable.dtype)).reshape(variable.shape)
+    value = np.asarray(value, np.float64).astype(numpy_dtype(variable.dtype)).reshape(variable.shape)
     variable.assign(owned(value))
+
+
+def assign_values(kernel: Any, old_kernel: Any, bias: Any, old_bias: Any) -> None:
+    """Sets the variables of a convolution to the values of others; the bias of one that has none is None."""
+    kernel.assign(keras.ops.reshape(old_kernel.value, kernel.shape))
+    if old_bias is not None:
+        bias.assign(old_bias.value)
 
 
 def owned(value: Any) -> tf.Tensor:
@@ -159,11 +167,3 @@ def owned(value: Any) -> tf.Tensor:
     the op would have to hash such filters in each call to know them again.
     """
     return tf.raw_ops.DeepCopy(x=tf.convert_to_tensor(value))
-
-
-def _numpy_dtype(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return np.dtype(name)

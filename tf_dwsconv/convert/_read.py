@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dwsconv._keras_graph import called_in_training, is_one_by_one, only_input
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert import _activations, _cost
-from tf_dwsconv.convert._graph import called_in_training, only_input
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 try:
@@ -26,6 +26,9 @@ except ImportError:  # another Keras keeps them elsewhere: ConvNeXt's blocks are
     LayerScale = StochasticDepth = None
 
 L = keras.layers
+
+# A copy of a Dense layer's weights in the kernels' order is kept, so large ones are left alone: 16 MiB in float32.
+LARGE_DENSE = 1 << 22
 
 
 def array(weight: Any) -> np.ndarray:
@@ -44,7 +47,7 @@ class Convolution:
     layer: Any
     kernel: np.ndarray
     bias: Optional[np.ndarray]
-    activation: Optional[Fused]
+    activation: Optional[Fused] = NONE
     function: Any = None
     depthwise: bool = False
 
@@ -71,80 +74,84 @@ class Convolution:
         self.kernel = self.kernel * scale[:, None]
 
 
-def convolution(layer: Any, kernel: Any, activation: Any, bias: Any = None, depthwise: bool = False) -> Convolution:
+def _convolution(layer: Any, kernel: Any, activation: Any, bias: Any, depthwise: bool = False) -> Convolution:
     fused = _activations.of_function(activation)
     bias = None if bias is None else array(bias)
     return Convolution(layer, kernel, bias, fused, activation if fused is None else None, depthwise)
 
 
-def is_plain(layer: Any) -> bool:
+def _is_plain(layer: Any) -> bool:
     """Whether the layer's weights are floats as they are."""
     return getattr(layer, "quantization_mode", None) is None and layer.built
 
 
 def depthwise(layer: Any) -> Optional[Convolution]:
     """A depthwise convolution, or a grouped one that is one."""
-    if type(layer) is L.DepthwiseConv2D and is_plain(layer):
-        return convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise=True)
-    if type(layer) is L.Conv2D and layer.groups > 1 and is_plain(layer):
-        kernel = array(layer.kernel)  # [R, S, 1, C*M] where each input channel is a group of its own
-        if kernel.shape[2] == 1:
-            kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
-            return convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
-    return None
-
-
-def separable(layer: Any) -> Optional[tuple[Convolution, Convolution]]:
-    """Both halves of a separable convolution."""
-    if type(layer) not in (L.SeparableConv2D, DepthwiseSepConv2D) or not is_plain(layer):
+    if type(layer) not in (L.DepthwiseConv2D, L.Conv2D) or not _is_plain(layer):
         return None
-    first = convolution(layer, array(layer.depthwise_kernel), None, depthwise=True)
-    if type(layer) is DepthwiseSepConv2D:
-        bias = layer.depthwise_bias
-        first = convolution(layer, first.kernel, layer.depthwise_activation, bias, depthwise=True)
-    return first, convolution(layer, array(layer.pointwise_kernel), layer.activation, layer.bias)
+    is_grouped = type(layer) is L.Conv2D
+    if is_grouped and (layer.groups == 1 or layer.kernel.shape[2] != 1):
+        return None
+    kernel = array(layer.kernel)
+    if is_grouped:  # [R, S, 1, C*M]: each input channel is a group of its own
+        kernel = kernel.reshape(*kernel.shape[:2], layer.groups, -1)
+    return _convolution(layer, kernel, layer.activation, layer.bias, depthwise=True)
 
 
-def pointwise(node: Any) -> Optional[Convolution]:
-    """A dense 1x1 convolution of stride 1, or a Dense over the channels of pictures."""
+def halves(layer: Any, rank: int = 4) -> Optional[tuple[Convolution, Optional[Convolution]]]:
+    """The depthwise convolution of a layer, and the 1x1 one behind it where that is in the layer.
+
+    Those of one dimension (rank 3) are read as of pictures of one row. Their channels are last: otherwise a row would
+    not lie as the kernels read it.
+    """
+    first = depthwise(layer) if rank == 4 else None
+    if first is not None:
+        return first, None
+    kinds = (L.SeparableConv2D, DepthwiseSepConv2D) if rank == 4 else (L.DepthwiseConv1D, L.SeparableConv1D)
+    if type(layer) not in kinds or not _is_plain(layer) or (rank == 3 and layer.data_format != "channels_last"):
+        return None
+    axes = () if rank == 4 else (None,)  # of the row
+    if type(layer) is L.DepthwiseConv1D:
+        return _convolution(layer, array(layer.kernel)[axes], layer.activation, layer.bias, depthwise=True), None
+    is_ours = type(layer) is DepthwiseSepConv2D
+    between, bias = (layer.depthwise_activation, layer.depthwise_bias) if is_ours else (None, None)
+    first = _convolution(layer, array(layer.depthwise_kernel)[axes], between, bias, depthwise=True)
+    return first, _convolution(layer, array(layer.pointwise_kernel)[axes], layer.activation, layer.bias)
+
+
+def pointwise(node: Any, rank: int = 4) -> Optional[Convolution]:
+    """A dense 1x1 convolution of stride 1 of tensors of some rank, or a Dense over their channels."""
     layer = node.operation
-    is_one_by_one = type(layer) is L.Conv2D and layer.kernel_size == (1, 1) and tuple(layer.strides) == (1, 1)
-    if is_one_by_one and layer.groups == 1 and is_plain(layer):
-        return convolution(layer, array(layer.kernel), layer.activation, layer.bias)
-    if type(layer) is L.Dense and is_plain(layer) and len(node.outputs[0].shape) == 4:
-        return convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
-    return None
-
-
-# A copy of the weights in the kernels' order is kept, so that large ones are left alone: 16 MiB in float32.
-LARGE_DENSE = 1 << 22
-
-
-def rows(node: Any) -> Optional[Convolution]:
-    """A Dense on one vector of channels for each picture, as behind a global pooling."""
-    layer = node.operation
-    if type(layer) is not L.Dense or not is_plain(layer) or len(node.outputs[0].shape) != 2:
+    if type(layer) is L.Dense:
+        fits = len(node.outputs[0].shape) == rank and _is_plain(layer)
+        fits = fits and (rank > 2 or math.prod(layer.kernel.shape) <= LARGE_DENSE)
+    elif type(layer) is L.Conv1D:
+        fits = rank == 3 and layer.kernel_size == (1,) and tuple(layer.strides) == (1,) and layer.groups == 1
+        fits = fits and layer.data_format == "channels_last" and _is_plain(layer)
+    else:
+        fits = rank == 4 and type(layer) is L.Conv2D and is_one_by_one(layer) and _is_plain(layer)
+    if not fits:
         return None
-    if math.prod(layer.kernel.shape) > LARGE_DENSE:
-        return None
-    return convolution(layer, array(layer.kernel)[None, None], layer.activation, layer.bias)
+    kernel = array(layer.kernel)
+    return _convolution(layer, kernel.reshape(1, 1, *kernel.shape[-2:]), layer.activation, layer.bias)
 
 
 def dense(layer: Any) -> Optional[Convolution]:
     """A dense convolution that our kernel computes at least as fast as TensorFlow's: see `_cost`."""
-    if type(layer) is not L.Conv2D or layer.groups != 1 or not is_plain(layer):
+    if type(layer) is not L.Conv2D or layer.groups != 1 or not _is_plain(layer):
         return None
     if not _cost.dense_pays(layer.kernel_size, layer.kernel.shape[2], layer.filters, layer.strides):
         return None
-    return convolution(layer, array(layer.kernel), layer.activation, layer.bias)
+    return _convolution(layer, array(layer.kernel), layer.activation, layer.bias)
 
 
 def foldable(layer: Any) -> Optional[Convolution]:
     """A stock convolution without an activation, into whose weights what follows can be folded."""
-    if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not is_plain(layer):
+    if type(layer) not in (L.Conv2D, L.DepthwiseConv2D) or not _is_plain(layer):
         return None
-    depthwise = type(layer) is L.DepthwiseConv2D
-    found = convolution(layer, array(layer.kernel), layer.activation, layer.bias, depthwise)
+    found = _convolution(
+        layer, array(layer.kernel), layer.activation, layer.bias, depthwise=type(layer) is L.DepthwiseConv2D
+    )
     return found if found.is_linear else None
 
 
@@ -164,12 +171,16 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
     with a number.
     """
     layer = node.operation
+    if not isinstance(layer, keras.Layer):
+        return _arithmetic(node)
+    if only_input(node) is None:
+        return None
     if type(layer) is L.Rescaling:
-        return _rescaling(layer, layout) if only_input(node) is not None else None
+        return _rescaling(layer, layout)
     if type(layer) is L.Normalization:
-        return _normalization(layer, layout) if only_input(node) is not None else None
+        return _normalization(layer, layout)
     if type(layer) is L.BatchNormalization:
-        if only_input(node) is None or layer.axis not in (channel_axis(layout), channel_axis(layout) - 4):
+        if layer.axis not in (channel_axis(layout), channel_axis(layout) - 4):
             return None
         if getattr(layer, "renorm", False) or not layer.built:
             return None
@@ -179,8 +190,8 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
         shift = -array(layer.moving_mean) * scale
         return scale, shift + array(layer.beta) if layer.center else shift
     if LayerScale is not None and type(layer) is LayerScale and layout == "channels_last":
-        return (array(layer.gamma), 0.0) if only_input(node) is not None else None
-    return arithmetic(node)
+        return array(layer.gamma), 0.0
+    return None
 
 
 def _rescaling(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
@@ -197,8 +208,7 @@ _LARGE_SHIFT = 64.0
 def _normalization(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
     if not layer.built or layer.mean is None:
         return None
-    sizes = list(layer.mean.shape)
-    if any(size != 1 for i, size in enumerate(sizes) if i != channel_axis(layout)):
+    if any(size != 1 for i, size in enumerate(layer.mean.shape) if i != channel_axis(layout)):
         return None
     mean, deviation = array(layer.mean).reshape(-1), np.sqrt(array(layer.variance)).reshape(-1)
     deviation = np.maximum(deviation, keras.config.epsilon())
@@ -206,7 +216,7 @@ def _normalization(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
     return (scale, shift) if np.abs(shift).max() <= _LARGE_SHIFT else None
 
 
-def arithmetic(node: Any) -> Optional[tuple[float, float]]:
+def _arithmetic(node: Any) -> Optional[tuple[float, float]]:
     """(scale, shift) of an op of keras.ops on one tensor and one number."""
     word, args = op_word(node.operation), node.arguments.args
     if word not in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide") or len(args) != 2:
@@ -218,10 +228,8 @@ def arithmetic(node: Any) -> Optional[tuple[float, float]]:
     if not isinstance(number, numbers.Real) or isinstance(number, bool) or (number == 0 and "Divide" in word):
         return None
     number = float(number)
-    if word == "Add":
-        return 1.0, number
-    if word == "Multiply":
-        return number, 0.0
+    if word in ("Add", "Multiply"):
+        return (1.0, number) if word == "Add" else (number, 0.0)
     if not first:
         return None
     return (1.0, -number) if word == "Subtract" else (1 / number, 0.0)
@@ -232,11 +240,6 @@ def op_word(operation: Any) -> Optional[str]:
     if isinstance(operation, keras.Layer) or not type(operation).__module__.startswith("keras.src."):
         return None
     return type(operation).__name__
-
-
-def activation(node: Any) -> Optional[Fused]:
-    """The activation that a call applies, if the kernels know it and it has no weights."""
-    return _activations.of_one_call(node)
 
 
 def zero_padding(node: Any) -> Optional[tuple]:
@@ -275,22 +278,16 @@ def _pads_of_lambda(layer: Any) -> Optional[list]:
 
 
 _IDENTITIES = (
-    L.Dropout,
-    L.SpatialDropout2D,
-    L.GaussianDropout,
-    L.GaussianNoise,
-    L.AlphaDropout,
-    L.ActivityRegularization,
-    L.Identity,
-    *([StochasticDepth] if StochasticDepth is not None else []),
-)
+    L.Dropout, L.SpatialDropout2D, L.GaussianDropout, L.GaussianNoise, L.AlphaDropout, L.ActivityRegularization,
+    L.Identity, *([StochasticDepth] if StochasticDepth is not None else []),
+)  # fmt: skip
 
 
 def is_identity(node: Any) -> bool:
     """Whether a call returns what it was given, in inference."""
     if type(node.operation) in _IDENTITIES:
         return not called_in_training(node) and only_input(node) is not None
-    return activation(node) == NONE or _returns_its_input(node)
+    return _activations.of_one_call(node) == NONE or _returns_its_input(node)
 
 
 def _returns_its_input(node: Any) -> bool:
@@ -312,9 +309,8 @@ def _returns_its_input(node: Any) -> bool:
 
 def of_two(node: Any, word: str) -> Optional[tuple[Any, Any]]:
     """The operands of an Add or a Multiply of two tensors, by layer or by op."""
-    kind = {"Add": L.Add, "Multiply": L.Multiply}[word]
     tensors = node.arguments.keras_tensors
-    if type(node.operation) is not kind and op_word(node.operation) != word:
+    if type(node.operation) is not getattr(L, word) and op_word(node.operation) != word:
         return None
     return tuple(tensors) if len(tensors) == 2 and not node.arguments.kwargs else None
 

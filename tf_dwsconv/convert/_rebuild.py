@@ -5,45 +5,15 @@ Nothing is shared with the old model: layers that stay are made again from their
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Callable, Optional
 
 import keras
 
+from tf_dwsconv._keras_graph import calls, class_again, functional, is_graph
 from tf_dwsconv.convert import _wrapper
-from tf_dwsconv.convert._copy import again, assign, copy_state, function_again, in_short, owned, refusal
-from tf_dwsconv.convert._graph import calls, class_again, functional, is_graph
+from tf_dwsconv.convert._block import Emission
+from tf_dwsconv.convert._copy import again, copy_state, in_short, refusal
 from tf_dwsconv.convert._report import Report
-
-__all__ = ["Emission", "Plan", "Rebuilder", "Step", "assign", "copy_state", "function_again", "owned"]
-
-
-@dataclasses.dataclass
-class Step:
-    """One new layer.
-
-    layer: not called yet. fill: sets its weights once it is built, or None. others: which of the inputs of its
-    `Emission` it is called with besides the result of the step before. prepare: a layer that those go through, or None.
-    """
-
-    layer: Any
-    fill: Optional[Callable[[], None]] = None
-    others: tuple[int, ...] = ()
-    prepare: Any = None
-
-
-@dataclasses.dataclass
-class Emission:
-    """What stands for some calls of the old model, and takes the place of the last one.
-
-    inputs: tensors of the old model, of which the first goes into the first step. steps: one after the other. out: the
-    old tensor whose place the last one's result takes.
-    """
-
-    inputs: list
-    steps: list[Step]
-    out: Any
-
 
 # What is to become of a call: None to leave it out, as it is part of an emission that comes later.
 Plan = dict[int, Optional[Emission]]

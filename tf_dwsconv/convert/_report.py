@@ -7,8 +7,9 @@ from typing import Any, Optional
 
 import keras
 
+from tf_dwsconv._keras_graph import Graph, is_graph, own_methods
+from tf_dwsconv._text import table
 from tf_dwsconv.convert import _inside
-from tf_dwsconv.convert._graph import Graph, is_graph, own_methods
 
 L = keras.layers
 
@@ -38,8 +39,7 @@ def format_report(rows: Any) -> str:
     for row in rows:
         names = row.layers[0] if len(row.layers) == 1 else f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
         lines.append((row.pattern, names, row.fused or "-", row.reason))
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join("  ".join([*(f"{c:{w}}" for c, w in zip(line, widths)), line[3]]).rstrip() for line in lines)
+    return table(lines, left=4)
 
 
 # What a class may have of its own that a plain model does without.

@@ -6,9 +6,9 @@ from typing import Any, Callable
 
 import keras
 
-from tf_dwsconv.block_layer import FusedConvBlock
+from tf_dwsconv._keras_graph import is_graph, wrapped
 from tf_dwsconv.convert import _copy, _inside
-from tf_dwsconv.convert._graph import is_graph, wrapped
+from tf_dwsconv.layers import FusedConvBlock
 
 L = keras.layers
 
@@ -89,7 +89,7 @@ def _layer(rebuilder: Any, old: Any) -> _Filled:
 
 
 def _try(rebuilder: Any, old: Any, new: Any) -> None:
-    """Calls a new wrapper as the old one is called, on inputs that are nobody's."""
+    """Calls a new wrapper as the old one is called, on new inputs."""
     node = old._inbound_nodes[0]
     inputs = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in node.arguments.keras_tensors}
     args, kwargs = node.arguments.fill_in(inputs)

@@ -93,7 +93,7 @@ def tune(
         result = _search.search(bench, name, kind, seconds)
         del bench  # and its arrays, before the next layer's
         if path is not None:
-            # At once: whoever stops the tuner keeps what it has found.
+            # At once, so that what is found stays when the tuner is stopped.
             _keep(path, result)
         results.append(result)
         if progress is not None:
@@ -119,9 +119,7 @@ def model_layers(model: Any, batch_size: int = 1) -> list[graph.Call]:
     Raises:
         ValueError: a layer's input has no fixed size, or the model has no graph.
     """
-    import keras
-
-    return [call for call in graph.dws_calls(keras, model, batch_size) if call.kind == "dws"]
+    return [call for call in graph.dws_calls(model, batch_size) if call.kind == "dws"]
 
 
 def clear() -> int:

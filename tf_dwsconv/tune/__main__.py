@@ -8,11 +8,10 @@ python -m tf_dwsconv.tune --show
 
 import collections
 import math
-import sys
 
 from tf_dwsconv import tune
+from tf_dwsconv.analysis._command import application, main_of, parse_layer
 from tf_dwsconv.analysis._optional import require
-from tf_dwsconv.analysis.problem import Problem
 from tf_dwsconv.analysis.report import format_table
 from tf_dwsconv.native import _native
 from tf_dwsconv.tune import _cache
@@ -34,17 +33,6 @@ _CLEAR = flags.DEFINE_bool("clear", False, "Forget all tuned plans, and do nothi
 _SHOW = flags.DEFINE_bool("show", False, "List the plans tuned on this CPU, and do nothing else.")
 
 
-def _shape(text):
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not 5 <= len(numbers) <= 7:
-        raise ValueError(f"--shape must be 5 to 7 numbers N,H,W,C,K,kernel,stride, got {text!r}")
-    n, h, w, c, k, kernel, stride = (*numbers, *(3, 1)[len(numbers) - 5 :])
-    return Problem(N=n, H=h, W=w, C=c, K=k, R=kernel, S=kernel, stride=stride)
-
-
 def _model():
     """The model asked for, or None."""
     if _MODEL.value and _APPLICATION.value:
@@ -52,10 +40,10 @@ def _model():
     if _MODEL.value:
         return require("keras", "--model").saving.load_model(_MODEL.value, compile=False)
     if _APPLICATION.value:
-        make = getattr(require("keras", "--application").applications, _APPLICATION.value, None)
-        if not isinstance(_APPLICATION.value, str) or not callable(make):
+        model = application(_APPLICATION.value)
+        if model is None:
             raise ValueError(f"--application must be a name in keras.applications, got {_APPLICATION.value!r}")
-        return make(weights=None)
+        return model
     return None
 
 
@@ -128,45 +116,30 @@ def _show():
         print(format_table(("layer", "plan", "when tuned"), rows))
 
 
-def main(argv):
+@main_of("tf_dwsconv.tune")
+def main():
     """Runs the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    try:
-        if _SHOW.value:
-            _show()
-            return 0
-        if _CLEAR.value:
-            print(f"Forgot {tune.clear()} plans.")
-            return 0
-        layers = [_shape(text) for text in _SHAPE.value]
-        model = _model()
-        if model is not None:
-            layers += tune.model_layers(model, _BATCH.value)
-        if not layers:
-            reason = "the model has no depthwise-separable layers" if model is not None else "nothing to tune"
-            raise ValueError(f"{reason}: give --model, --application or --shape")
-        results = tune.tune(
-            layers,
-            dtype=_DTYPE.value,
-            seconds=_SECONDS.value,
-            num_threads=_THREADS.value,
-            write=not _DRY_RUN.value,
-            progress=_progress,
-        )
-        _report(results)
-        kept = sum(result.kept for result in results)
-        if _DRY_RUN.value:
-            print(f"{kept} plans would be kept (dry run).")
-        else:
-            print(f"{kept} plans kept in {tune.cache_path()}")
-        refused = sum(result.refused != "" for result in results)
-        if refused:
-            print(f"Not decided, as the machine was not quiet: {refused} of {len(results)} layers. Try again later.")
-    except (ImportError, TypeError, ValueError, OSError, MemoryError) as error:
-        print(f"tf_dwsconv.tune: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
+    if _SHOW.value:
+        _show()
+        return
+    if _CLEAR.value:
+        print(f"Forgot {tune.clear()} plans.")
+        return
+    layers = [parse_layer(text) for text in _SHAPE.value]
+    model = _model()
+    if model is not None:
+        layers += tune.model_layers(model, _BATCH.value)
+    if not layers:
+        reason = "the model has no depthwise-separable layers" if model is not None else "nothing to tune"
+        raise ValueError(f"{reason}: give --model, --application or --shape")
+    options = {"dtype": _DTYPE.value, "seconds": _SECONDS.value, "num_threads": _THREADS.value}
+    results = tune.tune(layers, write=not _DRY_RUN.value, progress=_progress, **options)
+    _report(results)
+    kept = sum(result.kept for result in results)
+    print(f"{kept} plans would be kept (dry run)." if _DRY_RUN.value else f"{kept} plans kept in {tune.cache_path()}")
+    refused = sum(result.refused != "" for result in results)
+    if refused:
+        print(f"Not decided, as the machine was not quiet: {refused} of {len(results)} layers. Try again later.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from tf_dwsconv.native import _native
 
 _VARIABLE = "DWSCONV_PLAN_CACHE"
-_BETWEEN = " : "
+_SEPARATOR = " : "
 
 
 def cache_path() -> Optional[Path]:
@@ -52,7 +52,7 @@ def reload() -> int:
     Returns:
         How many plans the file has for this CPU.
     """
-    state = getattr(sys.modules.get("tf_dwsconv._library"), "_state", None)
+    state = getattr(sys.modules.get("tf_dwsconv._tf.library"), "_state", None)
     if state is not None and state.path is not None:
         ctypes.CDLL(state.path).dwsconv_reload_plans()
     return _native.reload_tuned_plans()
@@ -75,12 +75,12 @@ def read(path: Path) -> list[str]:
             f"{path} is not a file of tuned plans: its first line is not {_native.TUNED_PLANS_HEADER!r}. Remove it, or "
             f"set {_VARIABLE} to another file"
         )
-    return [line for line in lines if line.startswith("cpu=") and _BETWEEN in line]
+    return [line for line in lines if line.startswith("cpu=") and _SEPARATOR in line]
 
 
 def subject(line: str) -> str:
     """What a line's plan is for: its problem, machine and number of threads."""
-    return line.split(_BETWEEN, 1)[0]
+    return line.split(_SEPARATOR, 1)[0]
 
 
 def update(path: Path, lines: Iterable[str], forget: Iterable[str] = ()) -> None:

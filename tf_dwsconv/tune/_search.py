@@ -13,6 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tf_dwsconv import native
+from tf_dwsconv._arguments import numpy_dtype
 from tf_dwsconv.analysis.problem import Problem
 from tf_dwsconv.native import _native
 
@@ -30,7 +31,7 @@ _SAMPLE_SECONDS = 200e-6
 # finds its input in L3, which timing a layer by itself does not show.
 _STREAM_BYTES = 16 << 20
 
-# What "default" stands for in tables: blocks as one would write them down without a planner.
+# "default" in tables: blocks that somebody without a planner might choose.
 _DEFAULT_PIXELS = 64
 
 CHOICES = ("block_pixels", "block_channels", "threads", "stream")
@@ -91,7 +92,7 @@ class Bench:
         planned = native.plan(*self._shapes, dtype=dtype, num_threads=num_threads, variant="fused", **options)
         self.planned = {name: planned[name] for name in CHOICES}
 
-        kind = _numpy_dtype(dtype)
+        kind = numpy_dtype(dtype)
         random = np.random.default_rng(0)
         x, depthwise, pointwise = (_aligned(shape, kind) for shape in self._shapes)
         for array in (depthwise, pointwise):
@@ -237,7 +238,7 @@ class OtherPrograms:
 
 
 def _busy_seconds() -> Optional[float]:
-    """For how long the cores that this process may run on were not idle, all together; None where nobody tells."""
+    """Seconds for which the cores that this process may run on were busy, added up; None where unknown."""
     cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     try:
         with open("/proc/stat", encoding="ascii") as file:
@@ -298,14 +299,6 @@ def _fastest(bench: Bench, plans: list[dict[str, Any]], seconds: float, count: i
     taken = bench.samples(plans, seconds)
     order = sorted(range(len(plans)), key=lambda i: statistics.median(taken[i]))
     return [plans[i] for i in order[:count]]
-
-
-def _numpy_dtype(dtype: str) -> np.dtype:
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(dtype)
 
 
 def _aligned(shape: Any, dtype: np.dtype) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Finds the op library, loads it once, and says why where it cannot.
 
-Whoever calls gets the op or None; None means that stock ops have to do, and `warn_once` has told the user why.
+A caller gets the op, or None where stock ops have to compute; `warn_once` has told the user why.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Callable, Optional
 OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
 GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
-LIBRARY = Path(__file__).with_name("_dwsconv_ops.so")
+LIBRARY = Path(__file__).parents[1] / "_dwsconv_ops.so"
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
-BUILD_INFO = Path(__file__).with_name("_build_info.json")
+BUILD_INFO = LIBRARY.with_name("_build_info.json")
 
 _lock = threading.RLock()
 _state: Optional[_State] = None
@@ -33,13 +33,14 @@ class StockOpsWarning(RuntimeWarning):
 class _State:
     """The outcome of loading: the module of op wrappers, or the reason why there is none."""
 
+    op = gradient_op = block_op = None
+
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
-        self.module = module
-        self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d if module is not None else None
-        self.gradient_op: Optional[Callable] = None if module is None else module.tf_dwsconv_depthwise_sep_conv2d_grad
-        self.block_op: Optional[Callable] = None if module is None else module.tf_dwsconv_conv_block
-        self.path = path
-        self.reason = reason
+        self.module, self.path, self.reason = module, path, reason
+        if module is not None:
+            self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d
+            self.gradient_op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d_grad
+            self.block_op: Optional[Callable] = module.tf_dwsconv_conv_block
 
 
 def warn_once(key: str, message: str) -> None:

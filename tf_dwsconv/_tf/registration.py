@@ -1,4 +1,4 @@
-"""Tells TensorFlow and Keras about this package once they are imported, be it before this package or after.
+"""Tells TensorFlow and Keras about this package once they are imported, before this package or after it.
 
 A SavedModel loads only where its ops are registered, and a .keras file only where its layers are. A user who wrote
 `import tf_dwsconv` expects both to work, but importing TensorFlow from here would cost seconds those who want
@@ -29,9 +29,19 @@ from typing import Any, Optional
 # By what they import: our modules that register something with it, and those that these need. Each imports none of them
 # but those before it (a test reads them).
 _MODULES = {
-    "tensorflow": ("_guard", "stock", "_dispatch", "gradients", "ops", "conv_block"),
-    "keras": ("symbolic", "layers", "block_layer"),
+    "tensorflow": (
+        "_tf.guard",
+        "_tf.convolutions",
+        "_tf.stock",
+        "_tf.signatures",
+        "_tf.dispatch",
+        "_tf.gradients",
+        "ops",
+    ),
+    "keras": ("_tf.symbolic", "layers"),
 }
+_ROOM = __package__
+_PACKAGE = _ROOM.rpartition(".")[0]
 # TensorFlow and Keras where they have run to their end, though their import may not be over.
 _ran: set[str] = set()
 _searching = threading.local()
@@ -39,7 +49,8 @@ _searching = threading.local()
 
 def install() -> None:
     """Registers with what is imported already, and waits for what is not."""
-    sys.modules[__package__].__class__ = _Package
+    for name in (_PACKAGE, _ROOM):
+        sys.modules[name].__class__ = _Package
     if not _watchers():
         sys.meta_path.insert(0, _Watcher())
     for framework in _MODULES:
@@ -50,7 +61,7 @@ def install() -> None:
 def bring(framework: str) -> None:
     """Imports TensorFlow or Keras before one of our modules does: no thread then waits for it with a lock of ours.
 
-    Each of the two imports the other. So where another thread is at one of them, that one is waited for first.
+    Each of the two imports the other. So this first waits for the one that another thread is importing.
     """
     for name in reversed(_MODULES):
         _wait_for_others(name)
@@ -63,7 +74,7 @@ def settle() -> None:
         done = _settle()
     except Exception as error:
         done = False
-        # What a user imports is Keras, say, and that works. Whoever uses the layer meets the error itself.
+        # What a user imports is Keras, say, and that works. A user of the layer gets the error itself.
         warnings.warn(f"tf_dwsconv cannot be registered: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
     if done:
         for finder in _watchers():
@@ -76,13 +87,13 @@ def _settle() -> bool:
     tensorflow, keras = (_is_whole(name) for name in _MODULES)
     modules: list[str] = []
     if tensorflow:
-        importlib.import_module(f"{__package__}._library").load()
+        importlib.import_module(f"{_ROOM}.library").load()
         modules += _MODULES["tensorflow"]
     if keras and sys.modules["keras"].config.backend() != "tensorflow":
         modules += _MODULES["keras"][1:]  # the layers refuse, and say why, where somebody makes one
     elif keras and tensorflow:
         modules += _MODULES["keras"]
-    return all(_make(f"{__package__}.{name}") for name in modules) and tensorflow and keras
+    return all(_make(f"{_PACKAGE}.{name}") for name in modules) and tensorflow and keras
 
 
 def _make(name: str) -> bool:
@@ -122,11 +133,12 @@ def _watchers() -> list:
 
 
 class _Package(types.ModuleType):
-    """The class of our package, of which Python makes each module an attribute when it has made it."""
+    """The class of our packages, of which Python makes each module an attribute when it has made it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if any(name in names for names in _MODULES.values()) and _watchers():
+        made = f"{self.__name__}.{name}".removeprefix(f"{_PACKAGE}.")
+        if any(made in names for names in _MODULES.values()) and _watchers():
             settle()
 
 

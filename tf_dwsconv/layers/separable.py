@@ -1,19 +1,16 @@
-"""The Keras layer."""
+"""The Keras layer of a depthwise-separable convolution."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from tf_dwsconv import _arguments, _shapes, _tf_keras, activations
-from tf_dwsconv._arguments import Attributes
+from tf_dwsconv.layers._shared import check_backend, keras_activation, last_activation, value
 
 if keras.config.backend() == "tensorflow":
-    from tf_dwsconv import _library, ops
-
-for _class in (activations.LeakyRelu, activations.Known):
-    keras.saving.register_keras_serializable(package="tf_dwsconv")(_class)
+    from tf_dwsconv._tf import dispatch, library
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
@@ -24,7 +21,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
     the layer takes a bias and an activation between the halves, and strides together with dilations.
 
     An activation that the kernel does not know is applied as an op of its own after it. Inside XLA, in float64 and
-    where the op library cannot load, stock TensorFlow ops compute the same (with one warning where nobody chose that).
+    where the op library cannot load, stock TensorFlow ops compute the same, with one warning unless a user chose that.
     A `tf.function` that was traced outside XLA keeps the kernel, and TensorFlow refuses to compile it from within one
     with `jit_compile=True`: call the layer there, or a `tf.function` of its own.
 
@@ -109,39 +106,21 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
         check_backend("DepthwiseSepConv2D", "keras.layers.SeparableConv2D")
         padding = _arguments.layer_padding(padding)
         super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding if isinstance(padding, str) else "valid",
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            depth_multiplier=depth_multiplier,
-            activation=_callable_activation(activation, "activation"),
-            use_bias=use_bias,
-            depthwise_initializer=depthwise_initializer,
-            pointwise_initializer=pointwise_initializer,
-            bias_initializer=bias_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            pointwise_regularizer=pointwise_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            depthwise_constraint=depthwise_constraint,
-            pointwise_constraint=pointwise_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
+            filters, kernel_size, strides, padding if isinstance(padding, str) else "valid", data_format, dilation_rate,
+            depth_multiplier, keras_activation(activation, "activation"), use_bias, depthwise_initializer,
+            pointwise_initializer, bias_initializer, depthwise_regularizer, pointwise_regularizer, bias_regularizer,
+            activity_regularizer, depthwise_constraint, pointwise_constraint, bias_constraint, **kwargs,
+        )  # fmt: skip
         self.padding = padding  # which Keras knows by word alone
         self.depthwise_use_bias = depthwise_use_bias
-        self.depthwise_activation = keras.activations.get(
-            _callable_activation(depthwise_activation, "depthwise_activation")
-        )
+        self.depthwise_activation = keras_activation(depthwise_activation, "depthwise_activation")
         self.depthwise_bias_initializer = keras.initializers.get(depthwise_bias_initializer)
         self.depthwise_bias_regularizer = keras.regularizers.get(depthwise_bias_regularizer)
         self.depthwise_bias_constraint = keras.constraints.get(depthwise_bias_constraint)
         self.depthwise_bias = None
         # XLA cannot call the kernel: with this, jit_compile="auto" leaves it alone.
         self.supports_jit = False
-        self._arguments = _Arguments(self)
+        self._arguments = _call_of(self)
 
     def build(self, input_shape):
         self._refuse_caller()
@@ -163,26 +142,27 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
 
     def call(self, inputs):
         arguments = self._arguments
-        if not arguments.hold(self):
-            arguments = self._arguments = _Arguments(self)
+        if arguments.settings != _settings(self):  # users do set, say, `layer.activation` later
+            arguments = self._arguments = _call_of(self)
         _tf_keras.refuse_inputs(inputs)
-        x = ops.convert(inputs, "inputs", None)
-        depthwise_bias = None if self.depthwise_bias is None else _value(self.depthwise_bias, x.dtype)
-        bias = None if self.bias is None else _value(self.bias, x.dtype)
-        depthwise_filter, pointwise_filter = (
-            _value(self.depthwise_kernel, x.dtype),
-            _value(self.pointwise_kernel, x.dtype),
+        x = dispatch.convert(inputs, "inputs", None)
+        tensors = _arguments.Tensors(
+            depthwise_filter=value(self.depthwise_kernel, x.dtype),
+            depthwise_bias=value(self.depthwise_bias, x.dtype),
+            pointwise_filter=value(self.pointwise_kernel, x.dtype),
+            bias=value(self.bias, x.dtype),
         )
-        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, None, arguments.attributes)
-        if arguments.between is None:
-            outputs = ops.run(*tensors)
+        if arguments.depthwise_function is None:
+            outputs = dispatch.run(x, tensors, arguments.attributes)
         else:
-            _library.warn_once(
+            library.warn_once(
                 "depthwise_activation",
                 f"tf_dwsconv computes with stock TensorFlow ops where `depthwise_activation` is not one of "
-                f"{', '.join(activations.WORDS)}; here it is {arguments.between!r}.",
+                f"{', '.join(activations.WORDS)}; here it is {arguments.depthwise_function!r}.",
             )
-            outputs = ops.run_stock(*tensors, depthwise_function=arguments.between)
+            outputs = dispatch.run_stock(
+                x, tensors, arguments.attributes, depthwise_function=arguments.depthwise_function
+            )
         return outputs if arguments.after is None else arguments.after(outputs)
 
     def compute_output_shape(self, input_shape):
@@ -205,59 +185,17 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
         return config
 
 
-def check_backend(name: str, instead: str) -> None:
-    """Raises ValueError where Keras' backend is not TensorFlow."""
-    backend = keras.config.backend()
-    if backend != "tensorflow":
-        raise ValueError(
-            f"tf_dwsconv.{name} runs on Keras' TensorFlow backend; the backend is {backend!r}. Set the environment "
-            'variable KERAS_BACKEND=tensorflow (or "backend" in keras.json) before Keras is imported, or use '
-            f"{instead}."
-        )
-
-
-def _value(variable: Any, dtype: Any) -> Any:
-    """A weight in the compute dtype: the variable itself where it has that, which the op reads faster than Python."""
-    value = variable.value
-    if value.dtype is not dtype and value.dtype != dtype:  # the second takes as long as the rest
-        raise TypeError(
-            f"`inputs` must be of the dtype of the layer's weights, {value.dtype.name} (see `{variable.path}`); given "
-            f"{dtype.name}."
-        )
-    return value
-
-
-class _Arguments:
+class _Call(NamedTuple):
     """A layer's settings as the op takes them, worked out once and not at each call.
 
-    attributes: of the op; between: the activation between the halves if the kernel does not know it; after: the last
-    activation if the op does not apply it.
+    settings: what they were worked out from. depthwise_function: the activation between the halves if the kernel does
+    not know it. after: the last activation if the op does not apply it.
     """
 
-    def __init__(self, layer: DepthwiseSepConv2D):
-        self.settings = _settings(layer)
-        middle = activations.parse(layer.depthwise_activation, "depthwise_activation")
-        last = activations.parse(layer.activation, "activation")
-        if last is not None and last.word == "sigmoid":
-            # Keras' sigmoid leaves its argument on its result, where a crossentropy loss looks for it to stay accurate.
-            last = None
-        self.between = layer.depthwise_activation if middle is None else None
-        self.after = layer.activation if last is None else None
-        channels_last = layer.data_format == "channels_last"
-        padding, explicit = _arguments.of_layer_padding(_arguments.layer_padding(layer.padding), channels_last)
-        self.attributes = Attributes(
-            strides=tuple(layer.strides),
-            dilations=tuple(layer.dilation_rate),
-            padding=padding,
-            explicit_paddings=explicit,
-            data_format="NHWC" if channels_last else "NCHW",
-            depthwise_activation=middle or activations.NONE,
-            activation=last or activations.NONE,
-        )
-
-    def hold(self, layer: DepthwiseSepConv2D) -> bool:
-        """Whether the layer still is as it was: users do set, say, `layer.activation` later."""
-        return self.settings == _settings(layer)
+    settings: tuple
+    attributes: _arguments.Attributes
+    depthwise_function: Any
+    after: Any
 
 
 def _settings(layer: DepthwiseSepConv2D) -> tuple:
@@ -271,14 +209,10 @@ def _settings(layer: DepthwiseSepConv2D) -> tuple:
     )
 
 
-def _callable_activation(activation: Any, argument: str) -> Any:
-    """What Keras takes, from what we take beyond it."""
-    if isinstance(activation, str):
-        if activation == "gelu_tanh":
-            return activations.Known(activation)
-        return None if activation == "none" else activation
-    if isinstance(activation, (tuple, list)):
-        return activations.as_callable(activations.parse(activation, argument))
-    if activation is not None and not callable(activation) and not isinstance(activation, dict):
-        activations.parse(activation, argument)  # raises
-    return activation
+def _call_of(layer: DepthwiseSepConv2D) -> _Call:
+    middle = activations.parse(layer.depthwise_activation, "depthwise_activation")
+    last, after = last_activation(layer.activation)
+    attributes = _arguments.of_layer(
+        layer, _arguments.layer_padding(layer.padding), depthwise_activation=middle or activations.NONE, activation=last
+    )
+    return _Call(_settings(layer), attributes, layer.depthwise_activation if middle is None else None, after)

@@ -1,7 +1,7 @@
 """Exports to ONNX, which has no ops like ours: they end with an error, before a file is written.
 
-Keras and tf2onnx would log an error, and write a file that no runtime loads. What they call to convert is told from the
-stack while they make their graph. A `tf.function` that was traced before is not traced again, and not found out.
+Keras and tf2onnx would log an error, and write a file that no runtime loads. The stack shows them while they make their
+graph. A `tf.function` that was traced before is not traced again, so it goes unnoticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What of a Keras model the conversion looks at: calls of layers (Keras' nodes), and who reads which tensor."""
+"""Reads the graph of a Keras model: calls of layers (Keras' nodes), and who reads which tensor.
+
+The conversion and the analysis read models here and nowhere else. Keras has no public way to walk a model's calls;
+`_nodes_by_depth` is what its own `plot_model` and `summary` use.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,15 @@ def is_graph(model: Any) -> bool:
 
     A subclass may have an `__init__` that makes the graph, a `train_step` and whatever does not decide that.
     """
-    if isinstance(model, Functional) and not hasattr(model, "_nodes_by_depth"):
+    if isinstance(model, Functional) and not has_nodes(model):
         return False  # a class that makes graphs made this one without
     return _kind(model) is not None and not own_methods(model, _DECIDING)
+
+
+def has_nodes(model: Any) -> bool:
+    """Whether a model has a graph of layers now: a Sequential model that is not built, say, has none yet."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return hasattr(graph, "_nodes_by_depth")
 
 
 def _kind(model: Any) -> Any:
@@ -70,21 +80,23 @@ def calls(model: Any) -> list:
 def count_calls(model: Any) -> collections.Counter:
     """How often each layer is called, by id, in a model and in the models inside it."""
     counts: collections.Counter = collections.Counter()
-    seen = set()
-
-    def visit(model: Any) -> None:
-        if id(model) in seen:
-            return
-        seen.add(id(model))
-        for node in calls(model):
-            inner = wrapped(node.operation)
-            for operation in {id(node.operation): node.operation, id(inner): inner}.values():
-                counts[id(operation)] += 1
-            if is_graph(inner):
-                visit(inner)
-
-    visit(model)
+    for part in models_in(model):
+        for node in calls(part):
+            counts.update({id(node.operation), id(wrapped(node.operation))})
     return counts
+
+
+def models_in(model: Any) -> list:
+    """A model and the models inside it, in wrappers too, each once."""
+    found = {id(model): model}
+    todo = [model]
+    while todo:
+        for node in calls(todo.pop()):
+            inner = wrapped(node.operation)
+            if is_graph(inner) and id(inner) not in found:
+                found[id(inner)] = inner
+                todo.append(inner)
+    return list(found.values())
 
 
 class Graph:
@@ -92,15 +104,15 @@ class Graph:
 
     Args:
         model: Functional or Sequential.
-        counts: of `count_calls`, of the outermost model.
+        counts: of `count_calls`, of the outermost model; None where the caller does not ask which layers are shared.
     """
 
-    def __init__(self, model: Any, counts: collections.Counter):
+    def __init__(self, model: Any, counts: Optional[collections.Counter] = None):
         self.nodes = calls(model)
         outputs = functional(model).outputs
         self.outputs = {id(t) for t in outputs}
         self.only_output = outputs[0] if len(outputs) == 1 else None
-        self._counts = counts
+        self._counts = counts or collections.Counter()
         self._producers = {id(t): node for node in self.nodes for t in node.outputs}
         self._readers: dict[int, list] = collections.defaultdict(list)
         for node in self.nodes:
@@ -125,9 +137,10 @@ class Graph:
         return self._counts[id(node.operation)] > 1
 
     def name(self, nodes: list) -> str:
-        """The name of what takes the place of some calls, the last of which gives the result: that of the last layer.
+        """The name of what takes the place of some calls: that of the last layer among them.
 
-        So a result of the model keeps its name, by which losses and metrics find it; where an op gives it, that one's.
+        Losses and metrics find a result of the model by its name, so there it is the name of the last call, even of an
+        op.
         """
         last = nodes[-1]
         layers = [node.operation.name for node in nodes if isinstance(node.operation, keras.Layer)]
@@ -154,3 +167,8 @@ def only_input(node: Any) -> Optional[Any]:
 def called_in_training(node: Any) -> bool:
     """Whether a layer was called with `training=True`, or with what is decided later."""
     return node.arguments.kwargs.get("training") not in (None, False)
+
+
+def is_one_by_one(layer: Any) -> bool:
+    """Whether a Conv2D is a dense 1x1 convolution of stride 1."""
+    return tuple(layer.kernel_size) == (1, 1) and tuple(layer.strides) == (1, 1) and layer.groups == 1

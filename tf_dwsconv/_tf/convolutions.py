@@ -1,25 +1,17 @@
-"""The same computation by TensorFlow's own ops.
+"""Depthwise, pointwise and dense convolutions by TensorFlow's own ops, in float32 or float64, NHWC.
 
-It runs where the fused kernels cannot: inside XLA, in float64, without the op library. It is right for every
-attribute, also where TensorFlow's ops are not: strides that differ, strides with dilations, NCHW on a CPU, pads of any
-size, empty batches. 16-bit floats are computed in float32 and rounded once, at the end, as the fused kernels do.
+They are right for every attribute, also where TensorFlow's ops are not: strides that differ, strides with dilations,
+pads of any size, empty batches.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Callable, Optional
+from typing import Optional
 
 import tensorflow as tf
-from tensorflow.python.framework import ops as framework_ops
-from tensorflow.python.ops import control_flow_util
 
-from tf_dwsconv import _guard, _shapes
 from tf_dwsconv._arguments import Attributes
-from tf_dwsconv._guard import Size, size_of
-from tf_dwsconv.activations import Fused
-
-ARGUMENTS = ("x", "depthwise_filter", "pointwise_filter", "depthwise_bias", "bias", "residual")
+from tf_dwsconv._tf.guard import Size, size_of
 
 # Above these, padding the input would cost more than gathering the rows and columns that are needed; TensorFlow's
 # depthwise op also keeps strides and pads in 32 bits without checking them.
@@ -27,148 +19,14 @@ _LARGE_STEP = 1024
 _LARGE_PAD = 4096
 
 
-def in_xla() -> bool:
-    """Whether ops made now are to be compiled by XLA."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        framework_ops.get_default_graph()
-    )
-
-
-def activate(x: tf.Tensor, activation: Fused, slopes: Optional[tf.Tensor] = None) -> tf.Tensor:
-    """Applies an activation of the fused kernels; `slopes` are prelu's, one for each channel of NHWC."""
-    word = activation.word
-    if word == "none":
-        return x
-    if word == "prelu":
-        return tf.where(x < 0, x * slopes, x)
-    if word == "elu":
-        alpha = tf.constant(activation.alpha, x.dtype)
-        return tf.where(x > 0, x, alpha * tf.math.expm1(tf.where(x > 0, tf.zeros_like(x), x)))
-    if word in ("relu", "leaky_relu") and (activation.max_value != math.inf or activation.threshold != 0):
-        return _bounded_relu(x, activation)
-    if word == "leaky_relu" and x.dtype == tf.float64:
-        return tf.where(x > 0, x, x * activation.alpha)  # TensorFlow's op keeps the slope in float32
-    if word == "leaky_relu":
-        return tf.nn.leaky_relu(x, alpha=activation.alpha)
-    return _FUNCTIONS[word](x)
-
-
-def _bounded_relu(x: tf.Tensor, activation: Fused) -> tf.Tensor:
-    max_value, threshold = (tf.constant(n, x.dtype) for n in (activation.max_value, activation.threshold))
-    slope = activation.alpha if activation.word == "leaky_relu" else 0.0
-    # Zero without a slope, but a NaN stays one.
-    below = (x - threshold) * tf.constant(slope, x.dtype) if slope else tf.nn.relu(tf.minimum(x, 0.0))
-    return tf.where(x > threshold, tf.where(x > max_value, max_value, x), below)
-
-
-def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
-    # 0.5 * x * (1 + tanh(u)) without cancellation.
-    return x * tf.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
-
-
-_FUNCTIONS = {
-    "relu": tf.nn.relu,
-    "relu6": tf.nn.relu6,
-    "hard_swish": lambda x: x * tf.nn.relu6(x + 3.0) / 6.0,
-    # Not tf.nn.silu: its custom gradient holds no second derivative in graphs of TensorFlow 1.
-    "silu": lambda x: x * tf.sigmoid(x),
-    # Not tf.nn.gelu, which takes the root of two from float32 also in float64.
-    "gelu": lambda x: 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(math.sqrt(0.5), x.dtype))),
-    "sigmoid": tf.sigmoid,
-    "tanh": tf.tanh,
-    "mish": lambda x: x * tf.tanh(tf.math.softplus(x)),
-    "gelu_tanh": _gelu_tanh,
-}
-
-
-def static_shape(tensor: tf.Tensor) -> list | None:
-    """A tensor's shape as a list with None for unknown dimensions; None where even the rank is unknown."""
-    return tensor.shape.as_list() if tensor.shape.rank is not None else None
-
-
-def check_shapes(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes) -> list:
-    """The output's static shape; raises ValueError where the static shapes do not fit."""
-    optional = [_shapes.absent if t is None else static_shape(t) for t in (depthwise_bias, bias, residual)]
-    operands = _shapes.Operands(
-        static_shape(x), static_shape(depthwise_filter), static_shape(pointwise_filter), *optional
-    )
-    return _shapes.check(operands, attributes)
-
-
-def depthwise_sep_conv2d(
-    x: tf.Tensor,
-    depthwise_filter: tf.Tensor,
-    pointwise_filter: tf.Tensor,
-    depthwise_bias: Optional[tf.Tensor],
-    bias: Optional[tf.Tensor],
-    residual: Optional[tf.Tensor],
-    attributes: Attributes,
-    depthwise_function: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
-) -> tf.Tensor:
-    """Computes what `tf_dwsconv.depthwise_sep_conv2d` computes.
-
-    Args:
-        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual: tensors of one dtype (float16, bfloat16,
-            float32 or float64); the last three may be None.
-        attributes: see `Attributes`.
-        depthwise_function: applied between the halves in place of `attributes.depthwise_activation`; it sees a tensor
-            of `x`'s dtype in NHWC.
-
-    Returns:
-        A tensor of `x`'s dtype.
-
-    Raises:
-        ValueError: shapes that do not fit, as far as they are known.
-        tf.errors.InvalidArgumentError: the same, for what is known only when the graph runs.
-    """
-    output_shape = check_shapes(x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual, attributes)
-    if not in_xla():  # XLA drops assertions, and checks shapes itself when it compiles
-        tensors = (x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual)
-        guarded = _guard.guard(dict(zip(ARGUMENTS, tensors)), attributes)
-        x, depthwise_filter, pointwise_filter, depthwise_bias, bias, residual = guarded.values()
-    dtype = x.dtype
-    x = to_nhwc(widen(x), attributes)
-    z = depthwise(x, widen(depthwise_filter), attributes)
-    if depthwise_bias is not None:
-        z += widen(depthwise_bias)
-    if depthwise_function is not None:
-        z = widen(depthwise_function(tf.cast(z, dtype)))
-    else:
-        z = activate(z, attributes.depthwise_activation)
-    y = pointwise(z, widen(pointwise_filter))
-    if bias is not None:
-        y += widen(bias)
-    if residual is not None:
-        residual = to_nhwc(widen(residual), attributes)
-        y += residual if in_xla() else _guard.same_shape(residual, y)
-    y = activate(y, attributes.activation)
-    y = tf.cast(from_nhwc(y, attributes), dtype)
-    y.set_shape(output_shape)
-    return y
-
-
-def widen(t: tf.Tensor) -> tf.Tensor:
-    """To the type that sums are kept in: float32, or float64 as it is."""
-    return t if t.dtype == tf.float64 else tf.cast(t, tf.float32)
-
-
-def to_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
-    t = _ensure_rank4(t)
-    return t if attributes.data_format == "NHWC" else tf.transpose(t, [0, 2, 3, 1])
-
-
-def from_nhwc(t: tf.Tensor, attributes: Attributes) -> tf.Tensor:
-    return t if attributes.data_format == "NHWC" else tf.transpose(t, [0, 3, 1, 2])
-
-
-def _ensure_rank4(t: tf.Tensor) -> tf.Tensor:
+def ensure_rank4(t: tf.Tensor) -> tf.Tensor:
     # TensorFlow's depthwise ops end the process on another rank, so this is checked before them.
     return t if t.shape.rank == 4 else tf.ensure_shape(t, [None] * 4)
 
 
 def pointwise(z: tf.Tensor, pointwise_filter: tf.Tensor) -> tf.Tensor:
     """`[N, Ho, Wo, C*M]` times `[1, 1, C*M, K]`."""
-    pointwise_filter = _ensure_rank4(pointwise_filter)
+    pointwise_filter = ensure_rank4(pointwise_filter)
     matrix = tf.reshape(pointwise_filter, tf.shape(pointwise_filter, out_type=tf.int64)[2:])
     matrix.set_shape(pointwise_filter.shape[2:])
     return tf.tensordot(z, matrix, axes=1)
@@ -176,7 +34,7 @@ def pointwise(z: tf.Tensor, pointwise_filter: tf.Tensor) -> tf.Tensor:
 
 def dense(x: tf.Tensor, dense_filter: tf.Tensor, attributes: Attributes) -> tf.Tensor:
     """A dense convolution without bias: NHWC `[N, H, W, C]` by `[R, S, C, K]`, float32 or float64."""
-    x, dense_filter = _ensure_rank4(x), _ensure_rank4(dense_filter)
+    x, dense_filter = ensure_rank4(x), ensure_rank4(dense_filter)
     axes = [_Axis(x, dense_filter, attributes, i) for i in (0, 1)]
     is_empty = 0 in x.shape.as_list()
     shape = [size_of(x, 0), axes[0].out, axes[1].out, size_of(dense_filter, 3)]
@@ -198,7 +56,7 @@ def dense(x: tf.Tensor, dense_filter: tf.Tensor, attributes: Attributes) -> tf.T
 
 def depthwise(x: tf.Tensor, depthwise_filter: tf.Tensor, attributes: Attributes) -> tf.Tensor:
     """The depthwise half, without bias: NHWC `[N, H, W, C]` to `[N, Ho, Wo, C*M]`, float32 or float64."""
-    x, depthwise_filter = _ensure_rank4(x), _ensure_rank4(depthwise_filter)
+    x, depthwise_filter = ensure_rank4(x), ensure_rank4(depthwise_filter)
     axes = [_Axis(x, depthwise_filter, attributes, i) for i in (0, 1)]
     method = _method(x, depthwise_filter, axes)
     if method == "gather":
@@ -305,8 +163,7 @@ class _Axis:
             self.before: Size = total // 2
             self.after: Size = total - self.before
         else:
-            explicit = attributes.padding == "EXPLICIT"
-            self.before, self.after = attributes.pads(attributes.spatial_axes[i]) if explicit else (0, 0)
+            self.before, self.after = attributes.pads(attributes.spatial_axes[i])
             self.out = (self.size + self.before + self.after - window) // self.stride + 1
         # A stride past the end is never taken: a smaller one that is not taken either keeps sizes in range.
         if isinstance(self.out, int) and isinstance(self.size, int) and self.out <= 1:
