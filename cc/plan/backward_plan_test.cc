@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cc/plan/testing_problems.h"
+#include "cc/plan/testing_chains.h"
 
 namespace dwsconv {
 namespace {
@@ -15,7 +15,7 @@ TEST(BackwardPlan, BlocksAndChunksCoverEverythingOnce) {
   Draw draw(1);
   int64_t blocked = 0;
   for (int i = 0; i < 2000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const Machine m = RandomMachine(&draw);
     const BackwardPlan plan = MakeBackwardPlan(p, m);
     SCOPED_TRACE(Told(p, m));
@@ -48,7 +48,7 @@ TEST(BackwardPlan, BlocksAndChunksCoverEverythingOnce) {
 TEST(BackwardPlan, DoesNotDependOnTheThreads) {
   Draw draw(2);
   for (int i = 0; i < 500; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     Machine m = RandomMachine(&draw);
     const BackwardPlan plan = MakeBackwardPlan(p, m);
     m.threads = m.threads == 1 ? 7 : 1;
@@ -62,7 +62,7 @@ TEST(BackwardPlan, DoesNotDependOnTheThreads) {
 }
 
 TEST(BackwardPlan, AGeometryThatNoScratchHoldsGoesToPlainLoops) {
-  Problem p = SameProblem(1, 64, 64, 64, 64, 3);
+  Chain p = SameChain(1, 64, 64, 64, 64, 3);
   const Machine m;
   EXPECT_TRUE(MakeBackwardPlan(p, m).blocked);
   // Products of these do not fit into 64 bits: nothing may wrap around to a size that looks sane.
@@ -76,7 +76,7 @@ TEST(BackwardPlan, AGeometryThatNoScratchHoldsGoesToPlainLoops) {
 }
 
 TEST(FinishBackwardPlan, TakesTheBlocksThatItIsGiven) {
-  const Problem p = SameProblem(2, 20, 20, 100, 50, 3);
+  const Chain p = SameChain(2, 20, 20, 100, 50, 3);
   const Machine m;
   for (const int64_t channels : {int64_t{1}, int64_t{16}, int64_t{40}, int64_t{100}, int64_t{1} << 60}) {
     for (const int64_t rows : {int64_t{1}, int64_t{7}, int64_t{20}, int64_t{1} << 60}) {

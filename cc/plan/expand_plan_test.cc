@@ -1,4 +1,4 @@
-// Plans of blocks that a 1x1 convolution leads: strips cover the output, and find their rows inside the image.
+// Plans of chains that begin with an expansion: strips cover the output, and find their rows inside the image.
 #include "cc/plan/expand_plan.h"
 
 #include <gtest/gtest.h>
@@ -6,26 +6,24 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cc/plan/testing_problems.h"
+#include "cc/plan/testing_chains.h"
 
 namespace dwsconv {
 namespace {
 
-Block RandomBlock(Draw* draw) {
-  Block block;
-  block.main = RandomProblem(draw);
-  block.E = draw->Size(500);
-  return block;
+Chain RandomExpanded(Draw* draw) {
+  Chain chain = RandomChain(draw);
+  chain.E = draw->Size(500);
+  return chain;
 }
 
-TEST(ExpandPlan, RowsAndChannelsAreWithinTheBlock) {
+TEST(ExpandPlan, RowsAndChannelsAreWithinTheChain) {
   Draw draw(1);
   int64_t pieces = 0, by_channels = 0, strips = 0;
   for (int i = 0; i < 3000; ++i) {
-    const Block block = RandomBlock(&draw);
-    const Problem& p = block.main;
+    const Chain p = RandomExpanded(&draw);
     const Machine m = RandomMachine(&draw);
-    const ExpandPlan plan = MakeExpandPlan(block, m);
+    const Plan plan = MakePlan(p, m);
     SCOPED_TRACE(Told(p, m));
     ASSERT_GE(plan.rows, 1);
     ASSERT_LE(plan.rows, p.Ho);
@@ -39,9 +37,8 @@ TEST(ExpandPlan, RowsAndChannelsAreWithinTheBlock) {
       ASSERT_EQ(plan.rows, p.Ho) << "a task is whole images";
       ASSERT_GE(plan.z_bytes, p.N * p.output_pixels() * plan.z_stride * m.z_bytes);
     } else {
-      ASSERT_GE(plan.z_pixels, 1);
-      ASSERT_LE(plan.z_pixels, p.output_pixels());
-      ASSERT_GE(plan.z_bytes, plan.z_pixels * plan.z_stride * m.z_bytes);
+      ASSERT_GE(plan.z_bytes, plan.rows * p.Wo * plan.z_stride * m.z_bytes);
+      ASSERT_GE(plan.scratch_bytes, plan.a_bytes + plan.z_bytes);
     }
     // Channels by pieces are of whole images: a strip keeps all channels of the rows that the next one reads again.
     if (plan.channels < p.C) {
@@ -61,7 +58,7 @@ TEST(ExpandPlan, RowsAndChannelsAreWithinTheBlock) {
 TEST(RowsRead, AreThoseUnderTheTaps) {
   Draw draw(2);
   for (int i = 0; i < 3000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const int64_t first = draw(0, p.Ho - 1), last = draw(first + 1, p.Ho);
     int64_t begin, end, least = p.H, most = -1;
     RowsRead(p, first, last, &begin, &end);

@@ -1,4 +1,4 @@
-// The remembered plans: of the right problem, for any thread, and never more of them than it says.
+// The remembered plans: of the right chain, for any thread, and never more of them than it says.
 #include "cc/plan/plan_cache.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "cc/plan/plan_key.h"
-#include "cc/plan/testing_problems.h"
+#include "cc/plan/testing_chains.h"
 
 namespace {
 // Blocks of memory that are in use now: what the cache keeps, one a plan.
@@ -37,30 +37,29 @@ namespace {
 
 TEST(CachedPlan, IsThePlannersPlan) {
   Draw draw(1);
-  std::vector<Problem> problems;
+  std::vector<Chain> chains;
   std::vector<Machine> machines;
   for (int i = 0; i < 500; ++i) {
-    problems.push_back(RandomProblem(&draw));
+    chains.push_back(RandomChain(&draw));
     machines.push_back(RandomMachine(&draw));
   }
   for (int again = 0; again < 2; ++again) {
-    for (size_t i = 0; i < problems.size(); ++i) {
-      ASSERT_EQ(CachedPlan(problems[i], machines[i]), MakePlan(problems[i], machines[i]))
-          << Told(problems[i], machines[i]);
+    for (size_t i = 0; i < chains.size(); ++i) {
+      ASSERT_EQ(CachedPlan(chains[i], machines[i]), MakePlan(chains[i], machines[i])) << Told(chains[i], machines[i]);
     }
   }
 }
 
 TEST(CachedPlan, TellsApartWhateverThePlannerLooksAt) {
-  const Problem p = SameProblem(2, 30, 28, 96, 160, 3, 2);
+  const Chain p = SameChain(2, 30, 28, 96, 160, 3, 2);
   Machine m;
   m.threads = 4;
   m.l3_bytes = 2 << 20;  // X and Y fill less than half of it, with a residual more
   CachedPlan(p, m);
-  const auto check = [](const Problem& problem, const Machine& machine) {
-    EXPECT_EQ(CachedPlan(problem, machine), MakePlan(problem, machine)) << Told(problem, machine);
+  const auto check = [](const Chain& chain, const Machine& machine) {
+    EXPECT_EQ(CachedPlan(chain, machine), MakePlan(chain, machine)) << Told(chain, machine);
   };
-  Problem q = p;
+  Chain q = p;
   for (int64_t* field : {&q.N, &q.H, &q.W, &q.C, &q.M, &q.K, &q.R, &q.S, &q.Ho, &q.Wo, &q.stride_h, &q.stride_w,
                          &q.dilation_h, &q.dilation_w, &q.pad_top, &q.pad_left}) {
     const int64_t before = *field;
@@ -72,6 +71,10 @@ TEST(CachedPlan, TellsApartWhateverThePlannerLooksAt) {
   }
   q.dtype = DType::kFloat16, check(q, m);
   q = p, q.has_residual = true, check(q, m);
+  q = p, q.E = 20, check(q, m);
+  q.E = 500, check(q, m);
+  q = p, q.has_project = false, check(q, m);
+  q = p, q.has_depthwise = false, check(q, m);
   Machine n = m;
   for (int64_t* field : {&n.l1d_bytes, &n.l2_bytes, &n.l3_bytes}) {
     const int64_t before = *field;
@@ -91,11 +94,11 @@ TEST(CachedPlan, TellsApartWhateverThePlannerLooksAt) {
 TEST(CachedPlan, KeepsABoundedNumber) {
   constexpr int64_t kMost = 4096;
   Machine m;
-  CachedPlan(SameProblem(1, 4, 4, 4, 4, 3), m);
+  CachedPlan(SameChain(1, 4, 4, 4, 4, 3), m);
   const int64_t before = in_use;
   int64_t highest = 0;
   for (int64_t i = 0; i < 5 * kMost; ++i) {
-    const Problem p = SameProblem(1, 4 + i % 128, 4 + i / 128, 4, 4, 3);
+    const Chain p = SameChain(1, 4 + i % 128, 4 + i / 128, 4, 4, 3);
     const Plan plan = CachedPlan(p, m);
     highest = std::max(highest, in_use - before);
     if (i % 97 == 0) {
@@ -106,13 +109,13 @@ TEST(CachedPlan, KeepsABoundedNumber) {
   EXPECT_LE(highest, kMost + 64);
   // What was forgotten is planned again.
   for (int64_t i = 0; i < 100; ++i) {
-    const Problem p = SameProblem(1, 4 + i, 4, 4, 4, 3);
+    const Chain p = SameChain(1, 4 + i, 4, 4, 4, 3);
     ASSERT_EQ(CachedPlan(p, m), MakePlan(p, m));
   }
 }
 
 TEST(CachedPlan, ASecondCallTakesNoMemory) {
-  const Problem p = SameProblem(3, 17, 19, 20, 40, 5);
+  const Chain p = SameChain(3, 17, 19, 20, 40, 5);
   const Machine m;
   const int64_t before = in_use;
   CachedPlan(p, m);
@@ -131,7 +134,7 @@ TEST(CachedPlan, FromManyThreadsWhileItFillsAndForgets) {
       for (int64_t i = 0; i < 3000; ++i) {
         // Half of them are asked for by all threads, half by one alone.
         const int64_t own = i % 2 == 0 ? 0 : 1 + thread;
-        const Problem p = SameProblem(1, 200 + i, 200 + own, 4, 4, 3);
+        const Chain p = SameChain(1, 200 + i, 200 + own, 4, 4, 3);
         if (!(CachedPlan(p, m) == MakePlan(p, m))) ++wrong;
       }
     });

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cc/plan/plan.h"
-#include "cc/plan/testing_problems.h"
+#include "cc/plan/testing_chains.h"
 #include "cc/plan/tuned_plans.h"
 
 namespace dwsconv {
@@ -16,7 +16,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TEST(MakePlan, BlocksCoverTheOutputAndFit) {
   Draw draw(1);
   for (int i = 0; i < 3000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const Machine m = RandomMachine(&draw);
     const Plan plan = MakePlan(p, m);
     SCOPED_TRACE(Told(p, m));
@@ -42,7 +42,7 @@ TEST(MakePlan, BlocksCoverTheOutputAndFit) {
 TEST(MakePlan, IsOneThatTheTunersFileMayAskFor) {
   Draw draw(2);
   for (int i = 0; i < 3000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const Machine m = RandomMachine(&draw);
     const Plan plan = MakePlan(p, m);
     Plan again;
@@ -56,7 +56,7 @@ TEST(MakePlan, ScratchStaysSmallWhateverTheL2) {
   Draw draw(3);
   int64_t held = 0;
   for (int i = 0; i < 3000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const Machine m = RandomMachine(&draw);
     const Plan plan = MakePlan(p, m);
     const int64_t most = std::min<int64_t>(1 << 20, m.l2_bytes / 2);
@@ -76,7 +76,7 @@ TEST(MakePlan, FewPixelsOfVeryManyChannels) {
   m.tile_pixels = 14;
   for (int64_t width = 1; width <= 14; ++width) {
     for (int64_t channels : {10000, 20000, 50000, 300000}) {
-      const Problem p = SameProblem(1, 1, width, channels, 8, 1);
+      const Chain p = SameChain(1, 1, width, channels, 8, 1);
       const Plan plan = MakePlan(p, m);
       ASSERT_TRUE(0 < plan.block_pixels && plan.block_pixels <= width) << Told(p, m) << ": " << plan;
     }
@@ -86,15 +86,15 @@ TEST(MakePlan, FewPixelsOfVeryManyChannels) {
 TEST(MakePlan, ThreadsFollowTheWork) {
   Machine m;
   m.threads = 8;
-  EXPECT_EQ(MakePlan(SameProblem(1, 8, 8, 8, 8, 3), m).threads, 1);
-  EXPECT_EQ(MakePlan(SameProblem(8, 56, 56, 128, 128, 3), m).threads, 8);
+  EXPECT_EQ(MakePlan(SameChain(1, 8, 8, 8, 8, 3), m).threads, 1);
+  EXPECT_EQ(MakePlan(SameChain(8, 56, 56, 128, 128, 3), m).threads, 8);
   // Never more threads than tasks, whatever there is to do.
-  const Plan one_pixel = MakePlan(SameProblem(1, 1, 1, 100000, 8, 1), m);
+  const Plan one_pixel = MakePlan(SameChain(1, 1, 1, 100000, 8, 1), m);
   EXPECT_LE(one_pixel.threads, one_pixel.tasks);
 }
 
 TEST(MakePlan, StoresAroundTheCachesWhereTheyHoldNotHalf) {
-  const Problem p = SameProblem(1, 64, 64, 32, 32, 3);  // X and Y are 512 KiB each
+  const Chain p = SameChain(1, 64, 64, 32, 32, 3);  // X and Y are 512 KiB each
   Machine m;
   m.l3_bytes = 2 << 20;
   EXPECT_FALSE(MakePlan(p, m).stream);
@@ -103,12 +103,11 @@ TEST(MakePlan, StoresAroundTheCachesWhereTheyHoldNotHalf) {
 }
 
 TEST(MakePlan, SizesNearTheEndOf64Bits) {
-  // Sizes that MakeProblem lets through: every product of them fits, their double need not.
+  // Sizes that Infer lets through: every product of them fits, their double need not.
   Machine m;
   m.threads = 64;
-  for (const Problem& p :
-       {SameProblem(int64_t{1} << 52, 8, 8, 4, 4, 3), SameProblem(1, 1 << 26, 1 << 26, 64, 64, 3),
-        SameProblem(1, 4, 4, int64_t{1} << 54, 8, 3), SameProblem(1, 4, 4, 8, int64_t{1} << 54, 3)}) {
+  for (const Chain& p : {SameChain(int64_t{1} << 52, 8, 8, 4, 4, 3), SameChain(1, 1 << 26, 1 << 26, 64, 64, 3),
+                         SameChain(1, 4, 4, int64_t{1} << 54, 8, 3), SameChain(1, 4, 4, 8, int64_t{1} << 54, 3)}) {
     SCOPED_TRACE(Told(p, m));
     const Plan plan = MakePlan(p, m);
     EXPECT_TRUE(0 < plan.block_pixels && plan.block_pixels <= p.output_pixels());
@@ -122,7 +121,7 @@ TEST(MakePlan, SizesNearTheEndOf64Bits) {
 TEST(ModelledBytes, IsAtLeastWhatHasToMove) {
   Draw draw(4);
   for (int i = 0; i < 1000; ++i) {
-    const Problem p = RandomProblem(&draw);
+    const Chain p = RandomChain(&draw);
     const Machine m = RandomMachine(&draw);
     const double once =
         static_cast<double>(SizeOf(p.dtype)) * static_cast<double>(p.N * (p.H * p.W * p.C + p.output_pixels() * p.K));
@@ -131,7 +130,7 @@ TEST(ModelledBytes, IsAtLeastWhatHasToMove) {
 }
 
 TEST(RepeatsInput, LeavesOutWhatGainsNothing) {
-  Problem p = SameProblem(1, 8, 8, 16, 4, 3);
+  Chain p = SameChain(1, 8, 8, 16, 4, 3);
   EXPECT_FALSE(RepeatsInput(p, 16));  // one multiplier: there is nothing to repeat
   p.M = 4;
   EXPECT_FALSE(RepeatsInput(p, 16));  // channels fill their vectors
@@ -145,14 +144,14 @@ TEST(RepeatsInput, LeavesOutWhatGainsNothing) {
 TEST(PackedPixels, FillWholeVectors) {
   for (int64_t channels = 1; channels <= 40; ++channels) {
     for (const int vector : {4, 8, 16}) {
-      const int64_t pixels = PackedPixels(SameProblem(1, 8, 8, channels, 4, 3), vector);
+      const int64_t pixels = PackedPixels(SameChain(1, 8, 8, channels, 4, 3), vector);
       ASSERT_EQ(pixels > 0, 2 * channels <= vector) << channels << " " << vector;
       if (pixels > 0) {
         ASSERT_EQ(pixels * channels % vector, 0) << channels << " " << vector;
       }
     }
   }
-  EXPECT_EQ(PackedPixels(SameProblem(1, 8, 8, 3, 4, 3, 2), 16), 0);  // neighbours in X are none in Y
+  EXPECT_EQ(PackedPixels(SameChain(1, 8, 8, 3, 4, 3, 2), 16), 0);  // neighbours in X are none in Y
 }
 
 }  // namespace

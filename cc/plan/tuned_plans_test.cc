@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cc/plan/plan_key.h"
-#include "cc/plan/testing_problems.h"
+#include "cc/plan/testing_chains.h"
 
 namespace dwsconv {
 namespace {
@@ -44,7 +44,7 @@ class TunedPlans : public testing::Test {
   }
 
   // Of the first plan that the planner itself would not make: half its pixels.
-  static PlanChoice Half(const Problem& p, const Machine& m) {
+  static PlanChoice Half(const Chain& p, const Machine& m) {
     const Plan plan = MakePlan(p, m);
     return {std::max<int64_t>(1, plan.block_pixels / 2), p.K, 1, !plan.stream};
   }
@@ -54,40 +54,40 @@ class TunedPlans : public testing::Test {
 
 TEST_F(TunedPlans, ALineThereAndBack) {
   Draw draw(1);
-  std::vector<Problem> problems;
+  std::vector<Chain> chains;
   std::vector<Machine> machines;
   std::vector<std::string> lines;
   for (int i = 0; i < 300; ++i) {
-    problems.push_back(RandomProblem(&draw));
+    chains.push_back(RandomChain(&draw));
     machines.push_back(RandomMachine(&draw));
-    lines.push_back(TunedPlanLine(problems[i], machines[i], Half(problems[i], machines[i])));
+    lines.push_back(TunedPlanLine(chains[i], machines[i], Half(chains[i], machines[i])));
     if (i % 3 == 0) lines.back() += " # 1.3 times as fast";
   }
   const int64_t used = TunedPlansUsed();
   EXPECT_EQ(Load(lines), 300);
-  for (size_t i = 0; i < problems.size(); ++i) {
+  for (size_t i = 0; i < chains.size(); ++i) {
     Plan expected, found;
-    ASSERT_EQ(ApplyPlanChoice(problems[i], machines[i], Half(problems[i], machines[i]), &expected), "");
-    ASSERT_TRUE(FindTunedPlan(problems[i], machines[i], &found)) << lines[i];
+    ASSERT_EQ(ApplyPlanChoice(chains[i], machines[i], Half(chains[i], machines[i]), &expected), "");
+    ASSERT_TRUE(FindTunedPlan(chains[i], machines[i], &found)) << lines[i];
     EXPECT_EQ(found, expected) << lines[i];
     EXPECT_TRUE(found.tuned);
   }
   EXPECT_EQ(TunedPlansUsed() - used, 300);
 }
 
-TEST_F(TunedPlans, AreOfTheirProblemAndMachineAlone) {
-  const Problem p = SameProblem(2, 30, 28, 96, 160, 3);
+TEST_F(TunedPlans, AreOfTheirChainAndMachineAlone) {
+  const Chain p = SameChain(2, 30, 28, 96, 160, 3);
   Machine m;
   m.threads = 4;
   ASSERT_EQ(Load({TunedPlanLine(p, m, Half(p, m))}), 1);
   Plan plan;
   ASSERT_TRUE(FindTunedPlan(p, m, &plan));
   // What the plan does not depend on.
-  Problem same = p;
+  Chain same = p;
   same.mid.kind = ActivationKind::kGelu, same.has_bias = same.has_residual = true, same.layout = Layout::kNCHW;
   EXPECT_TRUE(FindTunedPlan(same, m, &plan));
   const PlanKey key = PlanKeyOf(p, m);
-  Problem q = p;
+  Chain q = p;
   for (int64_t* field : {&q.N, &q.H, &q.W, &q.C, &q.M, &q.K, &q.R, &q.S, &q.stride_h, &q.stride_w, &q.dilation_h,
                          &q.dilation_w, &q.pad_top, &q.pad_left, &q.Ho, &q.Wo}) {
     ++*field;
@@ -104,8 +104,8 @@ TEST_F(TunedPlans, AreOfTheirProblemAndMachineAlone) {
   }
 }
 
-TEST_F(TunedPlans, TheLastLineOfAProblemCounts) {
-  const Problem p = SameProblem(1, 32, 32, 16, 64, 3);
+TEST_F(TunedPlans, TheLastLineOfAChainCounts) {
+  const Chain p = SameChain(1, 32, 32, 16, 64, 3);
   const Machine m;
   ASSERT_EQ(Load({TunedPlanLine(p, m, {4, 64, 1, false}), TunedPlanLine(p, m, {8, 64, 1, true})}), 1);
   Plan plan;
@@ -115,7 +115,7 @@ TEST_F(TunedPlans, TheLastLineOfAProblemCounts) {
 }
 
 TEST_F(TunedPlans, BadLinesAreLeftOutAndGoodOnesStay) {
-  const Problem p = SameProblem(1, 32, 32, 16, 64, 3);
+  const Chain p = SameChain(1, 32, 32, 16, 64, 3);
   const Machine m;
   const std::string good = TunedPlanLine(p, m, {4, 64, 1, false});
   const auto with = [&](const std::string& word, const std::string& changed) {
@@ -159,7 +159,7 @@ TEST_F(TunedPlans, BadLinesAreLeftOutAndGoodOnesStay) {
 }
 
 TEST_F(TunedPlans, FilesThatAreNone) {
-  const Problem p = SameProblem(1, 32, 32, 16, 64, 3);
+  const Chain p = SameChain(1, 32, 32, 16, 64, 3);
   const std::string good = TunedPlanLine(p, Machine(), {4, 64, 1, false});
   EXPECT_EQ(ReloadTunedPlans(false), 0) << "there is no file";
   ASSERT_EQ(Load({good}), 1);
@@ -195,7 +195,7 @@ TEST_F(TunedPlans, WhereTheFileIs) {
 }
 
 TEST(ApplyPlanChoice, SaysWhatIsWrong) {
-  const Problem p = SameProblem(1, 8, 8, 16, 40, 3);
+  const Chain p = SameChain(1, 8, 8, 16, 40, 3);
   Machine m;
   m.threads = 2;
   Plan plan;
@@ -207,7 +207,7 @@ TEST(ApplyPlanChoice, SaysWhatIsWrong) {
   EXPECT_EQ(ApplyPlanChoice(p, m, {64, 44, 2, true}, &plan),
             "block_channels must be 40 (K) or less and a multiple of 8, but is 44");
   EXPECT_EQ(ApplyPlanChoice(p, m, {64, 40, 3, true}, &plan), "threads must be 1 to 2, but is 3");
-  const Problem wide = SameProblem(1, 512, 512, 512, 40, 3);
+  const Chain wide = SameChain(1, 512, 512, 512, 40, 3);
   EXPECT_NE(ApplyPlanChoice(wide, m, {512 * 512, 40, 2, true}, &plan).find("for the scratch memory to stay below"),
             std::string::npos);
 }

@@ -1,6 +1,6 @@
-// Problems and machines for the tests of plans: drawn by a seed, the same everywhere.
-#ifndef DWSCONV_PLAN_TESTING_PROBLEMS_H_
-#define DWSCONV_PLAN_TESTING_PROBLEMS_H_
+// Chains and machines for the tests of plans: drawn by a seed, the same everywhere.
+#ifndef DWSCONV_PLAN_TESTING_CHAINS_H_
+#define DWSCONV_PLAN_TESTING_CHAINS_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -9,14 +9,14 @@
 #include <sstream>
 #include <string>
 
-#include "cc/core/problem.h"
+#include "cc/core/chain.h"
 #include "cc/plan/plan.h"
 
 namespace dwsconv {
 
 // A layer with padding SAME.
-inline Problem SameProblem(int64_t n, int64_t h, int64_t w, int64_t c, int64_t k, int64_t window, int64_t stride = 1) {
-  Problem p;
+inline Chain SameChain(int64_t n, int64_t h, int64_t w, int64_t c, int64_t k, int64_t window, int64_t stride = 1) {
+  Chain p;
   p.N = n, p.H = h, p.W = w, p.C = c, p.K = k;
   p.R = p.S = window;
   p.stride_h = p.stride_w = stride;
@@ -45,8 +45,8 @@ class Draw {
   std::mt19937_64 random_;
 };
 
-inline Problem RandomProblem(Draw* draw) {
-  Problem p;
+inline Chain RandomChain(Draw* draw) {
+  Chain p;
   p.N = draw->Size(64), p.H = draw->Size(300), p.W = draw->Size(300);
   p.C = draw->Size(2000), p.K = draw->Size(3000);
   p.M = draw->Coin() ? 1 : draw->Size(8);
@@ -82,7 +82,7 @@ inline Machine RandomMachine(Draw* draw) {
   return m;
 }
 
-inline std::string Told(const Problem& p, const Machine& m) {
+inline std::string Told(const Chain& p, const Machine& m) {
   std::ostringstream out;
   out << p.N << "x" << p.H << "x" << p.W << "x" << p.C << " M" << p.M << " -> " << p.Ho << "x" << p.Wo << "x" << p.K
       << ", window " << p.R << "x" << p.S << " stride " << p.stride_h << "," << p.stride_w << " dilation "
@@ -95,7 +95,8 @@ inline std::string Told(const Problem& p, const Machine& m) {
 inline bool operator==(const Plan& a, const Plan& b) {
   return a.block_pixels == b.block_pixels && a.block_channels == b.block_channels && a.tasks == b.tasks &&
          a.threads == b.threads && a.scratch_bytes == b.scratch_bytes && a.z_stride == b.z_stride &&
-         a.repeat_bytes == b.repeat_bytes && a.stream == b.stream;
+         a.repeat_bytes == b.repeat_bytes && a.stream == b.stream && a.rows == b.rows && a.channels == b.channels &&
+         a.by_channels == b.by_channels && a.a_bytes == b.a_bytes && a.z_bytes == b.z_bytes;
 }
 
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
@@ -106,4 +107,4 @@ inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
 
 }  // namespace dwsconv
 
-#endif  // DWSCONV_PLAN_TESTING_PROBLEMS_H_
+#endif  // DWSCONV_PLAN_TESTING_CHAINS_H_
