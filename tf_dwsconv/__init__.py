@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from tf_dwsconv._tf import registration
+from tf_dwsconv import _registration
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if where in _FRAMEWORK:
-        registration.bring(_FRAMEWORK[where])
+        _registration.bring(_FRAMEWORK[where])
     module = importlib.import_module(f"{__name__}.{where}")
     value = globals()[name] = module if name in _MODULES else getattr(module, name)
     return value
@@ -75,4 +75,4 @@ def build_info() -> dict[str, Any]:
     return info
 
 
-registration.install()
+_registration.install()

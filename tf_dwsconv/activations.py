@@ -19,7 +19,8 @@ import math
 import sys
 from typing import Any, NamedTuple
 
-from tf_dwsconv import _tf_keras
+# Dotted imports in the modules that all others need: they do not wait for the package, whose import may wait for these.
+from tf_dwsconv._tf_keras import function_message, is_of
 
 WORDS = (
     "none", "relu", "relu6", "hard_swish", "silu", "gelu", "leaky_relu", "sigmoid", "tanh", "elu", "mish", "gelu_tanh",
@@ -167,8 +168,8 @@ def require(activation: Any, argument: str) -> Fused:
     if activation is None:
         return NONE
     fused = parse(activation, argument)
-    if fused is None and _tf_keras.is_of(activation):
-        raise ValueError(_tf_keras.function_message(f"`{argument}` must be {_KINDS}; given {activation!r}"))
+    if fused is None and is_of(activation):
+        raise ValueError(function_message(f"`{argument}` must be {_KINDS}; given {activation!r}"))
     if fused is None:
         raise ValueError(f"`{argument}` must be {_KINDS}; given {activation!r}.")
     return fused

@@ -15,7 +15,7 @@ def model_of(*layers):
         y = L.MaxPooling2D()(L.DepthwiseConv2D(3, padding="same")(x))
         for layer in layers:
             y = layer(y)
-        return L.AveragePooling2D()(y)
+        return L.AveragePooling2D(2)(y)
 
     return functional(make)
 

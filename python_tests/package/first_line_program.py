@@ -1,6 +1,6 @@
 """Imports of this package in all orders, with TensorFlow and Keras in miniature: what `test_first_line.py` runs.
 
-The package is copied as a skeleton: `__init__` and `registration` as they are, of every other module the imports and
+The package is copied as a skeleton: `__init__` and `_registration` as they are, of every other module the imports and
 the names alone. TensorFlow and Keras are a few lines that import each other as the real ones do, and have their names
 at the end, so that nobody gets by with one that is half made. Thousands of orders then take seconds, and each finds a
 process in which nothing was imported before.
@@ -90,7 +90,7 @@ def write(folder: Path) -> None:
         target = folder / "tf_dwsconv" / path.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
         source = path.read_text(encoding="utf-8")
-        whole = path == PACKAGE / "__init__.py" or path.stem == "registration"
+        whole = path in (PACKAGE / "__init__.py", PACKAGE / "_tf" / "__init__.py", PACKAGE / "_registration.py")
         target.write_text(source if whole else skeleton(source), encoding="utf-8")
     for name, source in (("tensorflow", TENSORFLOW), ("keras", KERAS)):
         (folder / name).mkdir()
@@ -166,7 +166,7 @@ class Case:
     def _look(self) -> None:
         """All is registered, and nobody watches any more."""
         backend = self.environment.get("KERAS_BACKEND", "tensorflow")
-        registration = importlib.import_module("tf_dwsconv._tf.registration")
+        registration = importlib.import_module("tf_dwsconv._registration")
         needed = {*registration._MODULES["tensorflow"]}
         if backend != "torch":  # which is not installed, so there is no Keras
             needed |= {*registration._MODULES["keras"]} - ({"_tf.symbolic"} if backend == "jax" else set())

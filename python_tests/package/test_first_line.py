@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, check_python
 
 import tf_dwsconv
-from tf_dwsconv._tf import registration as _registration
+from tf_dwsconv import _registration
 
 MODULES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
@@ -29,8 +29,8 @@ PURE = [
     name
     for name in MODULES
     if name.split(".")[1:2] in ([], ["analysis"], ["native"], ["tune"], ["activations"])
-    or name.rpartition(".")[2] in ("_arguments", "_shapes", "_text", "_tf", "_tf_keras")
-    or name.split(".")[1:] in (["_tf", "library"], ["_tf", "onnx"], ["_tf", "registration"])
+    or name.rpartition(".")[2] in ("_arguments", "_registration", "_shapes", "_text", "_tf", "_tf_keras")
+    or name.split(".")[1:] in (["_tf", "library"], ["_tf", "onnx"])
 ]
 OTHERS = [f"import {name}" for name in MODULES if name not in PURE]
 NAMES = [f"from tf_dwsconv import {name}" for name in (*tf_dwsconv.__all__, "*")]
@@ -103,7 +103,7 @@ def test_other_ways_to_import(tmp_path):
     walk += "'__main__' in m.name or __import__(m.name)"
     orders = [[OURS, again], [OURS, again, KERAS], [walk], [walk, again], [KERAS, walk], [OURS, KERAS, again]]
     find = "import importlib.util\nassert importlib.util.find_spec('keras').name == 'keras'"
-    program = "import runpy; runpy.run_module('tf_dwsconv.layers.block', run_name='__main__')"
+    program = "import runpy; runpy.run_module('tf_dwsconv.block_layer', run_name='__main__')"
     unpickle = "import pickle; pickle.loads(b'\\x80\\x04ctf_dwsconv.block_layer\\nFusedConvBlock\\n.')"
     text = "import pydoc, tf_dwsconv; assert 'depthwise_sep_conv2d' in pydoc.render_doc(tf_dwsconv)"
     orders += [[OURS, find, KERAS], [program], [unpickle], [text]]

@@ -1,4 +1,8 @@
-"""What runs with TensorFlow: registration, the library, dispatch, the stock fallback, gradients, Keras' symbolic op.
+"""What runs with TensorFlow: the library, dispatch, the stock fallback, gradients, Keras' symbolic op.
 
-Importing this folder imports no framework; its modules do, but for `registration`, `library` and `onnx`.
+Importing this folder imports no framework; its modules do, but for `library` and `onnx`.
 """
+
+from tf_dwsconv import _registration
+
+_registration.watch(__name__)

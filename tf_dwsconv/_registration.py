@@ -30,18 +30,11 @@ from typing import Any, Optional
 # but those before it (a test reads them).
 _MODULES = {
     "tensorflow": (
-        "_tf.guard",
-        "_tf.convolutions",
-        "_tf.stock",
-        "_tf.signatures",
-        "_tf.dispatch",
-        "_tf.gradients",
+        "_tf.library", "_tf.guard", "_tf.convolutions", "_tf.stock", "_tf.signatures", "_tf.dispatch", "_tf.gradients",
         "ops",
     ),
     "keras": ("_tf.symbolic", "layers"),
-}
-_ROOM = __package__
-_PACKAGE = _ROOM.rpartition(".")[0]
+}  # fmt: skip
 # TensorFlow and Keras where they have run to their end, though their import may not be over.
 _ran: set[str] = set()
 _searching = threading.local()
@@ -49,13 +42,17 @@ _searching = threading.local()
 
 def install() -> None:
     """Registers with what is imported already, and waits for what is not."""
-    for name in (_PACKAGE, _ROOM):
-        sys.modules[name].__class__ = _Package
+    watch(__package__)
     if not _watchers():
         sys.meta_path.insert(0, _Watcher())
     for framework in _MODULES:
         _wait_for_others(framework)
     settle()
+
+
+def watch(package: str) -> None:
+    """Goes on with what is left whenever a module of a package is made."""
+    sys.modules[package].__class__ = _Package
 
 
 def bring(framework: str) -> None:
@@ -87,13 +84,14 @@ def _settle() -> bool:
     tensorflow, keras = (_is_whole(name) for name in _MODULES)
     modules: list[str] = []
     if tensorflow:
-        importlib.import_module(f"{_ROOM}.library").load()
         modules += _MODULES["tensorflow"]
+        if _make(f"{__package__}.{modules[0]}"):
+            sys.modules[f"{__package__}.{modules[0]}"].load()
     if keras and sys.modules["keras"].config.backend() != "tensorflow":
         modules += _MODULES["keras"][1:]  # the layers refuse, and say why, where somebody makes one
     elif keras and tensorflow:
         modules += _MODULES["keras"]
-    return all(_make(f"{_PACKAGE}.{name}") for name in modules) and tensorflow and keras
+    return all(_make(f"{__package__}.{name}") for name in modules) and tensorflow and keras
 
 
 def _make(name: str) -> bool:
@@ -137,7 +135,7 @@ class _Package(types.ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        made = f"{self.__name__}.{name}".removeprefix(f"{_PACKAGE}.")
+        made = f"{self.__name__}.{name}".removeprefix(f"{__package__}.")
         if any(made in names for names in _MODULES.values()) and _watchers():
             settle()
 
