@@ -31,7 +31,7 @@ if [[ -z ${DWSCONV_CUDA_ARCHS:-} ]]; then
   export DWSCONV_CUDA_ARCHS=$capability
 fi
 library=build/cuda/libdwsconv_cuda.so
-export PYTHONPATH=$PWD/python_tests/cuda:$PWD/python_tests/support PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD/python_tests/cuda:$PWD/python_tests/support:$PWD/examples PYTHONUNBUFFERED=1
 failed=0
 note() { echo "| $1 | $2 | ${3:-} |" >>"$out/summary.md"; }
 # step NAME SECONDS COMMAND...: its output goes to OUT/NAME.log, its outcome to the summary.

@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = ("op", "layer", "gradient", "block", "network", "convert", "native", "plan", "analysis", "cuda")
 SUBJECTS += ("examples", "package")
 _FOLDERS = [str(ROOT / "python_tests" / name) for name in ("", "support", *SUBJECTS)]
+_FOLDERS.append(str(ROOT / "examples"))  # for `common`: the table of layers
 sys.path[:0] = [folder for folder in _FOLDERS if folder not in sys.path]
 # Modules of the example programs, as the programs find them.
-sys.path += [str(ROOT / "examples" / name) for name in ("", "demo", "training", "serving", "benchmarks")]
+sys.path += [str(ROOT / "examples" / name) for name in ("demo", "training", "serving", "benchmarks")]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

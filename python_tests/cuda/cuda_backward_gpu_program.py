@@ -79,7 +79,7 @@ def checks(library, count: int, small: bool):
         shape, dtype, math, path, wanted, tile = cases.draw_case(seed)
         options = {"path": path, "wanted": wanted, "tile": tile, "offset": path != "fused" and seed % 2}
         yield f"random {seed}", lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
-    for n, h, w, c, k, size, stride in [] if small else LAYERS:
+    for n, h, w, c, k, size, stride in [] if small else LAYERS.values():
         letters = dict(zip("NHWCMKRS", (n, h, w, c, 1, k, size, size)))
         shape = {**letters, **fused, "strides": (stride, stride), "seed": 1}
         for dtype, math in cuda_cases.KINDS:

@@ -16,6 +16,7 @@ import cuda_cases
 import numpy as np
 import reference
 import torch
+from common.layer_table import LAYERS as TABLE
 from cuda_library import Library, call_of, tensors_of
 
 GUARD = 256  # elements on either side of a tensor: keeps it aligned to 16 bytes
@@ -84,22 +85,8 @@ def compare(library, shape, dtype, math, **options) -> str:
     return plan.text
 
 
-# Layers of real sizes, on the path that the planner takes: N H W C K kernel stride.
-LAYERS = [
-    (2, 112, 112, 32, 64, 3, 1),
-    (2, 112, 112, 64, 128, 3, 2),
-    (2, 56, 56, 128, 128, 3, 1),
-    (2, 28, 28, 256, 256, 3, 1),
-    (2, 14, 14, 512, 512, 3, 1),
-    (4, 7, 7, 1024, 1024, 3, 1),
-    (1, 224, 224, 128, 128, 3, 1),
-    (2, 19, 19, 728, 728, 3, 1),
-    (1, 512, 512, 3, 64, 3, 1),
-    (2, 56, 56, 144, 24, 3, 1),
-    (2, 14, 14, 480, 112, 5, 1),
-    (1, 56, 56, 96, 384, 7, 1),
-    (1, 14, 14, 384, 1536, 7, 1),
-]
+# Layers of real sizes, on the path that the planner takes; one or two images of each.
+LAYERS = {layer[1:]: layer._replace(N=1 if layer.H > 200 or layer.kernel_size > 5 else 2) for layer in TABLE.values()}
 
 
 def checks(library, cases: int, small: bool):
@@ -116,7 +103,7 @@ def checks(library, cases: int, small: bool):
         shape, dtype, math, path, cut = cuda_cases.draw_case(seed)
         options = {"path": path, **cut, "offset": seed % 2, "in_place": seed % 5 == 0}
         yield f"random {seed}", lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
-    for n, h, w, c, k, size, stride in [] if small else LAYERS:
+    for n, h, w, c, k, size, stride in [] if small else LAYERS.values():
         shape = {
             **dict(zip("NHWCMKRS", (n, h, w, c, 1, k, size, size))),
             **fused,

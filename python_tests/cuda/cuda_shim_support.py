@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+import pytest
 from conftest import ROOT
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -21,7 +22,8 @@ def build_shim() -> Path:
     return ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so"
 
 
-def count_conflicts(library: Any) -> Callable[[], int]:
+@pytest.fixture
+def conflicts(library: Any) -> Callable[[], int]:
     """Counts, from now on, the matrix loads whose rows share banks of shared memory."""
     count = library.handle.dwsconv_shim_bank_conflicts
     count.restype = ctypes.c_int64

@@ -11,18 +11,13 @@ import pytest
 import reference
 from cuda_backward_library import GRADIENTS, BackwardCall, BackwardLibrary, backward_call_of
 from cuda_library import Call, tensors_of
-from cuda_shim_support import Fenced, build_shim, count_conflicts
+from cuda_shim_support import Fenced, build_shim, conflicts  # noqa: F401
 from native_support import guarded
 
 
 @pytest.fixture(scope="module")
 def library():
     return BackwardLibrary(build_shim())
-
-
-@pytest.fixture
-def conflicts(library):
-    return count_conflicts(library)
 
 
 class NoRoomError(Exception):

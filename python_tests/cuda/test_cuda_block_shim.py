@@ -14,18 +14,13 @@ import numpy as np
 import pytest
 from cuda_block_library import BlockCall, BlockLibrary
 from cuda_cases import KINDS, NUMPY, WORDS
-from cuda_shim_support import Fenced, build_shim, count_conflicts
+from cuda_shim_support import Fenced, build_shim, conflicts  # noqa: F401
 from native_support import guarded
 
 
 @pytest.fixture(scope="module")
 def library():
     return BlockLibrary(build_shim())
-
-
-@pytest.fixture
-def conflicts(library):
-    return count_conflicts(library)
 
 
 def call_of(library, block, **options):

@@ -14,18 +14,13 @@ import pytest
 import reference
 from conftest import ROOT
 from cuda_library import Call, Library, call_of, tensors_of
-from cuda_shim_support import Fenced, build_shim, count_conflicts
+from cuda_shim_support import Fenced, build_shim, conflicts  # noqa: F401
 from native_support import guarded
 
 
 @pytest.fixture(scope="module")
 def library():
     return Library(build_shim())
-
-
-@pytest.fixture
-def conflicts(library):
-    return count_conflicts(library)
 
 
 class NoRoomError(Exception):

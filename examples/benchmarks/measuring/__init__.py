@@ -1,1 +1,1 @@
-"""What the benchmark programs of examples/ share: timing, the machine, layers and networks of peers, plots, records."""
+"""What the benchmark programs share: the machine, layers and networks of peers, tables, plots, the page."""

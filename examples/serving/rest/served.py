@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
 import tf_dwsconv  # noqa: F401  registers the ops that the graph holds
 
@@ -81,7 +82,7 @@ class Served:
 def _described(spec: tf.TensorSpec) -> dict[str, Any]:
     sizes = [] if spec.shape.rank is None else [-1 if size is None else size for size in spec.shape]
     shape = {"dim": [{"size": str(size), "name": ""} for size in sizes], "unknown_rank": spec.shape.rank is None}
-    return {"dtype": f"DT_{spec.dtype.name.upper()}", "tensor_shape": shape, "name": spec.name}
+    return {"dtype": types_pb2.DataType.Name(spec.dtype.as_datatype_enum), "tensor_shape": shape, "name": spec.name}
 
 
 def _inputs(signature: Any) -> dict[str, tf.TensorSpec]:

@@ -1,1 +1,1 @@
-"""What the training programs of examples/ share: data, networks, records of a run, workers."""
+"""What the training programs share: data, networks, backups, workers."""
