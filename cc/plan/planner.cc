@@ -31,6 +31,11 @@ int64_t InputRows(const Chain& p, int64_t pixels) {
   return std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
 }
 
+// The columns of them: all, or those below a part of a row.
+int64_t InputColumns(const Chain& p, int64_t pixels) {
+  return pixels >= p.Wo ? p.W : std::min(p.W, (pixels - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1);
+}
+
 // How a block of pixels fares in the model.
 struct Cost {
   double cycles = 0;  // until the last thread ends
@@ -129,7 +134,8 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
     plan.stream = stream;
     FinishPlan(chain, machine, &plan);
     // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
-    const int64_t rows_bytes = InputRows(chain, block_pixels) * chain.W * chain.C * SizeOf(chain.dtype);
+    const int64_t rows_bytes =
+        InputRows(chain, block_pixels) * InputColumns(chain, block_pixels) * chain.C * SizeOf(chain.dtype);
     // The first and smallest block is taken whatever it needs: some plan there must be.
     if (least >= 0 && (plan.scratch_bytes > most || plan.scratch_bytes + rows_bytes > room)) return;
     const double cycles = Model(chain, machine, plan).cycles;

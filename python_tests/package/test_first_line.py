@@ -181,9 +181,10 @@ def test_with_the_real_ones(first, environment):
     assert "all is there" in check_python(first + CHECK, **environment)
 
 
-def test_spawned_workers():
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers(method):
     """A worker's first line is what unpickles its task."""
-    program = """
+    program = f"""
 import multiprocessing, pickle, sys
 import tf_dwsconv
 
@@ -191,7 +192,7 @@ class Task:  # becomes a layer's class in the worker, without importing it here
     def __reduce__(self):
         return pickle.loads, (b"\\x80\\x04ctf_dwsconv.block_layer\\nFusedConvBlock\\n.",)
 
-with multiprocessing.get_context("spawn").Pool(1) as pool:
+with multiprocessing.get_context("{method}").Pool(1) as pool:
     print(pool.apply(str, (Task(),)))
 assert "tensorflow" not in sys.modules
 """

@@ -229,7 +229,25 @@ std::string BackwardChannelsFirst(const Chain& chain, const BackwardBuffers& buf
 
 }  // namespace
 
+std::string BackwardRefuses(const Chain& chain) {
+  const struct {
+    bool there;
+    const char* what;
+  } others[] = {{chain.E > 0, "an expansion"},
+                {!chain.has_depthwise, "no depthwise convolution"},
+                {!chain.has_project, "no projection"},
+                {chain.normalize, "a norm"},
+                {chain.has_gate, "a gate"},
+                {chain.mid.kind == ActivationKind::kPRelu || chain.out.kind == ActivationKind::kPRelu, "prelu"}};
+  for (const auto& other : others) {
+    if (other.there) return std::string("there is no backward pass of a chain with ") + other.what;
+  }
+  return "";
+}
+
 std::string Backward(const Chain& chain, const BackwardBuffers& buffers, const BackwardOptions& options) {
+  const std::string refused = BackwardRefuses(chain);
+  if (!refused.empty()) return refused;
   if (chain.N == 0 || chain.output_pixels() == 0) {
     ZeroGradients(chain, buffers);
     return "";

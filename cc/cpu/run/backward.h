@@ -19,6 +19,10 @@ struct BackwardOptions {
   const BackwardPlan* plan = nullptr;  // in the place of the planner's
 };
 
+// Why there is no backward pass for a chain, or "": it takes a depthwise convolution and a projection, and no other
+// stage but the residual.
+std::string BackwardRefuses(const Chain& chain);
+
 // Computes the gradients whose buffers are not null. Z is computed again, nothing of the forward pass but its input and
 // (for some activations) its output is read. The same bits for any number of threads and from run to run. Returns "" or
 // what went wrong (memory). Never throws; gradients of an empty batch are zeros.
