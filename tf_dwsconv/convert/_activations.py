@@ -232,13 +232,8 @@ _UNARY: dict[str, Callable] = {
 
 # TensorFlow's ops whose names differ from those of Keras.
 _TENSORFLOW = {
-    "AddV2": "Add",
-    "Sub": "Subtract",
-    "Mul": "Multiply",
-    "RealDiv": "Divide",
-    "Pow": "Power",
-    "Neg": "Negative",
-}
+    "AddV2": "Add", "Sub": "Subtract", "Mul": "Multiply", "RealDiv": "Divide", "Pow": "Power", "Neg": "Negative",
+}  # fmt: skip
 
 _traced: Any = weakref.WeakKeyDictionary()
 
