@@ -216,11 +216,5 @@ def of_layer(layer: Any, padding: Any, **others: Any) -> Attributes:
     if not isinstance(padding, str):
         pads = (*padding[0], *padding[1])
         explicit = (0, 0, *pads, 0, 0) if channels_last else (0, 0, 0, 0, *pads)
-    return Attributes(
-        tuple(layer.strides),
-        tuple(layer.dilation_rate),
-        "EXPLICIT" if explicit else padding.upper(),
-        explicit,
-        "NHWC" if channels_last else "NCHW",
-        **others,
-    )
+    steps, word = (tuple(layer.strides), tuple(layer.dilation_rate)), "EXPLICIT" if explicit else padding.upper()
+    return Attributes(*steps, word, explicit, "NHWC" if channels_last else "NCHW", **others)

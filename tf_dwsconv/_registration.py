@@ -9,6 +9,9 @@ before it. None of them may be half made then. But a user's line may begin with 
 imports Keras, and so brings us here. So `settle` stops at one that is being made, and goes on when it is whole
 (`_Package`). All is registered when the user's line is over.
 
+This module is on top of the package and not in `_tf`: a thread whose first line imports a module of `_tf` holds that
+folder's lock while it waits for the package.
+
 Threads: `settle` runs while Python holds the lock of the module whose import brought it here, Keras say. Another thread
 may be at the beginning of one of our modules, hold its lock, and wait for Keras. Python finds such circles. Either it
 lets that thread go on with Keras as it is, which is whole but for its lock; or it lets our import fail, and `settle`

@@ -156,17 +156,13 @@ def _from_output(activation: Fused, y: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
         return tf.where((y > 0) & (y < activation.max_value), grad, tf.zeros_like(grad))
     if word == "elu":
         return tf.where(y > 0, grad, grad * (y + activation.alpha))
-    if word == "relu":
-        return tf.raw_ops.ReluGrad(gradients=grad, features=y)
-    if word == "relu6":
-        return tf.raw_ops.Relu6Grad(gradients=grad, features=y)
     if word == "leaky_relu":
         return tf.raw_ops.LeakyReluGrad(gradients=grad, features=y, alpha=activation.alpha)
-    if word == "sigmoid":
-        return tf.raw_ops.SigmoidGrad(y=y, dy=grad)
-    if word == "tanh":
-        return tf.raw_ops.TanhGrad(y=y, dy=grad)
-    return grad
+    if word in ("relu", "relu6"):
+        op = tf.raw_ops.ReluGrad if word == "relu" else tf.raw_ops.Relu6Grad
+        return op(gradients=grad, features=y)
+    op = tf.raw_ops.SigmoidGrad if word == "sigmoid" else tf.raw_ops.TanhGrad
+    return op(y=y, dy=grad)
 
 
 def _rounded(number: float, dtype: tf.DType) -> float:

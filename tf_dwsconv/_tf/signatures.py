@@ -118,15 +118,10 @@ def _places(op: Any, names: tuple, is_list: Any) -> dict[str, int]:
 
 
 def _attributes(op: Any) -> Attributes:
-    return Attributes(
-        tuple(op.get_attr("strides")),
-        tuple(op.get_attr("dilations")),
-        _text(op.get_attr("padding")),
-        tuple(op.get_attr("explicit_paddings")),
-        _text(op.get_attr("data_format")),
-        _read_activation(op, "depthwise_"),
-        _read_activation(op, ""),
-    )
+    strides, dilations, explicit = (tuple(op.get_attr(n)) for n in ("strides", "dilations", "explicit_paddings"))
+    padding, data_format = (_text(op.get_attr(name)) for name in ("padding", "data_format"))
+    both = _read_activation(op, "depthwise_"), _read_activation(op, "")
+    return Attributes(strides, dilations, padding, explicit, data_format, *both)
 
 
 def _read_activation(op: Any, stage: str) -> Fused:

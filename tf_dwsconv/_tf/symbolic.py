@@ -63,13 +63,7 @@ def call(x: Any, tensors: Tensors, attributes: Attributes, name: Optional[str]) 
     if padding == "EXPLICIT":
         numbers = attributes.explicit_paddings
         padding = [list(numbers[i : i + 2]) for i in range(0, 8, 2)]
-    operation = DepthwiseSepConv2DOp(
-        attributes.strides,
-        padding,
-        attributes.dilations,
-        attributes.data_format,
-        spelled(attributes.depthwise_activation),
-        spelled(attributes.activation),
-        name=name,
-    )
+    words = spelled(attributes.depthwise_activation), spelled(attributes.activation)
+    options = attributes.strides, padding, attributes.dilations, attributes.data_format, *words
+    operation = DepthwiseSepConv2DOp(*options, name=name)
     return operation.symbolic_call(*given.values())

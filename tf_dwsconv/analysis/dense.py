@@ -139,28 +139,14 @@ def lifted_nest(problem: Problem, precisions=(1, 1, 1), kind="dense"):
             f"problem must have dilation 1 to split its filter loops at the stride, got {problem.dilation}"
         )
     (sh, sw), dense = problem.stride, kind == "dense"
-    bounds = {
-        "N": problem.N,
-        "C": problem.C if dense else problem.CM,
-        "K": problem.K,
-        "Wo": problem.Wo,
-        "Ho": problem.Ho,
-        "qw": -(-problem.S // sw),
-        "rw": min(sw, problem.S),
-        "qh": -(-problem.R // sh),
-        "rh": min(sh, problem.R),
-    }
-    taps = ("qw", "rw", "qh", "rh")
-    if not dense:
-        del bounds["K"]
-    return nests.LoopNest(
-        bounds,
-        (
-            nests.Array("I", ("N", "C", nests.Window("Wo", "qw"), "rw", nests.Window("Ho", "qh"), "rh"), words=p[0]),
-            nests.Array("F", ("C", "K", *taps) if dense else ("C", *taps), words=p[1]),
-            nests.Array("O", ("N", "K" if dense else "C", "Wo", "Ho"), words=p[2]),
-        ),
+    channels = {"C": problem.C, "K": problem.K} if dense else {"C": problem.CM}
+    taps = {"qw": -(-problem.S // sw), "rw": min(sw, problem.S), "qh": -(-problem.R // sh), "rh": min(sh, problem.R)}
+    arrays = (
+        nests.Array("I", ("N", "C", nests.Window("Wo", "qw"), "rw", nests.Window("Ho", "qh"), "rh"), words=p[0]),
+        nests.Array("F", (*channels, *taps), words=p[1]),
+        nests.Array("O", ("N", "K" if dense else "C", "Wo", "Ho"), words=p[2]),
     )
+    return nests.LoopNest({"N": problem.N, **channels, "Wo": problem.Wo, "Ho": problem.Ho, **taps}, arrays)
 
 
 def conv_blocking(problem: Problem, memory, precisions=(1, 1, 1), kind="dense"):

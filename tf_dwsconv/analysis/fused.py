@@ -158,15 +158,9 @@ def _traffic(problem, bp, bk, bc, order, windows, widest):
     nk = -(-problem.K // bk)
     n = problem.sizes
     x_times, p_times = _fetches(order, np_, nk, bc == problem.C)
-    return FusedTraffic(
-        x=int(x_times) * problem.N * windows * problem.C,
-        d=n["D"],
-        p=int(p_times) * n["P"],
-        y=n["Y"],
-        pixel_blocks=np_,
-        channel_blocks=nk,
-        tile={"X": widest * bc, "Z": bp * bc * problem.M, "D": n["D"], "P": bc * problem.M * bk, "Y": bp * bk},
-    )
+    tile = {"X": widest * bc, "Z": bp * bc * problem.M, "D": n["D"], "P": bc * problem.M * bk, "Y": bp * bk}
+    x, p = int(x_times) * problem.N * windows * problem.C, int(p_times) * n["P"]
+    return FusedTraffic(x, n["D"], p, n["Y"], np_, nk, tile)
 
 
 def _fetches(order, np_, nk, whole):

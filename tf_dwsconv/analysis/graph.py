@@ -67,16 +67,6 @@ def _call(graph, node, batch_size, prefix, filters):
             f"model must have a fixed input size for its costs to be known, but layer {layer.name!r} has "
             f"an input of shape {tuple(tensor.shape)}"
         )
-    problem = Problem(
-        n or batch_size,
-        height,
-        width,
-        channels,
-        filters or 1,
-        *layer.kernel_size,
-        M=layer.depth_multiplier,
-        stride=tuple(layer.strides),
-        dilation=tuple(layer.dilation_rate),
-        padding=padding,
-    )
+    sizes = n or batch_size, height, width, channels, filters or 1, *layer.kernel_size, layer.depth_multiplier
+    problem = Problem(*sizes, tuple(layer.strides), tuple(layer.dilation_rate), padding)
     return Call(prefix + layer.name, "dws" if filters else "depthwise", problem, layer.compute_dtype)

@@ -50,17 +50,9 @@ def fused_nest(problem: Problem):
     """
     check_problem(problem)
     bounds, across, down = _loops(problem)
-    return LoopNest(
-        {**bounds, "K": problem.K},
-        (
-            Array("X", ("N", "C", across, down)),
-            Array("D", ("C", "S", "R")),
-            Array("Z", ("N", "C", "Wo", "Ho")),
-            Array("P", ("C", "K")),
-            Array("Y", ("N", "Wo", "Ho", "K")),
-        ),
-        prefer=("S", "R", "C", "Wo", "Ho", "N", "K"),
-    )
+    halves = Array("X", ("N", "C", across, down)), Array("D", ("C", "S", "R")), Array("Z", ("N", "C", "Wo", "Ho"))
+    arrays = (*halves, Array("P", ("C", "K")), Array("Y", ("N", "Wo", "Ho", "K")))
+    return LoopNest({**bounds, "K": problem.K}, arrays, prefer=("S", "R", "C", "Wo", "Ho", "N", "K"))
 
 
 def _loops(problem):

@@ -231,6 +231,11 @@ class Problem:
         return self.N * self.Ho * self.Wo
 
     @property
+    def shapes(self):
+        """The shapes of X, D and P as the kernels take them."""
+        return (self.N, self.H, self.W, self.C), (self.R, self.S, self.C, self.M), (1, 1, self.CM, self.K)
+
+    @property
     def sizes(self):
         """Elements of each array, by its letter."""
         return {

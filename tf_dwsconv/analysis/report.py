@@ -85,17 +85,9 @@ def report_layer(problem: Problem, name=None, *, kind="dws", dtype="float32", fa
         # Every other argument is checked by now: what is left to raise is that not even one pixel fits.
         with contextlib.suppress(ValueError):
             tiling = fused_tiling(problem, memory, quanta=_QUANTA)
-    return LayerReport(
-        name or str(problem),
-        problem,
-        kind,
-        dtype,
-        cost,
-        unfused,
-        bound * cost.itemsize,
-        tiling,
-        None if machine is None else roofline_seconds(cost, machine),
-    )
+    seconds = None if machine is None else roofline_seconds(cost, machine)
+    layer = name or str(problem), problem, kind, dtype
+    return LayerReport(*layer, cost, unfused, bound * cost.itemsize, tiling, seconds)
 
 
 HEADERS = (
@@ -170,10 +162,8 @@ def summary(model, *, batch_size=1, dtype=None, fast_bytes=1 << 20, machine=None
         raise TypeError(f"model must be a keras.Model, got {type(model).__name__}")
     batch_size = integer("batch_size", batch_size)
     options = {"fast_bytes": fast_bytes, "machine": machine}
-    return ModelSummary(
-        model.name,
-        tuple(
-            report_layer(call.problem, call.name, kind=call.kind, dtype=dtype or call.dtype, **options)
-            for call in dws_calls(model, batch_size)
-        ),
-    )
+    layers = [
+        report_layer(call.problem, call.name, kind=call.kind, dtype=dtype or call.dtype, **options)
+        for call in dws_calls(model, batch_size)
+    ]
+    return ModelSummary(model.name, tuple(layers))

@@ -14,17 +14,9 @@ from tf_dwsconv.analysis.report import format_table
 
 # Layers of MobileNetV1, Xception, MobileNetV2, ConvNeXt and of the report, where none is asked for.
 _SHAPES = (
-    "1,112,112,32,64",
-    "8,56,56,128,128",
-    "8,28,28,256,256",
-    "8,28,28,256,512,3,2",
-    "8,14,14,512,512",
-    "8,7,7,1024,1024",
-    "8,19,19,728,728",
-    "8,56,56,144,24",
-    "4,56,56,96,384,7",
-    "1,512,512,3,64",
-)
+    "1,112,112,32,64", "8,56,56,128,128", "8,28,28,256,256", "8,28,28,256,512,3,2", "8,14,14,512,512",
+    "8,7,7,1024,1024", "8,19,19,728,728", "8,56,56,144,24", "4,56,56,96,384,7", "1,512,512,3,64",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +74,8 @@ def layer_traffic(problem, dtype="float32", *, isa=None, l1d_bytes=0, l2_bytes=0
 
     p = check_problem(problem)
     padding = p.padding if isinstance(p.padding, str) else list(p.padding)
-    told = native.traffic(
-        (p.N, p.H, p.W, p.C),
-        (p.R, p.S, p.C, p.M),
-        (1, 1, p.CM, p.K),
-        strides=p.stride,
-        padding=padding,
-        dilations=p.dilation,
-        dtype=dtype,
-        isa=isa,
-        l1d_bytes=l1d_bytes,
-        l2_bytes=l2_bytes,
-        l3_bytes=l3_bytes,
-    )
+    options = {"strides": p.stride, "padding": padding, "dilations": p.dilation, "dtype": dtype, "isa": isa}
+    told = native.traffic(*p.shapes, l1d_bytes=l1d_bytes, l2_bytes=l2_bytes, l3_bytes=l3_bytes, **options)
     beyond, memory, item = told["beyond_l2"], told["memory"], itemsize(dtype)
     fast = (l2_bytes or native.cpu_info()["l2_bytes"] or 1 << 20) // item
     return LayerTraffic(

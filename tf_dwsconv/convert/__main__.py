@@ -72,35 +72,31 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return given
 
 
-class _FailureError(Exception):
-    """What went wrong, in one line."""
-
-
 def _check_paths(given: argparse.Namespace) -> None:
     """Looks at all files before anything is computed."""
     source = Path(given.input)
     if not source.exists():
-        raise _FailureError(f"there is no file {given.input!r}")
+        raise ValueError(f"there is no file {given.input!r}")
     if source.is_dir():
-        raise _FailureError(f"{given.input!r} is a folder; the input must be a .keras file")
+        raise ValueError(f"{given.input!r} is a folder; the input must be a .keras file")
     for target in (given.output, given.export):
         if target is None:
             continue
         folder = Path(target).absolute().parent
         if not folder.is_dir():
-            raise _FailureError(f"there is no folder {str(folder)!r} to write {target!r} to")
+            raise ValueError(f"there is no folder {str(folder)!r} to write {target!r} to")
         if not os.access(folder, os.W_OK):
-            raise _FailureError(f"the folder {str(folder)!r} of {target!r} cannot be written to")
+            raise ValueError(f"the folder {str(folder)!r} of {target!r} cannot be written to")
         if Path(target).exists() and not given.overwrite:
             same = " (it is the input)" if Path(target).samefile(source) else ""
-            raise _FailureError(f"{target!r} exists{same}; --overwrite writes over it")
+            raise ValueError(f"{target!r} exists{same}; --overwrite writes over it")
     if given.output is not None and Path(given.output).is_dir():
-        raise _FailureError(f"{given.output!r} is a folder")
+        raise ValueError(f"{given.output!r} is a folder")
     if given.export is not None and Path(given.export).exists():
         if not Path(given.export).is_dir():
-            raise _FailureError(f"{given.export!r} is a file; --export writes a folder")
+            raise ValueError(f"{given.export!r} is a file; --export writes a folder")
         if any(Path(given.export).iterdir()) and not (Path(given.export) / "saved_model.pb").exists():
-            raise _FailureError(f"{given.export!r} is no SavedModel, and would be deleted; name another folder")
+            raise ValueError(f"{given.export!r} is no SavedModel, and would be deleted; name another folder")
 
 
 def _load(given: argparse.Namespace) -> Any:
@@ -110,7 +106,7 @@ def _load(given: argparse.Namespace) -> Any:
     with open(given.input, "rb") as file:
         start = file.read(4)
     if start[:2] != b"PK" and start != b"\x89HDF":
-        raise _FailureError(f"{given.input!r} is no Keras file")
+        raise ValueError(f"{given.input!r} is no Keras file")
     try:
         return keras.saving.load_model(given.input, compile=False, safe_mode=not given.unsafe)
     except Exception as error:  # of the file, of Keras, and of whatever the model is made of
@@ -119,7 +115,7 @@ def _load(given: argparse.Namespace) -> Any:
             words = "it holds Python code, as of a Lambda layer; if you trust it, --unsafe runs that"
         elif "--module" not in words and ("custom" in words and "register" in words):
             words = f"{words[:300]} (--module imports the module that does)"
-        raise _FailureError(f"{given.input!r} cannot be loaded: {words[:500] or type(error).__name__}") from error
+        raise ValueError(f"{given.input!r} cannot be loaded: {words[:500] or type(error).__name__}") from error
 
 
 def _convert(model: Any, given: argparse.Namespace) -> tuple[Any, str]:

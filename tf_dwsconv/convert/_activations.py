@@ -111,12 +111,9 @@ def of_one_call(node: Any) -> Optional[Fused]:
 
 
 def _of_layer(layer: Any) -> Optional[Fused]:
-    if type(layer) in (L.Activation, L.ReLU, L.LeakyReLU, L.ELU):
-        fused = activations.parse(layer)
-        if fused is None and type(layer) is L.Activation:
-            fused = of_function(layer.activation)
-        return fused
-    return None
+    if type(layer) is L.Activation:
+        return of_function(layer.activation)
+    return activations.parse(layer) if type(layer) in (L.ReLU, L.LeakyReLU, L.ELU) else None
 
 
 def of_function(function: Any) -> Optional[Fused]:
@@ -232,13 +229,8 @@ _UNARY: dict[str, Callable] = {
 
 # TensorFlow's ops whose names differ from those of Keras.
 _TENSORFLOW = {
-    "AddV2": "Add",
-    "Sub": "Subtract",
-    "Mul": "Multiply",
-    "RealDiv": "Divide",
-    "Pow": "Power",
-    "Neg": "Negative",
-}
+    "AddV2": "Add", "Sub": "Subtract", "Mul": "Multiply", "RealDiv": "Divide", "Pow": "Power", "Neg": "Negative",
+}  # fmt: skip
 
 _traced: Any = weakref.WeakKeyDictionary()
 

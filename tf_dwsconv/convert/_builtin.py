@@ -226,8 +226,8 @@ class _Stages:
             kinds = ("initializer", "regularizer", "constraint")
             return {f"{new}_{kind}": getattr(layer, f"{old}_{kind}") for kind in kinds}
 
-        between = settings("depthwise", "depthwise"), settings("bias", "depthwise_bias")
-        self._depthwise(layer.depthwise_activation, padding, **between[0], **between[1])
+        first = settings("depthwise", "depthwise"), settings("bias", "depthwise_bias")
+        self._depthwise(layer.depthwise_activation, padding, **first[0], **first[1])
         last = settings("kernel", "pointwise"), settings("bias", "bias")
         self._convolution(
             L.Conv2D, "project", (layer.pointwise_kernel, layer.bias), layer.activation, "activation",

@@ -87,15 +87,8 @@ def function_again(function: Any) -> tuple[Any, Callable[[], None]]:
 
 def _lambda_again(layer: Any) -> Any:
     """A Lambda layer around the same function, which need not survive serialization."""
-    return keras.layers.Lambda(
-        layer.function,
-        output_shape=layer._output_shape,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=layer.name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-    )
+    options = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    return keras.layers.Lambda(layer.function, layer._output_shape, layer.mask, layer.arguments, **options)
 
 
 @contextlib.contextmanager

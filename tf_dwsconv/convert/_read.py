@@ -114,8 +114,8 @@ def halves(layer: Any, rank: int = 4) -> Optional[tuple[Convolution, Optional[Co
     if type(layer) is L.DepthwiseConv1D:
         return _convolution(layer, array(layer.kernel)[axes], layer.activation, layer.bias, depthwise=True), None
     is_ours = type(layer) is DepthwiseSepConv2D
-    between, bias = (layer.depthwise_activation, layer.depthwise_bias) if is_ours else (None, None)
-    first = _convolution(layer, array(layer.depthwise_kernel)[axes], between, bias, depthwise=True)
+    activation, bias = (layer.depthwise_activation, layer.depthwise_bias) if is_ours else (None, None)
+    first = _convolution(layer, array(layer.depthwise_kernel)[axes], activation, bias, depthwise=True)
     return first, _convolution(layer, array(layer.pointwise_kernel)[axes], layer.activation, layer.bias)
 
 

@@ -193,9 +193,13 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
         if self.expand_filters is None and self.expand_activation.word != "none":
             raise ValueError("`expand_activation` belongs to the expansion; give `expand_filters` with it.")
 
+    @property
+    def _inputs(self) -> list[str]:
+        return ["x", *(["gate"] if self.gated else []), *(["residual"] if self.residual else [])]
+
     def _split(self, inputs: Any) -> dict[str, Any]:
         """What the layer was called with, by name: tensors or shapes."""
-        names = ["x", *(["gate"] if self.gated else []), *(["residual"] if self.residual else [])]
+        names = self._inputs
         is_list = isinstance(inputs, (list, tuple)) and not _is_shape(inputs)
         if len(names) == 1 and not (is_list and len(inputs) == 1):
             inputs, is_list = [inputs], True

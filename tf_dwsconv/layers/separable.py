@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import keras
@@ -198,15 +199,9 @@ class _Call(NamedTuple):
     after: Any
 
 
-def _settings(layer: DepthwiseSepConv2D) -> tuple:
-    return (
-        layer.strides,
-        layer.dilation_rate,
-        layer.padding,
-        layer.data_format,
-        layer.depthwise_activation,
-        layer.activation,
-    )
+_settings = operator.attrgetter(
+    "strides", "dilation_rate", "padding", "data_format", "depthwise_activation", "activation"
+)
 
 
 def _call_of(layer: DepthwiseSepConv2D) -> _Call:

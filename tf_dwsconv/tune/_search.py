@@ -78,11 +78,7 @@ class Bench:
 
     def __init__(self, problem: Problem, dtype: str, num_threads: int, isa: Optional[str]):
         self.problem, self.num_threads = problem, num_threads
-        self._shapes = (
-            [problem.N, problem.H, problem.W, problem.C],
-            [problem.R, problem.S, problem.C, problem.M],
-            [1, 1, problem.CM, problem.K],
-        )
+        self._shapes = tuple(map(list, problem.shapes))
         self._dtype = dtype
         options = {"strides": problem.stride, "dilations": problem.dilation, "padding": problem.padding, "isa": isa}
         self._options = native._options(
@@ -178,23 +174,10 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
     planned_s, best_s, default_s = (
         statistics.median(itertools.chain.from_iterable(samples[i] for samples in duels)) for i in range(3)
     )
-    return Result(
-        name=name,
-        problem=bench.problem,
-        dtype=dtype,
-        planned=planned,
-        best=best,
-        default=plans[2],
-        planned_seconds=planned_s,
-        best_seconds=planned_s if same else best_s,
-        default_seconds=default_s,
-        gain=gain,
-        kept=gain > MARGIN and not refused,
-        candidates=measured,
-        line=bench.line(best),
-        noise=noise,
-        refused=refused,
-    )
+    times = planned_s, planned_s if same else best_s, default_s
+    kept = gain > MARGIN and not refused
+    verdict = gain, kept, measured, bench.line(best), noise, refused
+    return Result(name, bench.problem, dtype, planned, best, plans[2], *times, *verdict)
 
 
 def compare(duels: list[tuple[list[float], list[float]]]) -> tuple[float, float]:

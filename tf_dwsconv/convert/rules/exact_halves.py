@@ -60,7 +60,7 @@ def _same_training(search: Search, node: Any, layer: Any) -> bool:
 
 def rewrite(search: Search, node: Any) -> Swap:
     depthwise, nodes = node.operation, [node, *activation_after(search, node)]
-    between = activations.parse(depthwise.activation) if len(nodes) == 1 else _activations.of_one_call(nodes[1])
+    middle = activations.parse(depthwise.activation) if len(nodes) == 1 else _activations.of_one_call(nodes[1])
     after = search.graph.reader(nodes[-1].outputs[0])
     pointwise = after.operation
     nodes.append(after)
@@ -68,7 +68,7 @@ def rewrite(search: Search, node: Any) -> Swap:
         nodes += activation_after(search, after)
     name = search.graph.name(nodes)
     function, copy_function = function_again(pointwise.activation)
-    layer = _joined(depthwise, between, pointwise, function, name)
+    layer = _joined(depthwise, middle, pointwise, function, name)
     if nodes[-1] is not after:
         layer.activation = function_of(nodes[-1])
 
@@ -81,7 +81,7 @@ def rewrite(search: Search, node: Any) -> Swap:
     return Swap("depthwise + 1x1", nodes, name, emission)
 
 
-def _joined(depthwise: Any, between: activations.Fused, pointwise: Any, function: Any, name: str) -> DepthwiseSepConv2D:
+def _joined(depthwise: Any, middle: activations.Fused, pointwise: Any, function: Any, name: str) -> DepthwiseSepConv2D:
     options = {key: getattr(depthwise, key) for key in ("strides", "padding", "data_format", "dilation_rate")}
     for kind in ("initializer", "regularizer", "constraint"):
         options[f"depthwise_{kind}"] = getattr(depthwise, f"depthwise_{kind}")
@@ -95,7 +95,7 @@ def _joined(depthwise: Any, between: activations.Fused, pointwise: Any, function
         activation=function,
         use_bias=pointwise.use_bias,
         depthwise_use_bias=depthwise.use_bias,
-        depthwise_activation=activations.as_callable(between),
+        depthwise_activation=activations.as_callable(middle),
         name=name,
         dtype=depthwise.dtype_policy,
         trainable=depthwise.trainable,
