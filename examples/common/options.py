@@ -145,6 +145,11 @@ def model(default: str, text: str) -> flags.FlagHolder:
     return flags.DEFINE_string("model", default, text)
 
 
+def name() -> flags.FlagHolder:
+    """The flag `--name`."""
+    return flags.DEFINE_string("name", "network", "Of the model, in the paths of the server.")
+
+
 def learning_rate(default: float, text: str) -> flags.FlagHolder:
     """The flag `--learning_rate`."""
     return flags.DEFINE_float("learning_rate", default, text, lower_bound=1e-7, upper_bound=1.0)

@@ -26,7 +26,7 @@ from absl import app, flags
 from common import options, record
 
 _URL = flags.DEFINE_string("url", "http://127.0.0.1:8501", "Of the server.")
-_NAME = flags.DEFINE_string("name", "network", "Of the model.")
+_NAME = options.name()
 _SIZE = options.size(224, "Rows and columns of the pictures where the model leaves them open, pixels.")
 _BATCH_SIZE = options.batch_size(1, "Pictures a request.")
 _REPEAT = options.repeat(10, "Requests of each thread.")

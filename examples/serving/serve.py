@@ -30,7 +30,7 @@ from common import options, record
 
 _MODEL = options.model("MobileNetV2", "A .keras file to convert, or a network of keras.applications.")
 _SAVED = flags.DEFINE_string("saved_model", "", "Folder of a SavedModel to serve as it is, in the place of --model.")
-_NAME = flags.DEFINE_string("name", "network", "Of the model, in the paths.")
+_NAME = options.name()
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
 _PORT = options.integer("port", 8501, "Port to listen on; 0 for any that is free.", 0, 65535)
 _THREADS = options.threads()

@@ -140,7 +140,7 @@ def test_unreadable_picture_is_an_error_and_no_traceback(tmp_path, astronaut, ca
 def test_wrong_size_is_refused(tmp_path, size):
     done = run_demo(f"--size={size}", "--output", tmp_path)
     assert done.returncode not in (0, None)
-    assert "multiple of 32" in done.stderr and "Traceback" not in done.stderr
+    assert f"flag --size={size}: " in done.stderr and "Traceback" not in done.stderr
 
 
 class TestReading:
