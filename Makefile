@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
 SOURCES := cuda/bench examples python_tests tf_dwsconv tools setup.py
-CPP = $(wildcard cc/*/*.cc cc/*/*.h cuda/*.cu cuda/*.cuh cuda/*.cc cuda/*.h cuda/*/*.cc cuda/*/*.h)
+CPP = $(wildcard cc/*/*.cc cc/*/*.h $(foreach kind,cu cuh cc h,cuda/*/*.$(kind) cc/plan/cuda/*.$(kind)))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build test test-machine demo lint format wheel bench cuda test-gpu asan avx512-model clean distclean

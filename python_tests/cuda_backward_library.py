@@ -1,4 +1,4 @@
-"""The GPU kernels' gradients by their C functions (cuda/c_api_backward.h), as cuda_library.py has the forward pass."""
+"""The gradients on a GPU by their C functions (cuda/capi/c_api_backward.h), as cuda_library.py has the forward pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _BackwardCall(ctypes.Structure):
 
 
 class BackwardLibrary(Library):
-    """A library with the functions of cuda/c_api.h and cuda/c_api_backward.h."""
+    """A library with the functions of cuda/capi/c_api.h and cuda/capi/c_api_backward.h."""
 
     def __init__(self, path):
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""The block's GPU kernels by their C functions (cuda/c_api_block.h): on device pointers, or on NumPy arrays."""
+"""The block's GPU kernels by their C functions (cuda/capi/c_api_block.h): on device pointers, or on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BlockPlan:
 
 
 class BlockLibrary:
-    """A library with the functions of cuda/c_api_block.h."""
+    """A library with the functions of cuda/capi/c_api_block.h."""
 
     def __init__(self, path: Path):
         self.handle = ctypes.CDLL(str(path))

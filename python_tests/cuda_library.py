@@ -1,4 +1,4 @@
-"""The GPU kernels by their C functions (cuda/c_api.h): on device pointers, or built for the CPU on NumPy arrays."""
+"""The GPU kernels by their C functions (cuda/capi/c_api.h): on device pointers, or built for the CPU on arrays."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Call:
 
 
 class Library:
-    """A library with the functions of cuda/c_api.h."""
+    """A library with the functions of cuda/capi/c_api.h."""
 
     def __init__(self, path: Path):
         self.handle = ctypes.CDLL(str(path))

@@ -2,11 +2,11 @@
 // into a build with --define=cuda=1; what nvcc compiles is in cuda/.
 #include <cstdint>
 
-#include "cc/plan/cuda_block_plan.h"
+#include "cc/plan/cuda/block_plan.h"
 #include "cc/tf/block_attributes.h"
 #include "cc/tf/block_inputs.h"
 #include "cc/tf/gpu_call.h"
-#include "cuda/block.h"
+#include "cuda/run/block.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace dwsconv {

@@ -5,11 +5,11 @@
 
 #include "absl/status/status.h"
 #include "cc/core/make_problem.h"
-#include "cc/plan/cuda_plan.h"
+#include "cc/plan/cuda/forward_plan.h"
 #include "cc/tf/gpu_call.h"
 #include "cc/tf/layer_inputs.h"
 #include "cc/tf/op_attributes.h"
-#include "cuda/forward.h"
+#include "cuda/run/forward.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace dwsconv {

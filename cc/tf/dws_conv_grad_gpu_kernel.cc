@@ -4,10 +4,10 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "cc/plan/cuda_backward_plan.h"
+#include "cc/plan/cuda/backward_plan.h"
 #include "cc/tf/gpu_call.h"
 #include "cc/tf/grad_op.h"
-#include "cuda/backward.h"
+#include "cuda/run/backward.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace dwsconv {

@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "cc/core/problem.h"
-#include "cc/plan/cuda_plan.h"
-#include "cuda/forward.h"
+#include "cc/plan/cuda/forward_plan.h"
+#include "cuda/run/forward.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tsl/platform/tensor_float_32_utils.h"
 #include "xla/stream_executor/stream.h"
