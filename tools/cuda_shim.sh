@@ -11,9 +11,9 @@ flock 9
 flags=(-std=c++17 -O2 -march=native -ffp-contract=off -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -I. -DDWSCONV_SHIM)
 newest=$(ls -t cuda/*/*.cuh cuda/*/*.h cc/core/*.h cc/plan/cuda/*.h tools/cuda_shim.sh | head -1)
 stale=()
-for source in cuda/*.cu cuda/*.cc cuda/testing/*.cc cc/core/make_*.cc cc/plan/cuda_*.cc; do
-  if [[ $source == cuda/run/machine.cu ]]; then continue; fi
-  object=$out/$(basename "$source").o
+for source in cuda/*/*.cu cuda/*/*.cc cc/core/make_*.cc cc/plan/cuda/*.cc; do
+  case $source in cuda/run/machine.cu | cuda/testing/*.cu) continue ;; esac
+  object=$out/${source//\//_}.o
   if [[ ! $object -nt $source || ! $object -nt $newest ]]; then stale+=("$source"); fi
 done
 if ((${#stale[@]} > 0)); then
