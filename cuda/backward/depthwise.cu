@@ -1,44 +1,52 @@
-#include <algorithm>
-
 #include "cuda/backward/depthwise_kernel.cuh"
-#include "cuda/run/backward_launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
 namespace {
 
 template <typename T, typename Win, bool kInput, bool kFilter>
-const char* LaunchOf(void* stream, const DepthwiseGradientArgs& args) {
-  return LaunchKernel(DepthwiseGradientKernel<T, Win, kInput, kFilter>, std::min<int64_t>(args.items, INT32_MAX),
-                      kDepthwiseGradientThreads, kFilter ? DepthwiseGradientSharedBytes<T, Win>() : 0, stream, args);
-}
-
-template <typename T>
-const char* LaunchWindow(int64_t window, int64_t stride, void* stream, const DepthwiseGradientArgs& args) {
-  if (window == 3 && stride == 1) return LaunchOf<T, Window<3, 1>, true, true>(stream, args);
-  if (window == 3 && stride == 2) return LaunchOf<T, Window<3, 2>, true, true>(stream, args);
-  if (window == 5 && stride == 1) return LaunchOf<T, Window<5, 1>, true, true>(stream, args);
-  if (window == 5 && stride == 2) return LaunchOf<T, Window<5, 2>, true, true>(stream, args);
-  if (window != 7 || stride != 1) return "there is no kernel of depthwise gradients for this window";
-  // Weights and sums of 49 taps do not fit into a thread's registers together.
-  const char* error = args.dx != nullptr ? LaunchOf<T, Window<7, 1>, true, false>(stream, args) : "";
-  if (*error != '\0' || args.sums == nullptr) return error;
-  return LaunchOf<T, Window<7, 1>, false, true>(stream, args);
+const char* LaunchOf(const Call& call, const DepthwiseGradientArgs& args) {
+  return LaunchKernel(DepthwiseGradientKernel<T, Win, kInput, kFilter>, Grid(args.items), kDepthwiseGradientThreads,
+                      kFilter ? DepthwiseGradientSharedBytes<T, Win>() : 0, call.stream, args);
 }
 
 }  // namespace
 
-const char* LaunchDepthwiseGradient(DType dtype, int64_t window, int64_t stride, void* stream,
-                                    const DepthwiseGradientArgs& args) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return LaunchWindow<Float16>(window, stride, stream, args);
-    case DType::kBFloat16:
-      return LaunchWindow<BFloat16>(window, stride, stream, args);
-    case DType::kFloat32:
-      break;
+const char* RunDepthwiseGradient(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  DepthwiseGradientArgs args{};
+  args.x = call.At(step.with);
+  args.dz = call.At(step.from);
+  args.d = call.At(CudaTensor::kDepthwiseFilter);
+  args.dx = call.At(step.to);
+  args.sums = call.SumsAt(step.sums);
+  if (!call.plan.window || !call.Aligned(args.x, 4) || !call.Aligned(args.d, 4) || !call.Aligned(args.dx, 4)) {
+    return RunGeneralDepthwiseGradient(call, step);
   }
-  return LaunchWindow<float>(window, stride, stream, args);
+  SetImage(p, &args);
+  const int64_t words = p.C * SizeOf(p.dtype) / 4;
+  args.groups = static_cast<int>(Ceil(words, kGradientGroupWords));
+  args.group_words = static_cast<int>(Ceil(words, args.groups));
+  args.patch_rows = static_cast<int>(GradientPatches(p.H, p.stride_h, p.pad_top));
+  args.patch_columns = static_cast<int>(GradientPatches(p.W, p.stride_w, p.pad_left));
+  args.patches = p.N * args.patch_rows * args.patch_columns;
+  args.part_patches = call.plan.filter.units;
+  args.items = call.plan.filter.count * args.groups;
+  return WithElement(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    return WithWindow<7>(p, [&](auto win) {
+      using Win = decltype(win);
+      if constexpr (Win::kSize < 7) {
+        return LaunchOf<T, Win, true, true>(call, args);
+      } else {
+        // Weights and sums of 49 taps do not fit into a thread's registers together.
+        const char* error = args.dx != nullptr ? LaunchOf<T, Win, true, false>(call, args) : "";
+        if (*error == '\0' && args.sums != nullptr) error = LaunchOf<T, Win, false, true>(call, args);
+        return error;
+      }
+    });
+  });
 }
 
 }  // namespace cuda

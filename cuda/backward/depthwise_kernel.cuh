@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cc/plan/cuda/backward_plan.h"
+#include "cc/plan/cuda/tile.h"
 #include "cuda/backward/fragments.cuh"
 #include "cuda/depthwise/patch.cuh"
 #include "cuda/device/element.cuh"

@@ -1,91 +1,89 @@
-#include <algorithm>
-
 #include "cuda/backward/general_kernel.cuh"
-#include "cuda/backward/reduce_kernel.cuh"
-#include "cuda/run/backward_launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
 namespace {
 
-// Calls launch(T()) with an element type.
-template <typename F>
-const char* WithElement(DType dtype, F launch) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return launch(Float16());
-    case DType::kBFloat16:
-      return launch(BFloat16());
-    case DType::kFloat32:
-      break;
-  }
-  return launch(float());
-}
-
-// For kernels with an element a thread, which take turns.
-int64_t Grid(int64_t elements) {
-  return std::min<int64_t>((elements + kGeneralThreads - 1) / kGeneralThreads, int64_t{1} << 16);
+// A kernel with an element a thread.
+template <typename Args>
+const char* LaunchPlain(void (*kernel)(Args), int64_t elements, const Call& call, const Args& args) {
+  return LaunchKernel(kernel, Grid(Ceil(elements, kGeneralThreads), kMostBlocks), kGeneralThreads, 0, call.stream,
+                      args);
 }
 
 }  // namespace
 
-const char* LaunchColumns(DType dtype, int64_t unit, void* stream, const ColumnArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    constexpr int kVector = 16 / sizeof(T);
-    const int64_t grid = std::min<int64_t>(args.items, INT32_MAX);
-    const int shared_bytes = kColumnThreads * static_cast<int>(unit * sizeof(float));
-    return LaunchKernel(unit == 1 ? ColumnKernel<T, 1> : ColumnKernel<T, kVector>, grid, kColumnThreads, shared_bytes,
-                        stream, args);
+const void* FactorsOf(const Call& call) {
+  if (DerivativeFromInput(call.p.mid)) return call.At(CudaTensor::kDZ);
+  return call.p.mid.kind == ActivationKind::kNone ? nullptr : call.At(CudaTensor::kZ);
+}
+
+const char* RunBetweenFactors(const Call& call, const CudaStep& step) {
+  DepthwiseArgs args{};
+  SetDepthwise(call, call.At(step.from), call.At(step.to), &args);
+  return WithElement(call.p.dtype, [&](auto element) {
+    return LaunchPlain(BetweenFactorsGeneralKernel<decltype(element)>, call.pixels() * call.p.CM(), call, args);
   });
 }
 
-const char* LaunchReduce(DType dtype, void* stream, const ReduceArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    const int threads = kReduceColumns * args.lanes;
-    return LaunchKernel(ReduceKernel<T>, std::min<int64_t>(args.items, INT32_MAX), threads,
-                        threads * static_cast<int64_t>(sizeof(float)), stream, args);
+const char* RunGeneralProduct(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  GeneralProductArgs args{};
+  args.a = call.At(step.from);
+  args.p = call.At(step.with);
+  args.to = call.At(step.to);
+  args.pixels = call.pixels();
+  if (step.kernel == CudaKernel::kOutputGradient) {
+    args.depth = p.CM(), args.columns = args.depth_step = p.K, args.column_step = 1;
+    args.activation = OnDevice(p.out);
+    args.bias = call.At(CudaTensor::kBias);
+    args.residual = call.At(CudaTensor::kResidual);
+    args.gradient = call.At(CudaTensor::kGrad);
+  } else {
+    args.depth = args.column_step = p.K, args.columns = p.CM(), args.depth_step = 1;
+    args.activation = OnDevice(p.mid);
+    args.factors = FactorsOf(call);
+    args.are_factors = DerivativeFromInput(p.mid);
+  }
+  return WithElement(p.dtype, [&](auto element) {
+    return LaunchPlain(ProductGeneralKernel<decltype(element)>, args.pixels * args.columns, call, args);
   });
 }
 
-const char* LaunchBetweenFactorsGeneral(DType dtype, void* stream, const DepthwiseArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    return LaunchKernel(BetweenFactorsGeneralKernel<T>, Grid(args.N * args.Ho * args.Wo * args.C * args.M),
-                        kGeneralThreads, 0, stream, args);
+const char* RunGeneralFilterProduct(const Call& call, const CudaStep& step) {
+  const CudaParts& parts = call.plan.product;
+  const GeneralFilterProductArgs args{call.At(step.from),
+                                      call.At(step.with),
+                                      call.SumsAt(step.sums),
+                                      call.pixels(),
+                                      parts.units,
+                                      parts.count,
+                                      call.p.CM(),
+                                      call.p.K};
+  return WithElement(call.p.dtype, [&](auto element) {
+    return LaunchPlain(FilterProductGeneralKernel<decltype(element)>, args.parts * args.channels * args.columns, call,
+                       args);
   });
 }
 
-const char* LaunchProductGeneral(DType dtype, void* stream, const GeneralProductArgs& args) {
-  return WithElement(dtype, [&](auto element) {
+const char* RunGeneralDepthwiseGradient(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  GeneralDepthwiseGradientArgs args{};
+  SetDepthwise(call, call.At(step.with), nullptr, &args.shape);
+  args.dz = call.At(step.from);
+  args.dx = call.At(step.to);
+  args.sums = call.SumsAt(step.sums);
+  args.parts = call.plan.filter.count;
+  // The plan's parts are of patches where it counted on pointers that the kernel for a window takes.
+  args.part_pixels =
+      call.plan.window && args.sums != nullptr ? Ceil(call.pixels(), args.parts) : call.plan.filter.units;
+  return WithElement(p.dtype, [&](auto element) {
     using T = decltype(element);
-    return LaunchKernel(ProductGeneralKernel<T>, Grid(args.pixels * args.columns), kGeneralThreads, 0, stream, args);
-  });
-}
-
-const char* LaunchFilterProductGeneral(DType dtype, void* stream, const GeneralFilterProductArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    return LaunchKernel(FilterProductGeneralKernel<T>, Grid(args.parts * args.channels * args.columns), kGeneralThreads,
-                        0, stream, args);
-  });
-}
-
-const char* LaunchInputGradientGeneral(DType dtype, void* stream, const GeneralDepthwiseGradientArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    const DepthwiseArgs& s = args.shape;
-    return LaunchKernel(InputGradientGeneralKernel<T>, Grid(s.N * s.H * s.W * s.C), kGeneralThreads, 0, stream, args);
-  });
-}
-
-const char* LaunchFilterGradientGeneral(DType dtype, void* stream, const GeneralDepthwiseGradientArgs& args) {
-  return WithElement(dtype, [&](auto element) {
-    using T = decltype(element);
-    const DepthwiseArgs& s = args.shape;
-    return LaunchKernel(FilterGradientGeneralKernel<T>, Grid(args.parts * s.R * s.S * s.C * s.M), kGeneralThreads, 0,
-                        stream, args);
+    const char* error = "";
+    if (args.dx != nullptr) error = LaunchPlain(InputGradientGeneralKernel<T>, p.N * p.H * p.W * p.C, call, args);
+    if (*error != '\0' || args.sums == nullptr) return error;
+    return LaunchPlain(FilterGradientGeneralKernel<T>, args.parts * p.R * p.S * p.CM(), call, args);
   });
 }
 

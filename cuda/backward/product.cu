@@ -1,53 +1,81 @@
-#include <algorithm>
-
 #include "cuda/backward/product_kernel.cuh"
-#include "cuda/run/backward_launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
 namespace {
 
-// Calls launch(Policy()) with the policy of an element type and its math.
-template <typename F>
-const char* WithPolicy(DType dtype, CudaMath math, F launch) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return launch(TensorCores16<Float16>());
-    case DType::kBFloat16:
-      return launch(TensorCores16<BFloat16>());
-    case DType::kFloat32:
-      break;
-  }
-  return math == CudaMath::kTf32 ? launch(TensorCoresTf32()) : launch(ExactFloat());
+BackwardProductArgs ProductOf(const Call& call, const CudaStep& step, int64_t depth, int64_t columns) {
+  BackwardProductArgs args{};
+  args.a = call.At(step.from);
+  args.b = call.At(step.with);
+  args.to = call.At(step.to);
+  args.pixels = call.pixels();
+  args.tiles = Ceil(args.pixels, kGradientProduct);
+  args.depth = static_cast<int>(depth);
+  args.columns = static_cast<int>(columns);
+  args.a_vector = call.Vectors(depth, args.a);
+  args.b_vector = call.Vectors(columns, args.b);
+  args.to_vector = call.Vectors(columns, args.to);
+  return args;
 }
-
-int64_t Grid(int64_t items) { return std::min<int64_t>(items, INT32_MAX); }
 
 }  // namespace
 
-const char* LaunchBetweenGradient(DType dtype, CudaMath math, void* stream, const BackwardProductArgs& args) {
-  return WithPolicy(dtype, math, [&](auto policy) {
+const char* RunBetweenGradient(const Call& call, const CudaStep& step) {
+  if (call.plan.path == CudaPath::kGeneral) return RunGeneralProduct(call, step);
+  const Problem& p = call.p;
+  BackwardProductArgs args = ProductOf(call, step, p.K, p.CM());
+  args.part_tiles = call.plan.between.units;
+  args.items = call.plan.between.count * Ceil(p.CM(), kGradientProduct);
+  args.factors = FactorsOf(call);
+  args.are_factors = DerivativeFromInput(p.mid);
+  args.activation = OnDevice(p.mid);
+  args.sums = call.SumsAt(step.sums);
+  const bool plain = args.a_vector && args.b_vector && args.to_vector;
+  return WithPolicy(p.dtype, call.plan.math, [&](auto policy) {
     using Policy = decltype(policy);
-    const bool plain = args.a_vector && args.b_vector && args.to_vector;
     return LaunchKernel(plain ? BetweenGradientKernel<Policy, true> : BetweenGradientKernel<Policy, false>,
                         Grid(args.items), kBackwardThreads,
-                        BackwardSizes<typename Policy::Element>::kProductSharedBytes, stream, args);
+                        BackwardSizes<typename Policy::Element>::kProductSharedBytes, call.stream, args);
   });
 }
 
-const char* LaunchOutputGradient(DType dtype, CudaMath math, void* stream, const BackwardProductArgs& args) {
-  return WithPolicy(dtype, math, [&](auto policy) {
+const char* RunOutputGradient(const Call& call, const CudaStep& step) {
+  if (call.plan.path == CudaPath::kGeneral) return RunGeneralProduct(call, step);
+  const Problem& p = call.p;
+  BackwardProductArgs args = ProductOf(call, step, p.CM(), p.K);
+  args.items = args.tiles * Ceil(p.K, kGradientProduct);
+  args.activation = OnDevice(p.out);
+  args.bias = call.At(CudaTensor::kBias);
+  args.residual = call.At(CudaTensor::kResidual);
+  args.gradient = call.At(CudaTensor::kGrad);
+  args.to_vector = args.to_vector && call.Aligned(args.residual, 16) && call.Aligned(args.gradient, 16);
+  return WithPolicy(p.dtype, call.plan.math, [&](auto policy) {
     using Policy = decltype(policy);
     return LaunchKernel(OutputGradientKernel<Policy>, Grid(args.items), kBackwardThreads,
-                        BackwardSizes<typename Policy::Element>::kProductSharedBytes, stream, args);
+                        BackwardSizes<typename Policy::Element>::kProductSharedBytes, call.stream, args);
   });
 }
 
-const char* LaunchFilterProduct(DType dtype, CudaMath math, void* stream, const FilterProductArgs& args) {
-  return WithPolicy(dtype, math, [&](auto policy) {
+const char* RunFilterProduct(const Call& call, const CudaStep& step) {
+  if (call.plan.path == CudaPath::kGeneral) return RunGeneralFilterProduct(call, step);
+  const Problem& p = call.p;
+  FilterProductArgs args{};
+  args.z = call.At(step.from);
+  args.gradient = call.At(step.with);
+  args.sums = call.SumsAt(step.sums);
+  args.pixels = call.pixels();
+  args.part_pixels = call.plan.product.units;
+  args.items = call.plan.product.count * Ceil(p.CM(), kGradientProduct) * Ceil(p.K, kGradientProduct);
+  args.channels = static_cast<int>(p.CM());
+  args.columns = static_cast<int>(p.K);
+  args.z_vector = call.Vectors(p.CM(), args.z);
+  args.gradient_vector = call.Vectors(p.K, args.gradient);
+  return WithPolicy(p.dtype, call.plan.math, [&](auto policy) {
     using Policy = decltype(policy);
     return LaunchKernel(FilterProductKernel<Policy>, Grid(args.items), kBackwardThreads,
-                        BackwardSizes<typename Policy::Element>::kFilterSharedBytes, stream, args);
+                        BackwardSizes<typename Policy::Element>::kFilterSharedBytes, call.stream, args);
   });
 }
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cc/plan/cuda/backward_plan.h"
+#include "cc/plan/cuda/tile.h"
 #include "cuda/backward/derivative.cuh"
 #include "cuda/backward/fragments.cuh"
 #include "cuda/device/platform.cuh"
@@ -21,7 +21,7 @@ constexpr int kBackwardStages = 3;
 
 template <typename T>
 struct BackwardSizes {
-  static constexpr int kTile = kCudaBackwardProduct;
+  static constexpr int kTile = kGradientProduct;
   static constexpr int kVector = 16 / sizeof(T);
   static constexpr int kDepth = 64 / sizeof(T);  // of a stage
   static constexpr int kNarrowPitch = kDepth + kVector, kWidePitch = kTile + 8;
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, kPlain
       TileSums<kTiles> sums;
       ProductOfTile<Policy, kPlain>(args, shared, pixel, first_column, place, sums);
       int rows[Policy::kRows];
-      RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kCudaBackwardProduct), args.columns, rows);
+      RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kGradientProduct), args.columns, rows);
       const int64_t first = pixel * args.columns + first_column;
       const int columns = args.columns - first_column;
       if (args.factors != nullptr) {
@@ -184,15 +184,15 @@ template <typename Policy>
 __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(const BackwardProductArgs args) {
   using T = typename Policy::Element;
   T* const shared = reinterpret_cast<T*>(SharedMemory());
-  const int64_t column_tiles = (args.columns + kCudaBackwardProduct - 1) / kCudaBackwardProduct;
+  const int64_t column_tiles = (args.columns + kGradientProduct - 1) / kGradientProduct;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const int64_t pixel = item / column_tiles * kCudaBackwardProduct;
-    const int first_column = static_cast<int>(item % column_tiles) * kCudaBackwardProduct;
+    const int64_t pixel = item / column_tiles * kGradientProduct;
+    const int first_column = static_cast<int>(item % column_tiles) * kGradientProduct;
     const WarpPlace place(args.columns - first_column);
     TileSums<kTiles> sums;
     ProductOfTile<Policy, false>(args, shared, pixel, first_column, place, sums);
     int rows[Policy::kRows];
-    RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kCudaBackwardProduct), args.columns, rows);
+    RowsOfTile<Policy>(place, RowsLeft(args.pixels - pixel, kGradientProduct), args.columns, rows);
     const int64_t first = pixel * args.columns + first_column;
     const int columns = args.columns - first_column;
     const T* const bias = static_cast<const T*>(args.bias);

@@ -3,10 +3,8 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchBackwardStreamBFloat16(int64_t window, int64_t stride, const Launch& launch,
-                                         const BackwardStreamArgs& args) {
-  return LaunchBackwardStreamOf<TensorCores16<BFloat16>>(window, stride, launch, args);
-}
+template const char* LaunchBackwardStream<TensorCores16<BFloat16>>(const Problem&, const Launch&,
+                                                                   const BackwardStreamArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -20,6 +20,7 @@
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/platform.cuh"
+#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -36,7 +37,7 @@ struct BackwardStreamArgs {
   float *product_sums, *bias_sums, *between_sums;  // [parts,C,K], [parts,K] or null, [parts,C] or null
   DeviceActivation mid, out;
   int H, W, C, K, Ho, Wo, pad_top, pad_left;
-  // As in CudaBackwardPlan.
+  // As in CudaTile.
   int tile_rows, tile_columns, tile_columns_log2, in_columns, channels, ring_rows, out_channels;
   int strips, segments, segment_rows;
   int z_pitch, g_pitch, p_pitch;
@@ -374,6 +375,10 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
     SyncBlock();
   }
 }
+
+// Compiled by one file for each policy: see stream_launch.cuh.
+template <typename Policy>
+const char* LaunchBackwardStream(const Problem& p, const Launch& launch, const BackwardStreamArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

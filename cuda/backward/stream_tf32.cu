@@ -3,10 +3,7 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchBackwardStreamTf32(int64_t window, int64_t stride, const Launch& launch,
-                                     const BackwardStreamArgs& args) {
-  return LaunchBackwardStreamOf<TensorCoresTf32>(window, stride, launch, args);
-}
+template const char* LaunchBackwardStream<TensorCoresTf32>(const Problem&, const Launch&, const BackwardStreamArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

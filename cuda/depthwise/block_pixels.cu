@@ -1,34 +1,57 @@
-#include <algorithm>
-
 #include "cuda/depthwise/block_pixels_kernel.cuh"
-#include "cuda/run/block_launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
-namespace {
 
-// More blocks than any card runs at a time; they take turns at what is more.
-constexpr int64_t kMostBlocks = 1 << 16;
-
-int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
-const char* LaunchBlockPixels(DType dtype, void* stream, const BlockPixelsArgs& args) {
-  void (*kernel)(BlockPixelsArgs) = dtype == DType::kFloat16    ? BlockPixelsKernel<Float16>
-                                    : dtype == DType::kBFloat16 ? BlockPixelsKernel<BFloat16>
-                                                                : BlockPixelsKernel<float>;
-  const int64_t pixels = args.depthwise.N * args.depthwise.Ho * args.depthwise.Wo;
-  const int64_t grid = std::min(Ceil(pixels, kBlockPixelsThreads / 32), kMostBlocks);
-  return LaunchKernel(kernel, grid, kBlockPixelsThreads, 0, stream, args);
+const char* RunPixels(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  BlockPixelsArgs args{};
+  if (step.with != CudaTensor::kNone) {
+    SetDepthwise(call, call.At(step.from), nullptr, &args.depthwise);
+  } else {
+    args.depthwise.x = call.At(step.from);
+    args.depthwise.N = p.N, args.depthwise.C = p.CM(), args.depthwise.M = 1;
+    args.depthwise.Ho = p.Ho, args.depthwise.Wo = p.Wo;
+  }
+  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.residual = step.residual ? call.At(CudaTensor::kResidual) : nullptr;
+  args.y = call.At(step.to);
+  args.normalize = step.normalize;
+  args.epsilon = call.block.epsilon;
+  return WithElement(p.dtype, [&](auto element) {
+    return LaunchKernel(BlockPixelsKernel<decltype(element)>,
+                        Grid(Ceil(call.pixels(), kBlockPixelsThreads / 32), kMostBlocks), kBlockPixelsThreads, 0,
+                        call.stream, args);
+  });
 }
 
-const char* LaunchBlockGeneral(DType dtype, void* stream, const BlockGeneralArgs& args) {
-  void (*kernel)(BlockGeneralArgs) = dtype == DType::kFloat16    ? BlockGeneralKernel<Float16>
-                                     : dtype == DType::kBFloat16 ? BlockGeneralKernel<BFloat16>
-                                                                 : BlockGeneralKernel<float>;
-  const int64_t grid = std::min(Ceil(args.N * args.Ho * args.Wo * args.K, kBlockGeneralThreads), kMostBlocks);
-  return LaunchKernel(kernel, grid, kBlockGeneralThreads, 0, stream, args);
+const char* RunConvolution(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  const Matrix matrix(call, step);
+  if (matrix.pixels == 0) return "";  // windows of nothing but padding
+  BlockGeneralArgs args{};
+  args.x = matrix.x;
+  args.p = matrix.p;
+  args.bias = matrix.bias;
+  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.residual = matrix.residual;
+  args.y = matrix.y;
+  args.out = OnDevice(matrix.activation);
+  const bool expands = step.with == CudaTensor::kExpandFilter;
+  if (!expands && !call.block.has_depthwise) {
+    SetImage(p, &args);
+    SetWindow(p, &args);
+  } else {
+    args.H = args.Ho = expands ? p.H : p.Ho, args.W = args.Wo = expands ? p.W : p.Wo;
+    args.R = args.S = args.stride_h = args.stride_w = args.dilation_h = args.dilation_w = 1;
+  }
+  args.N = p.N, args.C = matrix.channels, args.K = matrix.columns;
+  return WithElement(p.dtype, [&](auto element) {
+    return LaunchKernel(BlockGeneralKernel<decltype(element)>,
+                        Grid(Ceil(matrix.pixels * args.K, kBlockGeneralThreads), kMostBlocks), kBlockGeneralThreads, 0,
+                        call.stream, args);
+  });
 }
 
 }  // namespace cuda

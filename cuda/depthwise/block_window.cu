@@ -1,50 +1,43 @@
-#include <algorithm>
-
 #include "cuda/depthwise/block_window_kernel.cuh"
-#include "cuda/run/block_launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
-namespace {
 
-int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-template <typename T>
-const char* LaunchWindow(int64_t window, int64_t stride, int multiprocessors, void* stream, BlockWindowArgs args) {
-  void (*kernel)(BlockWindowArgs) = nullptr;
-  if (window == 3 && stride == 1) kernel = BlockWindowKernel<T, Window<3, 1>>;
-  if (window == 3 && stride == 2) kernel = BlockWindowKernel<T, Window<3, 2>>;
-  if (window == 5 && stride == 1) kernel = BlockWindowKernel<T, Window<5, 1>>;
-  if (window == 5 && stride == 2) kernel = BlockWindowKernel<T, Window<5, 2>>;
-  if (window == 7 && stride == 1) kernel = BlockWindowKernel<T, Window<7, 1>>;
-  if (kernel == nullptr) return "there is no kernel of the block for this window";
-  const int64_t words = args.C / Word<T>::kElements;
+const char* RunWindow(const Call& call, const CudaStep& step) {
+  const Problem& p = call.p;
+  BlockWindowArgs args{};
+  args.x = call.At(step.from);
+  args.d = call.At(step.with);
+  args.bias = call.At(CudaTensor::kDepthwiseBias);
+  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.residual = step.residual ? call.At(CudaTensor::kResidual) : nullptr;
+  args.y = call.At(step.to);
+  for (const void* pointer : {args.x, args.d, args.scale, args.residual, static_cast<const void*>(args.y)}) {
+    if (!call.Aligned(pointer, 4)) return RunPixels(call, step);
+  }
+  args.mid = OnDevice(p.mid);
+  args.normalize = step.normalize;
+  args.epsilon = call.block.epsilon;
+  args.N = p.N;
+  SetImage(p, &args);
+  const int64_t words = p.C * SizeOf(p.dtype) / 4;
   // Chunks of channels as even as they get, in whole warps.
   const int64_t chunks = Ceil(words, kBlockWindowThreads);
   if (args.normalize && chunks > 1) return "the norm in the kernel for windows is for fewer channels";
-  const int threads = static_cast<int>(Ceil(Ceil(words, chunks), 32) * 32);
-  args.items = Ceil(words, threads) * args.N * Ceil(args.Ho, kPatch) * Ceil(args.Wo, kPatch);
+  const int threads = static_cast<int>(RoundUp(Ceil(words, chunks), 32));
+  args.items = Ceil(words, threads) * p.N * Ceil(p.Ho, kPatch) * Ceil(p.Wo, kPatch);
   // Blocks that run side by side, by some 168 registers a thread, and runs that keep them all busy to the end.
-  const int64_t slots = int64_t{multiprocessors} * std::max(1, 65536 / (168 * threads));
+  const int64_t slots = int64_t{call.plan.multiprocessors} * std::max(1, 65536 / (168 * threads));
   args.items_of_run = std::max<int64_t>(1, std::min<int64_t>(8, args.items / (4 * slots)));
-  const int64_t shared_bytes = (threads / 32 + 1) * kSumsOfBlock * static_cast<int64_t>(sizeof(float));
   args.items_of_run = std::max(args.items_of_run, Ceil(args.items, INT32_MAX));
-  return LaunchKernel(kernel, Ceil(args.items, args.items_of_run), threads, shared_bytes, stream, args);
-}
-
-}  // namespace
-
-const char* LaunchBlockWindow(DType dtype, int64_t window, int64_t stride, int multiprocessors, void* stream,
-                              BlockWindowArgs args) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return LaunchWindow<Float16>(window, stride, multiprocessors, stream, args);
-    case DType::kBFloat16:
-      return LaunchWindow<BFloat16>(window, stride, multiprocessors, stream, args);
-    case DType::kFloat32:
-      break;
-  }
-  return LaunchWindow<float>(window, stride, multiprocessors, stream, args);
+  const int64_t shared_bytes = (threads / 32 + 1) * kSumsOfBlock * static_cast<int64_t>(sizeof(float));
+  return WithElement(p.dtype, [&](auto element) {
+    return WithWindow<7>(p, [&](auto win) {
+      return LaunchKernel(BlockWindowKernel<decltype(element), decltype(win)>, Ceil(args.items, args.items_of_run),
+                          threads, shared_bytes, call.stream, args);
+    });
+  });
 }
 
 }  // namespace cuda

@@ -14,7 +14,7 @@
 
 #include <cstdint>
 
-#include "cc/plan/cuda/forward_plan.h"
+#include "cc/plan/cuda/tile.h"
 #include "cuda/device/activation.cuh"
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/element.cuh"
@@ -28,7 +28,6 @@ constexpr int kToeplitzBlocks = 2;     // that a multiprocessor has registers fo
 constexpr int kToeplitzThreads = 128;  // 4 warps of 8 channels each
 constexpr int kToeplitzWindow = 7;
 constexpr int kToeplitzRows = 16, kToeplitzColumns = 16;  // of outputs, of a step: two halves side by side
-constexpr int kToeplitzChannels = 32;                     // of a block at a time
 constexpr int kToeplitzInColumns = 24;                    // 22 are read, the last two times zeros
 constexpr int kToeplitzWindowRows = kToeplitzRows + kToeplitzWindow - 1;
 constexpr int kToeplitzRingRows = kToeplitzWindowRows + kToeplitzRows;

@@ -3,9 +3,7 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchStreamBFloat16(int64_t window, int64_t stride, const Launch& launch, const StreamArgs& args) {
-  return LaunchStream<TensorCores16<BFloat16>>(window, stride, launch, args);
-}
+template const char* LaunchStream<TensorCores16<BFloat16>>(const Problem&, const Launch&, const StreamArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -3,9 +3,7 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchStreamExact(int64_t window, int64_t stride, const Launch& launch, const StreamArgs& args) {
-  return LaunchStream<ExactFloat>(window, stride, launch, args);
-}
+template const char* LaunchStream<ExactFloat>(const Problem&, const Launch&, const StreamArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -20,6 +20,7 @@
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -36,7 +37,7 @@ struct StreamArgs {
   int H, W, C, Ho, Wo;
   int pad_top, pad_left;
   bool x_vector, p_vector;  // whole 16-byte vectors of channels, and pointers aligned to them
-  // As in CudaPlan.
+  // As in CudaTile.
   int tile_rows, tile_columns, tile_columns_log2, in_columns, channels, ring_rows, out_channels, warp_channels;
   int strips, segments, segment_rows;
   int groups, group_threads, group_threads_log2;
@@ -442,6 +443,10 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
     CommitCopies();
   }
 }
+
+// Compiled by one file for each policy: see stream_launch.cuh.
+template <typename Policy>
+const char* LaunchStream(const Problem& p, const Launch& launch, const StreamArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -3,9 +3,7 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchStreamTf32(int64_t window, int64_t stride, const Launch& launch, const StreamArgs& args) {
-  return LaunchStream<TensorCoresTf32>(window, stride, launch, args);
-}
+template const char* LaunchStream<TensorCoresTf32>(const Problem&, const Launch&, const StreamArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -3,10 +3,7 @@
 namespace dwsconv {
 namespace cuda {
 
-const char* LaunchBlockStripBFloat16(int64_t window, int64_t stride, int64_t grid, int64_t shared_bytes, void* stream,
-                                     const BlockStripArgs& args) {
-  return LaunchBlockStrip<TensorCores16<BFloat16>>(window, stride, grid, shared_bytes, stream, args);
-}
+template const char* LaunchStrip<TensorCores16<BFloat16>>(const Problem&, const Launch&, const BlockStripArgs&);
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -17,6 +17,7 @@
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -41,7 +42,7 @@ struct BlockStripArgs {
   int H, W, E, C, Ho, Wo, pad_top, pad_left;
   bool x_vector, expand_vector, p_vector;  // whole 16-byte vectors in a row, and pointers aligned to them
   bool y_words;                            // without P: whole words in a row of Y, and aligned
-  // As in CudaBlockStrip.
+  // As in CudaTile.
   int tile_rows, tile_columns, in_columns, ring_rows, depth, channels, out_channels, warp_channels;
   int strips, segments, segment_rows;
   int expand_offset_bytes, d_offset_bytes, p_offset_bytes, bias_offset_bytes;
@@ -369,6 +370,10 @@ __global__ void __launch_bounds__(kBlockStripThreads, DWS_BLOCK_STRIP_BLOCKS)
     }
   }
 }
+
+// Compiled by one file for each policy: see strip_launch.cuh.
+template <typename Policy>
+const char* LaunchStrip(const Problem& p, const Launch& launch, const BlockStripArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

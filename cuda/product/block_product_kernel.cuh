@@ -280,18 +280,6 @@ __global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Polic
   }
 }
 
-template <typename Policy, template <typename> class Rows>
-const char* LaunchBlockProduct(void* stream, const BlockProductArgs& args) {
-  const int64_t shared_bytes =
-      BlockProductSizes<typename Policy::Element>::SharedBytes(Rows<typename Policy::Element>::kWindow);
-  const int64_t grid = args.items < INT32_MAX ? args.items : INT32_MAX;
-  const bool plain = args.x_vector && args.p_vector && args.out.vector &&
-                     IsClamp(static_cast<ActivationKind>(args.out.activation.kind));
-  void (*kernel)(BlockProductArgs) =
-      plain ? BlockProductKernel<Policy, Rows, true> : BlockProductKernel<Policy, Rows, false>;
-  return LaunchKernel(kernel, grid, kBlockProductThreads, shared_bytes, stream, args);
-}
-
 }  // namespace cuda
 }  // namespace dwsconv
 

@@ -1,35 +1,29 @@
-#include <algorithm>
-
 #include "cuda/product/pointwise_kernel.cuh"
-#include "cuda/run/launch.h"
+#include "cuda/run/launch.cuh"
 
 namespace dwsconv {
 namespace cuda {
-namespace {
 
-constexpr int kLastClamp = static_cast<int>(ActivationKind::kRelu6);
-
-template <typename Policy>
-const char* LaunchOf(void* stream, const PointwiseArgs& args) {
-  const int64_t shared_bytes = PointwiseSizes<typename Policy::Element>::kSharedBytes;
-  const int64_t grid = std::min<int64_t>(args.items, INT32_MAX);
-  const bool plain = args.z_vector && args.p_vector && args.out.vector && args.out.activation.kind <= kLastClamp;
-  void (*kernel)(PointwiseArgs) = plain ? PointwiseKernel<Policy, true> : PointwiseKernel<Policy, false>;
-  return LaunchKernel(kernel, grid, kPointwiseThreads, shared_bytes, stream, args);
-}
-
-}  // namespace
-
-const char* LaunchPointwise(DType dtype, CudaMath math, void* stream, const PointwiseArgs& args) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return LaunchOf<TensorCores16<Float16>>(stream, args);
-    case DType::kBFloat16:
-      return LaunchOf<TensorCores16<BFloat16>>(stream, args);
-    case DType::kFloat32:
-      break;
-  }
-  return math == CudaMath::kTf32 ? LaunchOf<TensorCoresTf32>(stream, args) : LaunchOf<ExactFloat>(stream, args);
+const char* RunProduct(const Call& call, const CudaStep& step) {
+  const Matrix matrix(call, step);
+  if (matrix.pixels == 0) return "";  // windows of nothing but padding
+  PointwiseArgs args{};
+  args.z = matrix.x;
+  args.p = matrix.p;
+  args.bias = matrix.bias;
+  args.out = matrix.Output(call);
+  args.pixels = matrix.pixels;
+  args.row_tiles = Ceil(matrix.pixels, kPointwiseRows);
+  args.items = args.row_tiles * Ceil(matrix.columns, kPointwiseColumns);
+  args.channels = static_cast<int>(matrix.channels);
+  args.z_vector = call.Vectors(matrix.channels, matrix.x);
+  args.p_vector = call.Vectors(matrix.columns, matrix.p);
+  const bool plain = args.z_vector && args.p_vector && args.out.vector && IsClamp(matrix.activation.kind);
+  return WithPolicy(call.p.dtype, call.plan.math, [&](auto policy) {
+    using Policy = decltype(policy);
+    return LaunchKernel(plain ? PointwiseKernel<Policy, true> : PointwiseKernel<Policy, false>, Grid(args.items),
+                        kPointwiseThreads, PointwiseSizes<typename Policy::Element>::kSharedBytes, call.stream, args);
+  });
 }
 
 }  // namespace cuda

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/run/forward.h"
+#include "cuda/run/execute.h"
 
 namespace dwsconv {
 namespace cuda {
