@@ -48,29 +48,10 @@ DWS_DEVICE float DerivativeAt(float x, DeviceActivation activation) {
 // gradient * factor, and 0 where the factor is, whatever the gradient.
 DWS_DEVICE float Scale(float gradient, float factor) { return factor == 0.f ? 0.f : gradient * factor; }
 
-// Puts DerivativeAt of each value in its place. One copy of the code for kLength values, as in ActivateAll.
+// Puts DerivativeAt of each value in its place.
 template <int kGroups, int kLength>
 DWS_DEVICE void DerivativeOfAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
-  DWS_ROLLED
-  for (int g = 0; g < kGroups; ++g) {
-    float group[kLength];
-    DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) group[i] = 0.f;
-    DWS_UNROLL
-    for (int candidate = 0; candidate < kGroups; ++candidate) {
-      if (candidate != g) continue;
-      DWS_UNROLL
-      for (int i = 0; i < kLength; ++i) group[i] = values[candidate][i];
-    }
-    DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) group[i] = DerivativeAt(group[i], activation);
-    DWS_UNROLL
-    for (int candidate = 0; candidate < kGroups; ++candidate) {
-      if (candidate != g) continue;
-      DWS_UNROLL
-      for (int i = 0; i < kLength; ++i) values[candidate][i] = group[i];
-    }
-  }
+  InGroups(values, [&](float value) { return DerivativeAt(value, activation); });
 }
 
 }  // namespace cuda

@@ -6,7 +6,9 @@
 #include <cstdint>
 
 #include "cuda/device/async_copy.cuh"
+#include "cuda/device/block_sums.cuh"
 #include "cuda/device/fragments.cuh"
+#include "cuda/device/load.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
 
@@ -26,54 +28,9 @@ constexpr int ResidentBlocks(int wanted) {
 // What is left of a tile of that many rows (pixels).
 DWS_DEVICE int RowsLeft(int64_t left, int most) { return left < most ? static_cast<int>(left) : most; }
 
-// Starts the copy of kRows x kColumns elements to shared memory, zeros past rows_left and columns_left. `vector`: rows
-// are whole 16-byte vectors, and the pointer is aligned to them.
-template <typename T, int kRows, int kColumns, int kThreads>
-DWS_DEVICE void LoadBlock(T* shared, int shared_pitch, const T* global, int global_pitch, int rows_left,
-                          int columns_left, bool vector) {
-  constexpr int kVector = 16 / sizeof(T), kPieces = kColumns / kVector;
-  static_assert(kRows * kPieces % kThreads == 0, "every thread copies as much");
-  if (vector) {
-    DWS_UNROLL
-    for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
-      const int piece = i * kThreads + threadIdx.x;
-      const int row = piece / kPieces, column = piece % kPieces * kVector;
-      const bool valid = row < rows_left && column < columns_left;
-      CopyAsync16(shared + row * shared_pitch + column, valid ? global + int64_t{row} * global_pitch + column : global,
-                  valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
-      const int row = i / kColumns, column = i % kColumns;
-      const bool valid = row < rows_left && column < columns_left;
-      shared[row * shared_pitch + column] = valid ? global[int64_t{row} * global_pitch + column] : Narrow<T>(0.f);
-    }
-  }
-}
-
-DWS_DEVICE float ShuffleXorFloat(float value, int mask) {
-  const float mine[1] = {value};
-  float other[1];
-  WidenWord(ShuffleXor(NarrowWord(mine, 0.f), mask), other, 0.f);
-  return other[0];
-}
-
-// A warp's sums of 32 rows x up to 16 * kCount columns, which lie as in fragments.cuh.
-template <int kCount>
-using TileSums = float[kCount][kTileSums];
-
-template <int kCount>
-DWS_DEVICE void ClearTiles(TileSums<kCount>& sums) {
-  DWS_UNROLL
-  for (int j = 0; j < kCount; ++j) {
-    DWS_UNROLL
-    for (int i = 0; i < kTileSums; ++i) sums[j][i] = 0.f;
-  }
-}
-
 // f(i, column, pointer to two sums side by side) for all of the lane's sums, in its row i, of the first `tiles` tiles.
 template <int kCount, typename F>
-DWS_DEVICE void ForEachPair(TileSums<kCount>& sums, int lane, int tiles, TensorCoreSums, F f) {
+DWS_DEVICE void ForEachPair(float (&sums)[kCount][kTileSums], int lane, int tiles, TensorCoreSums, F f) {
   DWS_UNROLL
   for (int j = 0; j < kCount; ++j) {
     if (j >= tiles) continue;
@@ -85,7 +42,7 @@ DWS_DEVICE void ForEachPair(TileSums<kCount>& sums, int lane, int tiles, TensorC
   }
 }
 template <int kCount, typename F>
-DWS_DEVICE void ForEachPair(TileSums<kCount>& sums, int lane, int tiles, ExactFloat, F f) {
+DWS_DEVICE void ForEachPair(float (&sums)[kCount][kTileSums], int lane, int tiles, ExactFloat, F f) {
   DWS_UNROLL
   for (int j = 0; j < kCount; ++j) {
     if (j >= tiles) continue;
@@ -247,7 +204,7 @@ struct BackwardProduct<ExactFloat> {
 // f(column, sum, sum of the next column) once for every two of the warp's columns, with the sums over its 32 rows, in
 // one of its lanes. The whole warp comes here.
 template <int kCount, typename F>
-DWS_DEVICE void SumColumns(TileSums<kCount>& sums, int lane, int tiles, TensorCoreSums, F f) {
+DWS_DEVICE void SumColumns(float (&sums)[kCount][kTileSums], int lane, int tiles, TensorCoreSums, F f) {
   DWS_UNROLL
   for (int j = 0; j < kCount; ++j) {
     if (j >= tiles) continue;
@@ -257,15 +214,15 @@ DWS_DEVICE void SumColumns(TileSums<kCount>& sums, int lane, int tiles, TensorCo
       float first = (tile[0] + tile[2]) + (tile[4] + tile[6]), second = (tile[1] + tile[3]) + (tile[5] + tile[7]);
       DWS_UNROLL
       for (int mask = 4; mask < 32; mask *= 2) {
-        first += ShuffleXorFloat(first, mask);
-        second += ShuffleXorFloat(second, mask);
+        first += ShuffleFloatXor(first, mask);
+        second += ShuffleFloatXor(second, mask);
       }
       if (lane < 4) f(j * kTileColumns + half * 8 + 2 * lane, first, second);
     }
   }
 }
 template <int kCount, typename F>
-DWS_DEVICE void SumColumns(TileSums<kCount>& sums, int lane, int tiles, ExactFloat, F f) {
+DWS_DEVICE void SumColumns(float (&sums)[kCount][kTileSums], int lane, int tiles, ExactFloat, F f) {
   DWS_UNROLL
   for (int j = 0; j < kCount; ++j) {
     if (j >= tiles) continue;
@@ -277,64 +234,29 @@ DWS_DEVICE void SumColumns(TileSums<kCount>& sums, int lane, int tiles, ExactFlo
     }
     DWS_UNROLL
     for (int mask = 8; mask < 32; mask *= 2) {
-      first += ShuffleXorFloat(first, mask);
-      second += ShuffleXorFloat(second, mask);
+      first += ShuffleFloatXor(first, mask);
+      second += ShuffleFloatXor(second, mask);
     }
     if (lane < 8) f(j * kTileColumns + 2 * lane, first, second);
   }
 }
 
-// The two elements at from[at], of which only `left` are inside; zeros for the others. `vector`, or kPlain, which needs
-// fewer registers: both are there or none, and they are aligned.
-template <bool kPlain, typename T>
-DWS_DEVICE void LoadPairOf(const T* from, int left, bool vector, float (&pair)[2]) {
-  pair[0] = pair[1] = 0.f;
-  if (kPlain || vector) {
-    if (left > 0) LoadPair(from, pair);
-  } else {
-    if (left > 0) pair[0] = Widen(from[0]);
-    if (left > 1) pair[1] = Widen(from[1]);
-  }
-}
-
 // A warp's sums to a matrix of T with `columns` columns. rows[i]: where the lane's i-th row begins, or -1. `vector`, or
-// kPlain: rows are whole vectors of 16 bytes, and so each lane of a quad stores one of four tiles of 8 columns.
+// kPlain: rows are whole vectors of 16 bytes.
 template <typename Policy, bool kPlain, int kCount>
-DWS_DEVICE void StoreSums(TileSums<kCount>& sums, int lane, int tiles, int first_column,
+DWS_DEVICE void StoreSums(float (&sums)[kCount][kTileSums], int lane, int tiles, int first_column,
                           const int (&rows)[Policy::kRows], typename Policy::Element* to, int columns, bool vector) {
-  using T = typename Policy::Element;
   if (!kPlain && !vector) {
-    ForEachPair<kCount>(sums, lane, tiles, Policy(), [&](int i, int column, const float* pair) {
+    ForEachPair(sums, lane, tiles, Policy(), [&](int i, int column, const float* pair) {
       column += first_column;
       if (rows[i] >= 0) StorePair(to, rows[i] + column, columns - column, pair);
     });
-  } else if constexpr (sizeof(T) == 2) {
-    static_assert(kCount % 2 == 0, "a quad's four tiles of 8 columns are two of 16");
-    DWS_UNROLL
-    for (int two = 0; two < kCount / 2; ++two) {
-      if (2 * two >= tiles) continue;
-      const int column = first_column + two * 2 * kTileColumns + 8 * (lane & 3);
-      const bool inside = column < columns && 2 * two + ((lane & 3) >> 1) < tiles;
-      DWS_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        uint32_t words[4];
-        DWS_UNROLL
-        for (int eight = 0; eight < 4; ++eight) {
-          const float* const from = &sums[2 * two + eight / 2][(eight & 1) * 8 + i * 2];
-          const float values[2] = {from[0], from[1]};
-          words[eight] = NarrowWord(values, T());
-        }
-        TransposeQuad(words, lane);
-        if (inside && rows[i] >= 0) {
-          *reinterpret_cast<uint4*>(to + rows[i] + column) = make_uint4(words[0], words[1], words[2], words[3]);
-        }
-      }
-    }
+  } else if constexpr (sizeof(typename Policy::Element) == 2) {
+    StoreVectors16(sums, lane, tiles, first_column, rows, to, columns);
   } else {
-    ForEachPair<kCount>(sums, lane, tiles, Policy(), [&](int i, int column, const float* pair) {
+    ForEachPair(sums, lane, tiles, Policy(), [&](int i, int column, const float* pair) {
       column += first_column;
-      if (rows[i] < 0 || column >= columns) return;
-      *reinterpret_cast<float2*>(to + rows[i] + column) = make_float2(pair[0], pair[1]);
+      if (rows[i] >= 0 && column < columns) StorePair(to + rows[i] + column, pair);
     });
   }
 }

@@ -84,7 +84,7 @@ DWS_DEVICE void ProductOfTile(const BackwardProductArgs& args, typename Policy::
     }
     CommitCopies();
   };
-  ClearTiles<kTiles>(sums);
+  ClearSums(sums);
   for (int step = 0; step < kBackwardStages - 1; ++step) load(step);
   for (int step = 0; step < steps; ++step) {
     WaitForCopies<kBackwardStages - 2>();
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, kPlain
       const int columns = args.columns - first_column;
       if (args.factors != nullptr) {
         const T* const factors = static_cast<const T*>(args.factors) + first;
-        ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
+        ForEachPair(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
           column += place.column;
           if (rows[i] < 0) return;
           float factor[2];
@@ -159,13 +159,13 @@ __global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, kPlain
       if (args.sums != nullptr) {
         const bool begins = tile == begin;
         float* const mine = column_sums + place.row / kWarpRows * Sizes::kTile + place.column;
-        SumColumns<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int column, float sum, float next) {
+        SumColumns(sums, place.lane, place.tiles, Policy(), [&](int column, float sum, float next) {
           mine[column] = begins ? sum : mine[column] + sum;
           mine[column + 1] = begins ? next : mine[column + 1] + next;
         });
       }
-      StoreSums<Policy, kPlain, kTiles>(sums, place.lane, place.tiles, place.column, rows,
-                                        static_cast<T*>(args.to) + first, columns, args.to_vector);
+      StoreSums<Policy, kPlain>(sums, place.lane, place.tiles, place.column, rows, static_cast<T*>(args.to) + first,
+                                columns, args.to_vector);
     }
     if (args.sums != nullptr) {
       SyncBlock();
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(cons
     const int columns = args.columns - first_column;
     const T* const bias = static_cast<const T*>(args.bias);
     const T* const residual = static_cast<const T*>(args.residual);
-    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
+    ForEachPair(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
       column += place.column;
       const int left = columns - column;
       if (bias != nullptr) {
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(cons
       }
     });
     DerivativeOfAll(sums, args.activation);
-    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
+    ForEachPair(sums, place.lane, place.tiles, Policy(), [&](int i, int column, float* pair) {
       column += place.column;
       if (rows[i] < 0) return;
       float gradient[2];
@@ -223,8 +223,8 @@ __global__ void __launch_bounds__(kBackwardThreads, 1) OutputGradientKernel(cons
       pair[0] = Scale(gradient[0], pair[0]);
       pair[1] = Scale(gradient[1], pair[1]);
     });
-    StoreSums<Policy, false, kTiles>(sums, place.lane, place.tiles, place.column, rows,
-                                     static_cast<T*>(args.to) + first, columns, args.to_vector);
+    StoreSums<Policy, false>(sums, place.lane, place.tiles, place.column, rows, static_cast<T*>(args.to) + first,
+                             columns, args.to_vector);
   }
 }
 
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, true>(
       CommitCopies();
     };
     TileSums<kTiles> sums;
-    ClearTiles<kTiles>(sums);
+    ClearSums(sums);
     for (int step = 0; step < kBackwardStages - 1; ++step) load(step);
     for (int64_t step = 0; step < steps; ++step) {
       WaitForCopies<kBackwardStages - 2>();
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(kBackwardThreads, ProductBlocks<Policy, true>(
     SyncBlock();
     float* const to = args.sums + part * args.channels * args.columns;
     const bool pairs = args.columns % 2 == 0;
-    ForEachPair<kTiles>(sums, place.lane, place.tiles, Policy(), [&](int i, int column, const float* pair) {
+    ForEachPair(sums, place.lane, place.tiles, Policy(), [&](int i, int column, const float* pair) {
       const int channel = first_channel + place.row + Policy::Row(place.lane, i);
       column += first_column + place.column;
       if (channel >= args.channels || column >= args.columns) return;

@@ -4,6 +4,10 @@
 namespace dwsconv {
 namespace cuda {
 
+// Compiled by one file for each policy: see stream_launch.cuh.
+template <typename Policy>
+const char* LaunchBackwardStream(const Problem& p, const Launch& launch, const BackwardStreamArgs& args);
+
 // All but dX and dD, and the parts of all but dD.
 const char* RunGradientStream(const Call& call, const CudaStep& step) {
   const Problem& p = call.p;

@@ -20,7 +20,6 @@
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/platform.cuh"
-#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -198,10 +197,7 @@ DWS_DEVICE void BetweenTile(const BackwardStreamArgs& args, const BackwardStream
     const int patch = unit / words, word = unit - patch * words;
     const int row = patch / patch_columns * kPatch, column = patch % patch_columns * kPatch;
     float weights[Win::kTaps][kElements];
-    DWS_UNROLL
-    for (int tap = 0; tap < Win::kTaps; ++tap) {
-      WidenWord(reinterpret_cast<const uint32_t*>(shared.d)[tap * words + word], weights[tap], T());
-    }
+    LoadTaps<Win>(weights, shared.d, words, word, T());
     PatchSums<T> sums;
     DWS_UNROLL
     for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = shared.bias[word * kElements + i % kElements];
@@ -209,18 +205,9 @@ DWS_DEVICE void BetweenTile(const BackwardStreamArgs& args, const BackwardStream
     const int in_column = column * Win::kStride;
     const uint32_t rows = InsideMask(place.in_row + first, args.H, Win::kIn);
     const uint32_t columns = InsideMask(place.in_column + in_column, args.W, Win::kIn);
-    struct Load {
-      const uint32_t* ring;
-      int first_slot, ring_rows, row_words, words;
-      DWS_DEVICE const uint32_t* operator()(int j) const {
-        const int slot = first_slot + j;
-        return ring + (slot < ring_rows ? slot : slot - ring_rows) * row_words;
-      }
-      DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
-    };
     const uint32_t* const ring = reinterpret_cast<const uint32_t*>(shared.ring) + in_column * words + word;
     SumPatch<T, Win>(sums, weights, rows, columns,
-                     Load{ring, first % args.ring_rows, args.ring_rows, args.in_columns * words, words});
+                     RingRows{ring, first % args.ring_rows, args.ring_rows, args.in_columns * words, words});
     ActivateAll(sums, args.mid);
     T* const z = shared.z + (row * args.tile_columns + column) * args.z_pitch + word * kElements;
     DWS_UNROLL
@@ -248,13 +235,13 @@ DWS_DEVICE void BetweenGradientTile(const BackwardStreamArgs& args, const Backwa
   const int tiles = left < kBetweenTiles ? left : kBetweenTiles;
   if (tiles <= 0) return;
   TileSums<kBetweenTiles> sums;
-  ClearTiles<kBetweenTiles>(sums);
+  ClearSums(sums);
   // Both tiles: what is past the last channel has room, and goes nowhere.
   BackwardProduct<Policy>::template Row<kBetweenTiles>(sums, shared.g + first_pixel * args.g_pitch, args.g_pitch,
                                                        shared.p + first_channel, args.p_pitch, args.out_channels,
                                                        kBetweenTiles, lane);
   if (args.mid.kind != static_cast<int>(ActivationKind::kNone)) {
-    ForEachPair<kBetweenTiles>(sums, lane, tiles, Policy(), [&](int i, int column, float* pair) {
+    ForEachPair(sums, lane, tiles, Policy(), [&](int i, int column, float* pair) {
       const int pixel = first_pixel + Policy::Row(lane, i);
       float z[2];
       LoadPair(shared.z + pixel * args.z_pitch + first_channel + column, z);
@@ -264,7 +251,7 @@ DWS_DEVICE void BetweenGradientTile(const BackwardStreamArgs& args, const Backwa
   }
   if (args.between_sums != nullptr) {
     float* const mine = shared.sums + first_pixel / kWarpRows * args.channels + first_channel;
-    SumColumns<kBetweenTiles>(sums, lane, tiles, Policy(), [&](int column, float sum, float next) {
+    SumColumns(sums, lane, tiles, Policy(), [&](int column, float sum, float next) {
       mine[column] += sum;
       mine[column + 1] += next;
     });
@@ -277,9 +264,8 @@ DWS_DEVICE void BetweenGradientTile(const BackwardStreamArgs& args, const Backwa
     const int column = place.column + (pixel & (args.tile_columns - 1));
     rows[i] = row < place.end_row && column < args.Wo ? (row * args.Wo + column) * args.C : -1;
   }
-  StoreSums<Policy, true, kBetweenTiles>(sums, lane, tiles, first_channel, rows,
-                                         static_cast<T*>(args.dz) + place.image * args.Ho * args.Wo * args.C, args.C,
-                                         true);
+  StoreSums<Policy, true>(sums, lane, tiles, first_channel, rows,
+                          static_cast<T*>(args.dz) + place.image * args.Ho * args.Wo * args.C, args.C, true);
 }
 
 template <typename Policy, typename Win>
@@ -304,7 +290,7 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
   };
   for (int64_t part = blockIdx.x; part < args.parts; part += gridDim.x) {
     TileSums<kTiles> product;
-    ClearTiles<kTiles>(product);
+    ClearSums(product);
     float bias[kUnit];
     DWS_UNROLL
     for (int e = 0; e < kUnit; ++e) bias[e] = 0.f;
@@ -343,7 +329,7 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
     }
     if (args.product_sums != nullptr) {
       float* const to = args.product_sums + part * args.C * args.K;
-      ForEachPair<kTiles>(product, lane, product_tiles, Policy(), [&](int i, int column, const float* pair) {
+      ForEachPair(product, lane, product_tiles, Policy(), [&](int i, int column, const float* pair) {
         const int channel = product_row + Policy::Row(lane, i);
         column += product_column;
         if (channel >= args.C || column >= args.K) return;  // K is even
@@ -375,10 +361,6 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
     SyncBlock();
   }
 }
-
-// Compiled by one file for each policy: see stream_launch.cuh.
-template <typename Policy>
-const char* LaunchBackwardStream(const Problem& p, const Launch& launch, const BackwardStreamArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

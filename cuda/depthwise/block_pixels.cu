@@ -14,7 +14,7 @@ const char* RunPixels(const Call& call, const CudaStep& step) {
     args.depthwise.N = p.N, args.depthwise.C = p.CM(), args.depthwise.M = 1;
     args.depthwise.Ho = p.Ho, args.depthwise.Wo = p.Wo;
   }
-  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.gate = step.gate ? call.At(CudaTensor::kGate) : nullptr;
   args.residual = step.residual ? call.At(CudaTensor::kResidual) : nullptr;
   args.y = call.At(step.to);
   args.normalize = step.normalize;
@@ -34,7 +34,7 @@ const char* RunConvolution(const Call& call, const CudaStep& step) {
   args.x = matrix.x;
   args.p = matrix.p;
   args.bias = matrix.bias;
-  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.gate = step.gate ? call.At(CudaTensor::kGate) : nullptr;
   args.residual = matrix.residual;
   args.y = matrix.y;
   args.out = OnDevice(matrix.activation);

@@ -20,7 +20,7 @@ constexpr int kBlockGeneralThreads = 128;
 
 struct BlockPixelsArgs {
   DepthwiseArgs depthwise;  // `z` and `items` unused; without `d` x is [N,Ho,Wo,C*M] and taken as it is
-  const void* scale;        // [N,C*M] or null
+  const void* gate;         // [N,C*M] or null
   const void* residual;     // as y, or null
   void* y;                  // [N,Ho,Wo,C*M]
   bool normalize;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kBlockPixelsThreads) BlockPixelsKernel(const B
     for (int64_t cm = lane; cm < CM; cm += 32) {
       float z = value(cm);
       if (args.normalize) z = (z - mean) * factor;
-      if (args.scale != nullptr) z *= Widen(static_cast<const T*>(args.scale)[image * CM + cm]);
+      if (args.gate != nullptr) z *= Widen(static_cast<const T*>(args.gate)[image * CM + cm]);
       if (args.residual != nullptr) z += Widen(static_cast<const T*>(args.residual)[pixel * CM + cm]);
       static_cast<T*>(args.y)[pixel * CM + cm] = Narrow<T>(z);
     }
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kBlockPixelsThreads) BlockPixelsKernel(const B
 
 struct BlockGeneralArgs {
   const void *x, *p, *bias;  // [N,H,W,C], [R,S,C,K], [K] or null
-  const void* scale;         // [N,C] or null
+  const void* gate;          // [N,C] or null
   const void* residual;      // as y, or null
   void* y;                   // [N,Ho,Wo,K]
   DeviceActivation out;
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kBlockGeneralThreads) BlockGeneralKernel(const
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockGeneralThreads + threadIdx.x; i < outputs; i += together) {
     const int64_t pixel = i / args.K, k = i % args.K;
     const int64_t column = pixel % args.Wo, row = pixel / args.Wo % args.Ho, image = pixel / args.Wo / args.Ho;
-    const T* const scale = args.scale == nullptr ? nullptr : static_cast<const T*>(args.scale) + image * args.C;
+    const T* const gate = args.gate == nullptr ? nullptr : static_cast<const T*>(args.gate) + image * args.C;
     float sum = 0.f;
     for (int64_t r = 0; r < args.R; ++r) {
       const int64_t y = row * args.stride_h - args.pad_top + r * args.dilation_h;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kBlockGeneralThreads) BlockGeneralKernel(const
         const T* const p = static_cast<const T*>(args.p) + (r * args.S + s) * args.C * args.K + k;
         for (int64_t c = 0; c < args.C; ++c) {
           float z = Widen(from[c]);
-          if (scale != nullptr) z *= Widen(scale[c]);
+          if (gate != nullptr) z *= Widen(gate[c]);
           sum = fmaf(z, Widen(p[c * args.K]), sum);
         }
       }

@@ -10,10 +10,10 @@ const char* RunWindow(const Call& call, const CudaStep& step) {
   args.x = call.At(step.from);
   args.d = call.At(step.with);
   args.bias = call.At(CudaTensor::kDepthwiseBias);
-  args.scale = step.gate ? call.At(CudaTensor::kGate) : nullptr;
+  args.gate = step.gate ? call.At(CudaTensor::kGate) : nullptr;
   args.residual = step.residual ? call.At(CudaTensor::kResidual) : nullptr;
   args.y = call.At(step.to);
-  for (const void* pointer : {args.x, args.d, args.scale, args.residual, static_cast<const void*>(args.y)}) {
+  for (const void* pointer : {args.x, args.d, args.gate, args.residual, static_cast<const void*>(args.y)}) {
     if (!call.Aligned(pointer, 4)) return RunPixels(call, step);
   }
   args.mid = OnDevice(p.mid);

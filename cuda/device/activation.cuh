@@ -87,15 +87,11 @@ DWS_DEVICE void ClampWords(uint32_t (&words)[kLength], DeviceActivation activati
   }
 }
 
-// Applies an activation to kGroups x kLength values in registers. A clamp is unrolled. Of anything else there is one
-// copy for kLength values, and a loop over the groups, which are moved in and out of it: the code of an error function
-// 64 times over would be the larger part of a kernel.
-template <int kGroups, int kLength>
-DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
-  if (IsClampKind(activation.kind)) {
-    ClampAll(values, activation);
-    return;
-  }
+// f(value) in the place of each of kGroups x kLength values in registers. There is one copy of f's code for kLength
+// values, and a loop over the groups, which are moved in and out of it: the code of an error function 64 times over
+// would be the larger part of a kernel.
+template <int kGroups, int kLength, typename F>
+DWS_DEVICE void InGroups(float (&values)[kGroups][kLength], F f) {
   DWS_ROLLED
   for (int g = 0; g < kGroups; ++g) {
     float group[kLength];
@@ -108,13 +104,23 @@ DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation 
       for (int i = 0; i < kLength; ++i) group[i] = values[candidate][i];
     }
     DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) group[i] = Activate(group[i], activation);
+    for (int i = 0; i < kLength; ++i) group[i] = f(group[i]);
     DWS_UNROLL
     for (int candidate = 0; candidate < kGroups; ++candidate) {
       if (candidate != g) continue;
       DWS_UNROLL
       for (int i = 0; i < kLength; ++i) values[candidate][i] = group[i];
     }
+  }
+}
+
+// Applies an activation to values in registers; a clamp is unrolled.
+template <int kGroups, int kLength>
+DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
+  if (IsClampKind(activation.kind)) {
+    ClampAll(values, activation);
+  } else {
+    InGroups(values, [&](float value) { return Activate(value, activation); });
   }
 }
 

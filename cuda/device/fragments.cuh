@@ -97,11 +97,14 @@ constexpr int kWarpRows = 32;
 constexpr int kTiles = 4;
 constexpr int kTileSums = 16;
 constexpr int kTileColumns = 16;
-using Sums = float[kTiles][kTileSums];
+template <int kCount>
+using TileSums = float[kCount][kTileSums];
+using Sums = TileSums<kTiles>;
 
-DWS_DEVICE void ClearSums(Sums& sums) {
+template <int kCount>
+DWS_DEVICE void ClearSums(float (&sums)[kCount][kTileSums]) {
   DWS_UNROLL
-  for (int j = 0; j < kTiles; ++j) {
+  for (int j = 0; j < kCount; ++j) {
     DWS_UNROLL
     for (int i = 0; i < kTileSums; ++i) sums[j][i] = 0.f;
   }

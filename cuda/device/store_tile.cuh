@@ -47,6 +47,15 @@ DWS_DEVICE void LoadPair(const T* from, float (&values)[2]) {
   WidenWord(*reinterpret_cast<const uint32_t*>(from), values, T());
 }
 
+DWS_DEVICE void StorePair(float* to, const float* pair) {
+  *reinterpret_cast<float2*>(to) = make_float2(pair[0], pair[1]);
+}
+template <typename T>
+DWS_DEVICE void StorePair(T* to, const float* pair) {
+  const float values[2] = {pair[0], pair[1]};
+  *reinterpret_cast<uint32_t*>(to) = NarrowWord(values, T());
+}
+
 // Writes the two elements at y[at], y[at + 1], of which only `left` are inside.
 template <typename T>
 DWS_DEVICE void StorePair(T* y, int at, int left, const float* sums) {
@@ -54,28 +63,41 @@ DWS_DEVICE void StorePair(T* y, int at, int left, const float* sums) {
   if (left > 1) y[at + 1] = Narrow<T>(sums[1]);
 }
 
+// The two elements at from[at], of which only `left` are inside; zeros for the others. `vector`, or kPlain, which needs
+// fewer registers: both are there or none, and they are aligned.
+template <bool kPlain, typename T>
+DWS_DEVICE void LoadPairOf(const T* from, int left, bool vector, float (&pair)[2]) {
+  pair[0] = pair[1] = 0.f;
+  if (kPlain || vector) {
+    if (left > 0) LoadPair(from, pair);
+  } else {
+    if (left > 0) pair[0] = Widen(from[0]);
+    if (left > 1) pair[1] = Widen(from[1]);
+  }
+}
+
 // 16 bytes a lane: of four tiles of 8 columns that a quad holds two columns a lane of, each lane gets one tile's row.
-template <typename T>
-DWS_DEVICE void StoreVectors16(Sums& sums, int lane, int tiles, int first_column, const int (&rows)[4],
-                               const OutputArgs& out) {
+template <typename T, int kCount>
+DWS_DEVICE void StoreVectors16(float (&sums)[kCount][kTileSums], int lane, int tiles, int first_column,
+                               const int (&rows)[4], T* to, int columns) {
+  static_assert(kCount % 2 == 0, "a quad's four tiles of 8 columns are two of 16");
   DWS_UNROLL
-  for (int pair = 0; pair < kTiles / 2; ++pair) {
-    if (2 * pair >= tiles) continue;
-    const int column = first_column + pair * 2 * kTileColumns + 8 * (lane & 3);
-    const bool inside = column < out.channels && 2 * pair + ((lane & 3) >> 1) < tiles;
+  for (int two = 0; two < kCount / 2; ++two) {
+    if (2 * two >= tiles) continue;
+    const int column = first_column + two * 2 * kTileColumns + 8 * (lane & 3);
+    const bool inside = column < columns && 2 * two + ((lane & 3) >> 1) < tiles;
     DWS_UNROLL
     for (int i = 0; i < 4; ++i) {
       uint32_t words[4];
       DWS_UNROLL
       for (int eight = 0; eight < 4; ++eight) {
-        const float* const from = &sums[2 * pair + eight / 2][((eight & 1) * 2 + (i >> 1)) * 4 + (i & 1) * 2];
+        const float* const from = &sums[2 * two + eight / 2][(eight & 1) * 8 + i * 2];
         const float values[2] = {from[0], from[1]};
         words[eight] = NarrowWord(values, T());
       }
       TransposeQuad(words, lane);
       if (inside && rows[i] >= 0) {
-        *reinterpret_cast<uint4*>(static_cast<T*>(out.y) + rows[i] + column) =
-            make_uint4(words[0], words[1], words[2], words[3]);
+        *reinterpret_cast<uint4*>(to + rows[i] + column) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
   }
@@ -118,7 +140,7 @@ DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, con
       if (rows[i] >= 0) StorePair(static_cast<T*>(out.y), rows[i] + column, out.channels - column, pair);
     });
   } else if constexpr (sizeof(T) == 2) {
-    StoreVectors16<T>(sums, lane, tiles, first_column, rows, out);
+    StoreVectors16(sums, lane, tiles, first_column, rows, static_cast<T*>(out.y), out.channels);
   } else {  // 8 bytes a lane, which a few lanes make whole sectors of
     Policy::ForEach(sums, lane, tiles, [&](int i, int column, const float* pair) {
       column += first_column;
@@ -126,6 +148,25 @@ DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, con
       *reinterpret_cast<float2*>(static_cast<float*>(out.y) + rows[i] + column) = make_float2(pair[0], pair[1]);
     });
   }
+}
+
+// StoreTile for a tile of a product of matrices of `pixels` rows, which begins at first_pixel and first_column; the
+// warp's part of it is row_of_warp and column_of_warp further on.
+template <typename Policy, bool kPlain>
+DWS_DEVICE void StoreProduct(Sums& sums, int lane, int tiles, int row_of_warp, int column_of_warp, int64_t first_pixel,
+                             int first_column, int64_t pixels, const float* bias, OutputArgs out) {
+  using T = typename Policy::Element;
+  int rows[Policy::kRows];
+  DWS_UNROLL
+  for (int i = 0; i < Policy::kRows; ++i) {
+    const int row = row_of_warp + Policy::Row(lane, i);
+    rows[i] = first_pixel + row < pixels ? row * out.channels : -1;
+  }
+  const int64_t first = first_pixel * out.channels + first_column;
+  out.y = static_cast<T*>(out.y) + first;
+  if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
+  out.channels -= first_column;
+  StoreTile<Policy, kPlain>(sums, lane, tiles, column_of_warp, rows, bias, out);
 }
 
 // Where P's columns were permuted (TensorCores16::Column) a lane has, of each 32 channels, 8 side by side: sum e of

@@ -4,6 +4,10 @@
 namespace dwsconv {
 namespace cuda {
 
+// Compiled by one file for each policy: see stream_launch.cuh.
+template <typename Policy>
+const char* LaunchStream(const Problem& p, const Launch& launch, const StreamArgs& args);
+
 const char* RunStream(const Call& call, const CudaStep& step) {
   const Problem& p = call.p;
   const CudaTile& tile = step.tile;

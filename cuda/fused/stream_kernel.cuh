@@ -18,9 +18,9 @@
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/fragments.cuh"
+#include "cuda/device/load.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
-#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -92,52 +92,6 @@ struct StreamThread {
   }
 };
 
-// Floats of a bias to shared memory, zeros past its end and where there is none.
-template <typename T>
-DWS_DEVICE void LoadBias(float* shared, const void* bias, int size, int padded) {
-  for (int i = threadIdx.x; i < padded; i += blockDim.x) {
-    shared[i] = bias != nullptr && i < size ? Widen(static_cast<const T*>(bias)[i]) : 0.f;
-  }
-}
-
-// P to shared memory, zeros where row >= valid_rows or column >= valid_columns: columns where Policy::Column puts them.
-// `columns` is a multiple of what that permutes. The copies are not committed.
-template <typename Policy>
-DWS_DEVICE void LoadPointwise(typename Policy::Element* shared, int shared_pitch,
-                              const typename Policy::Element* global, int64_t global_pitch, int rows, int columns,
-                              int valid_rows, int valid_columns, bool vector) {
-  using T = typename Policy::Element;
-  constexpr int kVector = 16 / sizeof(T);
-  if (vector && Policy::kPermuted) {
-    const int pieces = columns / kVector;
-    for (int i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
-      const int row = i / pieces, column = (i - row * pieces) * kVector;
-      const bool valid = row < valid_rows && column < valid_columns;
-      const uint4 four =
-          valid ? *reinterpret_cast<const uint4*>(global + row * global_pitch + column) : make_uint4(0, 0, 0, 0);
-      const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-      DWS_UNROLL
-      for (int w = 0; w < 4; ++w) {
-        *reinterpret_cast<uint32_t*>(shared + row * shared_pitch + Policy::Column(column + 2 * w)) = words[w];
-      }
-    }
-  } else if (vector) {
-    const int pieces = columns / kVector;
-    for (int i = threadIdx.x; i < rows * pieces; i += blockDim.x) {
-      const int row = i / pieces, column = (i - row * pieces) * kVector;
-      const bool valid = row < valid_rows && column < valid_columns;
-      CopyAsync16(shared + row * shared_pitch + column, global + row * global_pitch + column, valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
-      const int row = i / columns, column = i - row * columns;
-      const bool valid = row < valid_rows && column < valid_columns;
-      shared[row * shared_pitch + Policy::Column(column)] =
-          valid ? global[row * global_pitch + column] : Narrow<T>(0.f);
-    }
-  }
-}
-
 // What stays for the whole kernel: filters and biases. Whether this thread saw a tap of D that is infinite or no
 // number.
 template <typename Policy, int kTaps>
@@ -145,13 +99,7 @@ DWS_DEVICE bool LoadFilters(const StreamArgs& args, const StreamShared<typename 
   using T = typename Policy::Element;
   LoadPointwise<Policy>(shared.p, args.p_pitch, static_cast<const T*>(args.p), args.out.channels, args.channels,
                         args.out_channels, args.C, args.out.channels, args.p_vector);
-  bool infinite = false;
-  for (int i = threadIdx.x; i < kTaps * args.channels; i += blockDim.x) {
-    const int tap = i / args.channels, channel = i - tap * args.channels;
-    const T weight = channel < args.C ? static_cast<const T*>(args.d)[tap * args.C + channel] : Narrow<T>(0.f);
-    shared.d[i] = weight;
-    infinite = infinite || !IsFinite(Widen(weight));
-  }
+  const bool infinite = LoadDepthwise<T, kTaps>(shared.d, args.d, args.C, args.channels);
   LoadBias<T>(shared.depthwise_bias, args.depthwise_bias, args.C, args.channels);
   LoadBias<T>(shared.bias, args.bias, args.out.channels, args.out_channels);
   return infinite;
@@ -312,10 +260,7 @@ DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, co
       continue;
     }
     if (word != word_before) {
-      DWS_UNROLL
-      for (int tap = 0; tap < Win::kTaps; ++tap) {
-        WidenWord(reinterpret_cast<const uint32_t*>(shared.d)[tap * words + word], weights[tap], T());
-      }
+      LoadTaps<Win>(weights, shared.d, words, word, T());
       word_before = word;
     }
     PatchSums<T> sums;
@@ -443,10 +388,6 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
     CommitCopies();
   }
 }
-
-// Compiled by one file for each policy: see stream_launch.cuh.
-template <typename Policy>
-const char* LaunchStream(const Problem& p, const Launch& launch, const StreamArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

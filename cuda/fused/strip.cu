@@ -4,6 +4,10 @@
 namespace dwsconv {
 namespace cuda {
 
+// Compiled by one file for each policy: see strip_launch.cuh.
+template <typename Policy>
+const char* LaunchStrip(const Problem& p, const Launch& launch, const BlockStripArgs& args);
+
 const char* RunStrip(const Call& call, const CudaStep& step) {
   const Problem& p = call.p;
   const CudaTile& tile = step.tile;
@@ -20,7 +24,7 @@ const char* RunStrip(const Call& call, const CudaStep& step) {
   args.out.channels = static_cast<int>(p.K);
   args.out.vector = call.Vectors(p.K, args.out.y) && call.Aligned(args.out.residual, 16);
   args.out.activation = OnDevice(p.out);
-  args.lead = OnDevice(call.block.lead);
+  args.expand_activation = OnDevice(call.block.lead);
   args.mid = OnDevice(p.mid);
   SetImage(p, &args);
   args.E = static_cast<int>(call.block.E);

@@ -1,7 +1,7 @@
-// The block's fused kernel: leading 1x1 convolution, depthwise convolution and, where there is one, the last 1x1 one. A
-// block of threads takes a strip of columns of one image and goes down it, tile_rows output rows a step:
+// The block's fused kernel: expansion (a 1x1 convolution), depthwise convolution and, where there is one, the last 1x1
+// one. A block of threads takes a strip of columns of one image and goes down it, tile_rows output rows a step:
 //
-//   rows of X --cp.async--> shared --times the expand filter, lead--> ring of A --depthwise, mid--> Z --times P--> Y
+//   rows of X --cp.async--> shared --times the expand filter--> ring of A --depthwise, mid--> Z --times P--> Y
 //
 // A, several times X, exists in the ring alone: rows of it that the next step reads stay there. Only the columns that
 // two strips share, and the rows above a segment, are computed twice. Without a last convolution Z is the output.
@@ -17,7 +17,6 @@
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
-#include "cuda/run/call.h"
 
 namespace dwsconv {
 namespace cuda {
@@ -38,7 +37,7 @@ struct BlockStripArgs {
   const void *d, *depthwise_bias;        // [R,S,C], [C] or null
   const void *p, *bias;                  // [C,K] or null: then Y is Z; [K] or null
   OutputArgs out;                        // without P: y and channels (C) alone
-  DeviceActivation lead, mid;
+  DeviceActivation expand_activation, mid;
   int H, W, E, C, Ho, Wo, pad_top, pad_left;
   bool x_vector, expand_vector, p_vector;  // whole 16-byte vectors in a row, and pointers aligned to them
   bool y_words;                            // without P: whole words in a row of Y, and aligned
@@ -173,7 +172,7 @@ DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& pl
       pair[0] += shared.expand_bias[first_channel + column];
       pair[1] += shared.expand_bias[first_channel + column + 1];
     });
-    ActivateAll(sums, args.lead);
+    ActivateAll(sums, args.expand_activation);
     int rows[Policy::kRows];
     uint32_t inside = 0;
     DWS_UNROLL
@@ -370,10 +369,6 @@ __global__ void __launch_bounds__(kBlockStripThreads, DWS_BLOCK_STRIP_BLOCKS)
     }
   }
 }
-
-// Compiled by one file for each policy: see strip_launch.cuh.
-template <typename Policy>
-const char* LaunchStrip(const Problem& p, const Launch& launch, const BlockStripArgs& args);
 
 }  // namespace cuda
 }  // namespace dwsconv

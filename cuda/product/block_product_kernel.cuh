@@ -45,7 +45,7 @@ struct BlockProductSizes {
 
 struct BlockProductArgs {
   const void *x, *p, *bias;  // [N,H,W,C], [R*S*C,K], [K] or null
-  const void* scale;         // [N,C]; null for a window
+  const void* gate;          // [N,C]; null for a window
   OutputArgs out;
   int64_t pixels, row_tiles, items;  // items: row_tiles * tiles of columns
   int64_t image_pixels;              // Ho * Wo
@@ -86,14 +86,14 @@ struct GatedRows {
   using Sizes = BlockProductSizes<T>;
   static constexpr bool kWindow = false;
   static constexpr int kCopies = kBlockProductRows * Sizes::kPieces / kBlockProductThreads;
-  int64_t scale_at[kCopies];  // the factors of this thread's rows, or -1 past the last pixel
+  int64_t gate_at[kCopies];  // the factors of this thread's rows, or -1 past the last pixel
 
   DWS_DEVICE void Begin(const BlockProductArgs& args, BlockProductPlace* places, int64_t first_pixel) {
     (void)places;
     DWS_UNROLL
     for (int i = 0; i < kCopies; ++i) {
       const int64_t pixel = first_pixel + (i * kBlockProductThreads + threadIdx.x) / Sizes::kPieces;
-      scale_at[i] = pixel < args.pixels ? pixel / args.image_pixels * args.channels : -1;
+      gate_at[i] = pixel < args.pixels ? pixel / args.image_pixels * args.channels : -1;
     }
   }
 
@@ -107,20 +107,20 @@ struct GatedRows {
       for (int i = 0; i < kCopies; ++i) {
         const int piece = i * kBlockProductThreads + threadIdx.x;
         const int row = piece / Sizes::kPieces, column = piece % Sizes::kPieces * Sizes::kVector;
-        const bool valid = scale_at[i] >= 0 && column < left;
+        const bool valid = gate_at[i] >= 0 && column < left;
         CopyAsync16(stage + row * Sizes::kZPitch + column,
                     valid ? x + (first_pixel + row) * args.channels + first + column : x, valid);
       }
       return;
     }
-    const T* const scale = static_cast<const T*>(args.scale);
+    const T* const gate = static_cast<const T*>(args.gate);
     for (int i = threadIdx.x; i < kBlockProductRows * Sizes::kDepth; i += kBlockProductThreads) {
       const int row = i / Sizes::kDepth, column = i % Sizes::kDepth;
       const int64_t pixel = first_pixel + row;
       float value = 0.f;
       if (pixel < args.pixels && column < left) {
         value = Widen(x[pixel * args.channels + first + column]) *
-                Widen(scale[pixel / args.image_pixels * args.channels + first + column]);
+                Widen(gate[pixel / args.image_pixels * args.channels + first + column]);
       }
       stage[row * Sizes::kZPitch + column] = Narrow<T>(value);
     }
@@ -132,10 +132,10 @@ struct GatedRows {
     for (int i = 0; i < kCopies; ++i) {
       const int piece = i * kBlockProductThreads + threadIdx.x;
       const int row = piece / Sizes::kPieces, column = piece % Sizes::kPieces * Sizes::kVector;
-      if (scale_at[i] < 0 || column >= args.depth - first) continue;
+      if (gate_at[i] < 0 || column >= args.depth - first) continue;
       uint4* const at = reinterpret_cast<uint4*>(stage + row * Sizes::kZPitch + column);
       const uint4 factors =
-          *reinterpret_cast<const uint4*>(static_cast<const T*>(args.scale) + scale_at[i] + first + column);
+          *reinterpret_cast<const uint4*>(static_cast<const T*>(args.gate) + gate_at[i] + first + column);
       uint4 x = *at;
       x.x = Times(x.x, factors.x);
       x.y = Times(x.y, factors.y);
@@ -263,18 +263,8 @@ __global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Polic
       stage = stage + 1 == kBlockProductStages ? 0 : stage + 1;
       next = next + 1 == kBlockProductStages ? 0 : next + 1;
     }
-    int rows[Policy::kRows];
-    DWS_UNROLL
-    for (int i = 0; i < Policy::kRows; ++i) {
-      const int row = row_of_warp + Policy::Row(lane, i);
-      rows[i] = first_pixel + row < args.pixels ? row * args.out.channels : -1;
-    }
-    OutputArgs out = args.out;
-    const int64_t first = first_pixel * out.channels + first_column;
-    out.y = static_cast<T*>(out.y) + first;
-    if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
-    out.channels -= first_column;
-    StoreTile<Policy, kPlain>(sums, lane, tiles, column_of_warp, rows, bias, out);
+    StoreProduct<Policy, kPlain>(sums, lane, tiles, row_of_warp, column_of_warp, first_pixel, first_column, args.pixels,
+                                 bias, args.out);
     // The next item writes into stages, places and the bias.
     SyncBlock();
   }

@@ -17,14 +17,14 @@ const char* RunBlockProduct(const Call& call, const CudaStep& step) {
   args.x = matrix.x;
   args.p = matrix.p;
   args.bias = matrix.bias;
-  args.scale = call.At(CudaTensor::kGate);
+  args.gate = call.At(CudaTensor::kGate);
   args.out = matrix.Output(call);
   args.pixels = matrix.pixels;
   args.row_tiles = Ceil(matrix.pixels, kBlockProductRows);
   args.items = args.row_tiles * Ceil(matrix.columns, kBlockProductColumns);
   args.image_pixels = p.output_pixels();
   args.channels = args.depth = static_cast<int>(matrix.channels);
-  args.x_vector = call.Vectors(matrix.channels, matrix.x) && call.Aligned(args.scale, 16);
+  args.x_vector = call.Vectors(matrix.channels, matrix.x) && call.Aligned(args.gate, 16);
   args.p_vector = call.Vectors(matrix.columns, matrix.p);
   if (kWindow) {
     args.depth = static_cast<int>(p.R * p.S * p.C);
