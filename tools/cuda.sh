@@ -60,14 +60,15 @@ toolkit=$("$nvcc" -dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^#\$ 
 flags=(-std=c++17 -O3 -I. -Werror all-warnings -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-Werror,-fvisibility=hidden)
 stamp="$("$nvcc" --version | tail -1) ${gencode[*]} ${flags[*]}"
 [[ -e $out/stamp && $(cat "$out/stamp") == "$stamp" ]] || { rm -f "$out"/*.o; echo "$stamp" >"$out/stamp"; }
-newest_header=$(ls -t cuda/*.cuh cuda/*.h cc/core/*.h cc/plan/*.h | head -1)
+newest_header=$(ls -t cuda/*/*.cuh cuda/*/*.h cc/core/*.h cc/plan/cuda/*.h | head -1)
 stale=()
-for source in cuda/stream_*.cu cuda/[!s]*.cu cuda/*.cc cc/core/make_*.cc cc/plan/cuda_*.cc; do
-  object=$out/$(basename "$source").o
+for source in cuda/*/*.cu cuda/*/*.cc cc/core/{infer,attributes}.cc cc/plan/cuda/*.cc; do
+  case $source in cuda/testing/*) continue ;; esac
+  object=$out/${source//\//_}.o
   if [[ ! $object -nt $source || ! $object -nt $newest_header ]]; then stale+=("$source"); fi
 done
 compile() {
-  local source=$1 object=$2/$(basename "$1").o
+  local source=$1 object=$2/${1//\//_}.o
   if [[ $source == *.cu ]]; then
     local -a options=("${@:3}")
   else

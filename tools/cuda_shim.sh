@@ -9,18 +9,17 @@ mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9
 flags=(-std=c++17 -O2 -march=native -ffp-contract=off -fPIC -Wall -Wextra -Werror -Wno-unknown-pragmas -I. -DDWSCONV_SHIM)
-headers=(cuda/*.cuh cuda/*.h cuda/testing/*.h cc/core/*.h cc/plan/*.h tools/cuda_shim.sh)
-newest=$(ls -t "${headers[@]}" | head -1)
+newest=$(ls -t cuda/*/*.cuh cuda/*/*.h cc/core/*.h cc/plan/cuda/*.h tools/cuda_shim.sh | head -1)
 stale=()
-for source in cuda/*.cu cuda/*.cc cuda/testing/*.cc cc/core/make_*.cc cc/plan/cuda_*.cc; do
-  if [[ $source == cuda/machine.cu ]]; then continue; fi
-  object=$out/$(basename "$source").o
+for source in cuda/*/*.cu cuda/*/*.cc cc/core/{infer,attributes}.cc cc/plan/cuda/*.cc; do
+  case $source in cuda/run/machine.cu | cuda/testing/*.cu) continue ;; esac
+  object=$out/${source//\//_}.o
   if [[ ! $object -nt $source || ! $object -nt $newest ]]; then stale+=("$source"); fi
 done
 if ((${#stale[@]} > 0)); then
   # One object at a time is written under another name: an interrupted compiler leaves nothing that looks finished.
   printf '%s\n' "${stale[@]}" | xargs -P "$(nproc)" -I{} bash -c '
-    source=$1 object=$2/$(basename "$1").o
+    source=$1 object=$2/${1//\//_}.o
     shift 2
     ${CXX:-g++} "$@" -x c++ -c "$source" -o "$object.new" && mv "$object.new" "$object"' _ {} "$out" "${flags[@]}"
   ${CXX:-g++} -shared -o "$out/libdwsconv_cuda_shim.so.new" "$out"/*.o

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/element.cuh"
-#include "cuda/fragments.cuh"
-#include "cuda/platform.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/fragments.cuh"
+#include "cuda/device/platform.cuh"
 
 namespace dwsconv {
 namespace cuda {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/forward.h"
+#include "cuda/run/execute.h"
 
 #if !defined(__x86_64__)
 #error "the switch between fibres below is written for x86-64"

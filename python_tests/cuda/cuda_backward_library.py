@@ -1,51 +1,29 @@
-"""The GPU kernels' gradients by their C functions (cuda/c_api_backward.h), as cuda_library.py has the forward pass."""
+"""The gradients on a GPU by the C functions, as cuda_library.py has the forward pass."""
 
 from __future__ import annotations
 
-import ctypes
+from cuda_library import BLOCK_PATHS, SHORT, Library, Planned, _Call, call_of
 
-from cuda_library import Library, Plan, _Call, _Plan, call_of
-
-PATHS = {"auto": 0, "general": 1, "steps": 2, "fused": 3}
+PATHS = {"auto": 0, **BLOCK_PATHS}
 
 # The gradients in the order of the bits that ask for them, by the names of what they are gradients of.
 GRADIENTS = ("x", "d", "p", "db", "b", "r")
-_FIELDS = dict(zip(GRADIENTS, ("dx", "dd", "dp", "ddb", "dbias", "dr")))
-
-
-class _BackwardCall(ctypes.Structure):
-    _fields_ = (
-        ("layer", _Call),
-        ("path", ctypes.c_int32),
-        ("wanted", ctypes.c_int32),
-        ("unaligned", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-        ("grad", ctypes.c_void_p),
-        *((name, ctypes.c_void_p) for name in _FIELDS.values()),
-    )
 
 
 class BackwardLibrary(Library):
-    """A library with the functions of cuda/c_api.h and cuda/c_api_backward.h."""
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.backward_plan = self.handle.dwsconv_cuda_backward_plan
-        self.backward = self.handle.dwsconv_cuda_backward
-        self.backward_plan.restype = self.backward.restype = ctypes.c_char_p
-        self.handle.dwsconv_cuda_backward_calls.restype = ctypes.c_int64
+    """A library, whose calls for gradients are counted."""
 
     def backward_calls(self) -> dict:
         """Calls so far by path."""
-        return {path: self.handle.dwsconv_cuda_backward_calls(number) for path, number in PATHS.items() if number}
+        return self.calls(BLOCK_PATHS)
 
 
-class BackwardCall:
-    """The gradients of one layer: planned, then run on pointers as often as one likes.
+class BackwardCall(Planned):
+    """The gradients of one layer.
 
     Args:
-        forward: the `cuda_library.Call` of the layer; its shapes, attributes and math are taken.
         library: a `BackwardLibrary`.
+        forward: the `cuda_library.Call` of the layer; its shapes, attributes and math are taken.
         wanted: names out of GRADIENTS.
         path: a key of PATHS.
         tile: (rows, columns) of the fused path, or None for the planner's choice.
@@ -55,37 +33,22 @@ class BackwardCall:
         ValueError: the library refuses the call; the message is its own.
     """
 
-    def __init__(
-        self, library: BackwardLibrary, forward, wanted=GRADIENTS, path: str = "auto", tile=None, aligned=True
-    ):
+    def __init__(self, library: Library, forward, wanted=GRADIENTS, path: str = "auto", tile=None, aligned=True):
         self._library, self._forward = library, forward  # which keeps the words alive that the copy points to
-        self._call = call = _BackwardCall()
-        ctypes.memmove(ctypes.byref(call.layer), ctypes.byref(forward._call), ctypes.sizeof(_Call))
+        self._call = call = _Call.from_buffer_copy(forward._call)
+        call.gradients = sum(1 << GRADIENTS.index(name) for name in wanted)
         call.path, call.unaligned = PATHS[path], not aligned
-        call.layer.tile_rows, call.layer.tile_columns = tile or (0, 0)
-        call.wanted = sum(1 << GRADIENTS.index(name) for name in wanted)
-        plan = _Plan()
-        self._check(library.backward_plan(ctypes.byref(call), ctypes.byref(plan)))
-        self.plan = Plan(tuple(plan.output), plan.workspace_bytes, plan.modelled_us, plan.text.decode())
+        call.tile_rows, call.tile_columns = tile or (0, 0)
+        call.segments = call.groups = 0
+        self._plan()
 
-    def run(self, gradients: dict, *, x, d, p, grad, y=None, db=None, b=None, r=None, workspace=None, stream: int = 0):
-        """Enqueues it. All are addresses; `gradients` by the names of GRADIENTS, `workspace` of plan.workspace_bytes.
+    def run(self, gradients: dict, **tensors):
+        """Enqueues it: addresses of `gradients` by the names of GRADIENTS, and of what `Planned.run` takes.
 
         Raises:
             ValueError: the launch failed.
         """
-        call, layer = self._call, self._call.layer
-        layer.x, layer.d, layer.p, layer.y, layer.db, layer.b, layer.r = x, d, p, y, db, b, r
-        layer.workspace, layer.workspace_bytes, layer.stream = workspace, self.plan.workspace_bytes, stream
-        call.grad = grad
-        for name, field in _FIELDS.items():
-            setattr(call, field, gradients.get(name))
-        self._check(self._library.backward(ctypes.byref(call)))
-
-    @staticmethod
-    def _check(error: bytes) -> None:
-        if error:
-            raise ValueError(error.decode())
+        super().run(**tensors, **{f"d_{SHORT.get(name, name)}": address for name, address in gradients.items()})
 
 
 def backward_call_of(library: BackwardLibrary, x, layer, residual, dtype: str, *, math="exact", **options):

@@ -1,4 +1,4 @@
-"""The GPU kernels by their C functions (cuda/c_api.h): on device pointers, or built for the CPU on NumPy arrays."""
+"""The GPU kernels by their C functions (cuda/capi/c_api.h): on device pointers, or built for the CPU on arrays."""
 
 from __future__ import annotations
 
@@ -10,25 +10,42 @@ from typing import Optional
 import numpy as np
 
 PATHS = {"auto": 0, "direct": 1, "two_step": 2, "stream": 3}
+BLOCK_PATHS = {"general": 4, "steps": 5, "fused": 6}  # of blocks with other stages, and of gradients
 MATHS = {"exact": 0, "tf32": 1}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+FUSIONS = {"auto": 0, "always": 1, "never": 2}
+
+# Tensors with shapes, in the order of the C interface, then the others.
+TENSORS = (
+    "x", "expand_filter", "expand_bias", "depthwise_filter", "depthwise_bias", "pointwise_filter", "bias", "scale",
+    "residual",
+)  # fmt: skip
+POINTERS = (
+    *TENSORS, "y", "grad",
+    "d_x", "d_depthwise_filter", "d_pointwise_filter", "d_depthwise_bias", "d_bias", "d_residual",
+)  # fmt: skip
+# What a layer's tensors are called for short.
+SHORT = {"d": "depthwise_filter", "p": "pointwise_filter", "db": "depthwise_bias", "b": "bias", "r": "residual"}
 
 
 class _Call(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64 * 4) for name in ("input", "depthwise_filter", "pointwise_filter")),
-        ("depthwise_bias_size", ctypes.c_int64),
-        ("bias_size", ctypes.c_int64),
-        ("residual", ctypes.c_int64 * 4),
+        ("shapes", ctypes.c_int64 * 4 * len(TENSORS)),
         ("strides", ctypes.c_int64 * 2),
         ("dilations", ctypes.c_int64 * 2),
         ("explicit_paddings", ctypes.c_int64 * 8),
-        *((name, ctypes.c_char_p) for name in ("padding", "data_format", "depthwise_activation", "activation")),
-        ("depthwise_alpha", ctypes.c_float),
-        ("alpha", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("dtype", "path", "math", "groups")),
+        *(
+            (name, ctypes.c_char_p)
+            for name in ("padding", "data_format", "expand_activation", "depthwise_activation", "activation")
+        ),
+        *((name, ctypes.c_float) for name in ("expand_alpha", "depthwise_alpha", "alpha", "epsilon")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("normalize", "dtype", "gradients", "path", "math", "fusion", "unaligned", "groups")
+        ),
         *((name, ctypes.c_int64) for name in ("tile_rows", "tile_columns", "segments")),
-        *((name, ctypes.c_void_p) for name in ("x", "d", "p", "db", "b", "r", "y", "workspace")),
+        ("tensors", ctypes.c_void_p * len(POINTERS)),
+        ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_int64),
         ("stream", ctypes.c_void_p),
     )
@@ -53,23 +70,42 @@ class Plan:
     text: str
 
 
-class Call:
-    """One layer's shapes and attributes: planned, then run on pointers as often as one likes.
+class Library:
+    """A library with the functions of cuda/capi/c_api.h."""
+
+    def __init__(self, path: Path):
+        self.handle = ctypes.CDLL(str(path))
+        self.handle.dwsconv_cuda_plan.restype = self.handle.dwsconv_cuda_run.restype = ctypes.c_char_p
+        self.handle.dwsconv_cuda_calls.restype = ctypes.c_int64
+
+    def calls(self, paths=("direct", "two_step", "stream")) -> dict:
+        """Calls so far by path."""
+        return {path: self.handle.dwsconv_cuda_calls({**PATHS, **BLOCK_PATHS}[path]) for path in paths}
+
+    def all_calls(self) -> int:
+        """Calls so far that launched anything."""
+        return self.handle.dwsconv_cuda_calls(0)
+
+
+class Planned:
+    """A call of the C interface: planned when it is made, then run on pointers as often as one likes.
 
     Args:
         library: a `Library`.
-        x, depthwise_filter, pointwise_filter: their shapes.
+        shapes: those of the tensors that there are, by the names of TENSORS.
         dtype: "float32", "bfloat16" or "float16".
-        depthwise_bias, bias: whether there is one.
-        residual: its shape, or None.
         strides, dilations: (height, width).
         padding: "SAME", "VALID" or ((top, bottom), (left, right)).
         data_format: "NHWC" or "NCHW".
-        depthwise_activation, activation: (word, alpha).
-        path, math: keys of PATHS and MATHS.
+        words: (word, alpha) of the activations after expansion, depthwise and last convolution.
+        epsilon: of the norm, or None for no norm.
+        gradients: bits of those that are wanted, or -1 for y.
+        path: a key of PATHS or BLOCK_PATHS.
+        math, fusion: keys of MATHS and FUSIONS.
         tile: (rows, columns), or None for the planner's choice.
         segments: pieces of an image's rows; 0 is the planner's choice.
         groups: of a block's threads; 0 is the planner's choice.
+        aligned: whether all tensors begin at multiples of 16 bytes, which path fused wants.
 
     Raises:
         ValueError: the library refuses the call; the message is its own.
@@ -78,60 +114,64 @@ class Call:
     def __init__(
         self,
         library: Library,
-        x: tuple,
-        depthwise_filter: tuple,
-        pointwise_filter: tuple,
+        shapes: dict,
         dtype: str,
         *,
-        depthwise_bias: bool = False,
-        bias: bool = False,
-        residual: Optional[tuple] = None,
         strides: tuple = (1, 1),
         dilations: tuple = (1, 1),
         padding: object = "SAME",
         data_format: str = "NHWC",
-        depthwise_activation: tuple = ("none", 0.2),
-        activation: tuple = ("none", 0.2),
+        words: tuple = (("none", 0.2),) * 3,
+        epsilon: Optional[float] = None,
+        gradients: int = -1,
         path: str = "auto",
         math: str = "exact",
+        fusion: str = "auto",
         tile: Optional[tuple] = None,
         segments: int = 0,
         groups: int = 0,
+        aligned: bool = True,
     ):
         self._library = library
         self._call = call = _Call()
-        call.input[:], call.depthwise_filter[:], call.pointwise_filter[:] = x, depthwise_filter, pointwise_filter
-        call.depthwise_bias_size = depthwise_filter[2] * depthwise_filter[3] if depthwise_bias else -1
-        call.bias_size = pointwise_filter[3] if bias else -1
-        call.residual[:] = (-1, 0, 0, 0) if residual is None else residual
+        for at, name in enumerate(TENSORS):
+            shape = shapes.get(name, (-1,))
+            call.shapes[at][: len(shape)] = shape
         call.strides[:], call.dilations[:] = strides, dilations
         if isinstance(padding, str):
             call.padding = padding.encode()
         else:
             call.padding = b"EXPLICIT"
-            (top, bottom), (left, right) = padding
-            spatial = (top, bottom, left, right)
+            spatial = (*padding[0], *padding[1])
             call.explicit_paddings[:] = (0, 0, *spatial, 0, 0) if data_format == "NHWC" else (0, 0, 0, 0, *spatial)
         call.data_format = data_format.encode()
-        call.depthwise_activation, call.depthwise_alpha = depthwise_activation[0].encode(), depthwise_activation[1]
-        call.activation, call.alpha = activation[0].encode(), activation[1]
-        call.dtype, call.path, call.math = DTYPES[dtype], PATHS[path], MATHS[math]
+        for name, (word, alpha) in zip(("expand_", "depthwise_", ""), words):
+            setattr(call, f"{name}activation", word.encode())
+            setattr(call, f"{name}alpha", alpha)
+        call.normalize, call.epsilon = int(epsilon is not None), epsilon or 0.0
+        call.dtype, call.path, call.math = DTYPES[dtype], {**PATHS, **BLOCK_PATHS}[path], MATHS[math]
+        call.fusion, call.gradients, call.unaligned = FUSIONS[fusion], gradients, int(not aligned)
         call.tile_rows, call.tile_columns = tile or (0, 0)
         call.segments, call.groups = segments, groups
+        self._plan()
+
+    def _plan(self) -> None:
         plan = _Plan()
-        self._check(library.plan(ctypes.byref(call), ctypes.byref(plan)))
+        self._check(self._library.handle.dwsconv_cuda_plan(ctypes.byref(self._call), ctypes.byref(plan)))
         self.plan = Plan(tuple(plan.output), plan.workspace_bytes, plan.modelled_us, plan.text.decode())
 
-    def run(self, *, x, d, p, y, db=None, b=None, r=None, workspace=None, stream: int = 0) -> None:
-        """Enqueues the layer. All are addresses; `workspace` is of plan.workspace_bytes.
+    def run(self, *, workspace=None, stream: int = 0, **tensors) -> None:
+        """Enqueues it. All are addresses, by the names of POINTERS or SHORT; `workspace` has plan.workspace_bytes.
 
         Raises:
             ValueError: the launch failed.
         """
         call = self._call
-        call.x, call.d, call.p, call.y, call.db, call.b, call.r = x, d, p, y, db, b, r
+        tensors = {SHORT.get(name, name): address for name, address in tensors.items()}
+        call.tensors[:] = [tensors.pop(name, None) for name in POINTERS]
+        assert not tensors, tensors
         call.workspace, call.workspace_bytes, call.stream = workspace, self.plan.workspace_bytes, stream
-        self._check(self._library.forward(ctypes.byref(call)))
+        self._check(self._library.handle.dwsconv_cuda_run(ctypes.byref(call)))
 
     @staticmethod
     def _check(error: bytes) -> None:
@@ -139,18 +179,23 @@ class Call:
             raise ValueError(error.decode())
 
 
-class Library:
-    """A library with the functions of cuda/c_api.h."""
+class Call(Planned):
+    """One layer: its shapes, whether there are biases, the residual's shape or None, and `Planned`'s options."""
 
-    def __init__(self, path: Path):
-        self.handle = ctypes.CDLL(str(path))
-        self.plan, self.forward = self.handle.dwsconv_cuda_plan, self.handle.dwsconv_cuda_forward
-        self.plan.restype = self.forward.restype = ctypes.c_char_p
-        self.handle.dwsconv_cuda_calls.restype = ctypes.c_int64
-
-    def calls(self) -> dict:
-        """Calls so far by path."""
-        return {path: self.handle.dwsconv_cuda_calls(number) for path, number in PATHS.items() if number}
+    def __init__(
+        self, library: Library, x: tuple, depthwise_filter: tuple, pointwise_filter: tuple, dtype: str, *,
+        depthwise_bias: bool = False, bias: bool = False, residual: Optional[tuple] = None,
+        depthwise_activation: tuple = ("none", 0.2), activation: tuple = ("none", 0.2), **options,
+    ):  # fmt: skip
+        shapes = {"x": x, "depthwise_filter": depthwise_filter, "pointwise_filter": pointwise_filter}
+        if depthwise_bias:
+            shapes["depthwise_bias"] = (depthwise_filter[2] * depthwise_filter[3],)
+        if bias:
+            shapes["bias"] = (pointwise_filter[3],)
+        if residual is not None:
+            shapes["residual"] = residual
+        words = (("none", 0.2), depthwise_activation, activation)
+        super().__init__(library, shapes, dtype, words=words, **options)
 
 
 def call_of(library: Library, x: np.ndarray, layer, residual, dtype: str, **options) -> Call:

@@ -16,8 +16,8 @@ import ctypes, keras, numpy as np, tensorflow as tf, tf_dwsconv
 from tf_dwsconv._tf import library as _library
 assert tf.config.list_physical_devices("GPU"), "TensorFlow finds no GPU"
 handle = ctypes.CDLL(_library.load().path)
-handle.dwsconv_gpu_backward_calls.restype = ctypes.c_int64
-calls = lambda: sum(handle.dwsconv_gpu_backward_calls(path) for path in (b"general", b"steps"))
+handle.dwsconv_gpu_calls.restype = ctypes.c_int64
+calls = lambda: sum(handle.dwsconv_gpu_calls(path) for path in (b"general", b"steps", b"fused"))
 tf.config.set_soft_device_placement(False)
 tf.config.experimental.enable_tensor_float_32_execution(False)
 keras.utils.set_random_seed(1)

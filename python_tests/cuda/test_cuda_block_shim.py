@@ -264,7 +264,6 @@ def test_windows_of_nothing_but_padding(library):
         ({}, {"epsilon": float("nan")}, "epsilon must be a finite number"),
         ({}, {"padding": "VALID", "dilations": (9, 9)}, "larger than"),
         ({}, {"math": "tf32"}, "tf32 is for float32 alone"),
-        ({}, {"general": True, "path": "stream"}, "path must be auto"),
     ],
     ids=str,
 )

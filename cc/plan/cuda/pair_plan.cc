@@ -1,0 +1,162 @@
+// A depthwise and a 1x1 convolution: one fused kernel, one kernel for each, or a plain one.
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "cc/plan/cuda/planner.h"
+
+namespace dwsconv {
+namespace {
+
+constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
+constexpr int kMostGroups = 4;           // of a block's threads
+
+double Bytes(const Chain& p, int64_t elements) { return Real(elements) * Real(SizeOf(p.dtype)); }
+
+// Threads that a block of the fused kernel may have: kStreamThreads of cuda/fused/stream_kernel.cuh.
+int StreamThreads(const Chain& p) { return p.R == 3 ? 384 : 256; }
+
+// Blocks with this tile that one multiprocessor holds.
+int BlocksPerMultiprocessor(const Chain& p, const CudaMachine& machine, const CudaTile& tile) {
+  const int64_t by_shared = machine.multiprocessor_shared_bytes / (tile.shared_bytes + kBlockReservedBytes);
+  // Of a thread, at most: what the launch bounds leave it. docs/cuda.md has the compiler's report.
+  const int registers = p.R == 3 ? 168 : 255;
+  const int64_t by_registers = 65536 / (int64_t{registers} * tile.threads);
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({by_shared, by_registers, 16})));
+}
+
+// Cuts the rows into segments and models the time.
+void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTile* tile) {
+  tile->blocks_per_multiprocessor = BlocksPerMultiprocessor(p, machine, *tile);
+  const int residents = tile->blocks_per_multiprocessor * tile->groups;  // groups of a multiprocessor
+  const double pixels = tile->tile_rows * tile->tile_columns;
+  const double compute = pixels * tile->channels * Real(p.R * p.S) / kFmaPerCycle +
+                         pixels * tile->channels * tile->out_channels / ProductPerCycle(p, options.math) +
+                         pixels * tile->out_channels / kOutputsPerCycle;
+  const double columns = std::min<double>(tile->in_columns, Real(p.W));
+  const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
+  // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
+  const double warps = static_cast<double>(residents) * pixels / 16;
+  const double shown = compute * 0.02 * std::max(1.0, 12 / warps);
+  CutRows(p, machine, residents, StepCycles(machine, residents, compute, moved) + shown, 1500, 0, options.segments,
+          tile);
+}
+
+// The fused kernel, or why it cannot run. The best tile of those that fit, or the one asked for.
+std::string PlanStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTile* best) {
+  if (!HasFastWindow(p)) {
+    return "path stream has kernels for 3x3 and 5x5 windows with stride 1 or 2 and for 7x7 with stride 1, each with "
+           "dilation 1 and depth multiplier 1 alone";
+  }
+  if (!HasProduct(p, machine, options.math)) return "path stream needs a card of compute capability 8.0 or more";
+  if (!SizesFit(p) || p.C > 512 || p.K > 4096 || p.output_pixels() > std::numeric_limits<int>::max() / p.K) {
+    return "path stream is not for sizes as large as these";
+  }
+  ForEachTile(32, options, [&](CudaTile tile) {
+    const int pixels = tile.tile_rows * tile.tile_columns;
+    // A thread copies 16 bytes of a pixel at a time, so a pixel has no more of them than a group has threads.
+    if (RoundUp(p.C, 16) * SizeOf(p.dtype) / 16 > 2 * pixels) return;
+    const int most = std::min(StreamThreads(p) / (2 * pixels), kMostGroups);
+    for (tile.groups = 1; tile.groups <= most; ++tile.groups) {
+      if (options.groups > 0 && options.groups != tile.groups) continue;
+      LayOutStream(p, &tile);
+      if (tile.shared_bytes > machine.block_shared_bytes) break;
+      FinishStream(p, machine, options, &tile);
+      if (tile.items > 0 && (best->items == 0 || tile.modelled_us < best->modelled_us)) *best = tile;
+    }
+  });
+  if (best->items > 0) return "";
+  if (options.tile_columns > 0 || options.groups > 0) {
+    return "path stream has no tile of " + std::to_string(options.tile_rows) + "x" +
+           std::to_string(options.tile_columns) + " in " + std::to_string(options.groups) +
+           " groups that fits (0: any): 32, 64 or 128 pixels, 4, 8, 16 or 32 columns, at least 4 rows, two threads "
+           "of " +
+           std::to_string(StreamThreads(p)) + " for each pixel of a group, and " +
+           std::to_string(machine.block_shared_bytes) + " bytes of shared memory";
+  }
+  return "path stream does not fit into the " + std::to_string(machine.block_shared_bytes) +
+         " bytes of shared memory that a block may have";
+}
+
+// The depthwise half of a 7x7 window on tensor cores, where that can be.
+bool PlanToeplitz(const Chain& p, const CudaMachine& machine, CudaTile* tile) {
+  if (!HasFastWindow(p) || p.R != 7 || p.dtype == DType::kFloat32 || p.C % 8 != 0) return false;
+  if (machine.capability < 80 || machine.block_shared_bytes < kToeplitzMostSharedBytes) return false;
+  const int64_t steps = CeilDiv(p.Ho, kToeplitzTile), strips = CeilDiv(p.Wo, kToeplitzTile);
+  const int64_t columns = p.N * CeilDiv(p.C, kToeplitzChannels) * strips;
+  // Segments so that each block has some; every one loads 6 rows more.
+  const int64_t wanted = std::min(steps, CeilDiv(int64_t{machine.multiprocessors} * 4, columns));
+  const int64_t segment_steps = CeilDiv(steps, wanted), segments = CeilDiv(steps, segment_steps);
+  if (columns * segments > kMostItems) return false;
+  tile->strips = static_cast<int>(strips);
+  tile->segments = static_cast<int>(segments);
+  tile->segment_rows = static_cast<int>(segment_steps * kToeplitzTile);
+  tile->items = columns * segments;
+  return true;
+}
+
+// Two kernels: fills the first one and *us, or says why they cannot run.
+std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaStep* depthwise, double* us) {
+  if (!HasProduct(p, machine, math)) return "path two_step needs a card of compute capability 8.0 or more";
+  if (!SizesFit(p)) return "path two_step is not for sizes as large as these";
+  const bool window = HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
+  const bool toeplitz = PlanToeplitz(p, machine, &depthwise->tile);
+  depthwise->kernel = toeplitz ? CudaKernel::kDepthwiseToeplitz
+                      : window ? CudaKernel::kDepthwiseWindow
+                               : CudaKernel::kDepthwise;
+  const int64_t pixels = p.N * p.output_pixels();
+  const double x = Bytes(p, p.N * p.H * p.W * p.C), z = Bytes(p, pixels * p.CM()), y = Bytes(p, pixels * p.K);
+  const double per_us = machine.dram_bytes_per_us;
+  // Z is read back from L2 where it fits in half of it.
+  const double z_us = z / (z <= machine.l2_bytes / 2 ? 2 * per_us : per_us);
+  const double clocks = machine.clock_per_us * machine.multiprocessors;
+  const double fma = Real(pixels) * Real(p.CM()) * Real(p.R) * Real(p.S);
+  const double tiles_of_toeplitz = Real(p.N * CeilDiv(p.Ho, kToeplitzTile) * CeilDiv(p.Wo, kToeplitzTile));
+  const double sums = toeplitz ? tiles_of_toeplitz * kToeplitzTile * kToeplitzTile *
+                                     Real(RoundUp(p.C, kToeplitzChannels)) / (clocks * kToeplitzPerCycle)
+                               : fma / (clocks * kFmaPerCycle * (window ? 1 : 0.1));
+  const int64_t tiles = CeilDiv(pixels, 128) * CeilDiv(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
+  const double waves = Real(CeilDiv(tiles, slots) * 2);
+  const double product = waves * 128 * 128 * Real(RoundUp(p.CM(), 32)) / ProductPerCycle(p, math);
+  *us = std::max(x / per_us + z_us, sums) + std::max(z_us + y / per_us, product / machine.clock_per_us) + 2 * kLaunchUs;
+  return "";
+}
+
+}  // namespace
+
+std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTensor from,
+                     CudaPlan* plan) {
+  CudaStep stream{CudaKernel::kStream, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  CudaStep depthwise{CudaKernel::kDepthwise, from, CudaTensor::kDepthwiseFilter, CudaTensor::kZ};
+  CudaStep direct{CudaKernel::kDirect, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  CudaStep product{CudaKernel::kProduct, CudaTensor::kZ, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  stream.residual = direct.residual = product.residual = p.has_residual;
+  plan->path = CudaPath::kDirect;
+  if (options.path == CudaPath::kDirect || options.path == CudaPath::kGeneral || p.H * p.W == 0) {
+    plan->steps.push_back(direct);
+    return "";
+  }
+  double two_step_us = 0;
+  std::string stream_error = "not asked for", two_step_error = stream_error;
+  const bool any = options.path == CudaPath::kAuto;
+  if (any || options.path == CudaPath::kStream) stream_error = PlanStream(p, machine, options, &stream.tile);
+  if (any || options.path == CudaPath::kTwoStep) {
+    two_step_error = PlanTwoStep(p, machine, options.math, &depthwise, &two_step_us);
+  }
+  const bool streams = stream_error.empty(), two_step = two_step_error.empty();
+  if (!any && !streams && !two_step) return options.path == CudaPath::kStream ? stream_error : two_step_error;
+  if (streams && (!two_step || stream.tile.modelled_us <= two_step_us)) {
+    plan->path = CudaPath::kStream;
+    plan->steps.push_back(stream);
+    plan->modelled_us += stream.tile.modelled_us;
+  } else if (two_step) {
+    plan->path = CudaPath::kTwoStep;
+    plan->steps.insert(plan->steps.end(), {depthwise, product});
+    plan->modelled_us += two_step_us;
+  } else {
+    plan->steps.push_back(direct);
+  }
+  return "";
+}
+
+}  // namespace dwsconv

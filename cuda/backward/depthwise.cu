@@ -1,0 +1,53 @@
+#include "cuda/backward/depthwise_kernel.cuh"
+#include "cuda/run/launch.cuh"
+
+namespace dwsconv {
+namespace cuda {
+namespace {
+
+template <typename T, typename Win, bool kInput, bool kFilter>
+const char* LaunchOf(const Call& call, const DepthwiseGradientArgs& args) {
+  return LaunchKernel(DepthwiseGradientKernel<T, Win, kInput, kFilter>, Grid(args.items), kDepthwiseGradientThreads,
+                      kFilter ? DepthwiseGradientSharedBytes<T, Win>() : 0, call.stream, args);
+}
+
+}  // namespace
+
+const char* RunDepthwiseGradient(const Call& call, const CudaStep& step) {
+  const Chain& p = call.p;
+  DepthwiseGradientArgs args{};
+  args.x = call.At(step.with);
+  args.dz = call.At(step.from);
+  args.d = call.At(CudaTensor::kDepthwiseFilter);
+  args.dx = call.At(step.to);
+  args.sums = call.SumsAt(step.sums);
+  if (!call.plan.window || !call.Aligned(args.x, 4) || !call.Aligned(args.d, 4) || !call.Aligned(args.dx, 4)) {
+    return RunGeneralDepthwiseGradient(call, step);
+  }
+  SetImage(p, &args);
+  const int64_t words = p.C * SizeOf(p.dtype) / 4;
+  args.groups = static_cast<int>(CeilDiv(words, kGradientGroupWords));
+  args.group_words = static_cast<int>(CeilDiv(words, args.groups));
+  args.patch_rows = static_cast<int>(GradientPatches(p.H, p.stride_h, p.pad_top));
+  args.patch_columns = static_cast<int>(GradientPatches(p.W, p.stride_w, p.pad_left));
+  args.patches = p.N * args.patch_rows * args.patch_columns;
+  args.part_patches = call.plan.filter.units;
+  args.items = call.plan.filter.count * args.groups;
+  return WithElement(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    return WithWindow<7>(p, [&](auto win) {
+      using Win = decltype(win);
+      if constexpr (Win::kSize < 7) {
+        return LaunchOf<T, Win, true, true>(call, args);
+      } else {
+        // Weights and sums of 49 taps do not fit into a thread's registers together.
+        const char* error = args.dx != nullptr ? LaunchOf<T, Win, true, false>(call, args) : "";
+        if (*error == '\0' && args.sums != nullptr) error = LaunchOf<T, Win, false, true>(call, args);
+        return error;
+      }
+    });
+  });
+}
+
+}  // namespace cuda
+}  // namespace dwsconv

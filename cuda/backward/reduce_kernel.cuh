@@ -1,0 +1,167 @@
+// Sums of columns in two stages of fixed order: parts of them by many blocks, as floats, then the parts in order.
+#ifndef DWSCONV_CUDA_BACKWARD_REDUCE_KERNEL_CUH_
+#define DWSCONV_CUDA_BACKWARD_REDUCE_KERNEL_CUH_
+
+#include <cstdint>
+
+#include "cuda/backward/derivative.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/platform.cuh"
+
+namespace dwsconv {
+namespace cuda {
+
+constexpr int kColumnThreads = 256;
+constexpr int kColumnUnits = 32;  // of a block, at most
+
+struct ColumnArgs {
+  const void *gradient, *y;     // [pixels, columns]; y null: the activation is none
+  void* to;                     // gradient * activation', or null
+  float* sums;                  // [parts, columns], or null
+  int64_t pixels, part_pixels;  // of a part
+  int64_t items;                // parts * groups
+  int64_t units, groups;        // columns in units of kUnit, and blocks of units
+  DeviceActivation activation;
+};
+
+// One element, or 16 bytes of them.
+template <typename T>
+DWS_DEVICE void LoadUnit(const T* from, float (&values)[1]) {
+  values[0] = Widen(*from);
+}
+template <typename T, int kUnit>
+DWS_DEVICE void LoadUnit(const T* from, float (&values)[kUnit]) {
+  constexpr int kElements = Word<T>::kElements;
+  const uint4 four = *reinterpret_cast<const uint4*>(from);
+  const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+  DWS_UNROLL
+  for (int w = 0; w < 4; ++w) {
+    float some[kElements];
+    WidenWord(words[w], some, T());
+    DWS_UNROLL
+    for (int e = 0; e < kElements; ++e) values[w * kElements + e] = some[e];
+  }
+}
+template <typename T>
+DWS_DEVICE void StoreUnit(T* to, const float (&values)[1]) {
+  *to = Narrow<T>(values[0]);
+}
+template <typename T, int kUnit>
+DWS_DEVICE void StoreUnit(T* to, const float (&values)[kUnit]) {
+  constexpr int kElements = Word<T>::kElements;
+  uint32_t words[4];
+  DWS_UNROLL
+  for (int w = 0; w < 4; ++w) {
+    float some[kElements];
+    DWS_UNROLL
+    for (int e = 0; e < kElements; ++e) some[e] = values[w * kElements + e];
+    words[w] = NarrowWord(some, T());
+  }
+  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// gradient * activation' of a matrix, and the first stage of the sums of its columns. A block has some units of columns
+// of a part's rows, kColumnThreads / units of them at a time.
+template <typename T, int kUnit>
+__global__ void __launch_bounds__(kColumnThreads) ColumnKernel(const ColumnArgs args) {
+  float* const shared = reinterpret_cast<float*>(SharedMemory());
+  const int group_units = static_cast<int>((args.units + args.groups - 1) / args.groups);
+  const int lanes = kColumnThreads / group_units;
+  const int lane = static_cast<int>(threadIdx.x) / group_units, unit_of_group = threadIdx.x % group_units;
+  const int64_t columns = args.units * kUnit;
+  for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
+    const int64_t part = item / args.groups, unit = item % args.groups * group_units + unit_of_group;
+    const int64_t begin = part * args.part_pixels;
+    const int64_t end = begin + args.part_pixels < args.pixels ? begin + args.part_pixels : args.pixels;
+    float sums[kUnit];
+    DWS_UNROLL
+    for (int e = 0; e < kUnit; ++e) sums[e] = 0.f;
+    if (lane < lanes && unit < args.units) {
+      for (int64_t pixel = begin + lane; pixel < end; pixel += lanes) {
+        const int64_t at = pixel * columns + unit * kUnit;
+        float gradient[kUnit];
+        LoadUnit(static_cast<const T*>(args.gradient) + at, gradient);
+        if (args.y != nullptr) {
+          float y[kUnit];
+          LoadUnit(static_cast<const T*>(args.y) + at, y);
+          DWS_UNROLL
+          for (int e = 0; e < kUnit; ++e) gradient[e] = ScaleFromOutput(gradient[e], y[e], args.activation);
+        }
+        DWS_UNROLL
+        for (int e = 0; e < kUnit; ++e) sums[e] += gradient[e];
+        if (args.to != nullptr) StoreUnit(static_cast<T*>(args.to) + at, gradient);
+      }
+      DWS_UNROLL
+      for (int e = 0; e < kUnit; ++e) shared[(lane * group_units + unit_of_group) * kUnit + e] = sums[e];
+    }
+    if (args.sums == nullptr) continue;
+    SyncBlock();
+    for (int i = threadIdx.x; i < group_units * kUnit; i += kColumnThreads) {
+      const int64_t column = item % args.groups * group_units * kUnit + i;
+      if (column >= columns) continue;
+      float sum = shared[i];
+      for (int other = 1; other < lanes; ++other) sum += shared[other * group_units * kUnit + i];
+      args.sums[part * columns + column] = sum;
+    }
+    SyncBlock();
+  }
+}
+
+constexpr int kReduceColumns = 32;
+constexpr int kMostReduceLanes = 32;
+constexpr int kMostReductions = 4;
+
+// Threads that add up a column's parts: a power of 2 that depends on their number alone.
+inline int ReduceLanes(int64_t count) {
+  int lanes = 1;
+  while (lanes < kMostReduceLanes && lanes < count) lanes *= 2;
+  return lanes;
+}
+
+// Sums of parts, of several matrices in one launch.
+struct ReduceArgs {
+  struct Matrix {
+    const float* parts;  // [count, size]
+    void* to;            // [size]
+    int64_t size, count;
+    int64_t blocks;  // that it takes
+    int lanes;       // ReduceLanes(count)
+  };
+  Matrix matrices[kMostReductions];
+  int64_t items;  // blocks of all
+  int lanes;      // the most of any, times kReduceColumns threads
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kReduceColumns* kMostReduceLanes) ReduceKernel(const ReduceArgs args) {
+  float* const shared = reinterpret_cast<float*>(SharedMemory());
+  const int column = threadIdx.x % kReduceColumns, lane = threadIdx.x / kReduceColumns;
+  for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
+    int64_t block = item;
+    ReduceArgs::Matrix matrix = args.matrices[0];
+    DWS_UNROLL
+    for (int i = 1; i < kMostReductions; ++i) {
+      if (block < matrix.blocks) continue;
+      block -= matrix.blocks;
+      matrix = args.matrices[i];
+    }
+    const int64_t at = block * kReduceColumns + column;
+    float sum = 0.f;
+    if (at < matrix.size && lane < matrix.lanes) {
+      for (int64_t part = lane; part < matrix.count; part += matrix.lanes) sum += matrix.parts[part * matrix.size + at];
+    }
+    shared[threadIdx.x] = sum;
+    SyncBlock();
+    for (int half = matrix.lanes / 2; half > 0; half /= 2) {
+      if (lane < half) shared[threadIdx.x] += shared[threadIdx.x + half * kReduceColumns];
+      SyncBlock();
+    }
+    if (lane == 0 && at < matrix.size) static_cast<T*>(matrix.to)[at] = Narrow<T>(shared[column]);
+    SyncBlock();
+  }
+}
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_BACKWARD_REDUCE_KERNEL_CUH_

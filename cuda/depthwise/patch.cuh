@@ -1,0 +1,146 @@
+// The depthwise sums of a patch of 4 x 4 output pixels, for the channels of one 4-byte word: what a thread does at a
+// time in every kernel with a window of its own.
+#ifndef DWSCONV_CUDA_DEPTHWISE_PATCH_CUH_
+#define DWSCONV_CUDA_DEPTHWISE_PATCH_CUH_
+
+#include <cstdint>
+
+#include "cuda/device/activation.cuh"
+#include "cuda/device/element.cuh"
+#include "cuda/device/platform.cuh"
+
+namespace dwsconv {
+namespace cuda {
+
+constexpr int kPatch = 4;  // rows and columns of outputs
+constexpr int kPatchPixels = kPatch * kPatch;
+
+// A window known when the kernel is compiled: kSize x kSize taps, dilation 1.
+template <int kSize_, int kStride_>
+struct Window {
+  static constexpr int kSize = kSize_, kStride = kStride_;
+  static constexpr int kTaps = kSize * kSize;
+  static constexpr int kIn = (kPatch - 1) * kStride + kSize;  // rows and columns of X that a patch reads
+};
+
+// kElements channels' sums or weights. Groups of 16, as ActivateAll takes them: pixel i, channel e is flat i *
+// kElements + e.
+template <typename T>
+using PatchSums = float[Word<T>::kElements][kPatchPixels];
+
+constexpr uint32_t kAllInside = 0xffffffffu;
+
+// Bit i of the result: whether first + i lies in [0, size).
+DWS_DEVICE uint32_t InsideMask(int first, int size, int count) {
+  const int low = first < 0 ? -first : 0, high = size - first;
+  if (low >= count || high <= low) return 0u;
+  const uint32_t below_high = high >= 32 ? 0xffffffffu : (1u << high) - 1u;
+  return below_high & ~((1u << low) - 1u);
+}
+
+// Adds the taps of all inputs (row, column) of the patch whose bits are set in both masks; the others are outside the
+// image and are left out. load(row) prepares a row, load(row, column) gives the word there. With kAllInside as masks
+// the code has no branches.
+template <typename T, typename Win, typename Load>
+DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
+                         uint32_t columns, Load load) {
+  constexpr int kElements = Word<T>::kElements;
+  float* const flat = &sums[0][0];
+  DWS_UNROLL
+  for (int j = 0; j < Win::kIn; ++j) {
+    if (((rows >> j) & 1u) == 0) continue;
+    const auto row = load(j);
+    DWS_UNROLL
+    for (int i = 0; i < Win::kIn; ++i) {
+      if (((columns >> i) & 1u) == 0) continue;
+      float x[kElements];
+      WidenWord(load(row, i), x, T());
+      DWS_UNROLL
+      for (int a = 0; a < kPatch; ++a) {
+        const int r = j - a * Win::kStride;
+        if (r < 0 || r >= Win::kSize) continue;
+        DWS_UNROLL
+        for (int b = 0; b < kPatch; ++b) {
+          const int s = i - b * Win::kStride;
+          if (s < 0 || s >= Win::kSize) continue;
+          DWS_UNROLL
+          for (int e = 0; e < kElements; ++e) {
+            float& sum = flat[(a * kPatch + b) * kElements + e];
+            sum = fmaf(x[e], weights[r * Win::kSize + s][e], sum);
+          }
+        }
+      }
+    }
+  }
+}
+
+// What SumPatch loads from an image in global memory: `x` is the patch's first input, for this word of channels.
+struct ImageRows {
+  const uint32_t* x;
+  int64_t row_words;
+  int words;
+
+  DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
+  DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
+};
+
+// The same from a ring of rows in shared memory: `ring` is this word of the patch's first column.
+struct RingRows {
+  const uint32_t* ring;
+  int first_slot, ring_rows, row_words, words;
+
+  DWS_DEVICE const uint32_t* operator()(int j) const {
+    const int slot = first_slot + j;
+    return ring + (slot < ring_rows ? slot : slot - ring_rows) * row_words;
+  }
+  DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
+};
+
+// The taps of one word of channels; `d` has `words` of them a tap.
+template <typename Win, typename T>
+DWS_DEVICE void LoadTaps(float (&weights)[Win::kTaps][Word<T>::kElements], const void* d, int words, int word, T) {
+  DWS_UNROLL
+  for (int tap = 0; tap < Win::kTaps; ++tap) {
+    WidenWord(static_cast<const uint32_t*>(d)[tap * words + word], weights[tap], T());
+  }
+}
+
+// Sums that begin with the bias of one word of channels, in global memory; null: zeros.
+template <typename T>
+DWS_DEVICE void BeginWithBias(PatchSums<T>& sums, const void* from, int word) {
+  constexpr int kElements = Word<T>::kElements;
+  float bias[kElements];
+  DWS_UNROLL
+  for (int e = 0; e < kElements; ++e) {
+    bias[e] = from == nullptr ? 0.f : Widen(static_cast<const T*>(from)[word * kElements + e]);
+  }
+  DWS_UNROLL
+  for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = bias[i % kElements];
+}
+
+// The word of channels of output pixel (a, b).
+template <typename T>
+DWS_DEVICE uint32_t PatchWord(const PatchSums<T>& sums, int a, int b) {
+  constexpr int kElements = Word<T>::kElements;
+  float values[kElements];
+  DWS_UNROLL
+  for (int e = 0; e < kElements; ++e) values[e] = (&sums[0][0])[(a * kPatch + b) * kElements + e];
+  return NarrowWord(values, T());
+}
+
+// The words of channels of the output pixels, after the activation; changes the sums.
+template <typename T>
+DWS_DEVICE void PatchWords(uint32_t (&words)[kPatchPixels], PatchSums<T>& sums, DeviceActivation activation) {
+  const bool late = ClampsWords<T>(activation);
+  if (!late) ActivateAll(sums, activation);
+  DWS_UNROLL
+  for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
+    words[pixel] = PatchWord<T>(sums, pixel / kPatch, pixel % kPatch);
+  }
+  if (late) ClampWords<T>(words, activation);
+}
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_DEPTHWISE_PATCH_CUH_

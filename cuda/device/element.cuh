@@ -1,0 +1,147 @@
+// Elements in memory and floats in registers.
+#ifndef DWSCONV_CUDA_DEVICE_ELEMENT_CUH_
+#define DWSCONV_CUDA_DEVICE_ELEMENT_CUH_
+
+#include <cstdint>
+
+#include "cc/core/half.h"
+#include "cuda/device/platform.cuh"
+
+#if !defined(DWSCONV_SHIM)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace dwsconv {
+namespace cuda {
+
+#if defined(DWSCONV_SHIM)
+
+template <typename T>
+DWS_DEVICE float Widen(T value) {
+  return ToFloat(value);
+}
+template <typename T>
+DWS_DEVICE T Narrow(float value) {
+  return FromFloat<T>(value);
+}
+
+#else
+
+DWS_DEVICE float Widen(float value) { return value; }
+DWS_DEVICE float Widen(BFloat16 value) { return __uint_as_float(static_cast<uint32_t>(value.bits) << 16); }
+DWS_DEVICE float Widen(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
+
+template <typename T>
+DWS_DEVICE T Narrow(float value);
+template <>
+DWS_DEVICE float Narrow<float>(float value) {
+  return value;
+}
+template <>
+DWS_DEVICE BFloat16 Narrow<BFloat16>(float value) {
+  return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+}
+template <>
+DWS_DEVICE Float16 Narrow<Float16>(float value) {
+  return Float16{__half_as_ushort(__float2half_rn(value))};
+}
+
+#endif  // DWSCONV_SHIM
+
+// Neither infinite nor NaN.
+DWS_DEVICE bool IsFinite(float value) { return value - value == 0.f; }
+
+// 4 bytes: what a thread of a depthwise kernel loads at a time. One float, or two 16-bit elements, the first one in the
+// lower half.
+template <typename T>
+struct Word {
+  static constexpr int kElements = 4 / sizeof(T);
+};
+
+DWS_DEVICE void WidenWord(uint32_t word, float (&values)[1], float) {
+#if defined(DWSCONV_SHIM)
+  memcpy(values, &word, 4);
+#else
+  values[0] = __uint_as_float(word);
+#endif
+}
+template <typename T>
+DWS_DEVICE void WidenWord(uint32_t word, float (&values)[2], T) {
+  values[0] = Widen(T{static_cast<uint16_t>(word & 0xffffu)});
+  values[1] = Widen(T{static_cast<uint16_t>(word >> 16)});
+}
+
+DWS_DEVICE uint32_t NarrowWord(const float (&values)[1], float) {
+#if defined(DWSCONV_SHIM)
+  uint32_t word;
+  memcpy(&word, values, 4);
+  return word;
+#else
+  return __float_as_uint(values[0]);
+#endif
+}
+template <typename T>
+DWS_DEVICE uint32_t NarrowWord(const float (&values)[2], T) {
+  return static_cast<uint32_t>(Narrow<T>(values[0]).bits) | static_cast<uint32_t>(Narrow<T>(values[1]).bits) << 16;
+}
+
+// The lower (half 0) or the upper elements of two words of 16-bit elements, side by side.
+DWS_DEVICE uint32_t PairHalves(uint32_t first, uint32_t second, int half) {
+#if defined(DWSCONV_SHIM)
+  return half == 0 ? (first & 0xffffu) | second << 16 : first >> 16 | (second & 0xffff0000u);
+#else
+  return __byte_perm(first, second, half == 0 ? 0x5410 : 0x7632);
+#endif
+}
+
+// Both elements of a word, clamped to [0, high]; NaN goes through. `high` is a word of the same elements, and has no
+// effect where it is infinity.
+#if defined(DWSCONV_SHIM)
+
+template <typename T>
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, T) {
+  float values[2], limits[2];
+  WidenWord(word, values, T());
+  WidenWord(high, limits, T());
+  for (int e = 0; e < 2; ++e) {
+    if (values[e] < 0.f) values[e] = 0.f;
+    if (values[e] > limits[e]) values[e] = limits[e];
+  }
+  return NarrowWord(values, T());
+}
+
+#else
+
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, Float16) {
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("min.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
+  return word;
+#else
+  float values[2], limits[2];
+  WidenWord(word, values, Float16());
+  WidenWord(high, limits, Float16());
+  DWS_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    values[e] = values[e] < 0.f ? 0.f : values[e];
+    values[e] = values[e] > limits[e] ? limits[e] : values[e];
+  }
+  return NarrowWord(values, Float16());
+#endif
+}
+
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, BFloat16) {
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("min.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
+#endif
+  return word;  // before 8.0 the planner gives bfloat16 the direct kernel
+}
+
+#endif  // DWSCONV_SHIM
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_DEVICE_ELEMENT_CUH_

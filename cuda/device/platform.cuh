@@ -1,0 +1,74 @@
+// What kernels take from CUDA, in one place. The same bodies are compiled by g++ over cuda/testing/shim.h, which runs
+// the threads of a block as fibres on a CPU: so everything that g++ cannot read is behind a function of this file,
+// element.cuh, async_copy.cuh or fragments.cuh.
+#ifndef DWSCONV_CUDA_DEVICE_PLATFORM_CUH_
+#define DWSCONV_CUDA_DEVICE_PLATFORM_CUH_
+
+#include <cstdint>
+
+#if defined(DWSCONV_SHIM)
+#include "cuda/testing/shim.h"
+#else
+#include <cuda_runtime.h>
+
+#define DWS_DEVICE __device__ __forceinline__
+#define DWS_UNROLL _Pragma("unroll")
+#define DWS_ROLLED _Pragma("unroll 1")
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define DWS_UNROLL_TWICE _Pragma("unroll 1")  // there are no more registers for two
+#else
+#define DWS_UNROLL_TWICE _Pragma("unroll 2")
+#endif
+#endif
+
+namespace dwsconv {
+namespace cuda {
+
+#if !defined(DWSCONV_SHIM)
+
+// The block's shared memory, 16-byte aligned.
+DWS_DEVICE char* SharedMemory() {
+  extern __shared__ __align__(128) char dwsconv_shared[];
+  return dwsconv_shared;
+}
+
+DWS_DEVICE void SyncBlock() { __syncthreads(); }
+
+// SyncBlock, and whether `value` is true for any thread of the block.
+DWS_DEVICE bool SyncBlockOr(bool value) { return __syncthreads_or(value) != 0; }
+
+// A barrier of `threads` threads of the block, whole warps, which all name the same `group`: 0 to 14, as barrier 0 is
+// the block's own.
+DWS_DEVICE void SyncGroup(int group, int threads) {
+  asm volatile("barrier.sync %0, %1;\n" ::"r"(group + 1), "r"(threads) : "memory");
+}
+
+DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// The value, but the compiler knows nothing of it: what depends on it is computed here, not before a loop around it.
+DWS_DEVICE uint32_t Opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// Runs a kernel over `grid` blocks. "" or what CUDA says.
+template <typename Args>
+const char* LaunchKernel(void (*kernel)(Args), int64_t grid, int threads, int64_t shared_bytes, void* stream,
+                         const Args& args) {
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > 48 << 10) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
+  if (error == cudaSuccess) {
+    kernel<<<static_cast<unsigned>(grid), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args);
+    error = cudaGetLastError();
+  }
+  return error == cudaSuccess ? "" : cudaGetErrorString(error);
+}
+
+#endif  // DWSCONV_SHIM
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_DEVICE_PLATFORM_CUH_

@@ -1,0 +1,43 @@
+// What the driver says of a card. Not compiled for the CPU: cuda/testing/shim.cc has a card of its own.
+#include <cuda_runtime.h>
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/run/execute.h"
+
+namespace dwsconv {
+namespace cuda {
+
+std::string CurrentMachine(CudaMachine* machine) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  static std::mutex mutex;
+  static std::vector<CudaMachine>* const known = new std::vector<CudaMachine>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (device >= static_cast<int>(known->size())) known->resize(device + 1, CudaMachine{0});
+  CudaMachine& found = (*known)[device];
+  if (found.capability == 0) {
+    const auto ask = [&error, device](cudaDeviceAttr attribute) {
+      int value = 0;
+      if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+      return value;
+    };
+    CudaMachine asked;
+    const int major = ask(cudaDevAttrComputeCapabilityMajor), minor = ask(cudaDevAttrComputeCapabilityMinor);
+    asked.capability = 10 * major + minor;
+    asked.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
+    asked.block_shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    asked.multiprocessor_shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    asked.l2_bytes = ask(cudaDevAttrL2CacheSize);
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+    found = asked;
+  }
+  *machine = found;
+  return "";
+}
+
+}  // namespace cuda
+}  // namespace dwsconv
