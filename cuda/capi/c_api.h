@@ -1,4 +1,4 @@
-/* The GPU kernels for other languages: a shared library of C functions. python_tests/cuda_library.py calls it. */
+/* The GPU kernels for other languages: a shared library of C functions. python_tests/cuda/cuda_library.py calls it. */
 #ifndef DWSCONV_CUDA_CAPI_C_API_H_
 #define DWSCONV_CUDA_CAPI_C_API_H_
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from conftest import ROOT, check_python
-from cuda_gpu_support import built_with_gpu_kernels, check_program, needs_gpu, needs_gpu_build
+from conftest import check_python
+from cuda_gpu_support import check_program, needs_gpu, needs_gpu_build
 
 
 @needs_gpu
