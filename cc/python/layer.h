@@ -54,7 +54,7 @@ class Layer {
   Request request_;  // but the shapes of input and residual
   ForwardOptions options_;
   DenseArray depthwise_filter_, pointwise_filter_, depthwise_bias_, bias_;  // empty where they are packed or absent
-  Buffers buffers_;                                                  // into those
+  Buffers buffers_;                                                         // into those
   PackedFiltersPtr packed_;
 };
 
