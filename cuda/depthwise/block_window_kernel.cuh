@@ -54,13 +54,29 @@ __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(cons
     if (active) {
       // Anew for each patch: kept across the norm they would not fit into the registers.
       float weights[Win::kTaps][kElements];
-      LoadTaps<Win>(weights, args.d, words, word, T());
-      BeginWithBias<T>(sums, args.bias, word);
+      DWS_UNROLL
+      for (int tap = 0; tap < Win::kTaps; ++tap) {
+        WidenWord(static_cast<const uint32_t*>(args.d)[tap * words + word], weights[tap], T());
+      }
+      float bias[kElements];
+      DWS_UNROLL
+      for (int e = 0; e < kElements; ++e) {
+        bias[e] = args.bias == nullptr ? 0.f : Widen(static_cast<const T*>(args.bias)[word * kElements + e]);
+      }
+      DWS_UNROLL
+      for (int i = 0; i < kPatchPixels * kElements; ++i) flat[i] = bias[i % kElements];
+      struct Load {
+        const uint32_t* x;
+        int64_t row_words;
+        int words;
+        DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
+        DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
+      };
       const int in_row = row * Win::kStride - args.pad_top, in_column = column * Win::kStride - args.pad_left;
       const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * args.H * row_words + in_row * row_words +
                                 static_cast<int64_t>(in_column) * words + word;
       SumPatch<T, Win>(sums, weights, InsideMask(in_row, args.H, Win::kIn), InsideMask(in_column, args.W, Win::kIn),
-                       ImageRows{x, row_words, words});
+                       Load{x, row_words, words});
       ActivateAll(sums, args.mid);
     }
     if (args.normalize) {

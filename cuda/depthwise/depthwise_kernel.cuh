@@ -49,9 +49,25 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) Dept
     const int in_column = column * Win::kStride - static_cast<int>(args.pad_left);
 
     float weights[Win::kTaps][kElements];
-    LoadTaps<Win>(weights, args.d, words, word, T());
+    DWS_UNROLL
+    for (int tap = 0; tap < Win::kTaps; ++tap) {
+      WidenWord(static_cast<const uint32_t*>(args.d)[tap * words + word], weights[tap], T());
+    }
     PatchSums<T> sums;
-    BeginWithBias<T>(sums, args.bias, word);
+    float bias[kElements];
+    DWS_UNROLL
+    for (int e = 0; e < kElements; ++e) {
+      bias[e] = args.bias == nullptr ? 0.f : Widen(static_cast<const T*>(args.bias)[word * kElements + e]);
+    }
+    DWS_UNROLL
+    for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = bias[i % kElements];
+    struct Load {
+      const uint32_t* x;
+      int64_t row_words;
+      int words;
+      DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
+      DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
+    };
     const int64_t row_words = static_cast<int64_t>(W) * words;
     const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * H * row_words + in_row * row_words +
                               static_cast<int64_t>(in_column) * words + word;
@@ -60,9 +76,9 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) Dept
     // there are registers for.
     constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
     if (Win::kIn <= 6 && rows == kAll && columns == kAll) {
-      SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, ImageRows{x, row_words, words});
+      SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
     } else {
-      SumPatch<T, Win>(sums, weights, rows, columns, ImageRows{x, row_words, words});
+      SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
     }
     uint32_t z_words[kPatchPixels];
     PatchWords<T>(z_words, sums, args.mid);

@@ -74,17 +74,7 @@ DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][
   }
 }
 
-// What SumPatch loads from an image in global memory: `x` is the patch's first input, for this word of channels.
-struct ImageRows {
-  const uint32_t* x;
-  int64_t row_words;
-  int words;
-
-  DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
-  DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
-};
-
-// The same from a ring of rows in shared memory: `ring` is this word of the patch's first column.
+// What SumPatch loads from a ring of rows in shared memory: `ring` is this word of the patch's first column.
 struct RingRows {
   const uint32_t* ring;
   int first_slot, ring_rows, row_words, words;
@@ -103,19 +93,6 @@ DWS_DEVICE void LoadTaps(float (&weights)[Win::kTaps][Word<T>::kElements], const
   for (int tap = 0; tap < Win::kTaps; ++tap) {
     WidenWord(static_cast<const uint32_t*>(d)[tap * words + word], weights[tap], T());
   }
-}
-
-// Sums that begin with the bias of one word of channels, in global memory; null: zeros.
-template <typename T>
-DWS_DEVICE void BeginWithBias(PatchSums<T>& sums, const void* from, int word) {
-  constexpr int kElements = Word<T>::kElements;
-  float bias[kElements];
-  DWS_UNROLL
-  for (int e = 0; e < kElements; ++e) {
-    bias[e] = from == nullptr ? 0.f : Widen(static_cast<const T*>(from)[word * kElements + e]);
-  }
-  DWS_UNROLL
-  for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = bias[i % kElements];
 }
 
 // The word of channels of output pixel (a, b).

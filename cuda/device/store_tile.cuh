@@ -150,25 +150,6 @@ DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, con
   }
 }
 
-// StoreTile for a tile of a product of matrices of `pixels` rows, which begins at first_pixel and first_column; the
-// warp's part of it is row_of_warp and column_of_warp further on.
-template <typename Policy, bool kPlain>
-DWS_DEVICE void StoreProduct(Sums& sums, int lane, int tiles, int row_of_warp, int column_of_warp, int64_t first_pixel,
-                             int first_column, int64_t pixels, const float* bias, OutputArgs out) {
-  using T = typename Policy::Element;
-  int rows[Policy::kRows];
-  DWS_UNROLL
-  for (int i = 0; i < Policy::kRows; ++i) {
-    const int row = row_of_warp + Policy::Row(lane, i);
-    rows[i] = first_pixel + row < pixels ? row * out.channels : -1;
-  }
-  const int64_t first = first_pixel * out.channels + first_column;
-  out.y = static_cast<T*>(out.y) + first;
-  if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
-  out.channels -= first_column;
-  StoreTile<Policy, kPlain>(sums, lane, tiles, column_of_warp, rows, bias, out);
-}
-
 // Where P's columns were permuted (TensorCores16::Column) a lane has, of each 32 channels, 8 side by side: sum e of
 // them in its row i.
 DWS_DEVICE float& PermutedSum(Sums& sums, int pair, int i, int e) {

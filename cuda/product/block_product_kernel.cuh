@@ -263,8 +263,18 @@ __global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Polic
       stage = stage + 1 == kBlockProductStages ? 0 : stage + 1;
       next = next + 1 == kBlockProductStages ? 0 : next + 1;
     }
-    StoreProduct<Policy, kPlain>(sums, lane, tiles, row_of_warp, column_of_warp, first_pixel, first_column, args.pixels,
-                                 bias, args.out);
+    int rows[Policy::kRows];
+    DWS_UNROLL
+    for (int i = 0; i < Policy::kRows; ++i) {
+      const int row = row_of_warp + Policy::Row(lane, i);
+      rows[i] = first_pixel + row < args.pixels ? row * args.out.channels : -1;
+    }
+    OutputArgs out = args.out;
+    const int64_t first = first_pixel * out.channels + first_column;
+    out.y = static_cast<T*>(out.y) + first;
+    if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
+    out.channels -= first_column;
+    StoreTile<Policy, kPlain>(sums, lane, tiles, column_of_warp, rows, bias, out);
     // The next item writes into stages, places and the bias.
     SyncBlock();
   }
