@@ -39,7 +39,7 @@ def cleared_counters():
 
 
 def aligned(array):
-    """A copy at a multiple of 64 bytes, which TensorFlow takes without copying it."""
+    """A copy at a multiple of 64 bytes, which TensorFlow may take without copying it."""
     memory = np.empty(array.nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     view = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)

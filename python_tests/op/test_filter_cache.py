@@ -105,8 +105,15 @@ def test_a_change_inside_one_function_is_seen_by_its_later_calls():
         expect(second, X, d, before + 1)
 
 
+def shares_memory(array):
+    """Whether TensorFlow takes an array without copying it: not all of its versions do."""
+    tensor = tf.convert_to_tensor(array)
+    array[0, 0, 0] += 1
+    return bool(np.all(tensor[0, 0, 0].numpy() == array[0, 0, 0]))
+
+
 def test_arrays_written_in_place_between_calls(counters):
-    """TensorFlow takes an aligned array without a copy: the op sees the caller's own memory."""
+    """TensorFlow may take an aligned array without a copy: then the op sees the caller's own memory."""
     d, p = aligned(draw(1, *D_SHAPE)), aligned(draw(2, *P_SHAPE))
     for step in range(6):
         for _ in range(step):
@@ -119,7 +126,9 @@ def test_arrays_written_in_place_between_calls(counters):
     for _ in range(5):
         op(X, d, p)
     assert counters.packs() == packs
-    assert counters.cache()["held"] == 0
+    # What TensorFlow copied is a tensor like any other, and may be held at an address that it has twice in a row.
+    if shares_memory(p):
+        assert counters.cache()["held"] == 0
 
 
 def test_every_element_of_an_array_counts():
