@@ -83,6 +83,8 @@ def test_16_bits_agree_with_float64(isa, dtype, tolerance, monkeypatch):
         ((1, 40, 40, 3, 1, 33, 3, 3), (2, 1)),
         ((5, 15, 15, 200, 1, 530, 7, 7), (1, 1)),
         ((40, 7, 7, 17, 1, 257, 3, 3), (1, 2)),
+        ((2, 30, 9, 20, 1, 12, 9, 1), (1, 1)),  # a window of one column: rows are its neighbours
+        ((1, 90, 5, 33, 1, 20, 31, 1), (1, 1)),
     ],
 )
 def test_blocks_and_chunks(isa, sizes, monkeypatch):

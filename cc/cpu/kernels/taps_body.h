@@ -6,6 +6,8 @@
 #ifndef DWSCONV_CPU_KERNELS_TAPS_BODY_H_
 #define DWSCONV_CPU_KERNELS_TAPS_BODY_H_
 
+#include <utility>
+
 #include "cc/cpu/kernels/backward_table.h"
 
 namespace dwsconv {
@@ -236,6 +238,15 @@ void TapSums(const TapSumArgs& a) {
     TapSumsOfGrid<T, 3, 2>(a);
   } else if (halved && S == 5) {
     TapSumsOfGrid<T, 5, 2>(a);
+  } else if (S == 1 && a.grid_rows >= 4 && a.source_row == a.grid_row && a.rows >= 8) {
+    // A window of one column: rows are its neighbours.
+    TapSumArgs columns = a;
+    std::swap(columns.source_row, columns.source_pixel);
+    std::swap(columns.to_row, columns.to_pixel);
+    std::swap(columns.rows, columns.pixels);
+    columns.grid_rows = 1;
+    columns.grid_pixel = a.grid_row;
+    TapSumsOfList<T>(columns, a.taps);
   } else {
     TapSumsOfList<T>(a, dense && S >= 4 ? S : 0);
   }
