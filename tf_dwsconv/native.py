@@ -115,9 +115,15 @@ def depthwise_sep_conv2d(
 class Layer(_native.Layer):
     """One layer with its filters packed at construction: a later change of the arrays is not seen.
 
+    An inverted residual block is one, too, where `expand_filter` is given: `expand_activation(expand(x) + expand_bias)`
+    takes the place of x, and is never in memory as a whole.
+
     Args:
         depthwise_filter: `[R,S,C,M]`.
-        pointwise_filter: `[1,1,C*M,K]`.
+        pointwise_filter: `[1,1,C*M,K]`, or None: the depthwise convolution alone, without `bias` and `activation`.
+        expand_filter: `[1,1,E,C]` of a 1x1 convolution in front, or None. x has E channels then.
+        expand_bias: `[C]`, or None.
+        expand_activation: behind the expansion; as `depthwise_activation`.
         bias, depthwise_bias, strides, padding, dilations, data_format, depthwise_activation, activation, isa, variant:
             as in `depthwise_sep_conv2d`. `isa` is settled at construction.
 
@@ -126,7 +132,10 @@ class Layer(_native.Layer):
         out, residual, num_threads, plan: as in `depthwise_sep_conv2d`; `out` may share memory with the filters.
 
     Raises:
-        TypeError, ValueError, MemoryError: as in `depthwise_sep_conv2d`; for the filters, at construction.
+        TypeError, ValueError, MemoryError: as in `depthwise_sep_conv2d`; for the filters, at construction. A step of
+            the ladder takes both filters, and no expansion.
+
+    Source of the block: Sandler et al., "MobileNetV2" (2018).
     """
 
     def __init__(
@@ -142,13 +151,15 @@ class Layer(_native.Layer):
         data_format: str = "NHWC",
         depthwise_activation: Any = None,
         activation: Any = None,
+        expand_filter: Any = None,
+        expand_bias: Any = None,
+        expand_activation: Any = None,
         isa: str | None = None,
         variant: str = "auto",
     ):
-        options = _options(
-            strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
-        )
-        super().__init__(depthwise_filter, pointwise_filter, depthwise_bias, bias, options)
+        activations = depthwise_activation, activation, expand_activation
+        options = _options(strides, padding, dilations, data_format, *activations, isa=isa, variant=variant)
+        super().__init__(depthwise_filter, pointwise_filter, depthwise_bias, bias, expand_filter, expand_bias, options)
 
 
 def plan(
@@ -161,6 +172,7 @@ def plan(
     dilations: Any = 1,
     data_format: str = "NHWC",
     dtype: Any = "float32",
+    expand_filter_shape: Any = None,
     num_threads: int = 0,
     isa: str | None = None,
     variant: str = "auto",
@@ -170,7 +182,8 @@ def plan(
     Args:
         x_shape: `[N,H,W,C]`, or `[N,C,H,W]` with `data_format="NCHW"`.
         depthwise_filter_shape: `[R,S,C,M]`.
-        pointwise_filter_shape: `[1,1,C*M,K]`.
+        pointwise_filter_shape: `[1,1,C*M,K]`, or None as in `Layer`.
+        expand_filter_shape: `[1,1,E,C]` of an expansion, or None.
         dtype: "float32", "float16", "bfloat16", or a NumPy dtype of those names.
         strides, padding, dilations, data_format, num_threads, isa, variant: as in `depthwise_sep_conv2d`.
 
@@ -180,14 +193,16 @@ def plan(
         channels are copied once for each multiplier to fill vectors; stream, whether the output is written around the
         caches; tuned, whether `tf_dwsconv.tune` found it; modelled_bytes, what the planner's model says is moved
         between the cores' L2 caches and what lies behind them, with the lines of the output that are fetched to be
-        stored into. Blocks, tasks and bytes are 0 for an empty output.
+        stored into. Blocks, tasks and bytes are 0 for an empty output. Behind an expansion there are in the place of
+        the blocks and of modelled_bytes: rows, the output rows of a task; channels, those of the expanded input that
+        are computed at a time; by_channels, whether a task takes these channels of whole images.
 
     Raises:
         TypeError, ValueError: as in `depthwise_sep_conv2d`.
     """
     options = _options(strides, padding, dilations, data_format, None, None, isa=isa, variant=variant)
-    shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
-    return _native.plan(*shapes, _word(dtype), options, num_threads)
+    shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape, expand_filter_shape)
+    return _native.plan(shapes, _word(dtype), options, num_threads)
 
 
 def traffic(
@@ -242,7 +257,7 @@ def traffic(
         if size != 0 and not 64 * ways <= size <= 2**34:
             raise ValueError(f"`{name}` must be 0 (this CPU's) or from {64 * ways} to 2**34; given {size}.")
         sizes.append(size)
-    return _lab().traffic(*shapes, _word(dtype), options, plan, sizes)
+    return _lab().traffic(shapes, _word(dtype), options, plan, sizes)
 
 
 def cpu_info() -> dict[str, Any]:
@@ -292,7 +307,15 @@ def _options(*arguments: Any, isa: Any, variant: Any) -> _native.Options:
 
 
 def _make_options(
-    isa: Any, variant: Any, strides: Any, padding: Any, dilations: Any, data_format: Any, *activations: Any
+    isa: Any,
+    variant: Any,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    data_format: Any,
+    middle: Any,
+    last: Any,
+    expand: Any = None,
 ) -> _native.Options:
     for name, value in (("isa", isa), ("variant", variant)):
         if not isinstance(value, str) and not (name == "isa" and value is None):
@@ -300,9 +323,10 @@ def _make_options(
     if variant in LADDER and variant != "fused":
         _native.use_ladder(_lab().ladder)
     padding = _four_pairs(padding, data_format)
-    attributes = _arguments.attributes_of(strides, padding, dilations, data_format, *activations)
+    attributes = _arguments.attributes_of(strides, padding, dilations, data_format, middle, last)
     of_layer = dict(zip(attributes._fields[:7], attributes))  # the others are a block's
-    return _native.Options(isa=isa, variant=variant, **of_layer)
+    expand_activation = _arguments.require(expand, "expand_activation")
+    return _native.Options(isa=isa, variant=variant, expand_activation=expand_activation, **of_layer)
 
 
 _known_options = functools.lru_cache(maxsize=256)(_make_options)
@@ -320,11 +344,19 @@ def _word(dtype: Any) -> str:
     return dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", repr(dtype)))
 
 
-def _shapes(x: Any, depthwise_filter: Any, pointwise_filter: Any) -> list[list[int]]:
-    """The three shapes of `plan` and `traffic`, as lists of integers."""
-    given = {"x_shape": x, "depthwise_filter_shape": depthwise_filter, "pointwise_filter_shape": pointwise_filter}
-    shapes = []
+def _shapes(x: Any, depthwise_filter: Any, pointwise_filter: Any, expand_filter: Any = None) -> list[list[int] | None]:
+    """The shapes of `plan` and `traffic`, as lists of integers."""
+    given = {
+        "x_shape": x,
+        "depthwise_filter_shape": depthwise_filter,
+        "pointwise_filter_shape": pointwise_filter,
+        "expand_filter_shape": expand_filter,
+    }
+    shapes: list[list[int] | None] = []
     for argument, shape in given.items():
+        if shape is None and argument in ("pointwise_filter_shape", "expand_filter_shape"):
+            shapes.append(None)
+            continue
         try:
             shapes.append([size.__index__() for size in shape])
         except (AttributeError, TypeError):

@@ -8,17 +8,36 @@ namespace dwsconv {
 namespace {
 
 constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
-constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels
+constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels; likewise of a piece of A
 
 }  // namespace
+
+bool MayCutChannels(const Chain& p, const Machine& machine) {
+  return p.M == 1 && p.C >= 2 * machine.tile_channels && PackedPixels(p, machine.vector_floats) == 0;
+}
+
+void FinishExpandPlan(const Chain& p, const Machine& machine, Plan* plan) {
+  const int64_t zb = machine.z_bytes;
+  Plan one;
+  one.block_pixels = one.block_channels = 1;
+  FinishPlan(p, machine, &one);
+  plan->z_stride = one.z_stride;
+  // Whole images may need rows that no output reads; a strip holds what its rows read.
+  const bool pieces = plan->channels < p.C || plan->by_channels;
+  const int64_t read = std::min(p.H, (plan->rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
+  const int64_t a_rows = pieces ? p.H : read, images = plan->by_channels ? p.N : 1;
+  plan->a_bytes = a_rows * p.W * plan->channels * zb + 64;
+  plan->z_bytes = images * plan->rows * p.Wo * plan->z_stride * zb + 64;
+  plan->tasks = p.N * (plan->by_channels ? CeilDiv(p.C, plan->channels) : CeilDiv(p.Ho, plan->rows));
+  plan->scratch_bytes = RoundUp(plan->a_bytes, 64) + (plan->by_channels ? 0 : RoundUp(plan->z_bytes, 64));
+}
 
 Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   const int64_t zb = machine.z_bytes, panel = machine.tile_channels;
   Plan plan;
-  Plan one;
-  one.block_pixels = one.block_channels = 1;
-  FinishPlan(p, machine, &one);
-  plan.z_stride = one.z_stride;
+  plan.rows = 1;
+  plan.channels = p.C;
+  FinishExpandPlan(p, machine, &plan);
   const double flops = 2.0 * static_cast<double>(p.N) *
                        (static_cast<double>(p.H * p.W) * static_cast<double>(p.E * p.C) +
                         static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM()) *
@@ -29,32 +48,24 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   plan.stream = static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
 
   const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
-  // Channels by pieces need filters of whole vectors for each, and Z's channels in A's order.
-  const bool divisible = p.M == 1 && p.C >= 2 * panel && PackedPixels(p, machine.vector_floats) == 0;
   const auto piece = [&](int64_t pieces) { return std::min(p.C, RoundUp(CeilDiv(p.C, pieces), panel)); };
   const int64_t z_image = p.Ho * z_row, near = std::max<int64_t>(1, CeilDiv(p.H * row_bytes, kNearA));
-  const auto finish = [&](int64_t tasks) {
-    plan.tasks = tasks;
-    plan.scratch_bytes = RoundUp(plan.a_bytes, 64) + (plan.by_channels ? 0 : RoundUp(plan.z_bytes, 64));
+  const auto finished = [&] {
+    FinishExpandPlan(p, machine, &plan);
     return plan;
   };
-  if (divisible && z_image <= room) {
+  const int64_t least_a = p.H * p.W * panel * zb;
+  if (MayCutChannels(p, machine) && z_image <= room && least_a <= kLargestZ) {
     // Whole images: no row of A is computed twice.
     plan.channels = piece(near);
     plan.rows = p.Ho;
-    if (p.N >= 4 * plan.threads || p.N % plan.threads == 0) {
-      plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
-      plan.z_bytes = z_image + 64;
-      return finish(p.N);
-    }
+    if (p.N >= 4 * plan.threads || p.N % plan.threads == 0) return finished();
     if (p.N * z_image <= kLargestZ) {
       // As many pieces an image as keep all threads busy to the end.
       const int64_t rounds = CeilDiv(p.N * near, plan.threads);
       plan.channels = piece(CeilDiv(rounds * plan.threads, p.N));
       plan.by_channels = true;
-      plan.a_bytes = p.H * p.W * plan.channels * zb + 64;
-      plan.z_bytes = p.N * z_image + 64;
-      return finish(p.N * CeilDiv(p.C, plan.channels));
+      return finished();
     }
   }
   // Strips of rows. A's rows are kept from strip to strip, so what many rows save is only the copy of those that stay
@@ -64,13 +75,9 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   const int64_t fit = (room - halo * row_bytes) / std::max<int64_t>(1, p.stride_h * row_bytes + z_row);
   // Enough strips for the threads, and those of one thread of equal height.
   const int64_t strips = p.N >= plan.threads ? 1 : CeilDiv(plan.threads, p.N);
-  int64_t rows = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, CeilDiv(p.Ho, strips)));
-  rows = CeilDiv(p.Ho, CeilDiv(CeilDiv(p.Ho, rows), strips) * strips);
-  plan.rows = rows;
-  const int64_t a_rows = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
-  plan.a_bytes = a_rows * row_bytes + 64;
-  plan.z_bytes = rows * p.Wo * plan.z_stride * zb + 64;
-  return finish(p.N * CeilDiv(p.Ho, rows));
+  const int64_t rows = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, CeilDiv(p.Ho, strips)));
+  plan.rows = CeilDiv(p.Ho, CeilDiv(CeilDiv(p.Ho, rows), strips) * strips);
+  return finished();
 }
 
 }  // namespace dwsconv

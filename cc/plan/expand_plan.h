@@ -15,6 +15,12 @@ constexpr double kShareOfL3 = 0.5;
 
 Plan MakeExpandPlan(const Chain& chain, const Machine& machine);
 
+// Fills what follows from rows, channels and by_channels: tasks, z_stride and all bytes.
+void FinishExpandPlan(const Chain& chain, const Machine& machine, Plan* plan);
+
+// Whether a task may take a part of A's channels: whole vectors of filters for each, and Z's channels in A's order.
+bool MayCutChannels(const Chain& chain, const Machine& machine);
+
 }  // namespace dwsconv
 
 #endif  // DWSCONV_PLAN_EXPAND_PLAN_H_

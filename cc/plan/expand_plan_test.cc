@@ -11,12 +11,6 @@
 namespace dwsconv {
 namespace {
 
-Chain RandomExpanded(Draw* draw) {
-  Chain chain = RandomChain(draw);
-  chain.E = draw->Size(500);
-  return chain;
-}
-
 TEST(ExpandPlan, RowsAndChannelsAreWithinTheChain) {
   Draw draw(1);
   int64_t pieces = 0, by_channels = 0, strips = 0;

@@ -13,7 +13,7 @@ namespace dwsconv {
 namespace {
 
 // Everything that a planner may look at, though today's does not look at all of it.
-using Key = std::array<int64_t, kPlanKeySize + 15>;
+using Key = std::array<int64_t, kPlanKeySize + 14>;
 
 // Above any model's number of layers; with more shapes than that (images of any size) it starts anew.
 constexpr size_t kMostPlans = 4096;
@@ -35,7 +35,6 @@ Key KeyOf(const Chain& p, const Machine& m) {
                           p.has_depthwise_bias,
                           p.has_bias,
                           p.has_residual,
-                          p.E,
                           p.has_depthwise,
                           p.has_project,
                           p.normalize,

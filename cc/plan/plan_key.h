@@ -12,7 +12,7 @@
 namespace dwsconv {
 
 // The kernels, the threads and the shapes: what a plan has to fit. In the order of PlanKeyOf; these are the words of
-// the file of tuned plans.
+// the file of tuned plans, where a chain without an expansion has no E. Behind one K is 0 where nothing projects.
 constexpr const char* kPlanKeyNames[] = {"isa",      "threads",     "vector_floats",
                                          "z_bytes",  "tile_pixels", "tile_channels",
                                          "N",        "H",           "W",
@@ -20,7 +20,7 @@ constexpr const char* kPlanKeyNames[] = {"isa",      "threads",     "vector_floa
                                          "R",        "S",           "stride_h",
                                          "stride_w", "dilation_h",  "dilation_w",
                                          "pad_top",  "pad_left",    "Ho",
-                                         "Wo",       "dtype"};
+                                         "Wo",       "dtype",       "E"};
 constexpr size_t kPlanKeySize = sizeof(kPlanKeyNames) / sizeof(kPlanKeyNames[0]);
 using PlanKey = std::array<int64_t, kPlanKeySize>;
 
@@ -36,7 +36,7 @@ inline PlanKey PlanKeyOf(const Chain& p, const Machine& m) {
           p.W,
           p.C,
           p.M,
-          p.K,
+          p.E > 0 && !p.has_project ? 0 : p.K,
           p.R,
           p.S,
           p.stride_h,
@@ -47,7 +47,8 @@ inline PlanKey PlanKeyOf(const Chain& p, const Machine& m) {
           p.pad_left,
           p.Ho,
           p.Wo,
-          static_cast<int64_t>(p.dtype)};
+          static_cast<int64_t>(p.dtype),
+          p.E};
 }
 
 // Of an array of numbers.

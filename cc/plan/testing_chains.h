@@ -68,6 +68,15 @@ inline Chain RandomChain(Draw* draw) {
   return p;
 }
 
+// Behind an expansion, with and without a projection.
+inline Chain RandomExpanded(Draw* draw) {
+  Chain chain = RandomChain(draw);
+  chain.E = draw->Size(500);
+  chain.has_project = draw->Coin();
+  if (!chain.has_project) chain.K = chain.CM();
+  return chain;
+}
+
 inline Machine RandomMachine(Draw* draw) {
   Machine m;
   m.isa = static_cast<Isa>((*draw)(0, 2));
@@ -102,7 +111,8 @@ inline bool operator==(const Plan& a, const Plan& b) {
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   return out << plan.block_pixels << "x" << plan.block_channels << ", " << plan.tasks << " tasks, " << plan.threads
              << " threads, " << plan.scratch_bytes << " bytes, stride " << plan.z_stride << ", repeat "
-             << plan.repeat_bytes << (plan.stream ? ", stream" : "");
+             << plan.repeat_bytes << (plan.stream ? ", stream" : "") << "; " << plan.rows << " rows x " << plan.channels
+             << (plan.by_channels ? " apart, " : ", ") << plan.a_bytes << " + " << plan.z_bytes;
 }
 
 }  // namespace dwsconv

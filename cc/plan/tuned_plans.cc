@@ -29,18 +29,50 @@
 namespace dwsconv {
 namespace {
 
-// A plan from outside may not ask for more: the planner itself stays below.
-constexpr int64_t kMostScratchBytes = 2 << 20;
-
 // More than any tuner writes, and little enough to read at the start of every process.
 constexpr int64_t kMostFileBytes = 4 << 20;
 
 // Of any number in the file. Products of two fit into 64 bits whatever the file says.
 constexpr int64_t kMostNumber = int64_t{1} << 28;
 
-constexpr const char* kChoiceNames[] = {"block_pixels", "block_channels", "threads", "stream"};
-constexpr size_t kChoiceSize = std::size(kChoiceNames);
-using Numbers = std::array<int64_t, kChoiceSize>;
+// A number of a choice and its word.
+struct ChoiceField {
+  const char* name;
+  int64_t* value;
+};
+
+// The numbers of a choice, in the order of a line. true and false are 1 and 0.
+struct ChoiceNumbers {
+  explicit ChoiceNumbers(const PlanChoice& choice = {})
+      : of(choice), stream(choice.stream), by_channels(choice.by_channels) {}
+
+  std::vector<ChoiceField> Fields(bool expanded) {
+    if (!expanded) {
+      return {{"block_pixels", &of.block_pixels},
+              {"block_channels", &of.block_channels},
+              {"threads", &of.threads},
+              {"stream", &stream}};
+    }
+    return {{"rows", &of.rows},
+            {"channels", &of.channels},
+            {"by_channels", &by_channels},
+            {"threads", &of.threads},
+            {"stream", &stream}};
+  }
+
+  PlanChoice choice() const {
+    PlanChoice choice = of;
+    choice.stream = stream != 0;
+    choice.by_channels = by_channels != 0;
+    return choice;
+  }
+
+  PlanChoice of;
+  int64_t stream, by_channels;
+};
+
+// Without E, which a line has only where there is one.
+constexpr size_t kPlainKeySize = kPlanKeySize - 1;
 
 // The inverse of PlanKeyOf, as far as a plan depends on it.
 void FromKey(const PlanKey& key, Chain* p, Machine* m) {
@@ -53,10 +85,13 @@ void FromKey(const PlanKey& key, Chain* p, Machine* m) {
                          &p->dilation_h, &p->dilation_w, &p->pad_top, &p->pad_left, &p->Ho, &p->Wo}) {
     *field = key[at++];
   }
-  p->dtype = static_cast<DType>(key[at]);
+  p->dtype = static_cast<DType>(key[at++]);
+  p->E = key[at];
+  if (p->E > 0 && p->K == 0) {
+    p->has_project = false;
+    p->K = p->CM();
+  }
 }
-
-PlanChoice ChoiceOf(const Numbers& n) { return {n[0], n[1], n[2], n[3] != 0}; }
 
 struct Table {
   std::unordered_map<PlanKey, PlanChoice, NumbersHash> plans;
@@ -95,10 +130,8 @@ std::string CpuModel() {
   return word.empty() ? "unknown" : word;
 }
 
-template <size_t kSize>
-void Append(const char* const (&names)[kSize], const std::array<int64_t, kSize>& numbers, std::string* line) {
-  for (size_t i = 0; i < kSize; ++i)
-    *line += (i > 0 ? " " : "") + std::string(names[i]) + "=" + std::to_string(numbers[i]);
+void Append(const char* name, int64_t number, std::string* line) {
+  *line += std::string(name) + "=" + std::to_string(number) + " ";
 }
 
 // Takes "name=number" and the space after it off the front of *text; false where it does not start so.
@@ -124,14 +157,19 @@ bool TakeNumber(const char* name, std::string_view* text, int64_t* number) {
 // it may hold anything.
 std::string ReadLine(std::string_view line, Table* table) {
   PlanKey key;
-  Numbers numbers;
-  for (size_t i = 0; i < kPlanKeySize; ++i) {
+  for (size_t i = 0; i < kPlainKeySize; ++i) {
     if (!TakeNumber(kPlanKeyNames[i], &line, &key[i])) return std::string("no good number for ") + kPlanKeyNames[i];
+  }
+  key[kPlainKeySize] = 0;
+  const bool expanded = line.substr(0, 1) != ":";
+  if (expanded && (!TakeNumber("E", &line, &key[kPlainKeySize]) || key[kPlainKeySize] == 0)) {
+    return "no colon after the chain";
   }
   if (line.substr(0, 2) != ": ") return "no colon after the chain";
   line.remove_prefix(2);
-  for (size_t i = 0; i < kChoiceSize; ++i) {
-    if (!TakeNumber(kChoiceNames[i], &line, &numbers[i])) return std::string("no good number for ") + kChoiceNames[i];
+  ChoiceNumbers numbers;
+  for (const ChoiceField& field : numbers.Fields(expanded)) {
+    if (!TakeNumber(field.name, &line, field.value)) return std::string("no good number for ") + field.name;
   }
   if (!line.empty() && line.front() != '#') return "more than a plan";
 
@@ -149,8 +187,8 @@ std::string ReadLine(std::string_view line, Table* table) {
   }
   if (machine.z_bytes != 2 && machine.z_bytes != 4) return "z_bytes is neither 2 nor 4";
   Plan plan;
-  const std::string wrong = ApplyPlanChoice(chain, machine, ChoiceOf(numbers), &plan);
-  if (wrong.empty()) table->plans[key] = ChoiceOf(numbers);
+  const std::string wrong = ApplyPlanChoice(chain, machine, numbers.choice(), &plan);
+  if (wrong.empty()) table->plans[key] = numbers.choice();
   return wrong;
 }
 
@@ -240,39 +278,6 @@ const Table* Load(bool warn) {
 
 }  // namespace
 
-std::string ApplyPlanChoice(const Chain& chain, const Machine& machine, const PlanChoice& choice, Plan* plan) {
-  const int64_t pixels = chain.output_pixels();
-  if (choice.block_pixels <= 0 || choice.block_pixels > pixels) {
-    return "block_pixels must be 1 to " + std::to_string(pixels) + " (Ho*Wo), but is " +
-           std::to_string(choice.block_pixels);
-  }
-  const bool whole_tiles = choice.block_channels > 0 && choice.block_channels % machine.tile_channels == 0;
-  if (choice.block_channels != chain.K && (!whole_tiles || choice.block_channels > chain.K)) {
-    return "block_channels must be " + std::to_string(chain.K) + " (K) or less and a multiple of " +
-           std::to_string(machine.tile_channels) + ", but is " + std::to_string(choice.block_channels);
-  }
-  if (choice.threads <= 0 || choice.threads > machine.threads) {
-    return "threads must be 1 to " + std::to_string(machine.threads) + ", but is " + std::to_string(choice.threads);
-  }
-  Plan chosen;
-  chosen.block_pixels = 1;
-  chosen.block_channels = choice.block_channels;
-  chosen.threads = static_cast<int>(choice.threads);
-  chosen.stream = choice.stream;
-  FinishPlan(chain, machine, &chosen);
-  // A register tile of pixels is always allowed: below that nothing is gained.
-  const int64_t most = std::max<int64_t>(kMostScratchBytes / (chosen.z_stride * machine.z_bytes), machine.tile_pixels);
-  if (choice.block_pixels > most) {
-    return "block_pixels must be at most " + std::to_string(most) + " for the scratch memory to stay below " +
-           std::to_string(kMostScratchBytes) + " bytes a thread, but is " + std::to_string(choice.block_pixels);
-  }
-  chosen.block_pixels = choice.block_pixels;
-  chosen.threads = static_cast<int>(choice.threads);
-  FinishPlan(chain, machine, &chosen);
-  *plan = chosen;
-  return "";
-}
-
 bool FindTunedPlan(const Chain& chain, const Machine& machine, Plan* plan) {
   const Table* table = current.load(std::memory_order_acquire);
   if (table == nullptr) {
@@ -294,9 +299,14 @@ int64_t TunedPlansUsed() { return used.load(std::memory_order_relaxed); }
 
 std::string TunedPlanLine(const Chain& chain, const Machine& machine, const PlanChoice& choice) {
   std::string line = TunedPlansCpu();
-  Append(kPlanKeyNames, PlanKeyOf(chain, machine), &line);
-  line += " : ";
-  Append(kChoiceNames, {choice.block_pixels, choice.block_channels, choice.threads, choice.stream}, &line);
+  const PlanKey key = PlanKeyOf(chain, machine);
+  for (size_t i = 0; i < kPlanKeySize; ++i) {
+    if (i < kPlainKeySize || chain.E > 0) Append(kPlanKeyNames[i], key[i], &line);
+  }
+  line += ": ";
+  ChoiceNumbers numbers(choice);
+  for (const ChoiceField& field : numbers.Fields(chain.E > 0)) Append(field.name, *field.value, &line);
+  line.pop_back();
   return line;
 }
 

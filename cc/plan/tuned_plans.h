@@ -9,21 +9,9 @@
 
 #include "cc/core/chain.h"
 #include "cc/plan/plan.h"
+#include "cc/plan/plan_choice.h"
 
 namespace dwsconv {
-
-// What of a plan can be chosen; the rest follows from it.
-struct PlanChoice {
-  int64_t block_pixels = 0;
-  int64_t block_channels = 0;
-  int64_t threads = 1;
-  bool stream = false;
-};
-
-// Fills *plan with the choice and all that follows, and returns ""; or returns what is wrong with it: 0 < block_pixels
-// <= Ho*Wo, and no more of them than a scratch of 2 MiB a thread holds; 0 < block_channels < K in whole register tiles,
-// or K; 0 < threads <= Machine::threads. N, Ho, Wo and K are not 0.
-std::string ApplyPlanChoice(const Chain& chain, const Machine& machine, const PlanChoice& choice, Plan* plan);
 
 // The file's plan for a chain on this machine, if it has one. The activations, the biases and the layout of the
 // chain do not matter: tiles of channels-first chains are cut after their transposition.

@@ -43,10 +43,15 @@ class TunedPlans : public testing::Test {
     return ReloadTunedPlans(false);
   }
 
-  // Of the first plan that the planner itself would not make: half its pixels.
+  // Of the first plan that the planner itself would not make: half its pixels, or half its rows.
   static PlanChoice Half(const Chain& p, const Machine& m) {
-    const Plan plan = MakePlan(p, m);
-    return {std::max<int64_t>(1, plan.block_pixels / 2), p.K, 1, !plan.stream};
+    PlanChoice choice = ChoiceOf(MakePlan(p, m));
+    choice.block_pixels = std::max<int64_t>(1, choice.block_pixels / 2);
+    choice.block_channels = p.K;
+    choice.rows = choice.channels < p.C || choice.by_channels ? p.Ho : std::max<int64_t>(1, choice.rows / 2);
+    choice.threads = 1;
+    choice.stream = !choice.stream;
+    return choice;
   }
 
   std::string folder_, path_;
@@ -58,7 +63,7 @@ TEST_F(TunedPlans, ALineThereAndBack) {
   std::vector<Machine> machines;
   std::vector<std::string> lines;
   for (int i = 0; i < 300; ++i) {
-    chains.push_back(RandomChain(&draw));
+    chains.push_back(i % 2 == 0 ? RandomChain(&draw) : RandomExpanded(&draw));
     machines.push_back(RandomMachine(&draw));
     lines.push_back(TunedPlanLine(chains[i], machines[i], Half(chains[i], machines[i])));
     if (i % 3 == 0) lines.back() += " # 1.3 times as fast";
@@ -89,7 +94,8 @@ TEST_F(TunedPlans, AreOfTheirChainAndMachineAlone) {
   const PlanKey key = PlanKeyOf(p, m);
   Chain q = p;
   for (int64_t* field : {&q.N, &q.H, &q.W, &q.C, &q.M, &q.K, &q.R, &q.S, &q.stride_h, &q.stride_w, &q.dilation_h,
-                         &q.dilation_w, &q.pad_top, &q.pad_left, &q.Ho, &q.Wo}) {
+                         &q.dilation_w, &q.pad_top, &q.pad_left, &q.Ho, &q.Wo,
+                         &q.E}) {
     ++*field;
     EXPECT_NE(PlanKeyOf(q, m), key);
     EXPECT_FALSE(FindTunedPlan(q, m, &plan)) << Told(q, m);
@@ -207,6 +213,25 @@ TEST(ApplyPlanChoice, SaysWhatIsWrong) {
   EXPECT_EQ(ApplyPlanChoice(p, m, {64, 44, 2, true}, &plan),
             "block_channels must be 40 (K) or less and a multiple of 8, but is 44");
   EXPECT_EQ(ApplyPlanChoice(p, m, {64, 40, 3, true}, &plan), "threads must be 1 to 2, but is 3");
+  Chain expanded = SameChain(1, 8, 8, 64, 40, 3);
+  expanded.E = 16;
+  const auto strips = [&](int64_t rows, int64_t channels, bool by_channels) {
+    return ApplyPlanChoice(expanded, m, {0, 0, 2, false, rows, channels, by_channels}, &plan);
+  };
+  EXPECT_EQ(strips(3, 64, false), "");
+  EXPECT_EQ(plan.tasks, 3);
+  EXPECT_EQ(strips(8, 16, true), "");
+  EXPECT_EQ(plan.tasks, 4);
+  EXPECT_EQ(strips(9, 64, false), "rows must be 1 to 8 (Ho), but is 9");
+  EXPECT_EQ(strips(8, 12, false), "channels must be 64 (C) or less and a multiple of 8, but is 12");
+  EXPECT_EQ(strips(4, 16, false), "rows must be 8 (Ho) where a task does not take all channels, but is 4");
+  expanded.M = 2;
+  EXPECT_EQ(strips(8, 16, false),
+            "channels must be 64 (C), with by_channels 0, where the channels of Z cannot be cut, but is 16");
+  expanded = SameChain(1, 600, 600, 512, 40, 3);
+  expanded.E = 16;
+  EXPECT_EQ(strips(1, 512, false), "");
+  EXPECT_NE(strips(300, 512, false).find("at most 17825792 bytes"), std::string::npos);
   const Chain wide = SameChain(1, 512, 512, 512, 40, 3);
   EXPECT_NE(ApplyPlanChoice(wide, m, {512 * 512, 40, 2, true}, &plan).find("for the scratch memory to stay below"),
             std::string::npos);

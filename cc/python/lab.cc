@@ -30,10 +30,12 @@ py::dict ToDict(const Moved& moved) {
 
 // A layer simulated on one thread by a plan, or by the planner's where that is None, on this machine or one with other
 // caches (0: this one's).
-py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                   const std::string& dtype, const LayerOptions& options, const py::object& plan,
-                   const CacheBytes& caches) {
-  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, py::int_(1));
+py::dict TrafficOf(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+                   const py::object& plan, const CacheBytes& caches) {
+  Question question = Ask(sizes, dtype, options, py::int_(1));
+  if (question.chain.E > 0 || !question.chain.has_project) {
+    throw py::value_error("the simulation takes layers of a depthwise and a pointwise filter alone");
+  }
   if (question.empty) throw py::value_error("x has no elements or gives no output, so nothing is moved");
   // Nobody can stop it once it runs.
   constexpr double kMostFlops = 2e12;
@@ -44,11 +46,11 @@ py::dict TrafficOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& p
   }
   const Machine machine = MachineWith(question, caches);
   Plan chosen = MakePlan(question.chain, machine);
-  if (const std::optional<PlanChoice> given = ToPlanChoice(plan)) {
+  if (const std::optional<PlanChoice> given = ToPlanChoice(plan, false)) {
     const std::string wrong = ApplyPlanChoice(question.chain, machine, *given, &chosen);
     if (!wrong.empty()) throw py::value_error("plan: " + wrong);
   }
-  const PlanChoice choice{chosen.block_pixels, chosen.block_channels, chosen.threads, chosen.stream};
+  const PlanChoice choice = ChoiceOf(chosen);
   question.forward.choice = &choice;
   Traffic traffic;
   std::string wrong;

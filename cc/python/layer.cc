@@ -77,25 +77,33 @@ int ToThreads(py::handle num_threads) {
   return ResolveThreads(static_cast<int>(value));
 }
 
-std::optional<PlanChoice> ToPlanChoice(py::handle plan) {
+std::optional<PlanChoice> ToPlanChoice(py::handle plan, bool expanded) {
   if (plan.is_none()) return std::nullopt;
   if (!PyDict_Check(plan.ptr())) {
     throw py::type_error(std::string("plan must be None or a dict, but is a ") + Py_TYPE(plan.ptr())->tp_name);
   }
   const py::dict dict = py::reinterpret_borrow<py::dict>(plan);
   PlanChoice choice;
-  int64_t stream = 0;
-  const struct {
+  int64_t stream = 0, by_channels = 0;
+  struct Field {
     const char* name;
     int64_t* value;
-  } fields[] = {{"block_pixels", &choice.block_pixels},
-                {"block_channels", &choice.block_channels},
-                {"threads", &choice.threads},
-                {"stream", &stream}};
-  for (const auto& field : fields) {
+  };
+  std::vector<Field> fields;
+  if (expanded) {
+    fields = {{"rows", &choice.rows}, {"channels", &choice.channels}, {"by_channels", &by_channels}};
+  } else {
+    fields = {{"block_pixels", &choice.block_pixels}, {"block_channels", &choice.block_channels}};
+  }
+  fields.push_back({"threads", &choice.threads});
+  fields.push_back({"stream", &stream});
+  for (const Field& field : fields) {
     if (!dict.contains(field.name)) {
-      throw py::value_error(std::string("plan must have block_pixels, block_channels, threads and stream, but lacks ") +
-                            field.name);
+      std::string names;
+      for (const Field& f : fields) {
+        names += (&f == &fields.front() ? "" : &f == &fields.back() ? " and " : ", ") + std::string(f.name);
+      }
+      throw py::value_error("plan must have " + names + ", but lacks " + field.name);
     }
     const py::object value = dict[field.name];
     PyObject* const index = PyNumber_Index(value.ptr());
@@ -108,52 +116,80 @@ std::optional<PlanChoice> ToPlanChoice(py::handle plan) {
     *field.value = PyLong_AsLongLongAndOverflow(index, &overflow);
     Py_DECREF(index);
     if (overflow != 0) throw py::value_error(std::string("plan[\"") + field.name + "\"] does not fit 64 bits");
-  }
-  if (stream != 0 && stream != 1) {
-    throw py::value_error("plan[\"stream\"] must be True or False, but is " + std::to_string(stream));
+    const bool truth = field.value == &stream || field.value == &by_channels;
+    if (truth && *field.value != 0 && *field.value != 1) {
+      throw py::value_error(std::string("plan[\"") + field.name + "\"] must be True or False, but is " +
+                            std::to_string(*field.value));
+    }
   }
   choice.stream = stream != 0;
+  choice.by_channels = by_channels != 0;
   return choice;
 }
 
-Layer::Layer(py::handle depthwise_filter, py::handle pointwise_filter, py::handle depthwise_bias, py::handle bias,
-             const LayerOptions& options, bool pack)
+void PutPlan(const Plan& plan, bool expanded, py::dict* result) {
+  py::dict& to = *result;
+  if (expanded) {
+    to["rows"] = plan.rows;
+    to["channels"] = plan.channels;
+    to["by_channels"] = plan.by_channels;
+  } else {
+    to["block_pixels"] = plan.block_pixels;
+    to["block_channels"] = plan.block_channels;
+  }
+  to["tasks"] = plan.tasks;
+  to["threads"] = plan.threads;
+  to["stream"] = plan.stream;
+  to["scratch_bytes_per_thread"] = plan.scratch_bytes;
+}
+
+Layer::Layer(const Weights& weights, const LayerOptions& options, bool pack)
     : request_(options.attributes), options_(ToForwardOptions(options)) {
   request_.input_name = "x";
-  depthwise_filter_ = ToDense(depthwise_filter, "depthwise_filter");
-  request_.dtype = depthwise_filter_.dtype;
-  request_.depthwise_filter = depthwise_filter_.shape();
-  pointwise_filter_ = ToDense(pointwise_filter, "pointwise_filter", request_.dtype);
-  request_.pointwise_filter = pointwise_filter_.shape();
-  if (!depthwise_bias.is_none()) {
-    depthwise_bias_ = ToDense(depthwise_bias, "depthwise_bias", request_.dtype);
-    request_.depthwise_bias = depthwise_bias_.shape();
-  }
-  if (!bias.is_none()) {
-    bias_ = ToDense(bias, "bias", request_.dtype);
-    request_.bias = bias_.shape();
+  const struct {
+    const char* name;
+    py::handle given;
+    std::optional<Shape> Request::* shape;
+    const void* Buffers::* buffer;
+  } all[] = {
+      {"depthwise_filter", weights.depthwise_filter, &Request::depthwise_filter, &Buffers::depthwise_filter},
+      {"pointwise_filter", weights.pointwise_filter, &Request::pointwise_filter, &Buffers::pointwise_filter},
+      {"depthwise_bias", weights.depthwise_bias, &Request::depthwise_bias, &Buffers::depthwise_bias},
+      {"bias", weights.bias, &Request::bias, &Buffers::bias},
+      {"expand_filter", weights.expand_filter, &Request::expand_filter, &Buffers::expand_filter},
+      {"expand_bias", weights.expand_bias, &Request::expand_bias, &Buffers::expand_bias},
+  };
+  for (const auto& weight : all) {
+    if (weight.given.is_none()) continue;
+    const bool first = weights_.empty();  // the depthwise filter, which is always there: all have its dtype
+    weights_.push_back(
+        {weight.name, first ? ToDense(weight.given, weight.name) : ToDense(weight.given, weight.name, request_.dtype)});
+    const DenseArray& array = weights_.back().array;
+    if (first) request_.dtype = array.dtype;
+    request_.*weight.shape = array.shape();
   }
   Chain chain;  // as far as it can be told without x
   const std::string error = Infer(request_, &chain);
   if (!error.empty()) throw py::value_error(error);
 
-  if (pack && ReadsPlainFilters(options_.variant)) {  // reads filters as they are
-    depthwise_filter_ = PrivateCopy(depthwise_filter_);
-    pointwise_filter_ = PrivateCopy(pointwise_filter_);
-    if (request_.depthwise_bias) depthwise_bias_ = PrivateCopy(depthwise_bias_);
-    if (request_.bias) bias_ = PrivateCopy(bias_);
+  if (IsLadderStep(options_.variant) && (chain.E > 0 || !chain.has_project)) {
+    throw py::value_error("variant \"" + options.variant +
+                          "\" goes with a depthwise and a pointwise filter, and no expansion");
   }
-  buffers_.depthwise_filter = depthwise_filter_.data();
-  buffers_.pointwise_filter = pointwise_filter_.data();
-  if (request_.depthwise_bias) buffers_.depthwise_bias = depthwise_bias_.data();
-  if (request_.bias) buffers_.bias = bias_.data();
-  if (!pack || ReadsPlainFilters(options_.variant)) return;
+  const bool plain = ReadsPlainFilters(options_.variant);  // reads filters as they are
+  for (Weight& weight : weights_) {
+    if (pack && plain) weight.array = PrivateCopy(weight.array);
+    for (const auto& known : all) {
+      if (known.name == weight.name) buffers_.*known.buffer = weight.array.data();
+    }
+  }
+  if (!pack || plain) return;
   {
     py::gil_scoped_release release;
     packed_ = PackedFilters::Make(chain, options_.isa, buffers_, /*may_repeat=*/!IsLadderStep(options_.variant));
   }
   if (packed_ == nullptr) ThrowOutOfMemory("out of memory for the packed filters");
-  depthwise_filter_ = pointwise_filter_ = depthwise_bias_ = bias_ = DenseArray{};
+  weights_.clear();
   buffers_ = Buffers{};
 }
 
@@ -161,7 +197,7 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
                        py::handle plan) const {
   ForwardOptions options = options_;
   options.num_threads = ToThreads(num_threads);
-  const std::optional<PlanChoice> choice = ToPlanChoice(plan);
+  const std::optional<PlanChoice> choice = ToPlanChoice(plan, request_.expand_filter.has_value());
   const DenseArray input = ToDense(x, "x");
   if (input.dtype != request_.dtype) {
     throw py::type_error(std::string("x must have the dtype of depthwise_filter, ") + DTypeName(request_.dtype) +
@@ -196,18 +232,10 @@ py::object Layer::Call(py::handle x, py::handle out, py::handle residual, py::ha
     output = NewOutput(input.array.dtype(), shape);
   } else {
     output = ToOutput(out, request_.dtype, shape);
-    const struct {
-      const char* name;
-      const DenseArray& array;
-      const void* used;
-    } inputs[] = {{"x", input, input.data()},
-                  {"depthwise_filter", depthwise_filter_, buffers_.depthwise_filter},
-                  {"pointwise_filter", pointwise_filter_, buffers_.pointwise_filter},
-                  {"depthwise_bias", depthwise_bias_, buffers_.depthwise_bias},
-                  {"bias", bias_, buffers_.bias}};
-    for (const auto& other : inputs) {
-      if (other.used != nullptr && Overlap(output, other.array.array)) {
-        throw py::value_error(std::string("out must not share memory with ") + other.name);
+    if (Overlap(output, input.array)) throw py::value_error("out must not share memory with x");
+    for (const Weight& weight : weights_) {
+      if (Overlap(output, weight.array.array)) {
+        throw py::value_error(std::string("out must not share memory with ") + weight.name);
       }
     }
     if (chain.has_residual && addend.data() != output.data() && Overlap(output, addend.array)) {

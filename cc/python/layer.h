@@ -34,17 +34,25 @@ ForwardOptions ToForwardOptions(const LayerOptions& options);
 // 0 or more of a Python integer, resolved: see ResolveThreads. TypeError, ValueError otherwise.
 int ToThreads(pybind11::handle num_threads);
 
-// None, or a dict of block_pixels, block_channels, threads and stream; what else `plan` returns may be in it too, and
-// is not read. TypeError, ValueError otherwise.
-std::optional<PlanChoice> ToPlanChoice(pybind11::handle plan);
+// None, or a dict of block_pixels, block_channels, threads and stream; behind an expansion of rows, channels,
+// by_channels, threads and stream. What else `plan` returns may be in it too, and is not read. TypeError, ValueError
+// otherwise.
+std::optional<PlanChoice> ToPlanChoice(pybind11::handle plan, bool expanded);
+
+// What ToPlanChoice reads, with all that `plan` tells of a plan's cut.
+void PutPlan(const Plan& plan, bool expanded, pybind11::dict* result);
+
+// The filters and biases of a layer as they come from Python; None where there is none.
+struct Weights {
+  pybind11::handle expand_filter, expand_bias, depthwise_filter, depthwise_bias, pointwise_filter, bias;
+};
 
 // Immutable after construction, so any number of threads may call it at once.
 class Layer {
  public:
   // Filters and biases are checked against one another; biases may be None. With `pack` they are copied, so a later
   // change of the arrays is not seen; without, they are read in each call.
-  Layer(pybind11::handle depthwise_filter, pybind11::handle pointwise_filter, pybind11::handle depthwise_bias,
-        pybind11::handle bias, const LayerOptions& options, bool pack);
+  Layer(const Weights& weights, const LayerOptions& options, bool pack);
 
   // Returns `out`, or a new array where that is None. Other Python threads run meanwhile. `plan` as in ToPlanChoice.
   pybind11::object Call(pybind11::handle x, pybind11::handle out, pybind11::handle residual,
@@ -53,8 +61,13 @@ class Layer {
  private:
   Request request_;  // but the shapes of input and residual
   ForwardOptions options_;
-  DenseArray depthwise_filter_, pointwise_filter_, depthwise_bias_, bias_;  // empty where they are packed or absent
-  Buffers buffers_;                                                         // into those
+  // A filter or bias that is there and not packed.
+  struct Weight {
+    const char* name;
+    DenseArray array;
+  };
+  std::vector<Weight> weights_;
+  Buffers buffers_;  // into those
   PackedFiltersPtr packed_;
 };
 

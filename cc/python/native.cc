@@ -31,7 +31,7 @@ ActivationRequest FromTuple(const FusedTuple& fused) {
 
 LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Sizes explicit_paddings,
                          std::string data_format, const FusedTuple& depthwise_activation, const FusedTuple& activation,
-                         std::optional<std::string> isa, std::string variant) {
+                         const FusedTuple& expand_activation, std::optional<std::string> isa, std::string variant) {
   LayerOptions options;
   options.attributes.strides = std::move(strides);
   options.attributes.dilations = std::move(dilations);
@@ -40,27 +40,25 @@ LayerOptions MakeOptions(Sizes strides, Sizes dilations, std::string padding, Si
   options.attributes.data_format = std::move(data_format);
   options.attributes.depthwise_activation = FromTuple(depthwise_activation);
   options.attributes.activation = FromTuple(activation);
+  options.attributes.expand_activation = FromTuple(expand_activation);
   options.isa = std::move(isa);
   options.variant = std::move(variant);
   return options;
 }
 
-py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
-                const LayerOptions& options, const py::object& num_threads) {
-  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+py::dict PlanOf(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+                const py::object& num_threads) {
+  const Question question = Ask(sizes, dtype, options, num_threads);
   py::dict result;
   result["output_shape"] = py::tuple(py::cast(OutputShape(question.chain)));
   result["flops"] = Flops(question.chain);
   result["isa"] = IsaName(question.forward.isa);
   const Plan plan = question.empty ? Plan{} : ForwardPlan(question.chain, question.forward);
-  result["block_pixels"] = plan.block_pixels;
-  result["block_channels"] = plan.block_channels;
-  result["tasks"] = plan.tasks;
-  result["threads"] = plan.threads;
-  result["scratch_bytes_per_thread"] = plan.scratch_bytes;
+  const bool expanded = question.chain.E > 0;
+  PutPlan(plan, expanded, &result);
   result["repeats"] = plan.repeat_bytes > 0;
-  result["stream"] = plan.stream;
   result["tuned"] = plan.tuned;
+  if (expanded) return result;  // which the model of what is moved does not know
   const Machine machine = ForwardMachine(question.chain, question.forward);
   result["modelled_bytes"] = question.empty ? 0.0 : ModelledBytes(question.chain, machine, plan);
   return result;
@@ -68,10 +66,9 @@ py::dict PlanOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& poin
 
 // What the planner would do on a machine with other caches and by the kernels of any instruction set, for it computes
 // nothing: for tests and for what docs/analysis.md says of it.
-py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                        const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
-                        const CacheBytes& caches, const std::string& isa) {
-  Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+py::dict PlanForMachine(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+                        const py::object& num_threads, const CacheBytes& caches, const std::string& isa) {
+  Question question = Ask(sizes, dtype, options, num_threads);
   if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to plan");
   if (!ParseIsa(isa, &question.forward.isa)) throw py::value_error("isa must be a word, but is \"" + isa + "\"");
   for (int64_t bytes : caches) {
@@ -80,25 +77,19 @@ py::dict PlanForMachine(const Sizes& x, const Sizes& depthwise_filter, const Siz
   const Machine machine = MachineWith(question, caches);
   const Plan plan = MakePlan(question.chain, machine);
   py::dict result;
-  result["block_pixels"] = plan.block_pixels;
-  result["block_channels"] = plan.block_channels;
-  result["tasks"] = plan.tasks;
-  result["threads"] = plan.threads;
-  result["stream"] = plan.stream;
-  result["scratch_bytes_per_thread"] = plan.scratch_bytes;
+  PutPlan(plan, question.chain.E > 0, &result);
   result["z_bytes"] = machine.z_bytes;
   result["z_stride"] = plan.z_stride;
   result["tile_pixels"] = machine.tile_pixels;
   result["tile_channels"] = machine.tile_channels;
-  result["modelled_bytes"] = ModelledBytes(question.chain, machine, plan);
+  if (question.chain.E == 0) result["modelled_bytes"] = ModelledBytes(question.chain, machine, plan);
   return result;
 }
 
 // What the tuner has to know: the limits of a plan's choices and the line that puts one into the file.
-py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter,
-                  const std::string& dtype, const LayerOptions& options, const py::object& num_threads,
-                  const py::object& plan) {
-  const Question question = Ask(x, depthwise_filter, pointwise_filter, dtype, options, num_threads);
+py::dict TuningOf(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+                  const py::object& num_threads, const py::object& plan) {
+  const Question question = Ask(sizes, dtype, options, num_threads);
   if (question.empty) throw py::value_error("x has no elements or gives no output, so there is nothing to tune");
   const Machine machine = ForwardMachine(question.chain, question.forward);
   py::dict result;
@@ -106,7 +97,7 @@ py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& po
   result["tile_channels"] = machine.tile_channels;
   result["threads_limit"] = machine.threads;
   result["l3_bytes"] = machine.l3_bytes;
-  const std::optional<PlanChoice> choice = ToPlanChoice(plan);
+  const std::optional<PlanChoice> choice = ToPlanChoice(plan, question.chain.E > 0);
   if (!choice) return result;
   ForwardOptions forward = question.forward;
   forward.choice = &*choice;
@@ -146,12 +137,15 @@ PYBIND11_MODULE(_native, m) {
   py::class_<LayerOptions>(m, "Options")
       .def(py::init(&MakeOptions), py::kw_only(), py::arg("strides"), py::arg("dilations"), py::arg("padding"),
            py::arg("explicit_paddings"), py::arg("data_format"), py::arg("depthwise_activation"), py::arg("activation"),
-           py::arg("isa"), py::arg("variant"));
+           py::arg("expand_activation"), py::arg("isa"), py::arg("variant"));
 
   py::class_<Layer>(m, "Layer")
       .def(py::init([](const py::object& depthwise_filter, const py::object& pointwise_filter,
-                       const py::object& depthwise_bias, const py::object& bias, const LayerOptions& options) {
-        return new Layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/true);
+                       const py::object& depthwise_bias, const py::object& bias, const py::object& expand_filter,
+                       const py::object& expand_bias, const LayerOptions& options) {
+        return new Layer({expand_filter, expand_bias, depthwise_filter, depthwise_bias, pointwise_filter, bias},
+                         options,
+                         /*pack=*/true);
       }))
       .def("__call__", &Layer::Call, py::arg("x"), py::arg("out") = py::none(), py::arg("residual") = py::none(),
            py::arg("num_threads") = 0, py::arg("plan") = py::none());
@@ -160,7 +154,8 @@ PYBIND11_MODULE(_native, m) {
         [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,
            const py::object& depthwise_bias, const py::object& bias, const py::object& residual, const py::object& out,
            const py::object& num_threads, const LayerOptions& options, const py::object& plan) {
-          const Layer layer(depthwise_filter, pointwise_filter, depthwise_bias, bias, options, /*pack=*/false);
+          const Layer layer({py::none(), py::none(), depthwise_filter, depthwise_bias, pointwise_filter, bias}, options,
+                            /*pack=*/false);
           return layer.Call(x, out, residual, num_threads, plan);
         });
   m.def("plan", &PlanOf);

@@ -24,13 +24,15 @@ Shape ToShape(Sizes sizes) {
 
 }  // namespace
 
-Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
-             const LayerOptions& options, const py::object& num_threads) {
+Question Ask(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+             const py::object& num_threads) {
+  const auto& [x, depthwise_filter, pointwise_filter, expand_filter] = sizes;
   Request request = options.attributes;
   request.input_name = "x";
   request.input = ToShape(x);
   request.depthwise_filter = ToShape(depthwise_filter);
-  request.pointwise_filter = ToShape(pointwise_filter);
+  if (pointwise_filter) request.pointwise_filter = ToShape(*pointwise_filter);
+  if (expand_filter) request.expand_filter = ToShape(*expand_filter);
   request.dtype = ParseDType(dtype);
   Question question;
   const std::string error = Infer(request, &question.chain);

@@ -6,7 +6,9 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cc/cpu/run/forward.h"
@@ -22,9 +24,13 @@ struct Question {
   bool empty = false;  // no output, so no plan
 };
 
+// The shapes of x and of the filters, without a pointwise one where nothing projects, and with an expanding one in the
+// end where a chain begins with an expansion.
+using FilterSizes = std::tuple<Sizes, Sizes, std::optional<Sizes>, std::optional<Sizes>>;
+
 // TypeError, ValueError for what is not allowed.
-Question Ask(const Sizes& x, const Sizes& depthwise_filter, const Sizes& pointwise_filter, const std::string& dtype,
-             const LayerOptions& options, const pybind11::object& num_threads);
+Question Ask(const FilterSizes& sizes, const std::string& dtype, const LayerOptions& options,
+             const pybind11::object& num_threads);
 
 // Bytes of L1, L2 and L3; 0 for this machine's.
 using CacheBytes = std::array<int64_t, 3>;

@@ -51,7 +51,7 @@ REGISTER_CPU(Eigen::half);
 }  // namespace
 }  // namespace dwsconv
 
-// What ran in this process, for tests, as in dws_conv_kernel.cc.
+// What ran in this process, for tests, as in chain_kernel.cc.
 extern "C" {
 
 // Calls that ran on the backward kernels of an ISA, or -1 for a word that is none.

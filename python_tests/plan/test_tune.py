@@ -94,7 +94,7 @@ def test_command_line(cache):
     done = command_line("--shape=1,8,8,16,16", "--shape=2,9,9,8,24,5,2", "--seconds=0.05", "--threads=1")
     assert done.returncode == 0, done.stderr
     out = done.stdout
-    assert "[1/2]  1x8x8x16 -> 16, 3x3 float32" in out and "[2/2]  2x9x9x8 -> 24, 5x5 s2x2 float32" in out
+    assert "[1/2] 1x8x8x16 -> 16, 3x3 float32" in out and "[2/2] 2x9x9x8 -> 24, 5x5 s2x2 float32" in out
     header = next(line for line in out.splitlines() if line.startswith("layer"))
     assert all(word in header for word in ("planned us", "best us", "default us", "planned/best", "kept"))
     kept = int(re.search(r"(\d) plans kept in (.*)", out).group(1))

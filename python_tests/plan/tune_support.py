@@ -42,7 +42,7 @@ def odd_choice():
 def tuning(plan=None, num_threads=0):
     """What the compiled half tells the tuner of the layer."""
     options = native._options(1, "SAME", 1, "NHWC", None, None, isa=None, variant="auto")
-    return _native.tuning(*(list(shape) for shape in SHAPES), "float32", options, num_threads, plan)
+    return _native.tuning((*(list(shape) for shape in SHAPES), None), "float32", options, num_threads, plan)
 
 
 def arrays(dtype="float32"):

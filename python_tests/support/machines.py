@@ -62,4 +62,4 @@ def planned(problem, caches, threads, isa):
     p = problem
     options = native._options(p.stride, p.padding, p.dilation, "NHWC", None, None, isa=None, variant="fused")
     shapes = [p.N, p.H, p.W, p.C], [p.R, p.S, p.C, p.M], [1, 1, p.CM, p.K]
-    return _native.plan_for_machine(*shapes, "float32", options, threads, list(caches), isa)
+    return _native.plan_for_machine((*shapes, None), "float32", options, threads, list(caches), isa)

@@ -8,16 +8,22 @@ from tf_dwsconv.analysis.problem import Problem
 _PASSED_OVER = (
     "BatchNormalization", "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Dropout", "SpatialDropout2D",
 )  # fmt: skip
+# By name: the class wakes TensorFlow, which a stock model on another backend does not need.
+_BLOCK = "tf_dwsconv>FusedConvBlock"
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a DWS layer: kind "dws", or "depthwise" without a pointwise half."""
+    """One call of a DWS layer: kind "dws", or "depthwise" without a pointwise half.
+
+    E: channels in front of a fused block's expansion to `problem.C`, which `problem` does not count; else 0.
+    """
 
     name: str
     kind: str
     problem: Problem
     dtype: str
+    E: int = 0
 
 
 def dws_calls(model, batch_size, prefix=""):
@@ -38,6 +44,9 @@ def dws_calls(model, batch_size, prefix=""):
         layer = node.operation
         if isinstance(layer, keras.Model):
             calls += dws_calls(layer, batch_size, f"{prefix}{layer.name}/")
+        elif keras.saving.get_registered_name(type(layer)) == _BLOCK:
+            if layer.kernel_size is not None:
+                calls.append(_block_call(node, batch_size, prefix))
         elif isinstance(layer, keras.layers.SeparableConv2D):
             calls.append(_call(graph, node, batch_size, prefix, layer.filters))
         elif isinstance(layer, keras.layers.DepthwiseConv2D):
@@ -60,6 +69,22 @@ def _call(graph, node, batch_size, prefix, filters):
     if padding == "VALID" and pads and before.operation.data_format == layer.data_format:
         padding = before.operation.padding
         tensor = before.input_tensors[0]
+    problem = _problem(layer, tensor, batch_size, filters, padding)
+    return Call(prefix + layer.name, "dws" if filters else "depthwise", problem, layer.compute_dtype)
+
+
+def _block_call(node, batch_size, prefix):
+    """Of a `FusedConvBlock` with a depthwise convolution."""
+    layer, tensor = node.operation, node.input_tensors[0]
+    padding = layer.padding.upper() if isinstance(layer.padding, str) else layer.padding
+    problem = _problem(layer, tensor, batch_size, layer.filters, padding, layer.expand_filters)
+    channels = tensor.shape[1 if layer.data_format == "channels_first" else 3]
+    kind = "dws" if layer.filters else "depthwise"
+    return Call(prefix + layer.name, kind, problem, layer.compute_dtype, channels if layer.expand_filters else 0)
+
+
+def _problem(layer, tensor, batch_size, filters, padding, expanded=None):
+    """`expanded`: channels behind an expansion, which are the problem's."""
     n, *sizes = tensor.shape
     channels, height, width = sizes if layer.data_format == "channels_first" else (sizes[2], *sizes[:2])
     if None in (channels, height, width):
@@ -67,6 +92,5 @@ def _call(graph, node, batch_size, prefix, filters):
             f"model must have a fixed input size for its costs to be known, but layer {layer.name!r} has "
             f"an input of shape {tuple(tensor.shape)}"
         )
-    sizes = n or batch_size, height, width, channels, filters or 1, *layer.kernel_size, layer.depth_multiplier
-    problem = Problem(*sizes, tuple(layer.strides), tuple(layer.dilation_rate), padding)
-    return Call(prefix + layer.name, "dws" if filters else "depthwise", problem, layer.compute_dtype)
+    sizes = n or batch_size, height, width, expanded or channels, filters or 1, *layer.kernel_size
+    return Problem(*sizes, layer.depth_multiplier, tuple(layer.strides), tuple(layer.dilation_rate), padding)

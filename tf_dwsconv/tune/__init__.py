@@ -73,13 +73,15 @@ def tune(
     positive("seconds", seconds)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be None or one of {', '.join(DTYPES)}, got {dtype!r}")
-    work: dict[tuple[Problem, str], list[str]] = {}
+    # By problem, dtype, channels in front of an expansion, and whether a pointwise convolution ends it.
+    work: dict[tuple[Problem, str, int, bool], list[str]] = {}
     for layer in layers:
         if isinstance(layer, graph.Call):
-            work.setdefault((layer.problem, dtype or layer.dtype), []).append(layer.name)
+            key = layer.problem, dtype or layer.dtype, layer.E, layer.kind == "dws"
+            work.setdefault(key, []).append(layer.name)
         else:
-            work.setdefault((check_problem(layer), dtype or "float32"), []).append("")
-    for problem, kind in work:
+            work.setdefault((check_problem(layer), dtype or "float32", 0, True), []).append("")
+    for problem, kind, _, _ in work:
         if kind not in DTYPES:
             raise ValueError(f"layers must compute in one of {', '.join(DTYPES)}, but {problem} does in {kind}")
     path = cache_path() if write else None
@@ -87,9 +89,9 @@ def tune(
         raise ValueError("write must be False where the environment's DWSCONV_PLAN_CACHE turns the cache off")
 
     results = []
-    for number, ((problem, kind), names) in enumerate(work.items(), 1):
+    for number, ((problem, kind, E, project), names) in enumerate(work.items(), 1):
         name = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 and names[0] else "")
-        bench = _search.Bench(problem, kind, num_threads, isa)
+        bench = _search.Bench(problem, kind, num_threads, isa, E, project)
         result = _search.search(bench, name, kind, seconds)
         del bench  # and its arrays, before the next layer's
         if path is not None:
@@ -110,7 +112,8 @@ def tune(
 def model_layers(model: Any, batch_size: int = 1) -> list[graph.Call]:
     """The depthwise-separable layers of a built Keras model, as the fused op runs them.
 
-    SeparableConv2D layers and DepthwiseConv2D layers that a pointwise Conv2D follows, in the order of the graph.
+    SeparableConv2D layers, DepthwiseConv2D layers that a pointwise Conv2D follows, and the blocks of a converted model
+    that do as much or begin with an expansion, in the order of the graph.
 
     Args:
         model: a Functional or Sequential model with a fixed image size.
@@ -119,7 +122,7 @@ def model_layers(model: Any, batch_size: int = 1) -> list[graph.Call]:
     Raises:
         ValueError: a layer's input has no fixed size, or the model has no graph.
     """
-    return [call for call in graph.dws_calls(model, batch_size) if call.kind == "dws"]
+    return [call for call in graph.dws_calls(model, batch_size) if call.kind == "dws" or call.E]
 
 
 def clear() -> int:

@@ -48,13 +48,21 @@ def _model():
 
 
 def _plan(plan):
-    words = f"{plan['block_pixels']}x{plan['block_channels']}"
+    if "rows" in plan:
+        words = f"{plan['rows']} rows x {plan['channels']}" + (" apart" if plan["by_channels"] else "")
+    else:
+        words = f"{plan['block_pixels']}x{plan['block_channels']}"
     return words + f" t{plan['threads']}" + (" stream" if plan["stream"] else "")
+
+
+def _layer(result):
+    expand = f"expand {result.E}: " if result.E else ""
+    return f"{result.name} {expand}{result.problem}".strip()
 
 
 def _row(result):
     return (
-        f"{result.name} {result.problem}".strip(),
+        _layer(result),
         f"{result.planned_seconds * 1e6:.1f}",
         f"{result.best_seconds * 1e6:.1f}",
         f"{result.default_seconds * 1e6:.1f}",
@@ -73,7 +81,7 @@ def _mean(numbers):
 def _progress(number, count, result):
     verdict = f"{result.gain:.2f} times as fast" if result.kept else result.refused or "the planner's stays"
     print(
-        f"[{number}/{count}] {result.name} {result.problem} {result.dtype}: {result.candidates} plans, {verdict}",
+        f"[{number}/{count}] {_layer(result)} {result.dtype}: {result.candidates} plans, {verdict}",
         flush=True,
     )
 
@@ -83,6 +91,8 @@ def _report(results):
     print()
     print(format_table(headers, [_row(result) for result in results]))
     print("A plan: output pixels x output channels of a task, threads, whether it writes around the caches.")
+    if any(result.E for result in results):
+        print("Of an expanded block: output rows x expanded channels at a time, apart where each task has its own.")
     # The planned plan is one of those swept, so the sweep's best is never behind it.
     gap = _mean(max(result.gain, 1.0) for result in results)
     default = _mean(result.default_seconds / result.planned_seconds for result in results)
@@ -107,8 +117,9 @@ def _show():
         plan, _, remark = rest.partition(" # ")
         of = collections.defaultdict(lambda: "?", (field.partition("=")[::2] for field in subject.split(" ")))
         dtype = dict(zip("012", ("float32", "bfloat16", "float16"))).get(of["dtype"], "?")
+        expand = f"expand {of['E']}: " if "E" in of else ""
         name = (
-            f"{of['N']}x{of['H']}x{of['W']}x{of['C']} -> {of['K']}, {of['R']}x{of['S']} "
+            f"{expand}{of['N']}x{of['H']}x{of['W']}x{of['C']} -> {of['K']}, {of['R']}x{of['S']} "
             f"s{of['stride_h']}x{of['stride_w']} {dtype}, {of['threads']} threads"
         )
         rows.append((name, plan, remark))

@@ -35,6 +35,7 @@ _STREAM_BYTES = 16 << 20
 _DEFAULT_PIXELS = 64
 
 CHOICES = ("block_pixels", "block_channels", "threads", "stream")
+BLOCK_CHOICES = ("rows", "channels", "by_channels", "threads", "stream")  # behind an expansion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Result:
         name: what the caller called it.
         problem: a `tf_dwsconv.analysis.Problem`.
         dtype: "float32", "bfloat16" or "float16".
-        planned, best, default: plans, as dicts of block_pixels, block_channels, threads and stream: the planner's; the
-            fastest of its neighbours, or itself; blocks of 64 pixels and all channels.
+        planned, best, default: plans, as dicts of block_pixels, block_channels, threads and stream, or, behind an
+            expansion, of rows, channels, by_channels, threads and stream: the planner's; the fastest of its neighbours,
+            or itself; tasks of about 64 pixels and all channels.
         planned_seconds, best_seconds, default_seconds: of one call, medians.
         gain: planned time over best time, the smallest of several comparisons; 1.0 where `best` is `planned`.
         kept: whether `gain` is above `MARGIN` and `noise`, so that `best` is worth being used.
@@ -54,6 +56,7 @@ class Result:
         line: `best` as a line of the cache.
         noise: the factor by which two measurements of one plan differed, or other programs could have slowed one.
         refused: why nothing is concluded, where `noise` is above `MARGIN` and not below `gain`; else "".
+        E: channels in front of the block's expansion to `problem.C`; 0 where there is none.
     """
 
     name: str
@@ -71,40 +74,63 @@ class Result:
     line: str
     noise: float
     refused: str
+    E: int = 0
 
 
 class Bench:
-    """One layer with its arrays, ready to be timed by any plan."""
+    """One layer with its arrays, ready to be timed by any plan.
 
-    def __init__(self, problem: Problem, dtype: str, num_threads: int, isa: Optional[str]):
-        self.problem, self.num_threads = problem, num_threads
-        self._shapes = tuple(map(list, problem.shapes))
+    E: channels in front of an expansion, or 0. project: whether a pointwise convolution ends it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        dtype: str,
+        num_threads: int,
+        isa: Optional[str],
+        E: int = 0,
+        project: bool = True,
+    ):
+        self.problem, self.num_threads, self.E = problem, num_threads, E
+        self.choices = BLOCK_CHOICES if E else CHOICES
+        x, depthwise, pointwise = (list(shape) for shape in problem.shapes)
+        expand = [1, 1, E, x[3]] if E else None
+        self._shapes = (x[:3] + [E] if E else x, depthwise, pointwise if project else None, expand)
         self._dtype = dtype
         options = {"strides": problem.stride, "dilations": problem.dilation, "padding": problem.padding, "isa": isa}
         self._options = native._options(
             problem.stride, problem.padding, problem.dilation, "NHWC", None, None, isa=isa, variant="fused"
         )
         self.limits = self._tuning(None)
-        planned = native.plan(*self._shapes, dtype=dtype, num_threads=num_threads, variant="fused", **options)
-        self.planned = {name: planned[name] for name in CHOICES}
+        planned = native.plan(
+            *self._shapes[:3],
+            expand_filter_shape=self._shapes[3],
+            dtype=dtype,
+            num_threads=num_threads,
+            variant="fused",
+            **options,
+        )
+        self.planned = {name: planned[name] for name in self.choices}
 
         kind = numpy_dtype(dtype)
         random = np.random.default_rng(0)
-        x, depthwise, pointwise = (_aligned(shape, kind) for shape in self._shapes)
-        for array in (depthwise, pointwise):
-            array[...] = random.uniform(-1, 1, array.shape)
+        x, *filters = (None if shape is None else _aligned(shape, kind) for shape in self._shapes)
+        for array in filters:
+            if array is not None:
+                array[...] = random.uniform(-1, 1, array.shape)
         # An image at a time: uniform() makes float64 first.
         for image in x:
             image[...] = random.uniform(-1, 1, image.shape)
         self._x, self._out = x, _aligned(planned["output_shape"], kind)
-        self._layer = native.Layer(depthwise, pointwise, variant="fused", **options)
+        self._layer = native.Layer(*filters[:2], expand_filter=filters[2], variant="fused", **options)
         self.call(self.planned)
         begin = time.perf_counter()
         self.call(self.planned)
         self._calls = max(1, math.ceil(_SAMPLE_SECONDS / max(time.perf_counter() - begin, 1e-7)))
 
     def _tuning(self, plan: Optional[dict[str, Any]]) -> dict[str, Any]:
-        return _native.tuning(*self._shapes, self._dtype, self._options, self.num_threads, plan)
+        return _native.tuning(self._shapes, self._dtype, self._options, self.num_threads, plan)
 
     def allowed(self, plan: dict[str, Any]) -> bool:
         """Whether the plan may be run."""
@@ -176,7 +202,7 @@ def search(bench: Bench, name: str, dtype: str, seconds: float) -> Result:
     )
     times = planned_s, planned_s if same else best_s, default_s
     kept = gain > MARGIN and not refused
-    verdict = gain, kept, measured, bench.line(best), noise, refused
+    verdict = gain, kept, measured, bench.line(best), noise, refused, bench.E
     return Result(name, bench.problem, dtype, planned, best, plans[2], *times, *verdict)
 
 
@@ -234,8 +260,13 @@ def _busy_seconds() -> Optional[float]:
 
 
 def _default(bench: Bench) -> dict[str, Any]:
+    threads = bench.limits["threads_limit"]
+    if bench.E:
+        rows = min(max(1, _DEFAULT_PIXELS // bench.problem.Wo), bench.problem.Ho)
+        plan = dict(zip(BLOCK_CHOICES, (rows, bench.problem.C, False, threads, False)))
+        return plan if bench.allowed(plan) else {**plan, "rows": 1}
     pixels = min(_DEFAULT_PIXELS, bench.problem.Ho * bench.problem.Wo)
-    plan = {"block_pixels": pixels, "block_channels": bench.problem.K, "threads": bench.limits["threads_limit"]}
+    plan = {"block_pixels": pixels, "block_channels": bench.problem.K, "threads": threads}
     plan["stream"] = False
     while not bench.allowed(plan):  # thousands of channels: too much scratch
         plan["block_pixels"] //= 2
@@ -244,6 +275,8 @@ def _default(bench: Bench) -> dict[str, Any]:
 
 def _block_changes(bench: Bench) -> list[dict[str, Any]]:
     """Blocks around the planned ones, with the output channels whole or shared out."""
+    if bench.E:
+        return _strip_changes(bench)
     tile, channels = bench.limits["tile_channels"], bench.problem.K
     panels = -(-channels // tile)
     shares = {s for s in (1, 2, bench.limits["threads_limit"]) if s <= panels}
@@ -255,7 +288,11 @@ def _block_changes(bench: Bench) -> list[dict[str, Any]]:
 def _other_changes(bench: Bench, plan: dict[str, Any]) -> list[dict[str, Any]]:
     """Half steps between blocks, numbers of threads, and the other way to store."""
     limit, problem = bench.limits["threads_limit"], bench.problem
-    changes = [{"block_pixels": _rounded(bench, plan["block_pixels"] * factor)} for factor in (2 / 3, 3 / 2)]
+    changes: list[dict[str, Any]]
+    if bench.E:
+        changes = [{"rows": _equal_rows(problem.Ho, plan["rows"] * factor)} for factor in (2 / 3, 3 / 2)]
+    else:
+        changes = [{"block_pixels": _rounded(bench, plan["block_pixels"] * factor)} for factor in (2 / 3, 3 / 2)]
     changes += [{"threads": threads} for threads in {1, max(1, limit // 2), limit}]
     size = bench._out.nbytes
     if size >= min(_STREAM_BYTES, bench.limits["l3_bytes"] // 2) and problem.K * bench._out.itemsize % 64 == 0:
@@ -263,11 +300,28 @@ def _other_changes(bench: Bench, plan: dict[str, Any]) -> list[dict[str, Any]]:
     return changes
 
 
+def _strip_changes(bench: Bench) -> list[dict[str, Any]]:
+    """Strips of rows around the planned ones, and pieces of the channels of whole images, shared by tasks or not."""
+    planned, tile = bench.planned, bench.limits["tile_channels"]
+    high, channels = bench.problem.Ho, bench.problem.C
+    heights = {_equal_rows(high, planned["rows"] * factor) for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)}
+    changes = [{"rows": rows, "channels": channels, "by_channels": False} for rows in sorted(heights)]
+    widths = {-(-math.ceil(planned["channels"] * factor) // tile) * tile for factor in (1 / 4, 1 / 2, 1, 2)}
+    for width in sorted({min(width, channels) for width in widths}):
+        changes += [{"rows": high, "channels": width, "by_channels": apart} for apart in (False, True)]
+    return changes
+
+
+def _equal_rows(high: int, rows: float) -> int:
+    """About so many rows, such that strips of them are as equal as the height allows."""
+    return -(-high // -(-high // min(max(1, round(rows)), high)))
+
+
 def _rounded(bench: Bench, pixels: float) -> int:
     """Whole rows, as equal as the image's height allows, or whole register tiles of a row."""
     rows = round(pixels / bench.problem.Wo)
     if rows >= 1:
-        return -(-bench.problem.Ho // -(-bench.problem.Ho // min(rows, bench.problem.Ho))) * bench.problem.Wo
+        return _equal_rows(bench.problem.Ho, rows) * bench.problem.Wo
     tile = bench.limits["tile_pixels"]
     return min(max(1, round(pixels / tile)) * tile, bench.problem.Ho * bench.problem.Wo)
 

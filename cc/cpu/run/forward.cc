@@ -138,7 +138,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
 Plan ForwardPlan(const Chain& chain, const ForwardOptions& options) {
   const Machine machine = ForwardMachine(chain, options);
   Plan plan;
-  const bool tunable = chain.E == 0 && (chain.has_depthwise || IsPointwise(chain));
+  const bool tunable = chain.has_depthwise || (chain.E == 0 && IsPointwise(chain));
   if (options.choice != nullptr) {
     if (ApplyPlanChoice(chain, machine, *options.choice, &plan).empty()) return plan;
   } else if (tunable && options.variant == Variant::kAuto && FindTunedPlan(PlannedAs(chain), machine, &plan)) {
