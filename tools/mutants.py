@@ -34,6 +34,7 @@ from mutant_faults import FAULTS, Fault  # noqa: E402
 
 # Before TensorFlow is imported, as in conftest.py.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 FOLDER = ROOT / "build" / "mutants"
@@ -70,6 +71,8 @@ def wrong_with(fault: Fault, text: str) -> str:
         return f"its good text must be in its text once, and differ from the bad one: {fault.good!r}"
     if is_cpp(fault) and fault.good.endswith(";") != fault.bad.endswith(";"):
         return "both of its texts must be statements, or both expressions"
+    if is_cpp(fault) and fault.good.endswith(","):
+        return "its texts must not end with a comma: expressions stand between brackets"
     if is_cpp(fault) and any(text.count(a) != text.count(b) for text in fault[2:4] for a, b in ("()", "[]", "{}")):
         return "its texts must have as many brackets that open as brackets that close"
     if not is_cpp(fault):

@@ -109,8 +109,8 @@ FAULTS = (
     Fault(
         "filters packed for one stride serve another",
         "cc/cpu/pack.cc",
-        "PackedPixels(repeats ? Repeated(chain) : chain, kernels.vector_floats),",
-        "0,",
+        "PackedPixels(repeats ? Repeated(chain) : chain, kernels.vector_floats)",
+        "0",
         _CACHE,
     ),
     Fault(
@@ -132,9 +132,10 @@ FAULTS = (
     Fault(
         "the cache does not know pixels together",
         "cc/cpu/pack.cc",
-        "PixelsTogether(chain),",
-        "1,",
+        "PixelsTogether(chain)",
+        "1",
         ("block/test_block_kernel.py::test_one_filter_for_pixels_together_and_one_by_one",),
+        at="PixelsTogether(chain),",
     ),
     Fault(
         "the cache does not ask for the kernels of an activation",
