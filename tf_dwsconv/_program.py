@@ -128,8 +128,8 @@ def _read_input(data: Any, i: int) -> Input:
     place = Place(f"input {i}: ")
     place.fields(data, "it", ("name", "tensor", "shape"))
     sizes = place.items(data["shape"], "shape")
-    allowed = [size is None or _arguments.as_integer(size) is not None and 0 <= size < 2**62 for size in sizes]
-    if not sizes or not all(allowed):
+    numbers = [0 if size is None else _arguments.as_integer(size) for size in sizes]
+    if not sizes or any(number is None or not 0 <= number < 2**62 for number in numbers):
         raise place.error("shape", "one or more sizes >= 0, or null", sizes)
     tensor = place.integer(data["tensor"], "tensor", 0, MOST_TENSORS)
     return Input(place.text(data["name"], "name"), tensor, tuple(sizes))

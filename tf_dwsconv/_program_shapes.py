@@ -1,7 +1,7 @@
 """Shapes of the tensors of a program, as far as those of its inputs are known; None stands for an unknown size.
 
-`Infer` of cc/core holds the same rules for the op. These are for what never reaches it: stock ops (which end the process
-on some wrong shapes) and Keras' symbolic tensors.
+`Infer` of cc/core holds the same rules for the op. These are for what never reaches it: stock ops (which end the
+process on some wrong shapes) and Keras' symbolic tensors.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Step:
         )
 
 
-# How an option is read: (what it is, in words, and what makes it of JSON or of Python; that returns None where it is not).
+# How an option is read: what it is, in words, and what makes it of JSON or of Python; that returns None for others.
 _Reader = tuple[str, Callable[[Any], Any]]
 
 

@@ -34,12 +34,12 @@ from tf_dwsconv.convert import _builtin, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 from tf_dwsconv.convert._search import Search  # noqa: E402
-from tf_dwsconv.convert.network import _emit, _layers, _parts  # noqa: E402
+from tf_dwsconv.convert.network import _emit, _layers, _parts, _save  # noqa: E402
 from tf_dwsconv.convert.network._parts import Translator  # noqa: E402
 from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
 from tf_dwsconv.layers import FusedNetwork  # noqa: E402
 
-__all__ = ["Row", "convert", "format_report", "report", "to_builtin"]
+__all__ = ["Row", "convert", "format_report", "report", "save_network", "to_builtin"]
 
 
 # By converted model. Keras would save an attribute with it, and take lists for weights to track.
@@ -119,8 +119,8 @@ def _join(model: Any, rows: Report) -> Any:
 def to_builtin(model: Any) -> Any:
     """Makes a model of stock Keras layers that answers as `model` does: the way back from `convert`.
 
-    Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms stay
-    folded.
+    Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms
+    stay folded.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and
@@ -159,6 +159,36 @@ def _apart(model: Any) -> Any:
         return model
     unfuser = _layers.Unfuser({layer.name for layer in model._flatten_layers()})
     return Rebuilder(lambda part: unfuser.plan(Graph(part), isinstance(part, keras.Sequential)), Report()).model(model)
+
+
+def save_network(model: Any, path: Any, *, overwrite: bool = False) -> None:
+    """Writes the file of a network, which `tf_dwsconv.native.Network` runs without TensorFlow.
+
+    Args:
+        model: what `convert` returned, where all of it became one `FusedNetwork`. Inputs and outputs keep their names
+            and their order; the weights are rounded to the layer's compute dtype.
+        path: of the file to write; docs/program.md says what is in it. Any reader of safetensors opens it.
+        overwrite: whether to write over a file that is there.
+
+    Raises:
+        TypeError: `model` is no Keras model, or `path` no path.
+        ValueError: a model that is not wholly one network, naming a layer that stands outside; a file that exists; no
+            folder to write to.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras
+    >>> import tf_dwsconv
+    >>> model = keras.Sequential([
+    ...     keras.Input((16, 16, 8)), keras.layers.SeparableConv2D(8, 3), keras.layers.SeparableConv2D(4, 3)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tf_dwsconv.save_network(tf_dwsconv.convert(model), os.path.join(folder, "network.safetensors"))
+    ...     os.listdir(folder)
+    ['network.safetensors']
+    """
+    _check_model(model)
+    _save.write(*_save.program_of(model), path, overwrite)
 
 
 def report(model: Any) -> tuple[Row, ...]:

@@ -19,9 +19,9 @@ if keras.config.backend() == "tensorflow":
 class FusedNetwork(_tf_keras.NotInside, keras.layers.Layer):
     """A network as one op: a program of steps, which runs from its inputs to its outputs without TensorFlow between.
 
-    `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; nobody writes
-    programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The layer's gradient is that
-    of its steps one by one: to train, `convert(model, fuse="blocks")` keeps a layer for each block. As
+    `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; nobody
+    writes programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The layer's gradient
+    is that of its steps one by one: to train, `convert(model, fuse="blocks")` keeps a layer for each block. As
     `DepthwiseSepConv2D`, it leaves XLA alone.
 
     Args:

@@ -74,7 +74,7 @@ def _assembly(graph: Graph, part: Part, name: str, translator: Translator) -> As
 
 
 def _end(name: Optional[str], network: Any) -> Optional[Any]:
-    return None if name is None else keras.layers.Identity(name=name, dtype=network.dtype_policy)
+    return None if name is None else keras.layers.Identity(name=name, dtype=network.compute_dtype)
 
 
 def _layers(node: Any) -> list:

@@ -128,7 +128,9 @@ class _Network:
 def _chain(network: _Network, step: Step) -> _Apply:
     shapes = {key: network._program.weights[place].shape for key, place in step.weights.items()}
     expand, depthwise, pointwise = (shapes.get(f"{stage}_filter") for stage in ("expand", "depthwise", "pointwise"))
-    is_dense = depthwise is None and pointwise is not None and (pointwise[:2] != (1, 1) or step.options["strides"] != (1, 1))
+    is_dense = (
+        depthwise is None and pointwise is not None and (pointwise[:2] != (1, 1) or step.options["strides"] != (1, 1))
+    )
     has_window = depthwise is not None or is_dense
     layer = FusedConvBlock(
         filters=pointwise and pointwise[3],
@@ -177,7 +179,9 @@ def _pool(kind: Any) -> Callable[[_Network, Step], _Apply]:
     def make(step: Step, options: dict) -> Any:
         if not isinstance(step.options["padding"], str):
             raise ValueError(f"`model` holds the step {step.name!r}, a pooling with explicit padding; Keras has none.")
-        return kind(step.options["window"], step.options["strides"], step.options["padding"], "channels_last", **options)
+        return kind(
+            step.options["window"], step.options["strides"], step.options["padding"], "channels_last", **options
+        )
 
     return _plain(make)
 

@@ -27,7 +27,7 @@ def operation_step(call: Call) -> Optional[int]:
     """The steps of a call of an op; None where programs have none."""
     node = call.node
     word = _read.op_word(node.operation)
-    if word is None or len(node.outputs) != 1 or node.arguments.kwargs:
+    if word is None or len(node.outputs) != 1 or any(v is not None for v in node.arguments.kwargs.values()):
         return None
     if word in _WORDS:
         return _of_two(call, _WORDS[word])

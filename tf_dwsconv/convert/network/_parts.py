@@ -161,18 +161,16 @@ def _part(graph: Graph, nodes: list, dtype: Any) -> Part:
 
 def _flat(nodes: Any) -> list:
     """Calls, with those in models inside."""
-    return [
-        inner
-        for node in nodes
-        for inner in (_flat(calls(node.operation)) if is_graph(node.operation) else [node])
-    ]
+    return [inner for node in nodes for inner in (_flat(calls(node.operation)) if is_graph(node.operation) else [node])]
 
 
 def _pays(nodes: list) -> bool:
     """Whether a part is worth a program: with a convolution in it, and something else that computes."""
     inner = _flat(nodes)
     steps = [node for node in inner if not _read.is_identity(node) and not _only_moves(node.operation)]
-    return len(steps) >= FEWEST_STEPS and any(_kernel(node.operation) is not None for node in inner if _is_picture(node))
+    return len(steps) >= FEWEST_STEPS and any(
+        _kernel(node.operation) is not None for node in inner if _is_picture(node)
+    )
 
 
 def _only_moves(operation: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from tf_dwsconv._program_steps import Step
+from tf_dwsconv._program_steps import Step, make_step
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert.network._builder import Builder
 
@@ -20,21 +20,23 @@ from tf_dwsconv.convert.network._builder import Builder
 def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
-    while True:
-        readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
-        readers.update(outputs)
-        producers = {step.output: step for step in builder.steps}
-        if not any(_join(builder, step, producers, readers) for step in builder.steps):
-            return
+    folds = (_activation, _scale, _addend, _zeros)
+    for rules in (folds, (*folds, _scale_and_shift)):
+        while True:
+            readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
+            readers.update(outputs)
+            producers = {step.output: step for step in builder.steps}
+            if not any(_join(builder, step, producers, readers, rules) for step in builder.steps):
+                break
 
 
-def _join(builder: Builder, step: Step, producers: dict[int, Step], readers: collections.Counter) -> bool:
+def _join(builder: Builder, step: Step, producers: dict[int, Step], readers: collections.Counter, rules: tuple) -> bool:
     """Joins a step with one that it reads, if any rule does."""
     for source in step.sources:
         before = producers.get(source)
         if before is None or readers[source] != 1:
             continue
-        for rule in (_activation, _scale, _addend, _zeros):
+        for rule in rules:
             joined = rule(builder, before, step)
             if joined is not None:
                 place = builder.steps.index(step)
@@ -132,10 +134,27 @@ def _scale(builder: Builder, before: Step, step: Step) -> Optional[Step]:
     bias_key = f"{stage}bias"
     bias = builder.value(before.weights[bias_key]) if bias_key in before.weights else None
     if step.op == "add":
-        weights[bias_key] = builder.weight((0.0 if bias is None else bias) + np.broadcast_to(value.reshape(-1), [channels]))
+        weights[bias_key] = builder.weight(
+            (0.0 if bias is None else bias) + np.broadcast_to(value.reshape(-1), [channels])
+        )
     elif bias is not None:
         weights[bias_key] = builder.weight(change(bias))
     return dataclasses.replace(before.with_options(**{key: activation}), weights=weights)
+
+
+def _scale_and_shift(builder: Builder, before: Step, step: Step) -> Optional[Step]:
+    """A factor and an addend of pictures, which no convolution took, are a depthwise one of one tap, in one pass."""
+    channels = builder.shapes[before.output][-1]
+    if before.op != "multiply" or step.op != "add" or len(builder.shapes[before.output]) != 4 or channels is None:
+        return None
+    scale, shift = (_channels(builder, s, s) for s in (before, step))
+    if scale is None or shift is None:
+        return None
+    weights = {
+        "depthwise_filter": builder.weight(np.broadcast_to(scale.reshape(-1), [channels]).reshape(1, 1, -1, 1).copy()),
+        "depthwise_bias": builder.weight(np.broadcast_to(shift.reshape(-1), [channels]).copy()),
+    }
+    return make_step("chain", before.name, {"x": before.reads["x"]}, weights, {}, step.output)
 
 
 def _channels(builder: Builder, before: Step, step: Step) -> Optional[np.ndarray]:

@@ -41,7 +41,9 @@ class Call(NamedTuple):
         """Of the result."""
         return tuple(self.node.outputs[0].shape)
 
-    def step(self, op: str, reads: Any = None, result: Optional[Shape] = None, weights: Any = None, **options: Any) -> int:
+    def step(
+        self, op: str, reads: Any = None, result: Optional[Shape] = None, weights: Any = None, **options: Any
+    ) -> int:
         """A step of the layer's name, of `x` alone where nothing else is said, with a result of the layer's shape."""
         reads = self.x[0] if reads is None else reads
         return self.builder.step(op, self.name, reads, self.shape if result is None else result, weights, **options)
@@ -62,16 +64,8 @@ class Call(NamedTuple):
     def scale(self, x: int, scale: Any, shift: Any) -> int:
         """The steps of `x * scale + shift` for numbers, or one of each for a channel."""
         shape = self.builder.shapes[x]
-        is_scaled, is_shifted = bool(np.any(np.not_equal(scale, 1))), bool(np.any(shift))
-        if len(shape) == 4 and shape[3] is not None and is_scaled and is_shifted:
-            channels = [shape[3]]
-            weights = {
-                "depthwise_filter": np.broadcast_to(scale, channels).reshape(1, 1, -1, 1).astype(np.float64),
-                "depthwise_bias": np.broadcast_to(shift, channels).astype(np.float64),
-            }
-            return self.step("chain", x, shape, weights)
-        for op, is_there, value in (("multiply", is_scaled, scale), ("add", is_shifted, shift)):
-            if is_there:
+        for op, value, nothing in (("multiply", scale, 1), ("add", shift, 0)):
+            if np.any(np.not_equal(value, nothing)):
                 x = self.step(op, x, shape, {"y": np.asarray(value, np.float64).reshape(-1)})
         return x
 
@@ -133,7 +127,9 @@ def _convolution(call: Call) -> Optional[int]:
         return None
     inner, weights = NONE, {}
     if isinstance(layer, L.SeparableConv2D):
-        weights.update(depthwise_filter=layer.depthwise_kernel, pointwise_filter=layer.pointwise_kernel, bias=layer.bias)
+        weights.update(
+            depthwise_filter=layer.depthwise_kernel, pointwise_filter=layer.pointwise_kernel, bias=layer.bias
+        )
         if type(layer) is DepthwiseSepConv2D:
             weights["depthwise_bias"] = layer.depthwise_bias
             inner = _activations.of_function(layer.depthwise_activation)
@@ -188,6 +184,24 @@ def _zero_padding(call: Call) -> Optional[int]:
     if found is None or found[2] == "channels_first":
         return None
     return call.step("pad", paddings=((0, 0), *found[:2], (0, 0)))
+
+
+# Rows, and columns, that a crop may take away: as many taps of a window multiply with zero.
+_MOST_CROPPED = 3
+
+
+def _crop(call: Call) -> Optional[int]:
+    """Few rows and columns less: a depthwise window with one tap, of 1, where the pixel is that stays.
+
+    The other taps are 0, so a picture with NaN or infinity has NaN where stock layers have what is beside it.
+    """
+    layer, channels = call.layer, call.shape[-1]
+    rows, columns = layer.cropping
+    if layer.data_format != "channels_last" or channels is None or max(sum(rows), sum(columns)) > _MOST_CROPPED:
+        return None
+    kernel = np.zeros([sum(rows) + 1, sum(columns) + 1, channels, 1])
+    kernel[rows[0], columns[0]] = 1
+    return call.step("chain", weights={"depthwise_filter": kernel}, padding="valid")
 
 
 def _up_sampling(call: Call) -> Optional[int]:
@@ -314,8 +328,8 @@ RULES: dict[type, Callable[[Call], Optional[int]]] = {
     L.GlobalAveragePooling2D: _global("mean"),
     L.GlobalMaxPooling2D: _global("max"),
     L.ZeroPadding2D: _zero_padding,
+    L.Cropping2D: _crop,
     L.UpSampling2D: _up_sampling,
-    L.Resizing: lambda call: resize(call, (call.layer.height, call.layer.width)),
     L.Reshape: reshape,
     L.Flatten: reshape,
     L.PReLU: _prelu,
@@ -345,6 +359,8 @@ def layer_step(call: Call) -> Optional[int]:
     if kind in MERGES:
         is_plain = len(node.arguments.args) == 1 and all(v in (None, False) for v in node.arguments.kwargs.values())
         return MERGES[kind](call) if is_plain else None
+    if kind is L.Resizing and len(call.x) == 1:  # Keras calls it with training=True, and it does the same
+        return resize(call, (call.layer.height, call.layer.width))
     if only_input(node) is None:
         return None
     if kind in RULES:
