@@ -63,12 +63,14 @@ def difference(ours, stock, inputs):
 
 
 def check(model, patterns=None, tolerance=1e-5, training=False):
-    """Converts a model, compares, and holds it to the patterns it should have; returns the new one."""
+    """Converts a model, compares, and holds it to the patterns it should have; returns the new one, of blocks."""
     before = [v.numpy() for v in model.variables]
     inbound = {id(layer): len(layer._inbound_nodes) for layer in model._flatten_layers()}
-    fused = tf_dwsconv.convert(model, training=training)
+    fused = tf_dwsconv.convert(model, training=training, fuse="blocks")
     inputs = pictures(model)
     assert difference(fused, model, inputs) < tolerance
+    if not training:
+        check_network(model, inputs, tolerance)
     if patterns is not None:
         assert found(fused) == patterns
     for old, value in zip(model.variables, before):
@@ -83,6 +85,19 @@ def check(model, patterns=None, tolerance=1e-5, training=False):
     assert fused.name == model.name
     assert output_names(fused) == output_names(model)
     return fused
+
+
+def check_network(model, inputs, tolerance=1e-5):
+    """The same with networks, and unfused again; returns the one with networks."""
+    networks = tf_dwsconv.convert(model)
+    assert difference(networks, model, inputs) < tolerance
+    assert [(t.shape, t.dtype) for t in networks.outputs] == [(t.shape, t.dtype) for t in model.outputs]
+    assert output_names(networks) == output_names(model)
+    if any(isinstance(layer, tf_dwsconv.FusedNetwork) for layer in networks._flatten_layers()):
+        stock = tf_dwsconv.to_builtin(networks)
+        assert difference(stock, model, inputs) < tolerance
+        assert output_names(stock) == output_names(model)
+    return networks
 
 
 def output_names(model):

@@ -287,3 +287,9 @@ def test_fine_tuning_a_converted_model():
     losses = fused.fit(x, y, batch_size=8, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     assert all(np.abs(v.numpy() - old).max() > 0 for v, old in zip(fused.trainable_variables, before))
+
+
+def test_a_block_in_a_converted_model_keeps_its_activation():
+    """A layer of ours that is made again: what it computes is settled when it is made."""
+    model = functional(lambda x: L.Permute((2, 1, 3))(tf_dwsconv.FusedConvBlock(6, 3, activation="relu", name="b")(x)))
+    assert difference(tf_dwsconv.convert(model), model, pictures(model)) == 0

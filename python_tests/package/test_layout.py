@@ -119,7 +119,18 @@ ROOMS = {
     "analysis": {"core", "native", "analysis"},
     "tune": {"core", "native", "analysis", "tune"},
 }
-CORE = {"_arguments", "_keras_graph", "_registration", "_shapes", "_text", "_tf_keras", "activations"}
+CORE = {
+    "_arguments",
+    "_keras_graph",
+    "_program",
+    "_program_shapes",
+    "_program_steps",
+    "_registration",
+    "_shapes",
+    "_text",
+    "_tf_keras",
+    "activations",
+}
 PYTHON = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
     for path in sorted((ROOT / "tf_dwsconv").rglob("*.py"))

@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional
 OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
 GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
+NETWORK_OP_NAME = "TfDwsconv>Network"
 LIBRARY = Path(__file__).parents[1] / "_dwsconv_ops.so"
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
@@ -33,7 +34,7 @@ class StockOpsWarning(RuntimeWarning):
 class _State:
     """The outcome of loading: the module of op wrappers, or the reason why there is none."""
 
-    op = gradient_op = block_op = None
+    op = gradient_op = block_op = network_op = None
 
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
         self.module, self.path, self.reason = module, path, reason
@@ -41,6 +42,8 @@ class _State:
             self.op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d
             self.gradient_op: Optional[Callable] = module.tf_dwsconv_depthwise_sep_conv2d_grad
             self.block_op: Optional[Callable] = module.tf_dwsconv_conv_block
+            # A library of an older build has none; then the steps of a program are ops of their own.
+            self.network_op: Optional[Callable] = getattr(module, "tf_dwsconv_network", None)
 
 
 def warn_once(key: str, message: str) -> None:
@@ -75,6 +78,11 @@ def gradient_op() -> Optional[Callable]:
 def block_op() -> Optional[Callable]:
     """The wrapper of the block's op, or None as `op`."""
     return None if op() is None else load().block_op
+
+
+def network_op() -> Optional[Callable]:
+    """The wrapper of the op that runs whole programs, or None as `op`."""
+    return None if op() is None else load().network_op
 
 
 def load() -> _State:

@@ -63,9 +63,7 @@ def compute(
         else:
             z = activate(z, attributes.depthwise_activation, t.depthwise_slopes)
     if attributes.epsilon is not None:
-        mean = tf.reduce_mean(z, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.math.squared_difference(z, mean), axis=-1, keepdims=True)
-        z = (z - mean) * tf.math.rsqrt(variance + tf.constant(attributes.epsilon, z.dtype))
+        z = normalize(z, attributes.epsilon)
     if t.gate is not None:
         z *= tf.reshape(t.gate, tf.concat([tf.shape(z)[:1], [1, 1], tf.shape(z)[3:]], axis=0))
     if t.is_dense:
@@ -80,6 +78,13 @@ def compute(
     y = tf.cast(from_nhwc(y, attributes), dtype)
     y.set_shape(output_shape)
     return y
+
+
+def normalize(z: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Over the last axis, to a mean of 0 and a variance of 1."""
+    mean = tf.reduce_mean(z, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(z, mean), axis=-1, keepdims=True)
+    return (z - mean) * tf.math.rsqrt(variance + tf.constant(epsilon, z.dtype))
 
 
 def _static_shape(tensor: tf.Tensor) -> _shapes.Shape:

@@ -34,22 +34,27 @@ from tf_dwsconv.convert import _builtin, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 from tf_dwsconv.convert._search import Search  # noqa: E402
+from tf_dwsconv.convert.network import _emit, _layers, _parts, _save  # noqa: E402
+from tf_dwsconv.convert.network._parts import Translator  # noqa: E402
 from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
+from tf_dwsconv.layers import FusedNetwork  # noqa: E402
 
-__all__ = ["Row", "convert", "format_report", "report", "to_builtin"]
+__all__ = ["Row", "convert", "format_report", "report", "save_network", "to_builtin"]
 
 
 # By converted model. Keras would save an attribute with it, and take lists for weights to track.
 _reports: Any = weakref.WeakKeyDictionary()
 
 
-def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any:
+def convert(model: Any, *, training: bool = False, fuse: str = "network", verbose: bool = False) -> Any:
     """Makes a model with fused layers that answers as `model` does in inference.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are converted too. It is not changed and
             shares nothing with the result.
         training: if True nothing is folded, and only what trains exactly as before is swapped.
+        fuse: "network" makes one `FusedNetwork` of each large part that a program can compute. "blocks" stops at a
+            `FusedConvBlock` for each block, which is the way to go on training. With `training` there are no networks.
         verbose: whether to print what was fused, and what not and why.
 
     Returns:
@@ -58,7 +63,8 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: a model whose layers cannot be found (subclassed, or not built) or not be made again, by name.
+        ValueError: a model whose layers cannot be found (subclassed, or not built) or not be made again, by name; a
+            word for `fuse` that is none of these.
 
     Example:
 
@@ -70,13 +76,15 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
     ...     keras.layers.BatchNormalization(name="norm"),
     ...     keras.layers.ReLU(max_value=6.0, name="relu6"),
     ...     keras.layers.Conv2D(16, 1, name="project")])
-    >>> fused = tf_dwsconv.convert(model, verbose=True)
+    >>> fused = tf_dwsconv.convert(model, fuse="blocks", verbose=True)
     pattern          layers                   fused as  note
     depthwise + 1x1  conv ... project (4)     project
     >>> [layer.name for layer in fused.layers]
     ['project']
     """
     _check_model(model)
+    if fuse not in ("network", "blocks"):
+        raise ValueError(f"`fuse` must be 'network' or 'blocks'; given {fuse!r}.")
     rows = Report()
     counts = count_calls(model)
     left_alone = _trained_inside(model)
@@ -88,16 +96,31 @@ def convert(model: Any, *, training: bool = False, verbose: bool = False) -> Any
         return _plan(Graph(part, counts), rules.TRAINING if training else rules.INFERENCE, rows)
 
     converted = Rebuilder(plan, rows, same_layer, folds=not training).model(model)
+    if fuse == "network" and not training:
+        converted = _join(converted, rows)
     _reports[converted] = rows.close(model)
     if verbose:
         print(format_report(_reports[converted]))
     return converted
 
 
+def _join(model: Any, rows: Report) -> Any:
+    """A model of blocks once more, with its largest parts in a `FusedNetwork` each."""
+    left_alone, translator = _trained_inside(model), Translator(model)
+    if not any(_parts.find(Graph(part), translator) for part in models_in(model)):
+        return model
+
+    def plan(part: Any) -> Plan:
+        return {} if id(part) in left_alone else _emit.plan(Graph(part), translator, rows)
+
+    return Rebuilder(plan, Report(), folds=True).model(model)
+
+
 def to_builtin(model: Any) -> Any:
     """Makes a model of stock Keras layers that answers as `model` does: the way back from `convert`.
 
-    Each `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms stay folded.
+    Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms
+    stay folded.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and
@@ -121,12 +144,51 @@ def to_builtin(model: Any) -> Any:
     ['DepthwiseConv2D', 'Conv2D']
     """
     _check_model(model)
+    model = _apart(model)
     counts = count_calls(model)
     unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()})
     report = Report()
     stock = Rebuilder(lambda part: unfuser.plan(Graph(part, counts)), report).model(model)
     _builtin.check_nothing_remains(stock, report.kept)
     return stock
+
+
+def _apart(model: Any) -> Any:
+    """A model with a layer for each step of its networks; itself where it has none."""
+    if not any(type(node.operation) is FusedNetwork for part in models_in(model) for node in calls(part)):
+        return model
+    unfuser = _layers.Unfuser({layer.name for layer in model._flatten_layers()})
+    return Rebuilder(lambda part: unfuser.plan(Graph(part), isinstance(part, keras.Sequential)), Report()).model(model)
+
+
+def save_network(model: Any, path: Any, *, overwrite: bool = False) -> None:
+    """Writes the file of a network, which `tf_dwsconv.native.Network` runs without TensorFlow.
+
+    Args:
+        model: what `convert` returned, where all of it became one `FusedNetwork`. Inputs and outputs keep their names
+            and their order; the weights are rounded to the layer's compute dtype.
+        path: of the file to write; docs/program.md says what is in it. Any reader of safetensors opens it.
+        overwrite: whether to write over a file that is there.
+
+    Raises:
+        TypeError: `model` is no Keras model, or `path` no path.
+        ValueError: a model that is not wholly one network, naming a layer that stands outside; a file that exists; no
+            folder to write to.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras
+    >>> import tf_dwsconv
+    >>> model = keras.Sequential([
+    ...     keras.Input((16, 16, 8)), keras.layers.SeparableConv2D(8, 3), keras.layers.SeparableConv2D(4, 3)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tf_dwsconv.save_network(tf_dwsconv.convert(model), os.path.join(folder, "network.safetensors"))
+    ...     os.listdir(folder)
+    ['network.safetensors']
+    """
+    _check_model(model)
+    _save.write(*_save.program_of(model), path, overwrite)
 
 
 def report(model: Any) -> tuple[Row, ...]:
@@ -148,7 +210,7 @@ def report(model: Any) -> tuple[Row, ...]:
     >>> import tf_dwsconv
     >>> model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.SeparableConv2D(6, 3, name="conv")])
     >>> tf_dwsconv.convert.report(tf_dwsconv.convert(model))
-    (Row(pattern='separable', layers=('conv',), fused='conv', reason=''),)
+    (Row(pattern='separable', layers=('conv',), fused='conv', reason='', network=None),)
     """
     try:
         return _reports[model]
@@ -187,12 +249,13 @@ def _trained_inside(model: Any) -> set[int]:
 def _plan(graph: Graph, passes: Any, rows: Report) -> Plan:
     search = Search(graph, passes)
     plan: Plan = {}
-    described: dict[int, Row] = {}
+    described: dict[int, tuple[Row, tuple]] = {}
     for found in search.found:
         names = tuple(node.operation.name for node in found.nodes)
         plan.update({id(node): None for node in found.nodes})
-        plan[id(found.nodes[-1])] = found.emission
-        described[id(found.nodes[0])] = Row(found.pattern, names, found.name, found.note)
+        emission = plan[id(found.nodes[-1])] = found.emission
+        row = Row(found.pattern, names, found.name, found.note)
+        described[id(found.nodes[0])] = row, tuple(step.layer for step in emission.steps)
     rows.graph(graph, plan, described, search.reasons)
     return plan
 
@@ -200,8 +263,8 @@ def _plan(graph: Graph, passes: Any, rows: Report) -> Plan:
 class _Callable(types.ModuleType):
     """The module answers to its function's name: `tf_dwsconv.convert(model)`, and `python -m tf_dwsconv.convert`."""
 
-    def __call__(self, model: Any, *, training: bool = False, verbose: bool = False) -> Any:
-        return convert(model, training=training, verbose=verbose)
+    def __call__(self, model: Any, *, training: bool = False, fuse: str = "network", verbose: bool = False) -> Any:
+        return convert(model, training=training, fuse=fuse, verbose=verbose)
 
 
 _Callable.__call__.__doc__ = convert.__doc__

@@ -2,6 +2,7 @@
 
 python -m tf_dwsconv.convert model.keras fused.keras --report
 python -m tf_dwsconv.convert model.keras --export served_model
+python -m tf_dwsconv.convert model.keras --network model.safetensors
 python -m tf_dwsconv.convert fused.keras stock.keras --builtin
 """
 
@@ -29,6 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", dest="output_flag", metavar="OUTPUT", help="the same as the second argument")
     parser.add_argument("--export", metavar="FOLDER", help="the folder to write a SavedModel for serving to")
     parser.add_argument("--report", action="store_true", help="print what was fused, and what not and why")
+    parser.add_argument(
+        "--fuse", choices=("network", "blocks"), default="network",
+        help="a layer for each large part of the model (network, the default), or for each block",
+    )  # fmt: skip
+    parser.add_argument("--network", metavar="FILE", help="the file to write for tf_dwsconv.native.Network")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--training", action="store_true", help="fold nothing; swap only what trains exactly as before")
     how.add_argument("--builtin", action="store_true", help="the way back: stock layers in the place of this package's")
@@ -63,8 +69,10 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         given.output = given.output_flag
     if given.input is None:
         parser.error("an input must be given, a .keras file")
-    if given.output is None and given.export is None and not given.report:
-        parser.error("an output, --export or --report must be given")
+    if given.output is None and given.export is None and given.network is None and not given.report:
+        parser.error("an output, --export, --network or --report must be given")
+    if given.network is not None and (given.builtin or given.training or given.fuse != "network"):
+        parser.error("--network goes with neither --builtin, --training nor --fuse blocks")
     if given.output is not None and not given.output.endswith(".keras"):
         parser.error(f"the output must end in .keras; given {given.output!r}")
     if given.builtin and given.report:
@@ -79,7 +87,7 @@ def _check_paths(given: argparse.Namespace) -> None:
         raise ValueError(f"there is no file {given.input!r}")
     if source.is_dir():
         raise ValueError(f"{given.input!r} is a folder; the input must be a .keras file")
-    for target in (given.output, given.export):
+    for target in (given.output, given.export, given.network):
         if target is None:
             continue
         folder = Path(target).absolute().parent
@@ -90,8 +98,9 @@ def _check_paths(given: argparse.Namespace) -> None:
         if Path(target).exists() and not given.overwrite:
             same = " (it is the input)" if Path(target).samefile(source) else ""
             raise ValueError(f"{target!r} exists{same}; --overwrite writes over it")
-    if given.output is not None and Path(given.output).is_dir():
-        raise ValueError(f"{given.output!r} is a folder")
+    for target in (given.output, given.network):
+        if target is not None and Path(target).is_dir():
+            raise ValueError(f"{target!r} is a folder")
     if given.export is not None and Path(given.export).exists():
         if not Path(given.export).is_dir():
             raise ValueError(f"{given.export!r} is a file; --export writes a folder")
@@ -124,7 +133,7 @@ def _convert(model: Any, given: argparse.Namespace) -> tuple[Any, str]:
 
     if given.builtin:
         return convert.to_builtin(model), "stock layers alone"
-    converted = convert(model, training=given.training, verbose=given.report)
+    converted = convert(model, training=given.training, fuse=given.fuse, verbose=given.report)
     rows = convert.report(converted)
     fused = sum(row.fused is not None for row in rows)
     if fused:
@@ -136,7 +145,12 @@ def _convert(model: Any, given: argparse.Namespace) -> tuple[Any, str]:
 
 def _write(model: Any, given: argparse.Namespace) -> list[str]:
     """Writes what was asked for, whole or not at all; returns what was written."""
+    from tf_dwsconv import convert
+
     written = []
+    if given.network is not None:  # the only one that may find the model unfit
+        convert.save_network(model, given.network, overwrite=given.overwrite)
+        written.append(given.network)
     if given.output is not None:
         target = Path(given.output).absolute()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:

@@ -46,6 +46,20 @@ class Emission:
 
 
 @dataclasses.dataclass
+class Assembly:
+    """As `Emission`, where several tensors take the place of several.
+
+    call: gives the new tensors for those that take the place of `inputs`, in the order of `outs`. steps: the same as
+    layers one behind the other, for a Sequential model.
+    """
+
+    inputs: list
+    outs: list
+    call: Callable[[list], list]
+    steps: list[Step]
+
+
+@dataclasses.dataclass
 class Swap:
     """Some calls, and an emission that is ready for them."""
 

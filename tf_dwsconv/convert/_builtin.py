@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Optional
 
 import keras
 
@@ -37,6 +37,19 @@ def _outputs(convolution: Any, layer: Any) -> int:
     if isinstance(convolution, L.DepthwiseConv2D):
         return math.prod(layer.depthwise_kernel.shape[2:])
     return convolution.filters
+
+
+def _word_of(fused: Fused) -> Optional[str]:
+    """Keras' word for an activation; None where it has parameters, or no name in Keras. "none" is no activation."""
+    if activations.spelled(fused) != fused.word or fused.word in ("leaky_relu", "gelu_tanh", "prelu"):
+        return None
+    return "hard_silu" if fused.word == "hard_swish" else fused.word
+
+
+def activation_layer(fused: Fused, options: dict) -> Any:
+    """A stock layer of an activation without weights; `options`: its name, dtype and `trainable`."""
+    word = _word_of(fused)
+    return _layer_of(fused, options) if word is None else L.Activation("linear" if word == "none" else word, **options)
 
 
 def _layer_of(fused: Fused, options: dict) -> Any:
@@ -123,8 +136,9 @@ class _Stages:
             return None, [Step(*function_again(activation))]
         if fused is None:
             return activation, []
-        if activations.spelled(fused) == fused.word and fused.word not in ("leaky_relu", "gelu_tanh"):
-            return {"none": None, "hard_swish": "hard_silu"}.get(fused.word, fused.word), []
+        word = _word_of(fused)
+        if word is not None:
+            return None if word == "none" else word, []
         return None, [Step(_layer_of(fused, self._options(suffix)))]
 
     def _prelu(self, suffix: str) -> Step:

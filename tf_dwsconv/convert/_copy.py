@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras.src.saving.serialization_lib import SafeModeScope  # for functions that are in memory already
 
 from tf_dwsconv._arguments import numpy_dtype
+from tf_dwsconv.convert._inside import is_ours
 
 
 def in_short(error: Exception) -> str:
@@ -45,8 +46,10 @@ def again(operation: Any) -> Any:
             config = operation.get_config()
             for key in config.keys() & {"activation", "recurrent_activation"}:
                 if isinstance(getattr(operation, key, None), types.FunctionType):
-                    # Where the layer itself keeps it, it is set below. Recurrent layers show that of their cell.
-                    config[key] = None if key in vars(operation) else getattr(operation, key)
+                    # Where the layer itself keeps it, it is set below; ours make of it what they compute, when they are
+                    # made. Recurrent layers show that of their cell.
+                    is_set_below = key in vars(operation) and not is_ours(operation)
+                    config[key] = None if is_set_below else getattr(operation, key)
             new = type(operation).from_config(config)
             _same_functions(operation, new)
             return new

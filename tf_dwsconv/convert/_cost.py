@@ -18,6 +18,10 @@ MOST_TAPS = 5 * 5 * 3
 # Fewer leave the product too little to do for each element that is copied.
 FEWEST_FILTERS = 64
 
+# Of a network's multiply-adds, in dense convolutions that do not pay: where there are more of them, they stay
+# TensorFlow's, between programs. Others run in the program, as each that stayed out would cut it in two.
+MOST_SLOW_SHARE = 0.4
+
 
 def dense_pays(window: Sequence[int], channels: int, filters: int, strides: Sequence[int]) -> bool:
     """Whether a dense convolution that is no plain 1x1 becomes a block.

@@ -5,18 +5,18 @@ Nothing is shared with the old model: layers that stay are made again from their
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import keras
 
 from tf_dwsconv._keras_graph import calls, class_again, functional, is_graph
 from tf_dwsconv.convert import _wrapper
-from tf_dwsconv.convert._block import Emission
+from tf_dwsconv.convert._block import Assembly, Emission, Step
 from tf_dwsconv.convert._copy import again, copy_state, in_short, refusal
 from tf_dwsconv.convert._report import Report
 
 # What is to become of a call: None to leave it out, as it is part of an emission that comes later.
-Plan = dict[int, Optional[Emission]]
+Plan = dict[int, Optional[Union[Emission, Assembly]]]
 
 
 class Rebuilder:
@@ -60,29 +60,35 @@ class Rebuilder:
         for t in functional(model).inputs:
             tensors[id(t)] = _input_like(t)
         new_inputs = keras.tree.map_structure(lambda t: tensors[id(t)], functional(model)._inputs_struct)
-        for node in calls(model):
-            if id(node) not in plan:
-                layer = self.operation(node.operation)
-                args, kwargs = node.arguments.fill_in(tensors)
-                results = keras.tree.flatten(_call(layer, node.operation, *args, **kwargs))
-                tensors.update({id(t): result for t, result in zip(node.outputs, results)})
-                self._copy_state(node.operation, layer)
-                continue
-            emission = plan[id(node)]
-            if emission is not None:
-                inputs = [tensors[id(t)] for t in emission.inputs]
-                y = inputs[0]
-                for step in emission.steps:
-                    others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
-                    y = step.layer([y, *others] if others else y)
-                    if step.fill is not None:
-                        step.fill()
-                        step.fill = None
-                tensors[id(emission.out)] = y
+        waiting = [node for node in calls(model) if plan.get(id(node), node) is not None]
+        while waiting:  # of several results the first may be read before the last is made
+            left = [node for node in waiting if not self._placed(node, plan.get(id(node)), tensors)]
+            if len(left) == len(waiting):
+                raise AssertionError(f"the parts of {model.name!r} wait for each other")
+            waiting = left
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], functional(model)._outputs_struct)
         new = class_again(model)(inputs=new_inputs, outputs=outputs, name=model.name)
         new._trainable = model._trainable  # of the model alone: each layer has its own
         return new
+
+    def _placed(self, node: Any, emission: Any, tensors: dict[int, Any]) -> bool:
+        """Puts a call, or what stands for it, into the new model; False where it is not the turn of it yet."""
+        inputs = node.arguments.keras_tensors if emission is None else emission.inputs
+        if any(id(t) not in tensors for t in inputs):
+            return False
+        if emission is None:
+            layer = self.operation(node.operation)
+            args, kwargs = node.arguments.fill_in(tensors)
+            outs, results = node.outputs, keras.tree.flatten(_call(layer, node.operation, *args, **kwargs))
+            self._copy_state(node.operation, layer)
+        elif isinstance(emission, Assembly):
+            outs, results = emission.outs, emission.call([tensors[id(t)] for t in inputs])
+            _fill(emission.steps)
+        else:
+            outs, results = [emission.out], [_called(emission, [tensors[id(t)] for t in inputs])]
+            _fill(emission.steps)
+        tensors.update({id(t): result for t, result in zip(outs, results)})
+        return True
 
     def _sequential(self, model: Any) -> Any:
         plan = self._plan(model)
@@ -98,9 +104,7 @@ class Rebuilder:
         new = class_again(model)([start, *layers], name=model.name)
         for operation in stay:
             self._copy_state(operation, self._made[id(operation)])
-        for step in steps:
-            if step.fill is not None:
-                step.fill()
+        _fill(steps)
         new._trainable = model._trainable
         return new
 
@@ -124,6 +128,23 @@ class Rebuilder:
     def _copy_state(self, old: Any, new: Any) -> None:
         if isinstance(old, keras.Layer) and not is_graph(old) and id(new) not in self._filled:
             copy_state(old, new)
+
+
+def _called(emission: Emission, inputs: list) -> Any:
+    """The result of an emission's steps, one behind the other."""
+    y = inputs[0]
+    for step in emission.steps:
+        others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
+        y = step.layer([y, *others] if others else y)
+    return y
+
+
+def _fill(steps: list[Step]) -> None:
+    """Gives new layers their weights; a layer that is called again has them already."""
+    for step in steps:
+        if step.fill is not None:
+            step.fill()
+            step.fill = None
 
 
 def _input_like(tensor: Any) -> Any:

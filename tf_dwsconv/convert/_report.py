@@ -25,21 +25,25 @@ class Row:
         layers: names of the old layers, in their order.
         fused: name of the new layer, or None.
         reason: why not, where `fused` is None; else why the block ends where it does, or "".
+        network: name of the `FusedNetwork` of which the new layer is a part; None where it is a layer of its own.
     """
 
     pattern: str
     layers: tuple[str, ...]
     fused: Optional[str]
     reason: str = ""
+    network: Optional[str] = None
 
 
 def format_report(rows: Any) -> str:
     """The rows of a report as a table."""
-    lines = [("pattern", "layers", "fused as", "note")]
+    lines = [("pattern", "layers", "fused as", "in network", "note")]
     for row in rows:
         names = row.layers[0] if len(row.layers) == 1 else f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
-        lines.append((row.pattern, names, row.fused or "-", row.reason))
-    return table(lines, left=4)
+        lines.append((row.pattern, names, row.fused or "-", row.network or "-", row.reason))
+    if all(row.network is None for row in rows):
+        lines = [(*line[:3], line[4]) for line in lines]
+    return table(lines, left=5)
 
 
 # What a class may have of its own that a plain model does without.
@@ -60,6 +64,7 @@ class Report:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.kept: dict[str, str] = {}
+        self._layers: dict[int, tuple] = {}  # the new layers of a row, by its place
 
     def in_training(self, model: Any) -> None:
         """A model that is left alone, as it is called in training."""
@@ -84,20 +89,33 @@ class Report:
         for layer in _inside.depthwise_layers(wrapper):
             self.rows.append(Row(type(layer).__name__, (layer.name,), None, _is_in(wrapper, reason)))
 
-    def graph(self, graph: Graph, plan: Any, described: dict[int, Row], reasons: dict[int, str]) -> None:
+    def in_network(self, layers: list, name: str) -> None:
+        """Layers of the report that are part of a `FusedNetwork`."""
+        inside = {id(layer) for layer in layers}
+        for place, own in self._layers.items():
+            if any(id(layer) in inside for layer in own):
+                self.rows[place] = dataclasses.replace(self.rows[place], network=name)
+
+    def forget(self, count: int) -> None:
+        """Takes back all rows but the first ones."""
+        del self.rows[count:]
+        self._layers = {place: layers for place, layers in self._layers.items() if place < count}
+
+    def graph(self, graph: Graph, plan: Any, described: dict[int, tuple[Row, tuple]], reasons: dict[int, str]) -> None:
         """What became of a graph's calls, in their order.
 
         Args:
             graph: of the model.
             plan: what is to become of its calls, as the `Rebuilder` takes it.
-            described: rows of what was fused, by the id of the first node.
+            described: rows of what was fused, by the id of the first node, with the new layers.
             reasons: why a call was left alone, by the id of its node.
         """
         seen: set[int] = set()
         for node in graph.nodes:
             operation = node.operation
             if id(node) in described:
-                self.rows.append(described[id(node)])
+                row, self._layers[len(self.rows)] = described[id(node)]
+                self.rows.append(row)
             elif id(node) in plan:
                 continue
             elif type(operation) is L.SeparableConv2D:

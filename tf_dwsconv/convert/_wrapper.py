@@ -33,7 +33,7 @@ def again(rebuilder: Any, old: Any) -> Any:
         reason = (
             str(error) if isinstance(error, _StaysError) else f"around another layer it fails: {_copy.in_short(error)}"
         )
-        del rebuilder.report.rows[rows:]
+        rebuilder.report.forget(rows)
         rebuilder.report.stays(old, reason)
         return None
 

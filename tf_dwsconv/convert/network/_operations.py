@@ -1,0 +1,136 @@
+"""Ops of keras.ops, and operators on Keras tensors, as steps of a program."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any, Callable, Optional
+
+import keras
+import numpy as np
+
+from tf_dwsconv._keras_graph import only_input
+from tf_dwsconv.convert import _activations, _read
+from tf_dwsconv.convert.network import _translate
+from tf_dwsconv.convert.network._translate import Call
+
+_WORDS = {
+    "Add": "add",
+    "Subtract": "subtract",
+    "Multiply": "multiply",
+    "Maximum": "maximum",
+    "Minimum": "minimum",
+}
+
+
+def operation_step(call: Call) -> Optional[int]:
+    """The steps of a call of an op; None where programs have none."""
+    node = call.node
+    word = _read.op_word(node.operation)
+    if word is None or len(node.outputs) != 1 or any(v is not None for v in node.arguments.kwargs.values()):
+        return None
+    if word in _WORDS:
+        return _of_two(call, _WORDS[word])
+    if word in ("Divide", "TrueDivide"):
+        return _translate.affine(call) if _read.affine(node, "channels_last") else _quotient(call)
+    if word == "Concatenate":
+        return _translate.concatenate(call)
+    if only_input(node) is None:
+        return None
+    if word in _RULES:
+        return _RULES[word](call)
+    fused = _activations.of_one_call(node)
+    return None if fused is None else call.activation(call.x[0], fused)
+
+
+def _of_two(call: Call, op: str) -> Optional[int]:
+    args = call.node.arguments.args
+    if len(args) != 2:
+        return None
+    if len(call.x) == 2:
+        return _translate.merge(call, op)
+    is_first = isinstance(args[0], keras.KerasTensor)
+    constant = _constant(args[1] if is_first else args[0], len(call.shape))
+    if constant is None or len(call.shape) != len(call.builder.shapes[call.x[0]]):
+        return None
+    if constant.size == 1 and op in ("add", "subtract", "multiply"):
+        value = float(constant.reshape(()))
+        if op == "multiply":
+            return call.scale(call.x[0], value, 0.0)
+        sign = 1.0 if op == "add" or is_first else -1.0
+        return call.scale(call.x[0], sign, -value if op == "subtract" and is_first else value)
+    if op == "subtract" and not is_first:
+        return call.step("add", call.scale(call.x[0], -1.0, 0.0), weights={"y": constant})
+    return call.step(op, weights={"y": constant})
+
+
+def _quotient(call: Call) -> Optional[int]:
+    """By an array."""
+    args = call.node.arguments.args
+    if len(args) != 2 or not isinstance(args[0], keras.KerasTensor) or len(call.x) != 1:
+        return None
+    constant = _constant(args[1], len(call.shape))
+    return None if constant is None or not constant.all() else call.step("multiply", weights={"y": 1 / constant})
+
+
+def _constant(value: Any, rank: int) -> Optional[np.ndarray]:
+    """A number or an array of no more axes than the tensor, of one picture for all; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray)):
+        return None
+    found = np.asarray(value, np.float64)
+    found = found.reshape(1) if found.ndim == 0 else found
+    is_for_all = found.ndim < rank or (found.ndim == rank and found.shape[0] == 1)
+    return found if is_for_all and np.isfinite(found).all() else None
+
+
+def _over_pixels(op: str) -> Callable[[Call], Optional[int]]:
+    def rule(call: Call) -> Optional[int]:
+        given, rank = call.layer, len(call.builder.shapes[call.x[0]])
+        axes = sorted(axis % rank for axis in given.axis) if isinstance(given.axis, (list, tuple)) else None
+        if rank != 4 or axes != [1, 2] or getattr(given, "initial", None) is not None:
+            return None
+        return call.step(op, keepdims=bool(given.keepdims))
+
+    return rule
+
+
+def _reshape(call: Call) -> Optional[int]:
+    """Where the first axis stays the batch."""
+    before, after = call.builder.shapes[call.x[0]][1:], call.shape[1:]
+    if None in (*before, *after) or math.prod(before) != math.prod(after):
+        return None
+    return _translate.reshape(call)
+
+
+def _axes(call: Call) -> Optional[int]:
+    """Axes of one that come or go, behind the batch."""
+    axis = call.layer.axis
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    rank = max(len(call.shape), len(call.builder.shapes[call.x[0]]))
+    if any(not isinstance(number, int) or number % rank == 0 for number in axes):
+        return None
+    return _translate.reshape(call)
+
+
+def _pad(call: Call) -> Optional[int]:
+    given = call.layer
+    if given.mode != "constant" or len(given.pad_width) != len(call.shape):
+        return None
+    pairs = tuple(tuple(int(number) for number in pair) for pair in given.pad_width)
+    if any(len(pair) != 2 or min(pair) < 0 for pair in pairs) or any(pairs[0]):
+        return None
+    return call.step("pad", paddings=pairs)
+
+
+# Of one tensor.
+_RULES: dict[str, Callable[[Call], Optional[int]]] = {
+    "Mean": _over_pixels("mean"),
+    "Max": _over_pixels("max"),
+    "Amax": _over_pixels("max"),
+    "Softmax": _translate.softmax,
+    "Reshape": _reshape,
+    "ExpandDims": _axes,
+    "Squeeze": _axes,
+    "Pad": _pad,
+    "Resize": lambda call: _translate.resize(call, call.layer.size),
+}

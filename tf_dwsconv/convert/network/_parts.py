@@ -1,0 +1,209 @@
+"""Which calls of a graph one program can compute: parts that no path leaves and comes back to."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from typing import Any, Optional
+
+import keras
+
+from tf_dwsconv._keras_graph import Graph, called_in_training, calls, functional, is_graph
+from tf_dwsconv._program import DTYPES
+from tf_dwsconv.convert import _cost, _read
+from tf_dwsconv.convert.network import _operations, _translate
+from tf_dwsconv.convert.network._builder import Builder
+from tf_dwsconv.convert.network._translate import Call
+
+# Fewer gain nothing: a block is an op of its own already.
+FEWEST_STEPS = 2
+
+
+@dataclasses.dataclass
+class Part:
+    """Calls that become one program.
+
+    nodes: in the graph's order. inputs, outs: tensors that are made elsewhere, and that are read elsewhere.
+    """
+
+    nodes: list
+    dtype: str
+    inputs: list
+    outs: list
+
+
+class Translator:
+    """Makes steps of calls, of models inside models too.
+
+    Args:
+        model: the outermost one, whose dense convolutions decide together whether they may be part of programs.
+    """
+
+    def __init__(self, model: Any):
+        self._takes_slow = _slow_share(model) <= _cost.MOST_SLOW_SHARE
+        self._kinds: dict[int, Optional[str]] = {}
+        self._kept: list = []  # so that no id is given out again
+
+    def kind(self, node: Any) -> Optional[str]:
+        """The dtype of the program that can compute a call; None where there is none."""
+        if id(node) not in self._kinds:
+            self._kept.append(node)
+            self._kinds[id(node)] = self._kind(node)
+        return self._kinds[id(node)]
+
+    def _kind(self, node: Any) -> Optional[str]:
+        if is_graph(node.operation):
+            kinds = {self.kind(inner) for inner in calls(node.operation)}
+            dtype = kinds.pop() if len(kinds) == 1 else None
+        else:
+            dtype = _read.compute_dtype(node)
+        if dtype not in DTYPES or not self._fits(node, dtype):
+            return None
+        builder = Builder()
+        tensors = {id(t): builder.input("", t.shape) for t in node.arguments.keras_tensors}
+        return dtype if self.add(builder, node, tensors) else None
+
+    def _fits(self, node: Any, dtype: str) -> bool:
+        """Whether a call reads and gives what programs have."""
+        tensors = node.arguments.keras_tensors
+        if not tensors or any(len(t.shape) < 2 for t in (*tensors, *node.outputs)):
+            return False
+        casts = isinstance(node.operation, keras.Layer) and getattr(node.operation, "autocast", True)
+        given = [keras.backend.standardize_dtype(t.dtype) for t in tensors]
+        if not all(keras.backend.is_float_dtype(name) if casts else name == dtype for name in given):
+            return False
+        return all(keras.backend.standardize_dtype(t.dtype) == dtype for t in node.outputs)
+
+    def add(self, builder: Builder, node: Any, tensors: dict[int, int]) -> bool:
+        """Adds the steps of a call, and the numbers of its results to `tensors`; whether programs have such steps."""
+        operation = node.operation
+        x = [tensors[id(t)] for t in node.arguments.keras_tensors]
+        if is_graph(operation):
+            return self._add_model(builder, node, x, tensors)
+        if len(node.outputs) != 1 or (not self._takes_slow and _is_slow(operation)):
+            return False
+        call = Call(node, builder, x)
+        is_layer = isinstance(operation, keras.Layer)
+        made = _translate.layer_step(call) if is_layer else _operations.operation_step(call)
+        if made is not None:
+            tensors[id(node.outputs[0])] = made
+        return made is not None
+
+    def _add_model(self, builder: Builder, node: Any, x: list[int], tensors: dict[int, int]) -> bool:
+        model = node.operation
+        graph = functional(model)
+        kwargs = [value for key, value in node.arguments.kwargs.items() if key != "training"]
+        if called_in_training(node) or any(v is not None for v in kwargs) or len(graph.inputs) != len(x):
+            return False
+        for inner, number in zip(graph.inputs, x):
+            if len(inner.shape) != len(builder.shapes[number]):
+                return False
+        inside = {id(inner): number for inner, number in zip(graph.inputs, x)}
+        if not all(self.kind(call) is not None and self.add(builder, call, inside) for call in calls(model)):
+            return False
+        tensors.update({id(out): inside[id(inner)] for out, inner in zip(node.outputs, graph.outputs)})
+        return True
+
+
+def find(graph: Graph, translator: Translator) -> list[Part]:
+    """The largest parts of a graph that programs can compute.
+
+    Each call gets a stage: as many times as the path that leads to it, at its worst, goes from calls that one kind of
+    program computes to others. Neighbours of one kind and stage make a part. A path that leaves a part goes on in later
+    stages, and so never comes back.
+    """
+    stages: dict[int, int] = {}
+    groups = _Groups()
+    for node in graph.nodes:
+        kind, stage = translator.kind(node), 0
+        before = [producer for t in node.arguments.keras_tensors if (producer := graph.producer(t)) is not None]
+        for producer in before:
+            stage = max(stage, stages[id(producer)] + (translator.kind(producer) != kind))
+        stages[id(node)] = stage
+        for producer in before if kind is not None else ():
+            if translator.kind(producer) == kind and stages[id(producer)] == stage:
+                groups.join(id(producer), id(node))
+    members: dict[int, list] = collections.defaultdict(list)
+    for node in graph.nodes:
+        if translator.kind(node) is not None:
+            members[groups.root(id(node))].append(node)
+    return [_part(graph, nodes, translator.kind(nodes[0])) for nodes in members.values() if _pays(nodes)]
+
+
+class _Groups:
+    """Sets of ids that are joined."""
+
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+
+    def root(self, key: int) -> int:
+        while self._parents.get(key, key) != key:
+            key = self._parents[key]
+        return key
+
+    def join(self, a: int, b: int) -> None:
+        self._parents[self.root(a)] = self.root(b)
+
+
+def _part(graph: Graph, nodes: list, dtype: Any) -> Part:
+    inside = {id(t) for node in nodes for t in node.outputs}
+    ids = {id(node) for node in nodes}
+    inputs = {id(t): t for node in nodes for t in node.arguments.keras_tensors if id(t) not in inside}
+    outs = [
+        t
+        for node in nodes
+        for t in node.outputs
+        if id(t) in graph.outputs or any(id(reader) not in ids for reader in graph.readers(t))
+    ]
+    return Part(nodes, dtype, list(inputs.values()), outs)
+
+
+def _flat(nodes: Any) -> list:
+    """Calls, with those in models inside."""
+    return [inner for node in nodes for inner in (_flat(calls(node.operation)) if is_graph(node.operation) else [node])]
+
+
+def _pays(nodes: list) -> bool:
+    """Whether a part is worth a program: with a convolution in it, and something else that computes."""
+    inner = _flat(nodes)
+    steps = [node for node in inner if not _read.is_identity(node) and not _only_moves(node.operation)]
+    return len(steps) >= FEWEST_STEPS and any(
+        _kernel(node.operation) is not None for node in inner if _is_picture(node)
+    )
+
+
+def _only_moves(operation: Any) -> bool:
+    return isinstance(operation, (keras.layers.Reshape, keras.layers.Flatten))
+
+
+def _is_picture(node: Any) -> bool:
+    return len(node.outputs[0].shape) == 4
+
+
+def _kernel(operation: Any) -> Optional[int]:
+    """How many weights a convolution multiplies with for a pixel; None for other calls."""
+    if not isinstance(operation, keras.Layer) or not operation.built:
+        return None
+    sizes = [math.prod(weight.shape) for weight in operation.weights if len(weight.shape) >= 3]
+    return sum(sizes) if sizes else None
+
+
+def _is_slow(operation: Any) -> bool:
+    """Whether TensorFlow computes a dense convolution faster than we do."""
+    if type(operation) is not keras.layers.Conv2D or operation.groups != 1 or not operation.built:
+        return False
+    channels = operation.kernel.shape[2]
+    return not _cost.dense_pays(operation.kernel_size, channels, operation.filters, operation.strides)
+
+
+def _slow_share(model: Any) -> float:
+    """The share of such convolutions in a model's multiply-adds."""
+    total = slow = 0
+    for node in _flat(calls(model)):
+        kernel = _kernel(node.operation)
+        if kernel is not None and _is_picture(node):
+            work = kernel * math.prod(size or 1 for size in node.outputs[0].shape[1:3])
+            total += work
+            slow += work if _is_slow(node.operation) else 0
+    return slow / total if total else 0.0

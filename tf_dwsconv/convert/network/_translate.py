@@ -1,0 +1,368 @@
+"""Layers of Keras as steps of a program.
+
+A rule is a function of a `Call` that adds steps to its builder and returns the number of its result's tensor; None for
+a layer with options that programs do not have. `RULES` has them by class; a subclass may compute anything else.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Callable, NamedTuple, Optional
+
+import keras
+import numpy as np
+
+from tf_dwsconv._keras_graph import only_input
+from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.convert import _activations, _read
+from tf_dwsconv.convert.network._builder import Builder, Shape
+from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
+
+L = keras.layers
+
+
+class Call(NamedTuple):
+    """One call of a layer or an op: `x` has the numbers of the tensors that it is called with."""
+
+    node: Any
+    builder: Builder
+    x: list[int]
+
+    @property
+    def layer(self) -> Any:
+        return self.node.operation
+
+    @property
+    def name(self) -> str:
+        return self.node.operation.name
+
+    @property
+    def shape(self) -> Shape:
+        """Of the result."""
+        return tuple(self.node.outputs[0].shape)
+
+    def step(
+        self, op: str, reads: Any = None, result: Optional[Shape] = None, weights: Any = None, **options: Any
+    ) -> int:
+        """A step of the layer's name, of `x` alone where nothing else is said, with a result of the layer's shape."""
+        reads = self.x[0] if reads is None else reads
+        return self.builder.step(op, self.name, reads, self.shape if result is None else result, weights, **options)
+
+    def activation(self, x: int, function: Any) -> Optional[int]:
+        """The steps of an activation function, or of a `Fused`; the tensor itself where it is none."""
+        shape = self.builder.shapes[x]
+        fused = function if isinstance(function, Fused) else _activations.of_function(function)
+        if fused is not None:
+            return x if fused == NONE else self.step("activation", x, shape, activation=fused)
+        if function is keras.activations.softmax:
+            return self.step("softmax", x, shape)
+        if function is keras.activations.hard_sigmoid:
+            y = self.scale(x, 1 / 6, 0.5)
+            return self.step("activation", y, shape, activation=Fused("relu", max_value=1.0))
+        return None
+
+    def scale(self, x: int, scale: Any, shift: Any) -> int:
+        """The steps of `x * scale + shift` for numbers, or one of each for a channel."""
+        shape = self.builder.shapes[x]
+        for op, value, nothing in (("multiply", scale, 1), ("add", shift, 0)):
+            if np.any(np.not_equal(value, nothing)):
+                x = self.step(op, x, shape, {"y": np.asarray(value, np.float64).reshape(-1)})
+        return x
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer with weights has channels last, and floats as they are."""
+    layout = getattr(layer, "data_format", "channels_last")
+    return layout == "channels_last" and layer.built and getattr(layer, "quantization_mode", None) is None
+
+
+def _block(call: Call) -> Optional[int]:
+    layer, sources = call.layer, dict(zip(("x", *_others(call.layer)), call.x))
+    if layer.data_format != "channels_last" or len(sources) != len(call.x):
+        return None
+    weights = {f"{stage}_filter": getattr(layer, f"{stage}_kernel") for stage in ("expand", "depthwise", "pointwise")}
+    for stage in ("expand_", "depthwise_", ""):
+        weights.update((f"{stage}{kind}", getattr(layer, f"{stage}{kind}")) for kind in ("bias", "slopes"))
+    is_prelu = isinstance(layer.activation, str)
+    last = Fused("prelu") if is_prelu else _activations.of_function(layer.activation)
+    if len(call.builder.shapes[call.x[0]]) == 2:
+        return None if is_prelu else _rows(call, weights, sources, last)
+    inside = last if last is not None and layer.filters is not None else NONE
+    y = call.step(
+        "chain",
+        sources,
+        weights=weights,
+        strides=layer.strides,
+        dilations=layer.dilation_rate,
+        padding=layer.padding,
+        expand_activation=layer.expand_activation,
+        depthwise_activation=layer.depthwise_activation,
+        activation=inside,
+        normalize=layer.epsilon is not None,
+        epsilon=layer.epsilon,
+    )
+    return y if inside == last else call.activation(y, layer.activation)
+
+
+def _others(layer: Any) -> list[str]:
+    """What a block is called with beside `x`."""
+    return [name for name, is_there in (("gate", layer.gated), ("residual", layer.residual)) if is_there]
+
+
+def _rows(call: Call, weights: dict, sources: dict, last: Optional[Fused]) -> Optional[int]:
+    """A block of rows, [N, C]: a Dense layer, and a residual."""
+    layer = call.layer
+    if layer.expand_filters is not None or layer.gated or layer.epsilon is not None:
+        return None
+    filters = np.asarray(_read.array(weights["pointwise_filter"]))
+    y = call.step("dense", weights={"filter": filters.reshape(filters.shape[2:]), "bias": weights["bias"]})
+    if "residual" in sources:
+        y = call.step("add", {"x": y, "y": sources["residual"]})
+    return call.activation(y, layer.activation if last is None else last)
+
+
+def _convolution(call: Call) -> Optional[int]:
+    layer = call.layer
+    if not _is_plain(layer):
+        return None
+    inner, weights = NONE, {}
+    if isinstance(layer, L.SeparableConv2D):
+        weights.update(
+            depthwise_filter=layer.depthwise_kernel, pointwise_filter=layer.pointwise_kernel, bias=layer.bias
+        )
+        if type(layer) is DepthwiseSepConv2D:
+            weights["depthwise_bias"] = layer.depthwise_bias
+            inner = _activations.of_function(layer.depthwise_activation)
+            if inner is None:
+                return None
+    elif type(layer) is L.Conv2D and layer.groups == 1:
+        weights.update(pointwise_filter=layer.kernel, bias=layer.bias)
+    else:
+        found = _read.depthwise(layer)
+        if found is None:
+            return None
+        weights.update(depthwise_filter=found.kernel, depthwise_bias=layer.bias)
+    padding = tuple(map(tuple, layer.padding)) if isinstance(layer.padding, (list, tuple)) else layer.padding
+    steps = {"strides": tuple(layer.strides), "dilations": tuple(layer.dilation_rate), "padding": padding}
+    y = call.step("chain", weights=weights, depthwise_activation=inner, **steps)
+    return call.activation(y, layer.activation)
+
+
+def _dense(call: Call) -> Optional[int]:
+    layer = call.layer
+    if not _is_plain(layer):
+        return None
+    y = call.step("dense", weights={"filter": layer.kernel, "bias": layer.bias})
+    return call.activation(y, layer.activation)
+
+
+def _pool(op: str) -> Callable[[Call], Optional[int]]:
+    def rule(call: Call) -> Optional[int]:
+        layer = call.layer
+        if layer.data_format != "channels_last":
+            return None
+        window, strides = (tuple(_pair(value)) for value in (layer.pool_size, layer.strides))
+        return call.step(op, window=window, strides=strides, padding=layer.padding)
+
+    return rule
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _global(op: str) -> Callable[[Call], Optional[int]]:
+    def rule(call: Call) -> Optional[int]:
+        layer = call.layer
+        return call.step(op, keepdims=layer.keepdims) if layer.data_format == "channels_last" else None
+
+    return rule
+
+
+def _zero_padding(call: Call) -> Optional[int]:
+    found = _read.zero_padding(call.node)
+    if found is None or found[2] == "channels_first":
+        return None
+    return call.step("pad", paddings=((0, 0), *found[:2], (0, 0)))
+
+
+# Rows, and columns, that a crop may take away: as many taps of a window multiply with zero.
+_MOST_CROPPED = 3
+
+
+def _crop(call: Call) -> Optional[int]:
+    """Few rows and columns less: a depthwise window with one tap, of 1, where the pixel is that stays.
+
+    The other taps are 0, so a picture with NaN or infinity has NaN where stock layers have what is beside it.
+    """
+    layer, channels = call.layer, call.shape[-1]
+    rows, columns = layer.cropping
+    if layer.data_format != "channels_last" or channels is None or max(sum(rows), sum(columns)) > _MOST_CROPPED:
+        return None
+    kernel = np.zeros([sum(rows) + 1, sum(columns) + 1, channels, 1])
+    kernel[rows[0], columns[0]] = 1
+    return call.step("chain", weights={"depthwise_filter": kernel}, padding="valid")
+
+
+def _up_sampling(call: Call) -> Optional[int]:
+    layer = call.layer
+    if layer.data_format != "channels_last" or layer.interpolation not in ("nearest", "bilinear"):
+        return None
+    return call.step("resize", scale=tuple(_pair(layer.size)), method=layer.interpolation)
+
+
+def resize(call: Call, size: Any) -> Optional[int]:
+    """A layer or an op that resizes to a size, as its attributes have it."""
+    given = call.layer
+    is_plain = given.data_format == "channels_last" and given.interpolation in ("nearest", "bilinear")
+    cuts = any(getattr(given, key) for key in ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio"))
+    if not is_plain or cuts or len(call.shape) != 4:
+        return None
+    return call.step("resize", size=tuple(size), method=given.interpolation)
+
+
+def _merge(op: str) -> Callable[[Call], Optional[int]]:
+    def rule(call: Call) -> Optional[int]:
+        return merge(call, op)
+
+    return rule
+
+
+def merge(call: Call, op: str) -> Optional[int]:
+    """Two or more tensors, one after the other."""
+    shapes = [call.builder.shapes[t] for t in call.x]
+    if len(call.x) < 2 or len({len(shape) for shape in shapes}) != 1:
+        return None
+    y, shape = call.x[0], shapes[0]
+    for other, also in zip(call.x[1:], shapes[1:]):
+        shape = tuple(b if a == 1 else a if b == 1 or a is not None else b for a, b in zip(shape, also))
+        y = call.step(op, {"x": y, "y": other}, shape)
+    return y
+
+
+def _average(call: Call) -> Optional[int]:
+    total = merge(call, "add")
+    return None if total is None else call.scale(total, 1 / len(call.x), 0.0)
+
+
+def concatenate(call: Call) -> Optional[int]:
+    rank = len(call.shape)
+    axis = call.layer.axis + rank if call.layer.axis < 0 else call.layer.axis
+    if not 1 <= axis < rank or any(len(call.builder.shapes[t]) != rank for t in call.x):
+        return None
+    return call.step("concatenate", {"xs": tuple(call.x)}, axis=axis)
+
+
+def reshape(call: Call) -> Optional[int]:
+    """What keeps the batch, and the order of the elements."""
+    sizes = call.shape[1:]
+    return None if sizes.count(None) > 1 else call.step("reshape", shape=tuple(-1 if n is None else n for n in sizes))
+
+
+def _prelu(call: Call) -> Optional[int]:
+    slopes = _activations.prelu_slopes(call.node, "channels_last")
+    if slopes is None:
+        return None
+    return call.step("activation", weights={"slopes": np.array(slopes)}, activation=Fused("prelu"))
+
+
+def softmax(call: Call) -> Optional[int]:
+    axis = call.layer.axis
+    return call.step("softmax") if axis in (-1, len(call.shape) - 1) else None
+
+
+def _layer_norm(call: Call) -> Optional[int]:
+    layer = call.layer
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    if list(axes) not in ([-1], [len(call.shape) - 1]) or getattr(layer, "rms_scaling", False) or not layer.built:
+        return None
+    return call.step("normalize", weights={"gamma": layer.gamma, "beta": layer.beta}, epsilon=layer.epsilon)
+
+
+def _normalization(call: Call) -> Optional[int]:
+    change = _read.affine(call.node, "channels_last")
+    if change is not None or call.layer.mean is None or call.layer.invert:
+        return None if change is None else call.scale(call.x[0], *change)
+    mean, deviation = (np.asarray(keras.ops.convert_to_numpy(t), np.float64) for t in _moments(call.layer))
+    if any(size != 1 for size in mean.shape[:-1]):
+        return None
+    centred = call.step("subtract", weights={"y": mean.reshape(-1)})
+    return call.step("multiply", centred, weights={"y": 1 / np.maximum(deviation, keras.config.epsilon()).reshape(-1)})
+
+
+def _moments(layer: Any) -> tuple[Any, Any]:
+    return layer.mean, keras.ops.sqrt(layer.variance)
+
+
+def affine(call: Call) -> Optional[int]:
+    """A batch norm, a Rescaling, arithmetic with a number."""
+    change, layer = _read.affine(call.node, "channels_last"), call.layer
+    if change is None:
+        return None
+    if type(layer) is L.BatchNormalization and layer.axis not in (-1, len(call.shape) - 1):
+        return None
+    if max(np.size(change[0]), np.size(change[1])) > 1 and call.shape[-1] is None:
+        return None
+    return call.scale(call.x[0], *change)
+
+
+def _activation(call: Call) -> Optional[int]:
+    fused = _activations.of_one_call(call.node)
+    if fused is not None:
+        return call.activation(call.x[0], fused)
+    function = call.layer.activation if type(call.layer) is L.Activation else None
+    return call.activation(call.x[0], function) if isinstance(function, types.FunctionType) else None
+
+
+def same(call: Call) -> int:
+    """A layer that does nothing in inference."""
+    return call.x[0]
+
+
+# Of one input; what they are called with besides is nothing but `training` where that is false or undecided.
+RULES: dict[type, Callable[[Call], Optional[int]]] = {
+    **dict.fromkeys((L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D, DepthwiseSepConv2D), _convolution),
+    L.Dense: _dense,
+    L.MaxPooling2D: _pool("max_pool"),
+    L.AveragePooling2D: _pool("average_pool"),
+    L.GlobalAveragePooling2D: _global("mean"),
+    L.GlobalMaxPooling2D: _global("max"),
+    L.ZeroPadding2D: _zero_padding,
+    L.Cropping2D: _crop,
+    L.UpSampling2D: _up_sampling,
+    L.Reshape: reshape,
+    L.Flatten: reshape,
+    L.PReLU: _prelu,
+    L.Softmax: softmax,
+    L.LayerNormalization: _layer_norm,
+    L.Normalization: _normalization,
+    **dict.fromkeys((L.BatchNormalization, L.Rescaling), affine),
+    **dict.fromkeys((L.Activation, L.ReLU, L.LeakyReLU, L.ELU), _activation),
+}
+if _read.LayerScale is not None:
+    RULES[_read.LayerScale] = affine
+
+# Of a list of inputs.
+MERGES: dict[type, Callable[[Call], Optional[int]]] = {
+    **{getattr(L, word): _merge(word.lower()) for word in ("Add", "Subtract", "Multiply", "Maximum", "Minimum")},
+    L.Average: _average,
+    L.Concatenate: concatenate,
+    FusedConvBlock: _block,
+}
+
+
+def layer_step(call: Call) -> Optional[int]:
+    """The steps of a call of a layer; None where programs have none."""
+    node, kind = call.node, type(call.layer)
+    if _read.is_identity(node):
+        return same(call)
+    if kind in MERGES:
+        is_plain = len(node.arguments.args) == 1 and all(v in (None, False) for v in node.arguments.kwargs.values())
+        return MERGES[kind](call) if is_plain else None
+    if kind is L.Resizing and len(call.x) == 1:  # Keras calls it with training=True, and it does the same
+        return resize(call, (call.layer.height, call.layer.width))
+    if only_input(node) is None:
+        return None
+    if kind in RULES:
+        return RULES[kind](call)
+    return _zero_padding(call) or _activation(call) if kind is L.Lambda else None
