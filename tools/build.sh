@@ -15,6 +15,8 @@ if [[ -d /usr/share/bazel && ! (-d /usr/share/bazel/rules/java && -d /usr/share/
   tools/apt_install.sh "A part of Debian's Bazel" "${debian[@]}"
 fi
 
+[[ -e /usr/include/nlohmann/json.hpp ]] || tools/apt_install.sh "nlohmann-json" nlohmann-json3-dev
+
 export DWSCONV_PYTHON=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
 # What the repository rules of third_party/ would answer differently for.
 DWSCONV_STAMP=$("$DWSCONV_PYTHON" -c '

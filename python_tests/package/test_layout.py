@@ -33,6 +33,7 @@ FENCED = {
     r"(cuda|cublas|cudnn|cute/|cutlass/|cub/|thrust/)": r"(cuda/|cc/tf/[a-z_]*gpu[a-z_]*\.)",
     r"omp\.h": r"cc/lab/openmp\.cc$",
     r"g(test|mock)/": r"cc/(core|plan)/[a-z0-9_]+_test\.cc$",
+    r"nlohmann/": r"cc/core/(json\.h|program_print\.cc)$",
     r"[a-z]*intrin\.h|arm_neon\.h": r"cc/cpu/kernels/([a-z_]+_(avx2|avx512|neon)|step_bf16)\.h$",
 }
 
@@ -96,6 +97,7 @@ def test_includes_follow_the_arrows():
         ("cc/core/a.cc", "#include <immintrin.h>"),
         ("cc/cpu/a.cc", "#include <omp.h>"),
         ("cc/core/a.cc", "#include <gtest/gtest.h>"),
+        ("cc/core/a.cc", "#include <nlohmann/json.hpp>"),
         ("cc/cpu/a.cc", "int a;\n  #pragma omp parallel for"),
         ("cc/cpu/a.cc", '#include "forward.h"'),
         ("cc/cpu/a.cc", '#include "cc/lab/ladder.h"'),
@@ -212,9 +214,10 @@ def test_isa_objects_export_their_table_alone():
     assert {"generic", "avx2", "avx512", "avx512bf16"} == set(names)
     built = {path.parent.name.removeprefix("kernels_") for path in objects}
     assert built <= set(names) and "generic" in built
-    assert {path.name.split(".")[0] for path in objects} == {"forward_kernels", "backward_kernels"}
+    kinds = {"forward_kernels": "Kernels", "backward_kernels": "Backward", "step_kernels": "Steps"}
+    assert {path.name.split(".")[0] for path in objects} == set(kinds)
     for path in objects:
-        kind = "Kernels" if path.name.startswith("forward") else "Backward"
+        kind = kinds[path.name.split(".")[0]]
         table = f"dwsconv::{kind}{names[path.parent.name.removeprefix('kernels_')]}()"
         assert symbols(path, "--defined-only", "--extern-only") == [("T", table)], path
 
