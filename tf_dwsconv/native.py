@@ -23,9 +23,13 @@ once, and other Python threads run while a kernel does.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tf_dwsconv import _arguments
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     from tf_dwsconv import _native
@@ -48,9 +52,9 @@ def depthwise_sep_conv2d(
     *,
     bias: Any = None,
     depthwise_bias: Any = None,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     data_format: str = "NHWC",
     depthwise_activation: Any = None,
     activation: Any = None,
@@ -60,7 +64,7 @@ def depthwise_sep_conv2d(
     isa: str | None = None,
     variant: str = "auto",
     plan: Any = None,
-) -> Any:
+) -> np.ndarray:
     """`activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)`.
 
     Args:
@@ -136,15 +140,15 @@ class Layer(_native.Layer):
         *,
         bias: Any = None,
         depthwise_bias: Any = None,
-        strides: Any = 1,
-        padding: Any = "SAME",
-        dilations: Any = 1,
+        strides: int | Sequence[int] = 1,
+        padding: str | Sequence[Any] = "SAME",
+        dilations: int | Sequence[int] = 1,
         data_format: str = "NHWC",
         depthwise_activation: Any = None,
         activation: Any = None,
         isa: str | None = None,
         variant: str = "auto",
-    ):
+    ) -> None:
         options = _options(
             strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
         )
@@ -152,13 +156,13 @@ class Layer(_native.Layer):
 
 
 def plan(
-    x_shape: Any,
-    depthwise_filter_shape: Any,
-    pointwise_filter_shape: Any,
+    x_shape: Sequence[int],
+    depthwise_filter_shape: Sequence[int],
+    pointwise_filter_shape: Sequence[int],
     *,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     data_format: str = "NHWC",
     dtype: Any = "float32",
     num_threads: int = 0,
@@ -191,13 +195,13 @@ def plan(
 
 
 def traffic(
-    x_shape: Any,
-    depthwise_filter_shape: Any,
-    pointwise_filter_shape: Any,
+    x_shape: Sequence[int],
+    depthwise_filter_shape: Sequence[int],
+    pointwise_filter_shape: Sequence[int],
     *,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     dtype: Any = "float32",
     isa: str | None = None,
     plan: Any = None,
@@ -230,7 +234,7 @@ def traffic(
         TypeError, ValueError: as in `depthwise_sep_conv2d`; a cache of less than a line for each of its ways; an empty
             output.
         MemoryError: no memory for the filters or for the simulated caches.
-        ImportError: OpenMP's runtime, which the library of the simulation needs, is missing.
+        ImportError: the library of the simulation is missing.
     """
     options = _options(strides, padding, dilations, "NHWC", None, None, isa=isa, variant="fused")
     shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
@@ -274,9 +278,20 @@ def _lab() -> Any:
     except ImportError as error:
         raise ImportError(
             f"tf_dwsconv._lab, which has the steps of the ladder and the simulated caches, cannot be loaded ({error}). "
-            "It needs OpenMP's runtime: on Debian, apt-get install libgomp1."
+            "In a checkout, run `make build`; otherwise reinstall tf_dwsconv."
         ) from error
     return _lab
+
+
+def _use_ladder(variant: str) -> None:
+    """Makes the steps of the ladder known to the kernels; raises ImportError where one cannot run here."""
+    _native.use_ladder(_lab().ladder)
+    missing = _lab().load_openmp() if variant == "openmp" else ""
+    if missing:
+        raise ImportError(
+            f'`variant` "openmp" needs OpenMP\'s runtime, which cannot be loaded ({missing}). On Debian, run '
+            "apt-get install libgomp1."
+        )
 
 
 def _is_plain(value: Any) -> bool:
@@ -298,7 +313,7 @@ def _make_options(
         if not isinstance(value, str) and not (name == "isa" and value is None):
             raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
     if variant in LADDER and variant != "fused":
-        _native.use_ladder(_lab().ladder)
+        _use_ladder(variant)
     padding = _four_pairs(padding, data_format)
     attributes = _arguments.attributes_of(strides, padding, dilations, data_format, *activations)
     of_layer = dict(zip(attributes._fields[:7], attributes))  # the others are a block's
