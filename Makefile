@@ -3,11 +3,11 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
-SOURCES := cuda/bench examples python_tests tf_dwsconv tools setup.py
+SOURCES := cuda/bench docs examples python_tests tf_dwsconv tools setup.py
 CPP = $(shell find cc cuda -name "*.cc" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-machine demo lint format wheel bench cuda test-gpu asan avx512-model clean distclean
+.PHONY: help venv build test test-machine demo lint format wheel release docs bench cuda test-gpu asan avx512-model clean distclean
 
 help:
 	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench   the benchmarks of examples/, short: output/report/report.html"
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
+	@echo "make release dist/ with an sdist and wheels for several TensorFlows and Pythons, each tried: an hour or more"
+	@echo "make docs    the documentation: build/docs/html/index.html"
 	@echo "make asan    the tests of the op under AddressSanitizer"
 	@echo "make avx512-model  the tests of the kernels' AVX-512 code on a CPU that lacks it"
 	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"
@@ -58,6 +60,12 @@ format: venv
 
 wheel: build
 	@tools/wheel.sh
+
+release: venv
+	@tools/release.sh "$(TENSORFLOWS)" "$(PYTHONS)"
+
+docs: build
+	@$(VENV)/python tools/docs.py
 
 asan: venv
 	@tools/asan.sh

@@ -14,11 +14,19 @@ layer's name in saved models) is registered as soon as they are there, whichever
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tf_dwsconv import _registration
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
+    from tf_dwsconv import activations, analysis, layers, native, ops, tune
+    from tf_dwsconv.convert import Converter, to_builtin
+    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
+    from tf_dwsconv.ops import depthwise_sep_conv2d
+
+    convert: Converter  # a module that can be called
+
+__version__ = "0.2.0"
 
 _WHERE = {
     "DepthwiseSepConv2D": "layers",
@@ -31,22 +39,39 @@ _WHERE = {
 _FRAMEWORK = {"convert": "keras", "layers": "keras", "ops": "tensorflow"}
 _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
-__all__ = [*_WHERE, "build_info", *_MODULES]
+__all__ = [
+    "DepthwiseSepConv2D",
+    "FusedConvBlock",
+    "FusedNetwork",
+    "activations",
+    "analysis",
+    "build_info",
+    "convert",
+    "depthwise_sep_conv2d",
+    "layers",
+    "native",
+    "ops",
+    "save_network",
+    "to_builtin",
+    "tune",
+]
 
 
-def __getattr__(name: str) -> Any:
-    where = _WHERE.get(name, name)
-    if name not in _WHERE and name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if where in _FRAMEWORK:
-        _registration.bring(_FRAMEWORK[where])
-    module = importlib.import_module(f"{__name__}.{where}")
-    value = globals()[name] = module if name in _MODULES else getattr(module, name)
-    return value
+if not TYPE_CHECKING:  # which would believe any name
+
+    def __getattr__(name: str) -> Any:
+        where = _WHERE.get(name, name)
+        if name not in _WHERE and name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if where in _FRAMEWORK:
+            _registration.bring(_FRAMEWORK[where])
+        module = importlib.import_module(f"{__name__}.{where}")
+        value = globals()[name] = module if name in _MODULES else getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 def build_info() -> dict[str, Any]:

@@ -34,10 +34,11 @@ _ALIASES = {"linear": "none", "swish": "silu", "hard_silu": "hard_swish"}
 class Fused(NamedTuple):
     """An activation that the kernels apply, with all its parameters but the slopes of "prelu", which are weights.
 
-    word: one of `WORDS`, or "prelu", which only a block applies.
-    alpha: slope below zero of leaky_relu; factor below zero of elu.
-    max_value, threshold: of relu and leaky_relu, which return `min(x, max_value)` above the threshold, and below it
-        `slope * (x - threshold)`.
+    Attributes:
+        word: one of `WORDS`, or "prelu", which only a block applies.
+        alpha: slope below zero of leaky_relu; factor below zero of elu.
+        max_value, threshold: of relu and leaky_relu, which return `min(x, max_value)` above the threshold, and below it
+            `slope * (x - threshold)`.
     """
 
     word: str
@@ -199,7 +200,7 @@ class LeakyRelu:
     def fused(self) -> Fused:
         return Fused("leaky_relu", self.slope)
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         import tensorflow as tf
 
         return tf.nn.leaky_relu(x, alpha=self.slope)
@@ -225,7 +226,7 @@ class Known:
     def __init__(self, activation: Any):
         self.fused = require(tuple(activation) if isinstance(activation, list) else activation, "activation")
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         import tensorflow as tf
 
         return activate(tf.convert_to_tensor(x), self.fused)

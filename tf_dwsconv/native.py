@@ -24,9 +24,13 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tf_dwsconv import _arguments
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     from tf_dwsconv import _native
@@ -49,9 +53,9 @@ def depthwise_sep_conv2d(
     *,
     bias: Any = None,
     depthwise_bias: Any = None,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     data_format: str = "NHWC",
     depthwise_activation: Any = None,
     activation: Any = None,
@@ -61,7 +65,7 @@ def depthwise_sep_conv2d(
     isa: str | None = None,
     variant: str = "auto",
     plan: Any = None,
-) -> Any:
+) -> np.ndarray:
     """`activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)`.
 
     Args:
@@ -146,9 +150,9 @@ class Layer(_native.Layer):
         *,
         bias: Any = None,
         depthwise_bias: Any = None,
-        strides: Any = 1,
-        padding: Any = "SAME",
-        dilations: Any = 1,
+        strides: int | Sequence[int] = 1,
+        padding: str | Sequence[Any] = "SAME",
+        dilations: int | Sequence[int] = 1,
         data_format: str = "NHWC",
         depthwise_activation: Any = None,
         activation: Any = None,
@@ -157,80 +161,22 @@ class Layer(_native.Layer):
         expand_activation: Any = None,
         isa: str | None = None,
         variant: str = "auto",
-    ):
-        activations = depthwise_activation, activation, expand_activation
-        options = _options(strides, padding, dilations, data_format, *activations, isa=isa, variant=variant)
-        super().__init__(depthwise_filter, pointwise_filter, depthwise_bias, bias, expand_filter, expand_bias, options)
-
-
-class Network(_native.Network):
-    """A whole network from a file (docs/program.md), run without TensorFlow.
-
-    >>> network = Network("mobilenet_v2.safetensors")  # doctest: +SKIP
-    >>> probabilities = network(images)  # doctest: +SKIP
-
-    `str(network)` is its program: a JSON text, a line for each step. `inputs` and `outputs` are lists of dicts with the
-    name, the shape (None for a size that each call brings) and the dtype of each tensor.
-
-    Args:
-        path: the file, as `tf_dwsconv.save_network` writes it.
-        isa: as in `depthwise_sep_conv2d`.
-
-    Call arguments:
-        x: an array of the network's dtype; where it has several inputs, a list of arrays in the order of `inputs`, or
-            a dict by their names. Sizes that `inputs` shows as None may differ between calls.
-        out: where to put the result: a C-contiguous, writeable array of the output's shape and dtype that shares no
-            memory with x, or a list of those, one for each of `outputs`. None for new arrays.
-        num_threads: as in `depthwise_sep_conv2d`.
-        Returns `out`, or a new array; a list of them where there are several outputs.
-
-    Raises:
-        OSError: the file cannot be opened.
-        TypeError, ValueError: a file that is broken or holds no program; an array of a wrong dtype or shape.
-        MemoryError: no memory for the weights, the result or what lies between the steps.
-
-    Source: Keras models, by `tf_dwsconv.convert`.
-    """
-
-    def __init__(self, path: Any, *, isa: str | None = None):
-        path = os.fspath(path)
-        with open(path, "rb"):  # for Python's own errors
-            pass
-        super().__init__(os.fsencode(path), isa)
-
-    @classmethod
-    def from_program(cls, text: str, weights: Any, *, isa: str | None = None) -> Network:
-        """The network of a program's text and its flat weights, an array `[count]` of the program's dtype.
-
-        Raises:
-            TypeError, ValueError: a text that is no program; weights of a wrong dtype or shape.
-        """
-        network = cls.__new__(cls)
-        _native.Network.__init__(network, text, weights, isa)
-        return network
-
-    def profile(self, x: Any, num_threads: int = 0, repeats: int = 10) -> list[dict[str, Any]]:
-        """What each step takes: the least of `repeats` calls, each step by itself.
-
-        Args:
-            x, num_threads: as in a call.
-            repeats: how often the network runs, besides once to warm up.
-
-        Returns:
-            a dict for each step: step (its number), op, name, shape (of its output), ms, gflops (10^9 operations a
-            second, a multiply-add counting two), gbs (10^9 bytes a second of all that it reads and writes once).
-        """
-        return super().profile(x, num_threads, repeats)
+import os
+    ) -> None:
+        options = _options(
+            strides, padding, dilations, data_format, depthwise_activation, activation, isa=isa, variant=variant
+        )
+        super().__init__(depthwise_filter, pointwise_filter, depthwise_bias, bias, options)
 
 
 def plan(
-    x_shape: Any,
-    depthwise_filter_shape: Any,
-    pointwise_filter_shape: Any,
+    x_shape: Sequence[int],
+    depthwise_filter_shape: Sequence[int],
+    pointwise_filter_shape: Sequence[int],
     *,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     data_format: str = "NHWC",
     dtype: Any = "float32",
     expand_filter_shape: Any = None,
@@ -267,13 +213,13 @@ def plan(
 
 
 def traffic(
-    x_shape: Any,
-    depthwise_filter_shape: Any,
-    pointwise_filter_shape: Any,
+    x_shape: Sequence[int],
+    depthwise_filter_shape: Sequence[int],
+    pointwise_filter_shape: Sequence[int],
     *,
-    strides: Any = 1,
-    padding: Any = "SAME",
-    dilations: Any = 1,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
     dtype: Any = "float32",
     isa: str | None = None,
     plan: Any = None,
@@ -306,7 +252,7 @@ def traffic(
         TypeError, ValueError: as in `depthwise_sep_conv2d`; a cache of less than a line for each of its ways; an empty
             output.
         MemoryError: no memory for the filters or for the simulated caches.
-        ImportError: OpenMP's runtime, which the library of the simulation needs, is missing.
+        ImportError: the library of the simulation is missing.
     """
     options = _options(strides, padding, dilations, "NHWC", None, None, isa=isa, variant="fused")
     shapes = _shapes(x_shape, depthwise_filter_shape, pointwise_filter_shape)
@@ -350,9 +296,20 @@ def _lab() -> Any:
     except ImportError as error:
         raise ImportError(
             f"tf_dwsconv._lab, which has the steps of the ladder and the simulated caches, cannot be loaded ({error}). "
-            "It needs OpenMP's runtime: on Debian, apt-get install libgomp1."
+            "In a checkout, run `make build`; otherwise reinstall tf_dwsconv."
         ) from error
     return _lab
+
+
+def _use_ladder(variant: str) -> None:
+    """Makes the steps of the ladder known to the kernels; raises ImportError where one cannot run here."""
+    _native.use_ladder(_lab().ladder)
+    missing = _lab().load_openmp() if variant == "openmp" else ""
+    if missing:
+        raise ImportError(
+            f'`variant` "openmp" needs OpenMP\'s runtime, which cannot be loaded ({missing}). On Debian, run '
+            "apt-get install libgomp1."
+        )
 
 
 def _is_plain(value: Any) -> bool:
@@ -382,7 +339,7 @@ def _make_options(
         if not isinstance(value, str) and not (name == "isa" and value is None):
             raise TypeError(f"`{name}` must be a word; given {value!r} of type {type(value).__name__}.")
     if variant in LADDER and variant != "fused":
-        _native.use_ladder(_lab().ladder)
+        _use_ladder(variant)
     padding = _four_pairs(padding, data_format)
     attributes = _arguments.attributes_of(strides, padding, dilations, data_format, middle, last)
     of_layer = dict(zip(attributes._fields[:7], attributes))  # the others are a block's

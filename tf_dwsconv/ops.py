@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
@@ -11,24 +13,31 @@ from tf_dwsconv._tf import dispatch
 
 __all__ = ["depthwise_sep_conv2d"]
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@tf.autograph.experimental.do_not_convert
+
+def _not_converted(function: _Function) -> _Function:
+    """Keeps AutoGraph out of a function; type checkers go on seeing its signature."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+@_not_converted
 def depthwise_sep_conv2d(
-    x,
-    depthwise_filter,
-    pointwise_filter,
+    x: Any,
+    depthwise_filter: Any,
+    pointwise_filter: Any,
     *,
-    bias=None,
-    depthwise_bias=None,
-    strides=1,
-    padding="SAME",
-    dilations=1,
-    data_format="NHWC",
-    depthwise_activation=None,
-    activation=None,
-    residual=None,
-    name=None,
-):
+    bias: Any = None,
+    depthwise_bias: Any = None,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Any] = "SAME",
+    dilations: int | Sequence[int] = 1,
+    data_format: str = "NHWC",
+    depthwise_activation: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    name: str | None = None,
+) -> Any:
     """A depthwise-separable convolution in one fused kernel.
 
     Computes `activation(pointwise(depthwise_activation(depthwise(x) + depthwise_bias)) + bias + residual)` without
@@ -94,7 +103,7 @@ def depthwise_sep_conv2d(
     return dispatch.call(x, tensors, attributes, name)
 
 
-def _any_keras_tensor(x, tensors: Tensors) -> bool:
+def _any_keras_tensor(x: Any, tensors: Tensors) -> bool:
     if isinstance(x, tf.Tensor) and tensors.residual is None:
         return False  # symbolic weights alone are no use case worth a look at each eager call
     keras = sys.modules.get("keras")

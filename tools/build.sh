@@ -1,6 +1,7 @@
 #!/bin/bash
 # tools/build.sh [asan|avx512_model|cuda]: builds the libraries with Bazel and copies them, where they changed, into
-# tf_dwsconv/ (asan: build/asan/tf_dwsconv/, likewise avx512_model), next to a record of what they were built with and for.
+# tf_dwsconv/ or $DWSCONV_PACKAGE (asan: build/asan/tf_dwsconv/, likewise avx512_model), next to a record of what they
+# were built with and for.
 # tools/build.sh test [BAZEL ARGUMENTS]: builds and runs the C++ unit tests instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,7 +33,7 @@ fi
 
 flags=()
 bin=.bazel/bin
-package=tf_dwsconv
+package=${DWSCONV_PACKAGE:-tf_dwsconv}
 if [[ ${1:-} == asan || ${1:-} == avx512_model ]]; then
   flags+=(--config="$1")
   bin=.bazel/$1-bin

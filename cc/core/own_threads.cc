@@ -64,7 +64,8 @@ class Pool : public ThreadPool {
       }
       std::unique_lock<std::mutex> lock(mutex_);
       ++sleeping_;
-      wake_.wait(lock, [this] { return !queue_.empty(); });
+      // A wait without an end is a symbol of g++ 12's libstdc++ (GLIBCXX_3.4.30), which RHEL 9 and others lack.
+      while (queue_.empty()) wake_.wait_for(lock, std::chrono::hours(1));
       --sleeping_;
       const std::function<void()> work = std::move(queue_.front());
       queue_.pop_front();

@@ -3,6 +3,9 @@
 #include <omp.h>
 
 #include <cfenv>
+#include <stdexcept>
+
+#include "cc/lab/openmp_runtime.h"
 
 namespace dwsconv {
 
@@ -11,6 +14,8 @@ void ForByOpenMp(int threads, int64_t tasks, const TaskBody& body) {
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);
     return;
   }
+  const std::string missing = LoadOpenMp();
+  if (!missing.empty()) throw std::runtime_error(missing);
   std::fenv_t floats;
   std::fegetenv(&floats);
 #pragma omp parallel num_threads(threads)

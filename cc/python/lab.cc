@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cc/lab/ladder.h"
+#include "cc/lab/openmp_runtime.h"
 #include "cc/lab/traffic.h"
 #include "cc/plan/plan.h"
 #include "cc/python/question.h"
@@ -79,6 +80,7 @@ PYBIND11_MODULE(_lab, m) {
   static LadderCapsule ladder{&ForwardLadderStep};
   m.attr("ladder") = py::capsule(&ladder);
   m.def("traffic", &TrafficOf);
+  m.def("load_openmp", &LoadOpenMp);
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ def main(argv: list[str]) -> None:
     run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how, freed_memory=freed)
     run.note(f"limit: {how}")
     for name in absent:
-        run.note(f"{name}: not installed ({layers.NEEDS[name]})")
+        run.note(f"{name}: not installed ({', '.join(layers.NEEDS[name])})")
     problems = [
         Layer(_BATCH_SIZE.value, _SIZE.value, _SIZE.value, c, c, _KERNEL_SIZE.value).problem() for c in channels
     ]

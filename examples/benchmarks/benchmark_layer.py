@@ -1,7 +1,9 @@
-"""Times one convolution layer: dense, stock depthwise-separable, tf_dwsconv; eager, in a tf.function, in XLA.
+"""Times one convolution layer: dense, stock, tf_dwsconv, other runtimes; eager, in a tf.function, in XLA.
 
   python examples/benchmarks/benchmark_layer.py  # the GPU study's layer, batch 1 and 16
   python examples/benchmarks/benchmark_layer.py --suite=mobilenet --variants=separable,ours,native
+  python examples/benchmarks/benchmark_layer.py --suite=all  # docs/performance.md: 25 layers, in every runtime there is
+  python examples/benchmarks/benchmark_layer.py --suite=training --train --variants=separable,ours,torch
   python examples/benchmarks/benchmark_layer.py --shape=8,56,56,128 --filters=128 --dtype=bfloat16
   python examples/benchmarks/benchmark_layer.py --shape=8,28,28,256 --filters=256 --train  # forward and backward
   python examples/benchmarks/benchmark_layer.py --cases=slow --threads=2  # stock beside ours where ours was slow
@@ -30,7 +32,7 @@ from absl import app, flags, logging
 from common import options
 from common.layer_table import SUITES
 from common.timing import Timing, time_in_turn
-from measuring import cases, layers, machine, plots, results, sources
+from measuring import cases, layer_runtimes, layers, machine, plots, results, sources
 
 from tf_dwsconv.analysis import Machine, Problem, roofline_seconds
 
@@ -241,7 +243,7 @@ def main(argv: list[str]) -> None:
     asked = problems()
     modes, absent = _MODES.value, layers.missing(_VARIANTS.value)
     variants = [name for name in _VARIANTS.value if name not in absent]
-    if not [name for name in variants if not (_TRAIN.value and name == "native")]:
+    if not [name for name in variants if not (_TRAIN.value and name in ("native", *layer_runtimes.RUNTIMES))]:
         raise app.UsageError(f"--variants={','.join(_VARIANTS.value)} leaves nothing to time here")
     if _PLOT.value:
         plots.require()
@@ -254,7 +256,7 @@ def main(argv: list[str]) -> None:
     run.describe(seed=_SEED.value, repeat=_REPEAT.value, seconds=_SECONDS.value, limit=how, freed_memory=freed)
     run.note(f"limit: {how}")
     for name in absent:
-        run.note(f"{name}: not installed ({layers.NEEDS[name]})")
+        run.note(f"{name}: not installed ({', '.join(layers.NEEDS[name])})")
     if "xla" in modes and "ours" in variants:
         run.note("ours in XLA is stock ops: our op cannot be called from there")
     found = []

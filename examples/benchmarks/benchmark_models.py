@@ -88,7 +88,8 @@ def measure(
         except Exception as error:  # of whichever runtime
             results.progress("")
             failed.add(name)
-            run.note(f"{name} cannot take it: {type(error).__name__}: {' '.join(str(error).split())[:240]}")
+            said = " ".join(str(error).split())[:240]
+            run.note(f"{name}: the runtime, or the converter in front of it, failed: {type(error).__name__}: {said}")
             continue
         expected = found if expected is None else expected
         apart[name] = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))

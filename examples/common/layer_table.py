@@ -63,6 +63,13 @@ LAYERS |= {
 }
 # Layers that are looked at together. The report does not name its layer's output channels.
 SUITES = {
+    "all": tuple(LAYERS.values()),
+    "training": tuple(
+        layer
+        for name, layer in LAYERS.items()
+        if name.startswith(("efficientnet", "convnext_14"))
+        or (name.startswith("mobilenetv1") and layer.N == 8 and (layer.strides == 1 or layer.H == 112))
+    ),
     "study": (LAYERS["study_224x128-128_n1"], LAYERS["study_224x128-128_n1"]._replace(N=16)),
     "mobilenet": tuple(layer for name, layer in LAYERS.items() if name.startswith("mobilenetv1_") and layer.N == 1),
     "report": (Layer(128, 512, 512, 3, 3), LAYERS["report_512x3-64_n8"]._replace(N=16)),

@@ -161,25 +161,32 @@ def test_command_line_options():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--shape=1,2,3"], "--shape must be 5 numbers"),
-        (["--shape=1,a,3,4,5"], "--shape must hold integers"),
+        (["--shape=1,2,3"], "--shape: must be 5 numbers"),
+        (["--shape=1,a,3,4,5"], "--shape: must hold integers"),
         (["--shape=1,8,8,0,4"], "C must be at least 1"),
-        (["--kernel=3,3,3"], "--kernel must be one number or rows,columns"),
+        (["--kernel=3,3,3"], "--kernel: must be one number or rows,columns"),
         (["--shape=1,2,2,3,4", "--padding=VALID"], "window spans 3 of the height"),
-        (["--padding=half"], "padding must be one of"),
-        (["--dtype=int4"], "dtype must be one of"),
-        (["--fast_bytes=0"], "fast_bytes must be at least 1"),
-        (["--peak_gflops=1"], "--peak_gflops and --dram_gbs must be given together"),
+        (["--padding=half"], "--padding: invalid choice: 'half'"),
+        (["--dtype=int4"], "--dtype: invalid choice: 'int4'"),
+        (["--fast_bytes=0"], "--fast-bytes: must be a whole number of at least 1"),
+        (["--peak_gflops=1"], "--peak-gflops and --dram-gbs must be given together"),
         (["--plot=x.png"], "--plot needs"),
-        (["--plot=x.wrong", "--peak_gflops=1", "--dram_gbs=1"], "path must end in one of"),
-        (["--model=no_such_model"], "--model must be a file or a name in keras.applications"),
+        (["--plot=README.md", "--peak_gflops=1", "--dram_gbs=1"], "'README.md' exists; --overwrite"),
+        (["--model=no_such_model"], "the model must be a file or a name in keras.applications"),
     ],
 )
 def test_command_line_errors(arguments, message):
     if any("--model" in a for a in arguments):
         pytest.importorskip("keras")
     result = run(*arguments)
-    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+    errors = result.stderr.splitlines()
+    assert result.returncode == 2 and message in errors[-1] and errors[-1].startswith("error: "), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_command_line_failure():
+    result = run("--shape=1,8,8,4,4", "--plot=x.wrong", "--peak_gflops=1", "--dram_gbs=1")
+    assert result.returncode == 1 and result.stderr.startswith("error: path must end in one of"), result.stderr
 
 
 # Malformed input.

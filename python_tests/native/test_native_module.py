@@ -101,8 +101,7 @@ assert "tensorflow" not in sys.modules
     )
 
 
-def test_without_openmp_only_the_ladder_and_the_simulation_are_missing():
-    """As in a slim image, where libgomp.so.1 is not there to load _lab with."""
+def test_without_the_lab_only_the_ladder_and_the_simulation_are_missing():
     check_python(
         """
 import sys
@@ -120,10 +119,34 @@ for call in (
     try:
         call()
     except ImportError as error:
-        assert "_lab" in str(error) and "libgomp1" in str(error), error
+        assert "_lab" in str(error) and "make build" in str(error), error
     else:
         raise AssertionError("no error")
 """
+    )
+
+
+def test_without_openmp_only_its_step_of_the_ladder_is_missing(tmp_path):
+    """As in a slim image, where there is no libgomp.so.1."""
+    (tmp_path / "libgomp.so.1").write_bytes(b"no library")
+    check_python(
+        """
+import numpy
+from tf_dwsconv import native
+x, d, p = numpy.ones((1, 4, 4, 2), "f"), numpy.ones((3, 3, 2, 1), "f"), numpy.ones((1, 1, 2, 5), "f")
+for variant in native.LADDER:
+    if variant != "openmp":
+        assert native.depthwise_sep_conv2d(x, d, p, variant=variant)[0, 1, 1, 0] == 18
+assert native.traffic(x.shape, d.shape, p.shape)["memory"]
+for call, first in ((native.depthwise_sep_conv2d, (x,)), (native.Layer, ())):
+    try:
+        call(*first, d, p, variant="openmp")
+    except ImportError as error:
+        assert "libgomp.so.1" in str(error) and "libgomp1" in str(error), error
+    else:
+        raise AssertionError("no error")
+""",
+        LD_LIBRARY_PATH=str(tmp_path),
     )
 
 

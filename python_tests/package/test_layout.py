@@ -123,6 +123,7 @@ ROOMS = {
 }
 CORE = {
     "_arguments",
+    "_command",
     "_keras_graph",
     "_program",
     "_program_shapes",
@@ -234,8 +235,6 @@ def test_libraries_stand_alone(name):
     library = ROOT / "tf_dwsconv" / name
     assert dynamic(library, "RUNPATH") + dynamic(library, "RPATH") == []
     runtime = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6"}
-    if name == "_lab.so":
-        runtime.add("libgomp.so.1")  # which no slim image has: so nothing that users need is in there
     loader = {n for n in dynamic(library, "NEEDED") if n.startswith("ld-linux")}
     tensorflow = {"libtensorflow_framework.so.2"} if name == "_dwsconv_ops.so" else set()
     needed = set(dynamic(library, "NEEDED")) - loader

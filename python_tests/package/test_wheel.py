@@ -4,6 +4,7 @@ The environment takes TensorFlow from the one that runs the tests, through a .pt
 packages come after the environment's own, so tf_dwsconv is the wheel's; every program below asserts that.
 """
 
+import email
 import importlib.util
 import json
 import os
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+import tf_dwsconv
+
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("analysis", "convert", "tune")
 SITE = Path(sysconfig.get_paths()["platlib"])
 
 # A layer against the stock layer with the same weights, in eager mode, in a function and through save and load.
@@ -118,23 +122,65 @@ def run_layer(site: Path, cwd: Path) -> dict:
 
 def test_contents(wheel):
     """A wheel of this platform that holds the package, both libraries, the record of the build and the licence."""
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    assert wheel.name.endswith(f"-{tag}-{tag}-{platform}.whl")
+    assert wheel.name.endswith(f"-{tag}-{tag}-manylinux_2_34_x86_64.whl")
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())
         info = json.loads(packed.read("tf_dwsconv/_build_info.json"))
     modules = {f"tf_dwsconv/{p.relative_to(ROOT / 'tf_dwsconv')}" for p in (ROOT / "tf_dwsconv").rglob("*.py")}
     shipped = {name for name in names if ".dist-info/" not in name}
-    assert shipped == modules | {
-        f"tf_dwsconv/{n}" for n in ("_dwsconv_ops.so", "_native.so", "_lab.so", "_build_info.json")
-    }
+    others = ("_dwsconv_ops.so", "_native.so", "_lab.so", "_build_info.json", "_native.pyi", "py.typed")
+    assert shipped == modules | {f"tf_dwsconv/{name}" for name in others}
     assert any(name.endswith("LICENSE") for name in names)
     assert set(info) == {"tensorflow", "compiler", "cuda", "isas", "abi"}
     assert info["tensorflow"].count(".") == 2
     assert info["cuda"] is False
     assert info["isas"][0] == "generic"
     assert "GCC" in info["compiler"] or "clang" in info["compiler"]
+
+
+def test_it_asks_for_what_debian_12_and_rhel_9_have(wheel, tmp_path):
+    """Of the C and C++ libraries, by auditwheel; no OpenMP runtime, which no slim image has."""
+    found = json.loads(run(sys.executable, "-m", "auditwheel", "show", "--json", wheel).stdout)
+    assert set(found["external_libs"]) == {"libtensorflow_framework.so.2"}
+    assert not found["unsupported_isa"]
+
+    def newest(library: str, prefix: str) -> tuple:
+        versions = [v.removeprefix(prefix) for v in found["versioned_symbols"][library] if v.startswith(prefix)]
+        return max(tuple(map(int, version.split("."))) for version in versions)
+
+    assert newest("libc.so.6", "GLIBC_") <= (2, 34)
+    assert newest("libstdc++.so.6", "GLIBCXX_") <= (3, 4, 29)
+
+
+def test_it_names_its_tensorflow(wheel):
+    """In its version, and in what it requires."""
+    with zipfile.ZipFile(wheel) as packed:
+        built_for = json.loads(packed.read("tf_dwsconv/_build_info.json"))["tensorflow"]
+        (name,) = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(packed.read(name))
+    minor = built_for.rpartition(".")[0]
+    assert metadata["Version"] == f"{tf_dwsconv.__version__}+tf{minor}"
+    requirement = f"tensorflow~={minor}.0"
+    assert requirement in metadata.get_all("Requires-Dist")
+    assert f'{requirement}; extra == "tensorflow"' in metadata.get_all("Requires-Dist")
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+
+
+def test_commands_are_installed(with_tensorflow, tmp_path):
+    """Each answers `--help`, and wrong use by one line."""
+    folder = with_tensorflow.parents[2] / "bin"
+    commands = sorted(path.name for path in folder.glob("tf-dwsconv-*"))
+    assert commands == sorted(f"tf-dwsconv-{name}" for name in COMMANDS)
+    for name in commands:
+        assert f"usage: {name} " in run(folder / name, "--help", cwd=tmp_path).stdout
+        wrong = subprocess.run([folder / name, "--nonsense"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert wrong.returncode == 2 and wrong.stderr.splitlines()[-1].startswith("error: "), wrong.stderr
+
+
+def test_the_check_passes_elsewhere(with_tensorflow, tmp_path):
+    out = run(with_tensorflow.parents[2] / "bin" / "python", "-m", "tf_dwsconv", cwd=tmp_path).stdout
+    assert f"in {with_tensorflow / 'tf_dwsconv'}" in out and "All is well" in out
 
 
 def test_layer_runs_elsewhere(with_tensorflow, tmp_path):
@@ -160,6 +206,8 @@ def test_another_tensorflow_gets_stock_ops_and_one_warning(wheel, tmp_path):
     assert info["tensorflow"] in out["warnings"][0]
     assert installed in out["warnings"][0]
     assert "stock" in out["warnings"][0]
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert f"+tf{major}.{installed.split('.')[1]}-{python}" in out["warnings"][0]  # the wheel that fits
     assert out["info"]["op_library"] is None
     assert out["difference"] < 1e-5
 

@@ -110,7 +110,7 @@ def test_command_line(cache):
 def test_command_line_tunes_a_model(cache, tmp_path):
     """The layers of a saved model, by name."""
     check_python(MODEL, str(tmp_path / "m.keras"))
-    done = command_line(f"--model={tmp_path / 'm.keras'}", "--batch=2", "--seconds=0.02", "--dry_run")
+    done = command_line(str(tmp_path / "m.keras"), "--batch=2", "--seconds=0.02", "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "[1/2] one 2x12x12x4 -> 8, 3x3 float32" in done.stdout
     assert "2x12x12x8 -> 8, 3x3 float32" in done.stdout and "would be kept (dry run)" in done.stdout
@@ -120,14 +120,19 @@ def test_command_line_tunes_a_model(cache, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--shape=1,2,3"], "--shape must be 5 to 7 numbers"),
-        (["--shape=1,2,3,4,x"], "--shape must be 5 to 7 numbers"),
-        (["--application=NoSuchNet"], "--application must be a name in keras.applications"),
-        (["--application=MobileNet", "--model=m.keras"], "cannot be given together"),
-        ([], "nothing to tune"),
+        (["--shape=1,2,3"], "--shape: must be 5 to 7 numbers"),
+        (["--shape=1,2,3,4,x"], "--shape: must be 5 to 7 numbers"),
+        (["NoSuchNet"], "the model must be a file or a name in keras.applications"),
+        (["MobileNet", "--model=m.keras"], "the model was given twice"),
+        (["--dtype=int8"], "invalid choice: 'int8'"),
+        (["--threads=-1"], "must be a whole number of at least 0, got '-1'"),
+        (["--show", "--clear"], "not allowed with"),
+        ([], "a model or --shape must be given"),
     ],
 )
 def test_command_line_errors(arguments, message):
-    """A line on stderr, and the exit status 1."""
+    """Wrong use: a line on stderr, and the exit status 2."""
     done = command_line(*arguments)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    errors = done.stderr.splitlines()
+    assert done.returncode == 2 and message in errors[-1] and errors[-1].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -114,10 +115,7 @@ def _load() -> _State:
         if built_for is None:
             return _State(reason=f"{BUILD_INFO} does not say which TensorFlow the op library was built for.")
         if _minor(built_for) != _minor(tf.version.VERSION):
-            return _State(
-                reason=f"its op library was built for TensorFlow {built_for}, and {tf.version.VERSION} is installed; "
-                "install the tf_dwsconv built for that, or build it anew."
-            )
+            return _State(reason=_mismatch(built_for, tf.version.VERSION))
     try:
         module = tf.load_op_library(path)
         return _State(module, path)
@@ -135,6 +133,17 @@ def read_build_info() -> dict[str, Any]:
 
 def _minor(version: str) -> list[str]:
     return version.split(".")[:2]
+
+
+def _mismatch(built_for: str, installed: str) -> str:
+    """What is wrong where the op library is for another TensorFlow, and which wheel or TensorFlow would fit."""
+    ours, theirs = ".".join(_minor(built_for)), ".".join(_minor(installed))
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    return (
+        f"its op library was built for TensorFlow {built_for}, and {installed} is installed. Install the wheel of "
+        f"tf_dwsconv whose name has +tf{theirs}-{python}, or build one (DWSCONV_TENSORFLOW={theirs} pip install .), or "
+        f"install TensorFlow {ours} (pip install 'tensorflow~={ours}.0')."
+    )
 
 
 def _mapped_libraries() -> list[str]:

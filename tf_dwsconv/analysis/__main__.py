@@ -1,93 +1,109 @@
 """Prints what depthwise-separable layers cost, must move, and how to tile them.
 
 python -m tf_dwsconv.analysis --shape 1,56,56,128,128 --shape 8,28,28,256,256
-python -m tf_dwsconv.analysis --model MobileNet --peak_gflops 520 --dram_gbs 57 --plot roofline.png
+python -m tf_dwsconv.analysis MobileNet --peak-gflops 520 --dram-gbs 57 --plot roofline.png
 """
 
-import os
+from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from tf_dwsconv._command import Parser, number, run
 from tf_dwsconv.analysis import dense, fused, layers, plot, report
-from tf_dwsconv.analysis._command import application, main_of
-from tf_dwsconv.analysis._optional import require
+from tf_dwsconv.analysis._command import add_model, model_of
 from tf_dwsconv.analysis.costs import Machine, layer_cost, study_table
-from tf_dwsconv.analysis.problem import Problem, itemsize
+from tf_dwsconv.analysis.problem import DTYPES, Problem, itemsize
 
-app = require("absl.app", "the command line of tf_dwsconv.analysis")
-flags = require("absl.flags", "the command line of tf_dwsconv.analysis")
-
-_SHAPE = flags.DEFINE_multi_string(
-    "shape",
-    [],
-    "A layer as N,H,W,C,K (repeatable). The GPU study's layer, "
-    "1,224,224,128,128, where neither --shape nor --model is given.",
-)
-_KERNEL = flags.DEFINE_list("kernel", ["3"], "Filter size of --shape: one number, or rows,columns.")
-_STRIDE = flags.DEFINE_list("stride", ["1"], "Stride of --shape: one number, or rows,columns.")
-_DILATION = flags.DEFINE_list("dilation", ["1"], "Dilation of --shape: one number, or rows,columns.")
-_PADDING = flags.DEFINE_string("padding", "SAME", "Padding of --shape: SAME or VALID.")
-_MULTIPLIER = flags.DEFINE_integer("depth_multiplier", 1, "Depth multiplier of --shape.")
-_MODEL = flags.DEFINE_string("model", None, "A .keras file, or the name of a model in keras.applications.")
-_BATCH = flags.DEFINE_integer("batch_size", 1, "N of --model.")
-_DTYPE = flags.DEFINE_string("dtype", "float32", "float32, bfloat16, float16, float64 or int8.")
-_FAST = flags.DEFINE_integer("fast_bytes", 1 << 20, "Fast memory to tile for, in bytes: a core's L2 cache, say.")
-_GFLOPS = flags.DEFINE_float("peak_gflops", None, "The machine's peak, 10^9 floating-point operations a second.")
-_GBS = flags.DEFINE_float("dram_gbs", None, "The machine's memory bandwidth, 10^9 bytes a second.")
-_PLOT = flags.DEFINE_string("plot", None, "Save a roofline plot here (.png); needs --peak_gflops and --dram_gbs.")
+_STUDY = "1,224,224,128,128"
 
 
-def _integers(flag, words):
+def _integers(text: str) -> list[int]:
     try:
-        return [int(word) for word in words]
+        return [int(word) for word in text.replace("x", ",").split(",")]
     except ValueError:
-        raise ValueError(f"--{flag} must hold integers, got {','.join(words)!r}") from None
+        raise argparse.ArgumentTypeError(f"must hold integers, got {text!r}") from None
 
 
-def _pair(flag, words):
-    numbers = _integers(flag, words)
+def _sizes(text: str) -> list[int]:
+    numbers = _integers(text)
+    if len(numbers) != 5:
+        raise argparse.ArgumentTypeError(f"must be 5 numbers N,H,W,C,K, got {text!r}")
+    return numbers
+
+
+def _pair(text: str) -> tuple[int, int]:
+    numbers = _integers(text)
     if len(numbers) not in (1, 2):
-        raise ValueError(f"--{flag} must be one number or rows,columns, got {','.join(words)!r}")
+        raise argparse.ArgumentTypeError(f"must be one number or rows,columns, got {text!r}")
     return numbers[0], numbers[-1]
 
 
-def _problems():
-    shapes = _SHAPE.value or ([] if _MODEL.value else ["1,224,224,128,128"])
-    r, s = _pair("kernel", _KERNEL.value)
+def _parser() -> Parser:
+    what = "Prints what depthwise-separable layers cost, must move, and how to tile them."
+    parser = Parser("analysis", description=what)
+    add_model(parser)
+    of_study = f"The GPU study's, {_STUDY}, where neither a shape nor a model is given"
+    parser.add_argument("--shape", action="append", type=_sizes, help=f"a layer as N,H,W,C,K; repeatable. {of_study}")
+    for name, default in (("kernel", (3, 3)), ("stride", (1, 1)), ("dilation", (1, 1))):
+        text = f"{name} of --shape: one number, or rows,columns"
+        parser.add_argument(f"--{name}", type=_pair, default=default, help=text)
+    parser.add_argument("--padding", default="SAME", choices=("SAME", "VALID"), help="padding of --shape")
+    parser.add_argument("--depth-multiplier", type=number(int, 1), default=1, help="depth multiplier of --shape")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of all arrays; default: %(default)s")
+    text = "fast memory to tile for, a core's L2 cache, say; default: 1 MiB"
+    parser.add_argument("--fast-bytes", type=number(int, 1), default=1 << 20, help=text)
+    text = "10^9 floating-point operations a second, at the most"
+    parser.add_argument("--peak-gflops", type=number(float, 1e-9), help=text)
+    parser.add_argument("--dram-gbs", type=number(float, 1e-9), help="10^9 bytes a second from and to memory")
+    text = "write a roofline plot there (.png); needs --peak-gflops and --dram-gbs"
+    parser.add_argument("--plot", metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="write over what is at --plot")
+    return parser
+
+
+def _problems(parser: Parser, given: Any) -> list[Problem]:
+    shapes = given.shape or ([] if given.model or given.model_flag else [_sizes(_STUDY)])
     options = {
-        "M": _MULTIPLIER.value,
-        "stride": _pair("stride", _STRIDE.value),
-        "dilation": _pair("dilation", _DILATION.value),
-        "padding": _PADDING.value,
+        "M": given.depth_multiplier,
+        "stride": given.stride,
+        "dilation": given.dilation,
+        "padding": given.padding,
     }
-    problems = []
-    for shape in shapes:
-        numbers = _integers("shape", shape.replace("x", ",").split(","))
-        if len(numbers) != 5:
-            raise ValueError(f"--shape must be 5 numbers N,H,W,C,K, got {shape!r}")
-        problems.append(Problem(*numbers, R=r, S=s, **options))
-    return problems
+    r, s = given.kernel
+    try:
+        return [Problem(*shape, R=r, S=s, **options) for shape in shapes]
+    except ValueError as error:
+        return parser.error(str(error))
 
 
-def _load_model():
-    name = _MODEL.value
-    if os.path.exists(name):
-        return require("keras", "--model").saving.load_model(name)
-    model = application(name)
-    if model is None:
-        raise ValueError(f"--model must be a file or a name in keras.applications (MobileNet, say), got {name!r}")
-    return model
+def _machine(parser: Parser, given: Any) -> Optional[Machine]:
+    rates = (given.peak_gflops, given.dram_gbs)
+    if rates == (None, None):
+        if given.plot:
+            parser.error("--plot needs --peak-gflops and --dram-gbs")
+        return None
+    if None in rates:
+        parser.error("--peak-gflops and --dram-gbs must be given together")
+    if given.plot and Path(given.plot).exists() and not given.overwrite:
+        parser.error(f"{given.plot!r} exists; --overwrite writes over it")
+    return Machine(given.peak_gflops * 1e9, given.dram_gbs * 1e9)
 
 
-def _tile(tile):
+def _tile(tile: Any) -> str:
     return " ".join(f"{loop}={round(b)}" for loop, b in tile.items())
 
 
-def _print_layer(problem):
-    memory = max(2, _FAST.value // itemsize(_DTYPE.value))
-    print(f"\n== {problem}, {_DTYPE.value}, {memory} elements of fast memory")
+def _print_layer(problem: Problem, dtype: str, fast_bytes: int) -> None:
+    memory = max(2, fast_bytes // itemsize(dtype))
+    print(f"\n== {problem}, {dtype}, {memory} elements of fast memory")
     costs = {
-        "dense": layer_cost(problem, "dense", _DTYPE.value),
-        "DWS fused": layer_cost(problem, dtype=_DTYPE.value),
-        "DWS unfused": layer_cost(problem, dtype=_DTYPE.value, fused=False),
+        "dense": layer_cost(problem, "dense", dtype),
+        "DWS fused": layer_cost(problem, dtype=dtype),
+        "DWS unfused": layer_cost(problem, dtype=dtype, fused=False),
     }
     rows = [
         (name, str(c.parameters), f"{c.flops / 1e6:.1f}", f"{c.accesses_bytes / 1e6:.2f}", f"{c.intensity:.1f}")
@@ -119,31 +135,31 @@ def _print_layer(problem):
     print(f"Fused DWS layer: at least {fused.dws_lower_bound(problem, memory):.4g} elements")
 
 
-@main_of("tf_dwsconv.analysis")
-def main():
-    """Runs the command line."""
-    machine = None
-    if _GFLOPS.value is not None or _GBS.value is not None:
-        if None in (_GFLOPS.value, _GBS.value):
-            raise ValueError("--peak_gflops and --dram_gbs must be given together")
-        machine = Machine(_GFLOPS.value * 1e9, _GBS.value * 1e9)
-    if _PLOT.value and machine is None:
-        raise ValueError("--plot needs --peak_gflops and --dram_gbs")
-    options = {"fast_bytes": _FAST.value, "machine": machine, "dtype": _DTYPE.value}
-    problems = _problems()
-    if problems:
-        layers = [report.report_layer(problem, f"layer {i}", **options) for i, problem in enumerate(problems, 1)]
-        print(report.report_table(layers))
-        for problem in problems:
-            _print_layer(problem)
-    if _MODEL.value:
-        summary = report.summary(_load_model(), batch_size=_BATCH.value, **options)
-        print(summary)
-        problems += [layer.problem for layer in summary.layers if layer.kind == "dws"]
-    if _PLOT.value:
-        plot.plot_roofline(problems, machine, _PLOT.value, _DTYPE.value)
-        print(f"Saved {_PLOT.value}")
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    problems, machine = _problems(parser, given), _machine(parser, given)
+    options = {"fast_bytes": given.fast_bytes, "machine": machine, "dtype": given.dtype}
+
+    def command(given: Any) -> None:
+        if problems:
+            rows = [report.report_layer(problem, f"layer {i}", **options) for i, problem in enumerate(problems, 1)]
+            print(report.report_table(rows))
+            for problem in problems:
+                _print_layer(problem, given.dtype, given.fast_bytes)
+        model = model_of(parser, given)
+        drawn = list(problems)
+        if model is not None:
+            summary = report.summary(model, batch_size=given.batch_size, **options)
+            print(summary)
+            drawn += [layer.problem for layer in summary.layers if layer.kind == "dws"]
+        if given.plot:
+            plot.plot_roofline(drawn, machine, given.plot, given.dtype)
+            print(f"{given.plot}: a roofline with {len(drawn)} layers")
+
+    return run(command, given)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

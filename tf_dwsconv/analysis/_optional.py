@@ -1,9 +1,12 @@
 """Packages that only some of the analysis needs, imported on first use."""
 
+from __future__ import annotations
+
 import importlib
+from typing import Any
 
 
-def require(module, needed_for):
+def require(module: str, needed_for: str) -> Any:
     """Imports `module`, or says which extra brings it.
 
     Args:

@@ -5,8 +5,10 @@ machines do. The GPU study whose tables `study_table` reproduces counts it as on
 megabytes as 10^6, and divides operations by elements (not bytes) to get its arithmetic intensity.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 from tf_dwsconv.analysis.problem import Problem, check_problem, choice, integer, itemsize, positive
 
@@ -32,26 +34,26 @@ class Cost:
     itemsize: int
 
     @property
-    def flops(self):
+    def flops(self) -> int:
         """Floating-point operations, two for each multiply-add."""
         return 2 * self.macs
 
     @property
-    def accesses(self):
+    def accesses(self) -> int:
         """Elements moved if every array is moved once: parameters + activations + intermediate."""
         return self.parameters + self.activations + self.intermediate
 
     @property
-    def accesses_bytes(self):
+    def accesses_bytes(self) -> float:
         """The same in bytes."""
         return self.accesses * self.itemsize
 
     @property
-    def intensity(self):
+    def intensity(self) -> float:
         """Floating-point operations for each byte moved."""
         return self.flops / self.accesses_bytes
 
-    def __add__(self, other):
+    def __add__(self, other: Cost) -> Cost:
         if not isinstance(other, Cost):
             return NotImplemented
         if self.itemsize != other.itemsize:
@@ -60,7 +62,7 @@ class Cost:
         return Cost(*sums, self.itemsize)
 
 
-def layer_cost(problem: Problem, kind="dws", dtype="float32", fused=True):
+def layer_cost(problem: Problem, kind: str = "dws", dtype: Any = "float32", fused: bool = True) -> Cost:
     """Counts of a layer, every array moved once (complete reuse: the naive model of the GPU study).
 
     For kind="dws" and stride 1 the elements moved are `R*S*C + C*K + (C + K)*H*W` for each image, the filters once;
@@ -104,7 +106,7 @@ def layer_cost(problem: Problem, kind="dws", dtype="float32", fused=True):
     return Cost(depthwise + pointwise, n["D"] + n["P"], n["X"] + n["Y"], 0 if fused else 2 * n["Z"], size)
 
 
-def compulsory_bytes(problem: Problem, dtype="float32"):
+def compulsory_bytes(problem: Problem, dtype: Any = "float32") -> int:
     """Bytes that an ideal fused layer moves: input and filters read once, output written once.
 
     >>> compulsory_bytes(Problem(N=1, H=224, W=224, C=128, K=128))
@@ -124,7 +126,7 @@ class StudyRow:
     intensity: float
 
 
-def study_table(problem: Problem):
+def study_table(problem: Problem) -> dict[str, StudyRow]:
     """The GPU study's tables for a layer: `{"dense": StudyRow, "dws": StudyRow}`.
 
     FLOPs count a multiply-add once, megabytes are 10^6 bytes of float16, and the intensity is FLOPs for each element.
@@ -163,7 +165,7 @@ class Machine:
     cache_bytes: int = 0
     name: str = "machine"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("peak_flops", "dram_bytes_per_s"):
             object.__setattr__(self, field, positive(field, getattr(self, field)))
         if self.cache_bytes_per_s is not None:
@@ -171,18 +173,18 @@ class Machine:
         object.__setattr__(self, "cache_bytes", integer("cache_bytes", self.cache_bytes, 0))
 
     @property
-    def ridge(self):
+    def ridge(self) -> float:
         """Operations a byte from which on arithmetic, not the memory, is the limit."""
         return self.peak_flops / self.dram_bytes_per_s
 
-    def bandwidth(self, moved_bytes):
+    def bandwidth(self, moved_bytes: float) -> float:
         """Bytes a second for a layer that moves `moved_bytes`."""
         if self.cache_bytes_per_s is not None and moved_bytes <= self.cache_bytes:
             return self.cache_bytes_per_s
         return self.dram_bytes_per_s
 
 
-def roofline_seconds(cost: Cost, machine: Machine):
+def roofline_seconds(cost: Cost, machine: Machine) -> float:
     """The least time of a layer on a machine: arithmetic at peak or words at bandwidth, whichever takes longer.
 
     Args:

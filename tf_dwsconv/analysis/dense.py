@@ -5,9 +5,11 @@ PASC 2022, arXiv:2204.08279. A layer makes G = N C K Wo Ho wf hf updates to the 
 filter F; an element of each takes p_I, p_F, p_O words. docs/analysis.md derives every term.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tf_dwsconv.analysis import nests
 from tf_dwsconv.analysis.problem import Problem, check_problem, choice, integer, itemsize, positive
@@ -29,7 +31,7 @@ class ConvBound:
     small_filter: float
 
     @property
-    def words(self):
+    def words(self) -> float:
         """The largest of the three."""
         return max(self.once, self.large_filter, self.small_filter)
 
@@ -44,7 +46,7 @@ def _precisions(value):
     return tuple(positive(f"precisions[{i}]", p) for i, p in enumerate(value))
 
 
-def precision_constant(precisions):
+def precision_constant(precisions: Sequence[float]) -> float:
     """C_p of the second term: p_T^2 / 4 with p_T the sum, or p_j (p_k + p_l) if p_j exceeds the sum of the others.
 
     >>> precision_constant((1, 1, 1)), precision_constant((1, 1, 4))
@@ -54,7 +56,9 @@ def precision_constant(precisions):
     return p[2] * (p[0] + p[1]) if p[2] > p[0] + p[1] else sum(p) ** 2 / 4
 
 
-def conv_lower_bound(problem: Problem, memory, precisions=(1, 1, 1), as_printed=False):
+def conv_lower_bound(
+    problem: Problem, memory: int, precisions: Sequence[float] = (1, 1, 1), as_printed: bool = False
+) -> ConvBound:
     """The lower bound of Chen et al. for the dense convolution of C to K channels (M is ignored).
 
     Args:
@@ -121,7 +125,7 @@ class ConvBlocking:
     traffic: float
 
 
-def lifted_nest(problem: Problem, precisions=(1, 1, 1), kind="dense"):
+def lifted_nest(problem: Problem, precisions: Sequence[float] = (1, 1, 1), kind: str = "dense") -> nests.LoopNest:
     """The nest over which Chen et al. block: the filter's loops split at the stride, tap = stride * q + r.
 
     Then I is indexed by Wo + q and r, so a block of I has (b_Wo + b_q - 1) b_r columns: windows share elements.
@@ -149,7 +153,9 @@ def lifted_nest(problem: Problem, precisions=(1, 1, 1), kind="dense"):
     return nests.LoopNest({"N": problem.N, **channels, "Wo": problem.Wo, "Ho": problem.Ho, **taps}, arrays)
 
 
-def conv_blocking(problem: Problem, memory, precisions=(1, 1, 1), kind="dense"):
+def conv_blocking(
+    problem: Problem, memory: int, precisions: Sequence[float] = (1, 1, 1), kind: str = "dense"
+) -> ConvBlocking:
     """The blocking of Chen et al. (equation 6): a linear program in the logarithms of the lifted loops' blocks.
 
     Every array's block has at most M / p_T elements, p_T = p_I + p_F + p_O, so that all three fit together. The input
@@ -188,7 +194,7 @@ def conv_blocking(problem: Problem, memory, precisions=(1, 1, 1), kind="dense"):
     return ConvBlocking(real, blocks, nest.tile_words(blocks), nest.traffic(blocks))
 
 
-def words_of(dtypes: tuple[str, ...]):
+def words_of(dtypes: tuple[str, ...]) -> tuple[float, ...]:
     """Precisions of I, F and O in 4-byte words from their dtypes.
 
     >>> words_of(("bfloat16", "bfloat16", "float32"))

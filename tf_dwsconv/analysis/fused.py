@@ -11,10 +11,12 @@ which stays. The tiles of X, Z, D, P and Y must fit together in the fast memory.
 makes room. Where nk > 1 the depthwise part is computed nk times, once for each block of output channels.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,12 +47,12 @@ class FusedTraffic:
     tile: Mapping[str, int]
 
     @property
-    def total(self):
+    def total(self) -> float:
         """Elements moved."""
         return self.x + self.d + self.p + self.y
 
     @property
-    def tile_total(self):
+    def tile_total(self) -> float:
         """Elements of fast memory needed."""
         return sum(self.tile.values())
 
@@ -66,7 +68,7 @@ class FusedTiling:
     traffic: FusedTraffic
 
 
-def dws_lower_bound(problem: Problem, memory):
+def dws_lower_bound(problem: Problem, memory: int) -> float:
     """Elements that any fused order of a DWS layer moves with `memory` elements of fast memory.
 
     The larger of two. Once: the input elements some window reads, the filter taps some window uses, P and Y. And the
@@ -103,7 +105,9 @@ def dws_lower_bound(problem: Problem, memory):
     return max(float(once), 2 * products / math.sqrt(problem.M * memory) - 2 * memory)
 
 
-def fused_traffic(problem: Problem, bp, bk, memory=None, *, bc=None, order="none"):
+def fused_traffic(
+    problem: Problem, bp: int, bk: int, memory: int | None = None, *, bc: int | None = None, order: str = "none"
+) -> FusedTraffic:
     """What one tiling of a fused layer moves.
 
     Args:
@@ -172,7 +176,9 @@ def _fetches(order, np_, nk, whole):
     return nk, np_
 
 
-def fused_tiling(problem: Problem, memory, *, order="none", quanta=(1, 1, 1)):
+def fused_tiling(
+    problem: Problem, memory: int, *, order: str = "none", quanta: Sequence[int] = (1, 1, 1)
+) -> FusedTiling:
     """The tiling that moves least, by search over all integers.
 
     Every block of pixels is tried (in images of more than 2^18 output pixels whole rows and halved rows only), the

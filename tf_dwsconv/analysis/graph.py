@@ -1,6 +1,9 @@
 """Finds the depthwise-separable layers in the graph of a Keras model. Keras is imported where a model is read."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 from tf_dwsconv.analysis.problem import Problem
 
@@ -26,8 +29,8 @@ class Call:
     E: int = 0
 
 
-def dws_calls(model, batch_size, prefix=""):
-    """The `Call`s of a built Functional or Sequential model, inner models included, in the order of its graph."""
+def dws_calls(model: Any, batch_size: int, prefix: str = "") -> list[Call]:
+    """The calls in a built Functional or Sequential model, inner models included, in the order of its graph."""
     import keras
 
     from tf_dwsconv import _keras_graph

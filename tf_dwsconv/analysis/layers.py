@@ -1,10 +1,12 @@
 """The loop nests of a depthwise-separable layer, for the linear programs of `nests`."""
 
+from __future__ import annotations
+
 from tf_dwsconv.analysis.nests import Array, LoopNest, Window
 from tf_dwsconv.analysis.problem import Problem, check_problem
 
 
-def pointwise_nest(problem: Problem):
+def pointwise_nest(problem: Problem) -> LoopNest:
     """The pointwise half: loops `pixels` (N, Ho and Wo in one), `C` (C*M) and `K`; arrays Z, P, Y.
 
     >>> nest = pointwise_nest(Problem(N=16, H=224, W=224, C=128, K=128, padding="VALID"))
@@ -20,7 +22,7 @@ def pointwise_nest(problem: Problem):
     )
 
 
-def depthwise_nest(problem: Problem, window="shared"):
+def depthwise_nest(problem: Problem, window: str = "shared") -> LoopNest:
     """The depthwise half, the 6-loop nest of the report: loops N, C (C*M), Wo, Ho, S, R; arrays X, D, Z.
 
     Args:
@@ -41,7 +43,7 @@ def depthwise_nest(problem: Problem, window="shared"):
     )
 
 
-def fused_nest(problem: Problem):
+def fused_nest(problem: Problem) -> LoopNest:
     """Both halves in one nest: loops N, C (C*M), Wo, Ho, S, R, K; arrays X, D, Z, P, Y.
 
     Z and X have the same support, so fusion adds no constraint to the pointwise half's linear program; it takes

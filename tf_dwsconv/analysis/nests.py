@@ -12,9 +12,11 @@ words are moved, and no order of the iterations moves fewer, up to a constant fa
 constant: the dual is a Hoelder-Brascamp-Lieb (here Shearer) inequality, |V| <= prod |A_j(V)|^s_j prod L_i^zeta_i.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Optional, Union
 
 import numpy as np
@@ -54,7 +56,7 @@ class Array:
     words: float = 1.0
 
     @property
-    def support(self):
+    def support(self) -> tuple[str, ...]:
         """The loops that index the array, as the linear program sees them."""
         loops = []
         for axis in self.axes:
@@ -65,7 +67,7 @@ class Array:
         return tuple(loops)
 
     @property
-    def loops(self):
+    def loops(self) -> tuple[str, ...]:
         """Every loop that moves the array's index."""
         return tuple(i for axis in self.axes for i in ((axis.out, axis.tap) if isinstance(axis, Window) else (axis,)))
 
@@ -117,7 +119,7 @@ class LoopNest:
     arrays: tuple[Array, ...]
     prefer: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.bounds, Mapping) or not self.bounds:
             raise TypeError(f"bounds must map loops to trip counts, got {self.bounds!r}")
         object.__setattr__(self, "bounds", {i: integer(f"bounds[{i!r}]", n) for i, n in self.bounds.items()})
@@ -139,16 +141,16 @@ class LoopNest:
         if unknown:
             raise ValueError(f"prefer names {unknown}, not among the loops {list(self.bounds)}")
 
-    def matrix(self):
+    def matrix(self) -> np.ndarray:
         """[arrays, loops] of 0 and 1: which loop is in which array's support."""
         return np.array([[float(i in a.support) for i in self.bounds] for a in self.arrays])
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         """Product of all bounds."""
         return math.prod(self.bounds.values())
 
-    def solve(self, memory, capacities=None):
+    def solve(self, memory: int, capacities: Sequence[float] | None = None) -> Tiling:
         """Solves both linear programs.
 
         Args:
@@ -205,14 +207,14 @@ class LoopNest:
             dual_objective=float(dual.fun),
         )
 
-    def footprint(self, array, tile):
+    def footprint(self, array: Array, tile: Mapping[str, int]) -> int:
         """Elements of an array that one tile of `tile` iterations (by loop) touches, halo included."""
         return math.prod(
             (tile[x.out] - 1) * x.stride + (tile[x.tap] - 1) * x.dilation + 1 if isinstance(x, Window) else tile[x]
             for x in array.axes
         )
 
-    def check_tile(self, tile):
+    def check_tile(self, tile: Mapping[str, int]) -> dict[str, int]:
         """`tile` as a dict with an integer within the bounds for every loop, or an error that says what is wrong."""
         if not isinstance(tile, Mapping) or set(tile) != set(self.bounds):
             raise ValueError(f"tile must give a size for each of the loops {list(self.bounds)}, got {tile!r}")
@@ -222,14 +224,14 @@ class LoopNest:
                 raise ValueError(f"tile[{i!r}] must be at most the loop's bound {n}, got {tile[i]}")
         return tile
 
-    def tile_words(self, tile):
+    def tile_words(self, tile: Mapping[str, int]) -> float:
         """Words of fast memory that the arrays of one tile (a size by loop) take together, halo included."""
         return self._tile_words(self.check_tile(tile))
 
     def _tile_words(self, tile):
         return sum(a.words * self.footprint(a, tile) for a in self.arrays)
 
-    def traffic(self, tile):
+    def traffic(self, tile: Mapping[str, int]) -> float:
         """Words moved when every tile fetches (or stores) all of its arrays anew; short tiles at the edges count so.
 
         Args:
@@ -255,7 +257,9 @@ class LoopNest:
             total += words * math.prod(n for i, n in count.items() if i not in array.loops)
         return total
 
-    def integer_tiling(self, memory, capacity="sum", start: Optional[Mapping[str, float]] = None):
+    def integer_tiling(
+        self, memory: int, capacity: str = "sum", start: Optional[Mapping[str, float]] = None
+    ) -> dict[str, int]:
         """An integer tile that fits: the linear program's, rounded down, then improved.
 
         Args:
@@ -290,7 +294,7 @@ class LoopNest:
             tile[longest] = max(1, tile[longest] * 7 // 8)
         return _improve(self, tile, fits)
 
-    def lower_bound(self, memory):
+    def lower_bound(self, memory: int) -> float:
         """Words that any order of the iterations moves, constants included; for nests without windows.
 
         The larger of two: every array once, and the segment argument. Cut the run into segments of T words moved. One
@@ -320,7 +324,7 @@ class LoopNest:
         return max(once, segment * (self.iterations / math.exp(log_v) - 1))
 
 
-def splits(n, quantum=1):
+def splits(n: int, quantum: int = 1) -> list[int]:
     """The shortest block for every possible number of blocks of `n`, multiples of `quantum` or n itself, descending.
 
     >>> splits(10)

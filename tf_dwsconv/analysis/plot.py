@@ -1,21 +1,31 @@
 """The roofline as a picture."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tf_dwsconv.analysis._optional import require
 from tf_dwsconv.analysis.costs import Machine, layer_cost
-from tf_dwsconv.analysis.problem import check_problem, choice, positive
+from tf_dwsconv.analysis.problem import Problem, check_problem, choice, positive
 
 
-def plot_roofline(problems, machine, path, dtype="float32", measured=None):
+def plot_roofline(
+    problems: Sequence[Problem],
+    machine: Machine,
+    path: Any,
+    dtype: Any = "float32",
+    measured: Any = None,
+) -> None:
     """Saves a roofline plot: for each layer the fused DWS layer, the unfused one, and the dense convolution.
 
     A point is what the roofline allows. Where times are given it is hollow, and the measured one below it is full.
 
     Args:
-        problems: `Problem`s, at least one.
+        problems: of type `Problem`, at least one.
         machine: a `Machine`.
         path: file to write; its ending names the format (.png, .pdf, .svg).
         dtype: of every array.

@@ -1,20 +1,23 @@
 """The shape of one depthwise-separable (DWS) convolution, and the checks that every part of the analysis shares."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 import numbers
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
 from tf_dwsconv._arguments import as_integer
 
 _ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+DTYPES = tuple(_ITEMSIZES)
 _MAX_WINDOW_TAPS = 1 << 26  # of one axis: they are listed one by one, 8 bytes each
 
 
-def integer(name, value, minimum=1):
+def integer(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as a Python int, or an error that names the argument."""
     number = as_integer(value)
     if number is None:
@@ -24,7 +27,7 @@ def integer(name, value, minimum=1):
     return number
 
 
-def positive(name, value):
+def positive(name: str, value: Any) -> float:
     """`value` as a finite positive float, or an error that names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
@@ -34,7 +37,7 @@ def positive(name, value):
     return value
 
 
-def choice(name, value, allowed):
+def choice(name: str, value: Any, allowed: Any) -> Any:
     """`value` if it is one of the words `allowed`."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
@@ -43,7 +46,7 @@ def choice(name, value, allowed):
     return value
 
 
-def itemsize(dtype):
+def itemsize(dtype: Any) -> int:
     """Bytes of one element of `dtype`: float64, float32, bfloat16, float16 or int8.
 
     >>> itemsize("bfloat16")
@@ -57,7 +60,7 @@ def itemsize(dtype):
     return _ITEMSIZES[name]
 
 
-def pair(name, value, minimum=1):
+def pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
     """An int, or a pair of them (height, width), as a pair."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
@@ -79,7 +82,7 @@ class Axis:
     out: int
 
     @property
-    def extent(self):
+    def extent(self) -> int:
         """Elements from the first tap of a window to its last."""
         return (self.taps - 1) * self.dilation + 1
 
@@ -94,23 +97,23 @@ class Axis:
         return index, (index >= 0) & (index < self.size)
 
     @functools.cached_property
-    def touched(self):
+    def touched(self) -> int:
         """Input elements that some window reads."""
         index, inside = self._inside
         return int(np.unique(index[inside]).size)
 
     @functools.cached_property
-    def taps_used(self):
+    def taps_used(self) -> int:
         """Taps that fall inside the input for some window."""
         return int(self._inside[1].any(axis=0).sum())
 
     @functools.cached_property
-    def valid_taps(self):
+    def valid_taps(self) -> int:
         """(window, tap) pairs that read the input and not the padding."""
         return int(self._inside[1].sum())
 
     @functools.cached_property
-    def has_anchor(self):
+    def has_anchor(self) -> bool:
         """Whether one tap reads the input in every window, so that windows and input elements can be paired off."""
         return bool(self._inside[1].all(axis=0).any())
 
@@ -176,7 +179,7 @@ class Problem:
     dilation: Union[int, tuple[int, int]] = 1
     padding: Union[str, tuple[tuple[int, int], tuple[int, int]]] = "SAME"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("N", "H", "W", "C", "K", "R", "S", "M"):
             object.__setattr__(self, name, integer(name, getattr(self, name)))
         for name in ("stride", "dilation"):
@@ -199,13 +202,13 @@ class Problem:
         self.height, self.width  # noqa: B018  (a window that does not fit raises here and not later)
 
     @functools.cached_property
-    def height(self):
+    def height(self) -> Axis:
         """The `Axis` down the image."""
         padding = self.padding if isinstance(self.padding, str) else self.padding[0]
         return _axis("height", self.H, self.R, self.stride[0], self.dilation[0], padding)
 
     @functools.cached_property
-    def width(self):
+    def width(self) -> Axis:
         """The `Axis` across the image."""
         padding = self.padding if isinstance(self.padding, str) else self.padding[1]
         return _axis("width", self.W, self.S, self.stride[1], self.dilation[1], padding)
@@ -226,17 +229,17 @@ class Problem:
         return self.C * self.M
 
     @property
-    def pixels(self):
+    def pixels(self) -> int:
         """Output pixels of the whole batch, N * Ho * Wo."""
         return self.N * self.Ho * self.Wo
 
     @property
-    def shapes(self):
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """The shapes of X, D and P as the kernels take them."""
         return (self.N, self.H, self.W, self.C), (self.R, self.S, self.C, self.M), (1, 1, self.CM, self.K)
 
     @property
-    def sizes(self):
+    def sizes(self) -> dict[str, int]:
         """Elements of each array, by its letter."""
         return {
             "X": self.N * self.H * self.W * self.C,
@@ -246,7 +249,7 @@ class Problem:
             "Y": self.pixels * self.K,
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         extra = "".join(
             f" {word}{a}x{b}" for word, (a, b) in (("s", self.stride), ("d", self.dilation)) if (a, b) != (1, 1)
         )
@@ -255,7 +258,7 @@ class Problem:
         return f"{self.N}x{self.H}x{self.W}x{self.C} -> {self.K}, {self.R}x{self.S}{extra}{multiplier}{padding}"
 
 
-def check_problem(problem):
+def check_problem(problem: Any) -> Problem:
     """`problem`, or a TypeError."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be an analysis.Problem, got {type(problem).__name__}")

@@ -1,8 +1,11 @@
 """Tables of layers: what each costs, what it must move, and what the best tiling moves. For models and for shapes."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
-from typing import Optional
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
 
 from tf_dwsconv._text import table
 from tf_dwsconv.analysis._optional import require
@@ -14,7 +17,7 @@ from tf_dwsconv.analysis.problem import Problem, check_problem, choice, integer,
 _QUANTA = (1, 16, 16)
 
 
-def format_table(headers, rows):
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Text columns, the first to the left and the others to the right.
 
     >>> print(format_table(("layer", "MB"), [("a", "1.0"), ("bb", "12.5")]))
@@ -50,12 +53,20 @@ class LayerReport:
     seconds: Optional[float]
 
     @property
-    def tiling_bytes(self):
+    def tiling_bytes(self) -> float:
         """What `tiling` moves, or None."""
         return None if self.tiling is None else self.tiling.traffic.total * self.cost.itemsize
 
 
-def report_layer(problem: Problem, name=None, *, kind="dws", dtype="float32", fast_bytes=1 << 20, machine=None):
+def report_layer(
+    problem: Problem,
+    name: str | None = None,
+    *,
+    kind: str = "dws",
+    dtype: Any = "float32",
+    fast_bytes: int = 1 << 20,
+    machine: Machine | None = None,
+) -> LayerReport:
     """The figures of one layer.
 
     Args:
@@ -96,8 +107,8 @@ HEADERS = (
 )  # fmt: skip
 
 
-def report_table(reports):
-    """A text table of `LayerReport`s with a line of totals."""
+def report_table(reports: Sequence[LayerReport]) -> str:
+    """Layer reports as a text table, with a line of totals."""
     rows = []
     for r in reports:
         tile = "-" if r.tiling is None else f"{r.tiling.bp} x {r.tiling.bc} x {r.tiling.bk}"
@@ -128,13 +139,15 @@ class ModelSummary:
     name: str
     layers: tuple[LayerReport, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self.layers:
             return f"{self.name}: no depthwise layers"
         return f"{self.name}\n{report_table(self.layers)}"
 
 
-def summary(model, *, batch_size=1, dtype=None, fast_bytes=1 << 20, machine=None):
+def summary(
+    model: Any, *, batch_size: int = 1, dtype: Any = None, fast_bytes: int = 1 << 20, machine: Machine | None = None
+) -> ModelSummary:
     """What the DWS layers of a Keras model cost.
 
     Found are `SeparableConv2D` (and its subclasses), `DepthwiseConv2D` followed, but for batch norms, activations and

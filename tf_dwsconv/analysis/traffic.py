@@ -3,10 +3,15 @@
 python -m tf_dwsconv.analysis.traffic --shape 1,56,56,128,128 --shape 4,14,14,384,1536,7     # N,H,W,C,K,kernel,stride
 """
 
-import dataclasses
+from __future__ import annotations
 
-from tf_dwsconv.analysis._command import main_of, parse_layer
-from tf_dwsconv.analysis._optional import require
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from tf_dwsconv._command import Parser, number, run, step
+from tf_dwsconv.analysis._command import SHAPE_HELP, parse_layer
 from tf_dwsconv.analysis.costs import compulsory_bytes
 from tf_dwsconv.analysis.fused import dws_lower_bound
 from tf_dwsconv.analysis.problem import Problem, check_problem, itemsize
@@ -49,12 +54,20 @@ class LayerTraffic:
     memory: int
 
     @property
-    def simulated(self):
+    def simulated(self) -> int:
         """What the model speaks of: `x`, `filters`, `y` and `fetched`."""
         return self.x + self.filters + self.y + self.fetched
 
 
-def layer_traffic(problem, dtype="float32", *, isa=None, l1d_bytes=0, l2_bytes=0, l3_bytes=0):
+def layer_traffic(
+    problem: Problem,
+    dtype: str = "float32",
+    *,
+    isa: str | None = None,
+    l1d_bytes: int = 0,
+    l2_bytes: int = 0,
+    l3_bytes: int = 0,
+) -> LayerTraffic:
     """Simulates one layer by the planner's plan for one thread; see `tf_dwsconv.native.traffic`.
 
     Args:
@@ -94,8 +107,8 @@ def layer_traffic(problem, dtype="float32", *, isa=None, l1d_bytes=0, l2_bytes=0
     )
 
 
-def traffic_table(layers):
-    """`LayerTraffic`s as a table: megabytes (10^6 bytes), and what they are over the lower bound."""
+def traffic_table(layers: Sequence[LayerTraffic]) -> str:
+    """The traffic of layers as a table: megabytes (10^6 bytes), and what they are over the lower bound."""
     head = ("layer", "block", "once", "bound", "modelled", "simulated", "X", "filters", "Y", "Y fetched", "Z", "memory")
     rows = [
         (
@@ -110,26 +123,31 @@ def traffic_table(layers):
     return format_table(head, rows)
 
 
-@main_of("tf_dwsconv.analysis.traffic")
-def main():
-    """Runs the command line."""
-    caches = {"l1d_bytes": _L1D.value, "l2_bytes": _L2.value, "l3_bytes": _L3.value}
-    problems = [parse_layer(shape) for shape in _SHAPE.value or _SHAPES]
-    layers = [layer_traffic(problem, _DTYPE.value, isa=_ISA.value, **caches) for problem in problems]
-    print(f"{_DTYPE.value}, one thread; megabytes between L2 and beyond it, (over the lower bound)")
-    print(traffic_table(layers))
+def _parser() -> Parser:
+    parser = Parser("analysis.traffic", description="Prints what layers move between the caches of one core.")
+    text = f"{SHAPE_HELP}. Some of networks in use where none is given"
+    parser.add_argument("--shape", action="append", type=parse_layer, help=text)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of all arrays")
+    parser.add_argument("--isa", choices=("generic", "avx2", "avx512"), help="whose kernels; by default those in use")
+    for level in ("l1d", "l2", "l3"):
+        text = f"an {level.upper()} cache of another size than this CPU's"
+        parser.add_argument(f"--{level}-bytes", type=number(int, 0), default=0, help=text)
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+
+    def command(given: Any) -> None:
+        caches = {"l1d_bytes": given.l1d_bytes, "l2_bytes": given.l2_bytes, "l3_bytes": given.l3_bytes}
+        problems = given.shape or [parse_layer(shape) for shape in _SHAPES]
+        with step(f"simulating {len(problems)} layers"):
+            found = [layer_traffic(problem, given.dtype, isa=given.isa, **caches) for problem in problems]
+        print(f"{given.dtype}, one thread; megabytes between L2 and beyond it, (over the lower bound)")
+        print(traffic_table(found))
+
+    return run(command, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":
-    app = require("absl.app", "the command line of tf_dwsconv.analysis.traffic")
-    flags = require("absl.flags", "the command line of tf_dwsconv.analysis.traffic")
-    _SHAPE = flags.DEFINE_multi_string(
-        "shape", [], "A layer as N,H,W,C,K[,kernel[,stride]] (repeatable); some of networks in use where none is given."
-    )
-    _DTYPE = flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16.")
-    _ISA = flags.DEFINE_string("isa", None, "generic, avx2 or avx512; the one in use where none is given.")
-    _L1D, _L2, _L3 = (
-        flags.DEFINE_integer(f"{level}_bytes", 0, f"An {name} of another size than this CPU's.")
-        for level, name in (("l1d", "L1"), ("l2", "L2"), ("l3", "L3"))
-    )
-    app.run(main)
+    sys.exit(main())

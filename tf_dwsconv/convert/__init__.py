@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import types
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -260,12 +260,24 @@ def _plan(graph: Graph, passes: Any, rows: Report) -> Plan:
     return plan
 
 
-class _Callable(types.ModuleType):
+if TYPE_CHECKING:
+    _Module = object  # of a module a type checker believes any attribute
+else:
+    _Module = types.ModuleType
+
+
+class Converter(_Module):
     """The module answers to its function's name: `tf_dwsconv.convert(model)`, and `python -m tf_dwsconv.convert`."""
+
+    if TYPE_CHECKING:
+        Row = Row
+        format_report = staticmethod(format_report)
+        report = staticmethod(report)
+        to_builtin = staticmethod(to_builtin)
 
     def __call__(self, model: Any, *, training: bool = False, fuse: str = "network", verbose: bool = False) -> Any:
         return convert(model, training=training, fuse=fuse, verbose=verbose)
 
 
-_Callable.__call__.__doc__ = convert.__doc__
-sys.modules[__name__].__class__ = _Callable
+Converter.__call__.__doc__ = convert.__doc__
+sys.modules[__name__].__class__ = Converter

@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from tf_dwsconv._command import Parser, run, step
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m tf_dwsconv.convert",
+
+def _parser() -> Parser:
+    parser = Parser(
+        "convert",
         description="Converts a saved Keras model: fuses its depthwise-separable convolutions, or unfuses them.",
     )
     parser.add_argument("input", nargs="?", help="the model, a .keras file")
@@ -46,12 +48,6 @@ def _parser() -> argparse.ArgumentParser:
         "--module", action="append", default=[], help="a module to import first, that registers layers of its own"
     )
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """One line, where argparse prints the usage too."""
-        self.exit(2, f"error: {message} (see --help)\n")
 
 
 def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -168,25 +164,27 @@ def _write(model: Any, given: argparse.Namespace) -> list[str]:
     return written
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Runs the command; returns its exit status."""
-    given = _arguments(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        _check_paths(given)
-        for name in given.module:
-            importlib.import_module(name)
-        converted, done = _convert(_load(given), given)
+def _command(given: argparse.Namespace) -> None:
+    _check_paths(given)
+    for name in given.module:
+        importlib.import_module(name)
+    with step(f"loading {given.input}"):
+        model = _load(given)
+    with step(f"converting {given.input}"):
+        converted, done = _convert(model, given)
+    with step("writing"):
         written = _write(converted, given)
-    except Exception as error:  # of files, of Keras, and of whatever the model is made of
-        words = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {words}", file=sys.stderr)
-        return 1
     if written:
         print(f"{' and '.join(written)}: {done}")
     elif given.report and "nothing fused" in done:
         print(done)
-    return 0
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    given = _arguments(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return run(_command, given)
 
 
 if __name__ == "__main__":

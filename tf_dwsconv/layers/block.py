@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from tf_dwsconv import _arguments, _shapes, _tf_keras, activations
 from tf_dwsconv._arguments import Tensors
+from tf_dwsconv.layers._described import Described
 from tf_dwsconv.layers._shared import check_backend, keras_activation, last_activation, value
 
 if keras.config.backend() == "tensorflow":
@@ -33,7 +35,7 @@ _WEIGHTS = {
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
-class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
+class FusedConvBlock(Described, _tf_keras.NotInside, keras.layers.Layer):
     """A block of a network as one fused op; every stage is optional, but one convolution is there.
 
         y = activation( pointwise( gate * norm( Z ) ) + bias + residual )
@@ -106,28 +108,28 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
 
     def __init__(
         self,
-        filters=None,
-        kernel_size=None,
-        strides=1,
-        padding="same",
-        data_format=None,
-        dilation_rate=1,
-        depth_multiplier=1,
-        activation=None,
-        use_bias=True,
+        filters: int | None = None,
+        kernel_size: int | Sequence[int] | None = None,
+        strides: int | Sequence[int] = 1,
+        padding: str | Sequence[Any] = "same",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
         *,
-        expand_filters=None,
-        expand_use_bias=True,
-        expand_activation=None,
-        depthwise_use_bias=True,
-        depthwise_activation=None,
-        epsilon=None,
-        dense_kernel_size=None,
-        gated=False,
-        residual=False,
-        kernel_initializer="glorot_uniform",
-        **kwargs,
-    ):
+        expand_filters: int | None = None,
+        expand_use_bias: bool = True,
+        expand_activation: Any = None,
+        depthwise_use_bias: bool = True,
+        depthwise_activation: Any = None,
+        epsilon: float | None = None,
+        dense_kernel_size: int | Sequence[int] | None = None,
+        gated: bool = False,
+        residual: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         check_backend("FusedConvBlock", "stock layers")
         super().__init__(**kwargs)
         self.filters = _optional(_arguments.positive, filters, "filters")
@@ -193,6 +195,23 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
         if self.expand_filters is None and self.expand_activation.word != "none":
             raise ValueError("`expand_activation` belongs to the expansion; give `expand_filters` with it.")
 
+    def describe(self) -> str:
+        """The stages in one short line, for example "expand 96 -> dw 3x3/2 -> 24 + residual"."""
+        window = self.kernel_size or self.dense_kernel_size
+        size = "" if window is None else "x".join(map(str, window))
+        for values, sign in ((self.strides, "/"), (self.dilation_rate, " dilated ")):
+            if values != (1, 1):
+                size += sign + (str(values[0]) if values[0] == values[1] else "x".join(map(str, values)))
+        stages = [f"expand {self.expand_filters}"] if self.expand_filters else []
+        if self.kernel_size is not None:
+            stages.append(f"dw {size}" + (f" x{self.depth_multiplier}" if self.depth_multiplier > 1 else ""))
+        stages += [word for word, is_there in (("norm", self.epsilon is not None), ("gate", self.gated)) if is_there]
+        if self.dense_kernel_size is not None:
+            stages.append(f"conv {size}")
+        if self.filters is not None:
+            stages += ([] if stages else ["1x1"]) + [str(self.filters)]
+        return " -> ".join(stages) + (" + residual" if self.residual else "")
+
     @property
     def _inputs(self) -> list[str]:
         return ["x", *(["gate"] if self.gated else []), *(["residual"] if self.residual else [])]
@@ -208,7 +227,7 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
             raise ValueError(f"`inputs` must be a list of {len(names)} tensors, {names}; given {given}.")
         return dict(zip(names, inputs))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._refuse_caller()
         shapes = self._split(_shapes_in(input_shape))
         shape, has_window = shapes["x"], self.kernel_size is not None or self.dense_kernel_size is not None
@@ -247,7 +266,7 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
             return tuple(shape)
         return (shape[0], 1, 1, shape[1]) if self.data_format == "channels_last" else (*shape, 1, 1)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         _tf_keras.refuse_inputs(inputs)
         given = {name: dispatch.convert(t, name, None) for name, t in self._split(inputs).items()}
         are_rows = given["x"].shape.rank == 2
@@ -269,12 +288,12 @@ class FusedConvBlock(_tf_keras.NotInside, keras.layers.Layer):
         output = _shapes.check(x, known, self._attributes)
         return tuple(output) if len(shapes["x"]) == 4 else (output[0], output[self._attributes.channel_axis])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if not self.built:
             self.build(input_shape)
         return self._output_shape(self._split(_shapes_in(input_shape)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update({name: getattr(self, name) for name in _PLAIN})
         config.update(

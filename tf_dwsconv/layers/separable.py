@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -77,33 +78,33 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=(1, 1),
-        padding="valid",
-        data_format=None,
-        dilation_rate=(1, 1),
-        depth_multiplier=1,
-        activation=None,
-        use_bias=True,
-        depthwise_initializer="glorot_uniform",
-        pointwise_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        depthwise_regularizer=None,
-        pointwise_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        depthwise_constraint=None,
-        pointwise_constraint=None,
-        bias_constraint=None,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str | Sequence[Any] = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
         *,
-        depthwise_use_bias=False,
-        depthwise_activation=None,
-        depthwise_bias_initializer="zeros",
-        depthwise_bias_regularizer=None,
-        depthwise_bias_constraint=None,
-        **kwargs,
-    ):
+        depthwise_use_bias: bool = False,
+        depthwise_activation: Any = None,
+        depthwise_bias_initializer: Any = "zeros",
+        depthwise_bias_regularizer: Any = None,
+        depthwise_bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_backend("DepthwiseSepConv2D", "keras.layers.SeparableConv2D")
         padding = _arguments.layer_padding(padding)
         super().__init__(
@@ -123,7 +124,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
         self.supports_jit = False
         self._arguments = _call_of(self)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._refuse_caller()
         if len(input_shape) != 4:
             raise ValueError(f"`inputs` must have rank 4, {self.data_format}; given shape {tuple(input_shape)}.")
@@ -141,7 +142,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
             )
         self.input_spec = keras.layers.InputSpec(ndim=4, axes=self.input_spec.axes)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         arguments = self._arguments
         if arguments.settings != _settings(self):  # users do set, say, `layer.activation` later
             arguments = self._arguments = _call_of(self)
@@ -166,7 +167,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
             )
         return outputs if arguments.after is None else arguments.after(outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         if isinstance(self.padding, str):
             return super().compute_output_shape(input_shape)
         attributes = self._arguments.attributes
@@ -174,7 +175,7 @@ class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
         channels_last = self.data_format == "channels_last"
         return (input_shape[0], *((rows, columns, self.filters) if channels_last else (self.filters, rows, columns)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
             depthwise_use_bias=self.depthwise_use_bias,

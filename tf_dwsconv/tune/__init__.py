@@ -1,6 +1,6 @@
 """Finds faster plans for the layers you use, by measuring, and keeps them for all later runs on this machine.
 
-    python -m tf_dwsconv.tune --application MobileNet --batch 8
+    python -m tf_dwsconv.tune MobileNet --batch-size 8
 
 or from Python:
 
@@ -49,7 +49,7 @@ def tune(
     The machine should have nothing else to do meanwhile.
 
     Args:
-        layers: `tf_dwsconv.analysis.Problem`s, or what `model_layers` returns. Equal ones are measured once.
+        layers: each a `tf_dwsconv.analysis.Problem`, or what `model_layers` returns. Equal ones are measured once.
         dtype: "float32", "bfloat16" or "float16"; None for the dtype that a layer of a model computes in, and float32
             for a `Problem`.
         seconds: to spend on a layer, about. Every plan is run a few times even where that takes longer.

@@ -1,50 +1,43 @@
 """Tunes the layers of a model, or of given shapes, for this machine.
 
-python -m tf_dwsconv.tune --application MobileNet --batch 8
-python -m tf_dwsconv.tune --model my_model.keras --dtype bfloat16
+python -m tf_dwsconv.tune MobileNet --batch-size 8
+python -m tf_dwsconv.tune my_model.keras --dtype bfloat16
 python -m tf_dwsconv.tune --shape 1,56,56,128,128 --shape 8,28,28,256,256,5,2      # N,H,W,C,K,kernel,stride
 python -m tf_dwsconv.tune --show
 """
 
+from __future__ import annotations
+
 import collections
 import math
+import sys
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from tf_dwsconv import tune
-from tf_dwsconv.analysis._command import application, main_of, parse_layer
-from tf_dwsconv.analysis._optional import require
+from tf_dwsconv._command import Parser, number, run
+from tf_dwsconv.analysis._command import SHAPE_HELP, add_model, model_of, parse_layer
 from tf_dwsconv.analysis.report import format_table
 from tf_dwsconv.native import _native
 from tf_dwsconv.tune import _cache
 
-app = require("absl.app", "the command line of tf_dwsconv.tune")
-flags = require("absl.flags", "the command line of tf_dwsconv.tune")
 
-_MODEL = flags.DEFINE_string("model", None, "A file that keras.saving.load_model reads (.keras).")
-_APPLICATION = flags.DEFINE_string("application", None, "The name of a model in keras.applications.")
-_SHAPE = flags.DEFINE_multi_string(
-    "shape", [], "A layer as N,H,W,C,K, kernel (3 if left out), stride (1 if left out); SAME padding. Repeatable."
-)
-_BATCH = flags.DEFINE_integer("batch", 1, "N of the layers of --model and --application.")
-_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for what the op uses by default.")
-_DTYPE = flags.DEFINE_enum("dtype", None, list(tune.DTYPES), "By default what the model computes in, or float32.")
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "Time for a layer, about.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Measure and print, but leave the cache as it is.")
-_CLEAR = flags.DEFINE_bool("clear", False, "Forget all tuned plans, and do nothing else.")
-_SHOW = flags.DEFINE_bool("show", False, "List the plans tuned on this CPU, and do nothing else.")
-
-
-def _model():
-    """The model asked for, or None."""
-    if _MODEL.value and _APPLICATION.value:
-        raise ValueError("--model and --application cannot be given together")
-    if _MODEL.value:
-        return require("keras", "--model").saving.load_model(_MODEL.value, compile=False)
-    if _APPLICATION.value:
-        model = application(_APPLICATION.value)
-        if model is None:
-            raise ValueError(f"--application must be a name in keras.applications, got {_APPLICATION.value!r}")
-        return model
-    return None
+def _parser() -> Parser:
+    parser = Parser("tune", description="Measures plans for layers on this machine, and keeps the faster ones.")
+    add_model(parser)
+    parser.add_argument("--shape", action="append", type=parse_layer, default=[], help=SHAPE_HELP)
+    parser.add_argument(
+        "--threads", type=number(int, 0), default=0, help="threads; 0, the default, for what the op uses by default"
+    )
+    parser.add_argument(
+        "--dtype", choices=tune.DTYPES, help="by default what the model computes in, or float32 for a --shape"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for a layer, about; default: %(default)s")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="measure and print, but leave the cache as it is")
+    what.add_argument("--clear", action="store_true", help="forget all tuned plans, and do nothing else")
+    what.add_argument("--show", action="store_true", help="list the plans tuned on this CPU, and do nothing else")
+    return parser
 
 
 def _plan(plan):
@@ -127,31 +120,38 @@ def _show():
         print(format_table(("layer", "plan", "when tuned"), rows))
 
 
-@main_of("tf_dwsconv.tune")
-def main():
-    """Runs the command line."""
-    if _SHOW.value:
-        _show()
-        return
-    if _CLEAR.value:
-        print(f"Forgot {tune.clear()} plans.")
-        return
-    layers = [parse_layer(text) for text in _SHAPE.value]
-    model = _model()
-    if model is not None:
-        layers += tune.model_layers(model, _BATCH.value)
-    if not layers:
-        reason = "the model has no depthwise-separable layers" if model is not None else "nothing to tune"
-        raise ValueError(f"{reason}: give --model, --application or --shape")
-    options = {"dtype": _DTYPE.value, "seconds": _SECONDS.value, "num_threads": _THREADS.value}
-    results = tune.tune(layers, write=not _DRY_RUN.value, progress=_progress, **options)
+def _tune(layers: list[Any], given: Any) -> None:
+    options = {"dtype": given.dtype, "seconds": given.seconds, "num_threads": given.threads}
+    results = tune.tune(layers, write=not given.dry_run, progress=_progress, **options)
     _report(results)
     kept = sum(result.kept for result in results)
-    print(f"{kept} plans would be kept (dry run)." if _DRY_RUN.value else f"{kept} plans kept in {tune.cache_path()}")
+    print(f"{kept} plans would be kept (dry run)." if given.dry_run else f"{kept} plans kept in {tune.cache_path()}")
     refused = sum(result.refused != "" for result in results)
     if refused:
         print(f"Not decided, as the machine was not quiet: {refused} of {len(results)} layers. Try again later.")
 
 
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = _parser()
+
+    def command(given: Any) -> None:
+        if given.show:
+            _show()
+            return
+        if given.clear:
+            print(f"Forgot {tune.clear()} plans.")
+            return
+        model = model_of(parser, given)
+        layers = given.shape + ([] if model is None else tune.model_layers(model, given.batch_size))
+        if not layers and model is None:
+            parser.error("a model or --shape must be given")
+        if not layers:
+            raise ValueError("the model has no depthwise-separable layers")
+        _tune(layers, given)
+
+    return run(command, parser.parse_args(argv))
+
+
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

@@ -3,7 +3,8 @@
 Variants by name: `dense`, the convolution that a depthwise-separable layer takes the place of; `pair`,
 `keras.layers.DepthwiseConv2D` and a 1x1 `Conv2D`; `separable`, `keras.layers.SeparableConv2D`; `ours`,
 `tf_dwsconv.DepthwiseSepConv2D`; `native`, the same kernel on NumPy arrays; `torch`, PyTorch's two convolutions with
-tensors in channels_last; `torch_nchw`, the same with PyTorch's own order, which the report's tensors have.
+tensors in channels_last; `torch_nchw`, the same with PyTorch's own order, which the report's tensors have; `litert`,
+`onnxruntime` and `openvino`, those runtimes (layer_runtimes.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from measuring import layer_runtimes
 from tf_dwsconv import native
 from tf_dwsconv.analysis import Cost, Problem, layer_cost
 
@@ -27,16 +29,17 @@ VARIANTS = {
     "native": "tf_dwsconv.native on NumPy",
     "torch": "PyTorch, channels_last",
     "torch_nchw": "PyTorch, contiguous",
+    **layer_runtimes.RUNTIMES,
 }
 KERAS = ("dense", "pair", "separable", "ours")
 MODES = {"eager": "op by op", "graph": "tf.function", "xla": "tf.function(jit_compile=True)"}
 # The packages that a variant needs and that need not be there.
-NEEDS = {"torch": "torch", "torch_nchw": "torch"}
+NEEDS = {"torch": ("torch",), "torch_nchw": ("torch",), **layer_runtimes.NEEDS}
 
 
 def missing(names: list[str]) -> list[str]:
     """Those of some variants (or peers) whose package is not installed."""
-    return [name for name in names if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None]
+    return [name for name in names if any(importlib.util.find_spec(package) is None for package in NEEDS.get(name, ()))]
 
 
 def cost_of(variant: str, problem: Problem, dtype: str) -> Cost:
@@ -192,9 +195,9 @@ def calls(
     Args:
         variants: keys of `VARIANTS`, those whose packages are installed.
         modes: keys of `MODES`, of the Keras variants.
-        data: of the layer. Where it holds an output gradient the functions compute forward and backward; `native` is
-            left out then, as it computes no gradients.
-        dtype: "float32", "bfloat16" or "float16", of all tensors.
+        data: of the layer. Where it holds an output gradient the functions compute forward and backward; `native` and
+            the runtimes are left out then, as they compute no gradients.
+        dtype: "float32", "bfloat16" or "float16", of all tensors. The runtimes are left out of all but the first.
         threads: of `native` and PyTorch; 0 for all cores. TensorFlow's are set by the program.
     """
     found: dict[tuple[str, str], Callable[[], Any]] = {}
@@ -204,6 +207,9 @@ def calls(
                 found[variant, mode] = _keras_call(variant, mode, data, dtype)
         elif variant == "native" and data.output_gradient is None:
             found[variant, "call"] = _native_call(data, dtype, threads)
+        elif variant in layer_runtimes.RUNTIMES:
+            if data.output_gradient is None and dtype == "float32":
+                found[variant, "call"] = layer_runtimes.call(variant, data, threads)
         elif variant in NEEDS:
             found[variant, "call"] = _torch_call(data, dtype, threads, variant == "torch_nchw")
     return found

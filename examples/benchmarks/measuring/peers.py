@@ -7,6 +7,7 @@ program runs; what cannot take a network says why.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
@@ -19,7 +20,8 @@ PEERS = {
     "ours_frozen": "tf_dwsconv.convert, constants frozen",
     "litert": "LiteRT, XNNPACK",
     "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
+    "openvino": "OpenVINO, from ONNX",
+    "openvino_tf": "OpenVINO, from TensorFlow",
     "torch": "PyTorch, op by op, channels_last",
 }
 # The packages that a peer needs and that need not be there; `pip install 'tf_dwsconv[bench]'` brings them.
@@ -27,6 +29,7 @@ NEEDS = {
     "litert": ("ai_edge_litert",),
     "onnxruntime": ("onnxruntime", "tf2onnx"),
     "openvino": ("openvino", "tf2onnx"),
+    "openvino_tf": ("openvino",),
     "torch": ("torch",),
 }
 
@@ -147,15 +150,25 @@ class Network:
     def _openvino(self, x: np.ndarray) -> Peer:
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(self._onnx())
+        return self._by_openvino(openvino.Core().read_model(self._onnx()), x)
+
+    def _openvino_tf(self, x: np.ndarray) -> Peer:
+        import openvino
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.export(folder, verbose=False)
+            return self._by_openvino(openvino.convert_model(folder), x)
+
+    def _by_openvino(self, model: Any, x: np.ndarray) -> Peer:
+        import openvino
+
         model.reshape(list(x.shape))
         hints = {
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        request = core.compile_model(model, "CPU", hints).create_infer_request()
+        request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
         request.set_input_tensor(openvino.Tensor(x))
 
         def result() -> np.ndarray:

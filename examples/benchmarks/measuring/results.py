@@ -17,7 +17,7 @@ from typing import Any, Optional
 from absl import flags
 from common import options, record
 
-from measuring import machine
+from measuring import load, machine
 from tf_dwsconv import native
 from tf_dwsconv.analysis import format_table
 
@@ -105,6 +105,7 @@ class Results:
         self.figures: list[dict[str, str]] = []
         self.comparisons: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self._watch = load.Watch()
 
     def describe(self, **more: Any) -> None:
         """Takes the settings, once TensorFlow is imported where it will be, and prints them."""
@@ -162,7 +163,12 @@ class Results:
         print(text, flush=True)
 
     def save(self) -> None:
-        """Prints the comparisons and writes everything."""
+        """Prints the comparisons, says whether the machine had other work, and writes everything."""
+        cores = native.cpu_info()["cores"]
+        verdict = self._watch.verdict(cores)
+        self.settings.update(verdict)
+        if load.warning(verdict, cores):
+            self.note(load.warning(verdict, cores))
         if self.comparisons:
             columns = {
                 "what": "beside the sources",
