@@ -20,8 +20,8 @@ from tf_dwsconv import _registration
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from tf_dwsconv import activations, analysis, layers, native, ops, tune
-    from tf_dwsconv.convert import Converter, to_builtin
-    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
+    from tf_dwsconv.convert import Converter, save_network, to_builtin
+    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock, FusedNetwork
     from tf_dwsconv.ops import depthwise_sep_conv2d
 
     convert: Converter  # a module that can be called
