@@ -121,22 +121,31 @@ def test_the_tuner_measures_blocks(cache):
         expected = bench.call(bench.planned).copy()
         for plan in candidates:
             np.testing.assert_array_equal(bench.call(plan).view("uint8"), expected.view("uint8"), err_msg=str(plan))
-    call = tune.model_layers(tf_dwsconv.convert(_inverted_residual()))
-    (result,) = tune.tune(call, seconds=0.02, write=False)
-    assert result.E == E and result.problem == Problem(N=1, H=14, W=14, C=C, K=K)
+    model = _inverted_residuals()
+    calls = tune.model_layers(tf_dwsconv.convert(model, fuse="blocks"), batch_size=3)
+    assert [(call.E, call.problem) for call in calls] == [
+        (E, Problem(N=3, H=14, W=14, C=C, K=K)),
+        (K, Problem(N=3, H=14, W=14, C=C, K=K, stride=2)),
+    ]
+    network = tf_dwsconv.convert(model)
+    assert type(network.layers[-1]).__name__ == "FusedNetwork"
+    inside = tune.model_layers(network, batch_size=3)
+    assert [(call.E, call.problem, call.dtype) for call in inside] == [(c.E, c.problem, c.dtype) for c in calls]
+    (result,) = tune.tune(inside[:1], seconds=0.02, write=False)
+    assert result.E == E
     assert list(result.best) == list(_search.BLOCK_CHOICES)
     assert not cache.parent.exists()
 
 
-def _inverted_residual():
-    return keras.Sequential(
-        [
-            keras.Input((14, 14, E)),
+def _inverted_residuals():
+    layers = [keras.Input((14, 14, E))]
+    for strides in (1, 2):
+        layers += [
             keras.layers.Conv2D(C, 1, activation="relu6"),
-            keras.layers.DepthwiseConv2D(3, padding="same", activation="relu6"),
+            keras.layers.DepthwiseConv2D(3, strides=strides, padding="same", activation="relu6"),
             keras.layers.Conv2D(K, 1),
         ]
-    )
+    return keras.Sequential(layers)
 
 
 _OP = """

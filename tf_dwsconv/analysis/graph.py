@@ -11,8 +11,8 @@ from tf_dwsconv.analysis.problem import Problem
 _PASSED_OVER = (
     "BatchNormalization", "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Dropout", "SpatialDropout2D",
 )  # fmt: skip
-# By name: the class wakes TensorFlow, which a stock model on another backend does not need.
-_BLOCK = "tf_dwsconv>FusedConvBlock"
+# By name: the classes wake TensorFlow, which a stock model on another backend does not need.
+_BLOCK, _NETWORK = "tf_dwsconv>FusedConvBlock", "tf_dwsconv>FusedNetwork"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,8 @@ def dws_calls(model: Any, batch_size: int, prefix: str = "") -> list[Call]:
         elif keras.saving.get_registered_name(type(layer)) == _BLOCK:
             if layer.kernel_size is not None:
                 calls.append(_block_call(node, batch_size, prefix))
+        elif keras.saving.get_registered_name(type(layer)) == _NETWORK:
+            calls += _network_calls(node, batch_size, prefix)
         elif isinstance(layer, keras.layers.SeparableConv2D):
             calls.append(_call(graph, node, batch_size, prefix, layer.filters))
         elif isinstance(layer, keras.layers.DepthwiseConv2D):
@@ -84,6 +86,36 @@ def _block_call(node, batch_size, prefix):
     channels = tensor.shape[1 if layer.data_format == "channels_first" else 3]
     kind = "dws" if layer.filters else "depthwise"
     return Call(prefix + layer.name, kind, problem, layer.compute_dtype, channels if layer.expand_filters else 0)
+
+
+def _network_calls(node, batch_size, prefix):
+    """Of a `FusedNetwork`: its chains that have a depthwise convolution, by the names of their steps."""
+    from tf_dwsconv import _program, _program_shapes
+
+    layer = node.operation
+    program = _program.Program.from_text(layer.program)
+    shapes = [(tensor.shape[0] or batch_size, *tensor.shape[1:]) for tensor in node.input_tensors]
+    found = _program_shapes.infer(program, shapes)
+    calls = []
+    for step in program.steps:
+        filters = {name: program.weights[index].shape for name, index in step.weights.items()}
+        if "depthwise_filter" not in filters:
+            continue
+        n, height, width, channels = found[step.reads["x"]]
+        if None in (height, width):
+            raise ValueError(
+                f"model must have a fixed input size for its costs to be known, but step {step.name!r} of layer "
+                f"{layer.name!r} has an input of shape {(n, height, width, channels)}"
+            )
+        window, options = filters["depthwise_filter"], step.options
+        projects = "pointwise_filter" in filters
+        K = filters["pointwise_filter"][3] if projects else 1
+        padding = options["padding"].upper() if isinstance(options["padding"], str) else options["padding"]
+        sizes = n, height, width, window[2], K, window[0], window[1], window[3]
+        problem = Problem(*sizes, options["strides"], options["dilations"], padding)
+        E = channels if "expand_filter" in filters else 0
+        calls.append(Call(prefix + step.name, "dws" if projects else "depthwise", problem, layer.compute_dtype, E))
+    return calls
 
 
 def _problem(layer, tensor, batch_size, filters, padding, expanded=None):
