@@ -138,6 +138,10 @@ std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program,
 
 std::string PreparedPrograms::Get(const std::vector<std::vector<int64_t>>& shapes, int threads,
                                   std::shared_ptr<const PreparedProgram>* prepared) {
+  if (shapes.size() != program_->inputs.size()) {
+    return "the program takes " + std::to_string(program_->inputs.size()) + " inputs; given " +
+           std::to_string(shapes.size());
+  }
   constexpr size_t kKept = 16;  // more shapes than that come from pictures of any size
   std::lock_guard<std::mutex> lock(mutex_);
   for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
