@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 python=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
 folder=$(realpath -m "${1:-dist}")
 built=${DWSCONV_PACKAGE:-tf_dwsconv}
-libraries=(_dwsconv_ops.so _native.so _lab.so _build_info.json)
+libraries=(_dwsconv_ops.so _native.so _lab.so libtf_dwsconv.so tf_dwsconv.h _build_info.json)
 for file in "${libraries[@]}"; do
   if [[ ! -e $built/$file ]]; then
     echo "error: $built/$file is missing: run make build first" >&2

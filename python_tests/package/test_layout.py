@@ -14,7 +14,7 @@ from conftest import ROOT, SUBJECTS
 
 OBJECTS = ROOT / ".bazel" / "bin" / "cc" / "cpu" / "_objs"
 
-# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python.
+# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python, capi.
 ARROWS = {
     "cc/core": {"cc/core"},
     "cc/plan": {"cc/core", "cc/plan"},
@@ -23,6 +23,7 @@ ARROWS = {
     "cc/lab": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cc/lab"},
     "cuda": {"cc/core", "cc/plan", "cuda"},
     "cc/tf": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cuda", "cc/tf"},
+    "cc/capi": {"cc/core", "cc/plan", "cc/cpu", "cc/capi"},
     "cc/python": {"cc/core", "cc/plan", "cc/cpu", "cc/lab", "cc/python"},
 }
 
@@ -229,7 +230,7 @@ def dynamic(path: Path, tag: str) -> "list[str]":
     return re.findall(rf"\({tag}\).*\[(.*)\]", out)
 
 
-@pytest.mark.parametrize("name", ["_native.so", "_lab.so", "_dwsconv_ops.so"])
+@pytest.mark.parametrize("name", ["_native.so", "_lab.so", "_dwsconv_ops.so", "libtf_dwsconv.so"])
 def test_libraries_stand_alone(name):
     """No run path of the machine that built them, and nothing needed that their users lack."""
     library = ROOT / "tf_dwsconv" / name
@@ -247,6 +248,9 @@ def test_libraries_hide_the_core():
     for module in ("_native", "_lab"):
         visible = symbols(ROOT / "tf_dwsconv" / f"{module}.so", "-D", "--defined-only", "--extern-only")
         assert [name for _, name in visible] == [f"PyInit_{module}"]
+    header = (ROOT / "cc" / "capi" / "tf_dwsconv.h").read_text(encoding="utf-8")
+    visible = symbols(ROOT / "tf_dwsconv" / "libtf_dwsconv.so", "-D", "--defined-only", "--extern-only")
+    assert {name for _, name in visible} == set(re.findall(r"\b(dwsconv_\w+)\(", header))
     ops = symbols(ROOT / "tf_dwsconv" / "_dwsconv_ops.so", "-D", "--defined-only", "--extern-only")
     assert [name for kind, name in ops if "dwsconv::" in name] == []
 
