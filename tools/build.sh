@@ -15,6 +15,8 @@ if [[ -d /usr/share/bazel && ! (-d /usr/share/bazel/rules/java && -d /usr/share/
   tools/apt_install.sh "A part of Debian's Bazel" "${debian[@]}"
 fi
 
+[[ -e /usr/include/nlohmann/json.hpp ]] || tools/apt_install.sh "nlohmann-json" nlohmann-json3-dev
+
 export DWSCONV_PYTHON=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
 # What the repository rules of third_party/ would answer differently for.
 DWSCONV_STAMP=$("$DWSCONV_PYTHON" -c '
@@ -37,10 +39,10 @@ if [[ ${1:-} == asan || ${1:-} == avx512_model ]]; then
   package=build/$1/tf_dwsconv
 fi
 if [[ ${1:-} == cuda ]]; then flags+=(--define=cuda=1); fi
-"$bazel" build "${flags[@]}" //:_native.so //:_lab.so //:_dwsconv_ops.so
+"$bazel" build "${flags[@]}" //:_native.so //:_lab.so //:_dwsconv_ops.so //:libtf_dwsconv.so
 
 mkdir -p "$package"
-for library in _native.so _lab.so _dwsconv_ops.so; do
+for library in _native.so _lab.so _dwsconv_ops.so libtf_dwsconv.so; do
   if ! cmp -s "$bin/$library" "$package/$library"; then
     # A process that has the old file mapped keeps it: the new one gets a name of its own until it is whole.
     install -m 755 "$bin/$library" "$package/$library.new"
@@ -48,4 +50,6 @@ for library in _native.so _lab.so _dwsconv_ops.so; do
     echo ">> new: $package/$library"
   fi
 done
+# The header of libtf_dwsconv.so goes with it.
+cp -f cc/capi/tf_dwsconv.h "$package/"
 "$DWSCONV_PYTHON" tools/write_build_info.py "$bin" "$package"

@@ -10,7 +10,7 @@ tools/build.sh "$1"
 find "$package" -type l -delete
 for file in tf_dwsconv/*; do
   case $file in
-    *.so | *_build_info.json | *__pycache__) ;;
+    *.so | *.h | *_build_info.json | *__pycache__) ;;
     *) ln -s "$root/$file" "$package/" ;;
   esac
 done

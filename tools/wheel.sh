@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 python=${DWSCONV_PYTHON:-$PWD/.venv/bin/python}
 folder=$(realpath -m "${1:-dist}")
-for file in _dwsconv_ops.so _native.so _lab.so _build_info.json; do
+for file in _dwsconv_ops.so _native.so _lab.so libtf_dwsconv.so tf_dwsconv.h _build_info.json; do
   if [[ ! -e tf_dwsconv/$file ]]; then
     echo "error: tf_dwsconv/$file is missing: run make build first" >&2
     exit 1

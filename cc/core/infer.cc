@@ -249,7 +249,7 @@ class Inference {
     c_.K = f[3];
     const bool window = f[0] > 1 || f[1] > 1 || c_.stride_h > 1 || c_.stride_w > 1 || r_.padding == "EXPLICIT";
     for (const auto& [given, what] : {std::pair<bool, const char*>{r_.expand_filter.has_value(), "expand_filter"},
-                                      {r_.gate.has_value(), "scale"},
+                                      {r_.gate.has_value(), r_.gate_name},
                                       {r_.normalize, "normalize"}}) {
       if (window && given) {
         return std::string(what) + " must not be given with a dense convolution: pointwise_filter (shape " +
@@ -261,7 +261,8 @@ class Inference {
 
   // What SAME gives depends on the input's size alone, so an unknown filter counts as 1.
   std::string Window() {
-    const char* const filter = c_.has_depthwise || !c_.has_project ? "depthwise_filter" : "pointwise_filter";
+    const char* const own = c_.has_depthwise || !c_.has_project ? "depthwise_filter" : "pointwise_filter";
+    const char* const filter = r_.window_name != nullptr ? r_.window_name : own;
     const struct {
       const char* axis;
       int64_t in, kernel, stride, dilation, *out, *pad;
@@ -337,8 +338,8 @@ class Inference {
       const std::vector<int64_t> wide =
           nhwc_ ? std::vector<int64_t>{c_.N, 1, 1, CM()} : std::vector<int64_t>{c_.N, CM(), 1, 1};
       if (!Agree(*r_.gate->sizes, flat) && !Agree(*r_.gate->sizes, wide)) {
-        return "scale must have shape " + Show(Shape(flat)) + " or " + Show(Shape(wide)) + ", but its shape is " +
-               Show(*r_.gate);
+        return std::string(r_.gate_name) + " must have shape " + Show(Shape(flat)) + " or " + Show(Shape(wide)) +
+               ", but its shape is " + Show(*r_.gate);
       }
       c_.N = Merge(c_.N, (*r_.gate->sizes)[0]);
     }

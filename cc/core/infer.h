@@ -49,7 +49,8 @@ struct Request {
   bool normalize = false;
   float epsilon = 0;
   DType dtype = DType::kFloat32;
-  const char* input_name = "input";  // what messages call the input: the module for NumPy arrays calls it x
+  // What messages call them: the module for NumPy arrays has an x, a program a gate, and its pools windows.
+  const char *input_name = "input", *gate_name = "scale", *window_name = nullptr;  // null: the filter's own name
 };
 
 // Fills *chain and returns "", or returns what is wrong: the argument's name, what was given, what is allowed. Where

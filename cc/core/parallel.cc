@@ -10,6 +10,7 @@
 
 #include "cc/core/cpu_features.h"
 #include "cc/core/own_threads.h"
+#include "cc/core/team.h"
 
 namespace dwsconv {
 namespace {
@@ -105,6 +106,11 @@ struct Shared {
 };
 
 void RunOnPool(ThreadPool* pool, int threads, int64_t tasks, const AheadBody& body) {
+  if (Team* const team = pool->team()) {
+    Dealer dealer(threads, tasks);
+    team->Run(threads, [&](int worker) { dealer.Work(body, worker); });
+    return;
+  }
   const auto shared = std::make_shared<Shared>(threads, tasks, &body);
   for (int worker = 1; worker < threads; ++worker) {
     pool->Schedule([shared, worker] {

@@ -8,12 +8,16 @@
 
 namespace dwsconv {
 
+class Team;  // team.h
+
 // Threads that work can be given to. TensorFlow's own, say: work on them does not contend with its next op.
 class ThreadPool {
  public:
   virtual ~ThreadPool() = default;
   // Runs `work` on some other thread, soon (or at once on this one, if it has no room left).
   virtual void Schedule(std::function<void()> work) = 0;
+  // Itself where it is one: its threads are there already.
+  virtual Team* team() { return nullptr; }
 };
 
 // Who may work: the caller and up to threads - 1 more, of `pool`, or this library's own threads where it is null.

@@ -23,7 +23,7 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
                        (static_cast<double>(p.H * p.W) * static_cast<double>(p.E * p.C) +
                         static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM()) *
                             static_cast<double>(p.R * p.S + (p.has_project ? p.K : 0)));
-  plan.threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
+  plan.threads = static_cast<int>(std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads));
   const double moved =
       static_cast<double>(p.H * p.W * p.E) + static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
   plan.stream = static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;

@@ -7,9 +7,6 @@
 
 namespace dwsconv {
 
-// Below this much arithmetic a second thread costs more to wake than it saves.
-constexpr double kFlopsPerThread = 500'000;
-
 // What X and Y may take of L3 and still be there for who reads them next.
 constexpr double kShareOfL3 = 0.5;
 

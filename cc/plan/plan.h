@@ -16,6 +16,9 @@ struct Machine {
   Isa isa = Isa::kGeneric;
   int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
   int threads = 1;
+  // Below this much arithmetic a second thread costs more to call than it saves: to wake it, or, where it waits for the
+  // next step of a network (team.h), to tell it.
+  double flops_per_thread = 500'000;
   int vector_floats = 4;  // floats in a vector register
   int64_t z_bytes = 4;    // of an element of Z
   int tile_pixels = 6;    // rows of the pointwise register tile

@@ -116,7 +116,7 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
   const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
   const double flops = 2.0 * static_cast<double>(chain.N) * static_cast<double>(pixels) *
                        static_cast<double>(chain.CM()) * static_cast<double>(chain.R * chain.S + chain.K);
-  const int threads = static_cast<int>(std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads));
+  const int threads = static_cast<int>(std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads));
   // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
   const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);
   const double x = static_cast<double>(chain.H * chain.W * chain.C);

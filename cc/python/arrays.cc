@@ -34,6 +34,11 @@ bool IsAligned(const py::array& array) {
 
 }  // namespace
 
+void ThrowOutOfMemory(const std::string& message) {
+  PyErr_SetString(PyExc_MemoryError, message.c_str());
+  throw py::error_already_set();
+}
+
 DType DTypeOf(const py::array& array, const char* name) {
   const py::dtype dtype = array.dtype();
   const char order = dtype.byteorder();

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cc/core/chain.h"
@@ -41,6 +42,8 @@ pybind11::array ToOutput(pybind11::handle object, DType dtype, const std::vector
 
 // A new array for a result: large ones start on a cache line, which lets the kernels write around the caches.
 pybind11::array NewOutput(const pybind11::dtype& dtype, const std::vector<int64_t>& shape);
+
+[[noreturn]] void ThrowOutOfMemory(const std::string& message);
 
 bool Overlap(const pybind11::array& a, const pybind11::array& b);
 

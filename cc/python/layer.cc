@@ -16,11 +16,6 @@ namespace {
 // one.
 constexpr long kMostThreads = 1024;
 
-[[noreturn]] void ThrowOutOfMemory(const std::string& message) {
-  PyErr_SetString(PyExc_MemoryError, message.c_str());
-  throw py::error_already_set();
-}
-
 std::string Join(const std::vector<Isa>& isas) {
   std::string text;
   for (Isa isa : isas) text += (text.empty() ? "" : ", ") + std::string(IsaName(isa));

@@ -14,6 +14,7 @@
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
+#include "cc/python/network.h"
 #include "cc/python/question.h"
 
 namespace dwsconv {
@@ -155,6 +156,8 @@ PYBIND11_MODULE(_native, m) {
       }))
       .def("__call__", &Layer::Call, py::arg("x"), py::arg("out") = py::none(), py::arg("residual") = py::none(),
            py::arg("num_threads") = 0, py::arg("plan") = py::none());
+
+  DefineNetwork(&m);
 
   m.def("forward",
         [](const py::object& x, const py::object& depthwise_filter, const py::object& pointwise_filter,

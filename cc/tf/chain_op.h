@@ -141,20 +141,22 @@ absl::Status ReadChainAttributes(Context* context, ChainOpKind kind, ChainAttrib
   return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 
+// What a graph knows of the shape of input i.
+inline Shape ShapeOf(tensorflow::shape_inference::InferenceContext* c, int i) {
+  if (!c->RankKnown(c->input(i))) return Shape();
+  std::vector<int64_t> sizes;
+  for (int axis = 0; axis < c->Rank(c->input(i)); ++axis) {
+    const auto size = c->Dim(c->input(i), axis);
+    sizes.push_back(c->ValueKnown(size) ? c->Value(size) : kUnknown);
+  }
+  return sizes;
+}
+
 // For shape functions: infers the chain from what the graph knows.
 inline absl::Status InferInGraph(tensorflow::shape_inference::InferenceContext* c, ChainOpKind kind, Chain* chain,
                                  ChainAttributes* attributes) {
   TF_RETURN_IF_ERROR(ReadChainAttributes(c, kind, attributes));
-  const auto shape = [c](int i) -> Shape {
-    if (!c->RankKnown(c->input(i))) return Shape();
-    std::vector<int64_t> sizes;
-    for (int axis = 0; axis < c->Rank(c->input(i)); ++axis) {
-      const auto size = c->Dim(c->input(i), axis);
-      sizes.push_back(c->ValueKnown(size) ? c->Value(size) : kUnknown);
-    }
-    return sizes;
-  };
-  const std::string error = Infer(attributes->WithShapes(shape), chain);
+  const std::string error = Infer(attributes->WithShapes([c](int i) { return ShapeOf(c, i); }), chain);
   return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 

@@ -43,6 +43,11 @@ FilterCache& FilterCache::Global() {
   return *cache;
 }
 
+FilterCache& FilterCache::Networks() {
+  static FilterCache* const cache = new FilterCache(int64_t{2} << 30, 64);
+  return *cache;
+}
+
 FilterCache::Lookup FilterCache::MakeLookup(const PackKey& kind, absl::Span<const Tensor* const> filters, bool stable) {
   Lookup lookup;
   lookup.filters = filters;
@@ -58,37 +63,55 @@ FilterCache::Lookup FilterCache::MakeLookup(const PackKey& kind, absl::Span<cons
 
 PackedFiltersPtr FilterCache::Get(const Chain& chain, Isa isa, const Buffers& buffers,
                                   absl::Span<const Tensor* const> filters, bool stable) {
-  const PackKey kind = PackKeyOf(chain, isa);
+  const Packed packed = GetAny(PackKeyOf(chain, isa), filters, stable, [&]() -> Packed {
+    const PackedFiltersPtr made = PackedFilters::Make(chain, isa, buffers);
+    return {made, made == nullptr ? 0 : made->bytes()};
+  });
+  return std::static_pointer_cast<const PackedFilters>(packed.filters);
+}
+
+std::shared_ptr<const PackedProgram> FilterCache::Get(
+    const PackKey& kind, const Tensor& weights, bool stable,
+    const std::function<std::shared_ptr<const PackedProgram>()>& make) {
+  const Packed packed = GetAny(kind, {&weights}, stable, [&]() -> Packed {
+    const std::shared_ptr<const PackedProgram> made = make();
+    return {made, made == nullptr ? 0 : made->bytes()};
+  });
+  return std::static_pointer_cast<const PackedProgram>(packed.filters);
+}
+
+FilterCache::Packed FilterCache::GetAny(const PackKey& kind, absl::Span<const Tensor* const> filters, bool stable,
+                                        const std::function<Packed()>& make) {
   Released released;
   Lookup lookup = MakeLookup(kind, filters, stable);
-  PackedFiltersPtr packed = FindByAddress(lookup, &released);
-  if (packed != nullptr) return packed;
+  Packed packed = FindByAddress(lookup, &released);
+  if (packed.filters != nullptr) return packed;
   const uint64_t contents = HashAll(filters);
   lookup.contents.identity = {contents};
   packed = FindByContents(lookup, &released);
-  if (packed != nullptr || !MetBefore(lookup)) return packed;
+  if (packed.filters != nullptr || !MetBefore(lookup)) return packed;
 
-  packed = PackedFilters::Make(chain, isa, buffers);
+  packed = make();
   // A foreign buffer may have been written into after it was hashed and before it was packed.
-  if (packed == nullptr || HashAll(filters) != contents) return packed;
-  return Insert(lookup, std::move(packed), &released);
+  if (packed.filters == nullptr || HashAll(filters) != contents) return packed;
+  return Insert(lookup, packed, &released);
 }
 
-PackedFiltersPtr FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
+FilterCache::Packed FilterCache::FindByAddress(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   // What a model that is gone has left is found here when another runs on.
   if (++lookups_ % 1024 == 0) SweepUnderLock(released);
   const auto found = slots_.find(lookup.addresses);
-  if (found == slots_.end() || found->second.foreign_hash != lookup.foreign_hash) return nullptr;
+  if (found == slots_.end() || found->second.foreign_hash != lookup.foreign_hash) return {};
   ++stats_.hits;
   Use(found->second.entry);
   return found->second.entry->packed;
 }
 
-PackedFiltersPtr FilterCache::FindByContents(const Lookup& lookup, Released* released) {
+FilterCache::Packed FilterCache::FindByContents(const Lookup& lookup, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   const auto found = by_contents_.find(lookup.contents);
-  if (found == by_contents_.end()) return nullptr;
+  if (found == by_contents_.end()) return {};
   ++stats_.hits;
   Use(found->second);
   // Met elsewhere, so the entry is alive, but what it held may not be.
@@ -107,16 +130,15 @@ bool FilterCache::MetBefore(const Lookup& lookup) {
   return false;
 }
 
-PackedFiltersPtr FilterCache::Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released) {
+FilterCache::Packed FilterCache::Insert(const Lookup& lookup, const Packed& packed, Released* released) {
   std::lock_guard<std::mutex> lock(mu_);
   SweepUnderLock(released);
   const auto found = by_contents_.find(lookup.contents);
   if (found != by_contents_.end()) return found->second->packed;  // another thread was faster
-  const int64_t bytes = packed->bytes();
-  if (bytes > max_bytes_) return packed;
-  entries_.push_front(Entry{lookup.contents, packed, bytes, lookups_});
+  if (packed.bytes > max_bytes_) return packed;
+  entries_.push_front(Entry{lookup.contents, packed, lookups_});
   by_contents_[lookup.contents] = entries_.begin();
-  stats_.bytes += bytes;
+  stats_.bytes += packed.bytes;
   ++stats_.inserts;
   while (stats_.bytes > max_bytes_ || entries_.size() > max_entries_) Erase(std::prev(entries_.end()), released);
   if (SameAsLastTime(lookup)) Learn(lookup, entries_.begin(), released);
@@ -167,7 +189,7 @@ void FilterCache::Erase(Entries::iterator entry, Released* released) {
     slot = slot->second.entry == entry ? Forget(slot, released) : std::next(slot);
   }
   by_contents_.erase(entry->contents);
-  stats_.bytes -= entry->bytes;
+  stats_.bytes -= entry->packed.bytes;
   released->entries.splice(released->entries.end(), entries_, entry);
 }
 

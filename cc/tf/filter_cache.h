@@ -5,7 +5,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "absl/types/span.h"
 #include "cc/core/chain.h"
 #include "cc/cpu/pack.h"
+#include "cc/cpu/run/program.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace dwsconv {
@@ -43,11 +46,17 @@ class FilterCache {
 
   // The one that all kernels share: a model's functions (train, predict, each input shape) pack its filters once.
   static FilterCache& Global();
+  // The same for whole networks, one of which may be as large as all filters there.
+  static FilterCache& Networks();
 
   // Packed filters with the contents of `filters`: those filters and biases that the chain has, in a fixed order, which
   // `buffers` point into. Null where the call had better pack for itself, or memory is out.
   PackedFiltersPtr Get(const Chain& chain, Isa isa, const Buffers& buffers,
                        absl::Span<const tensorflow::Tensor* const> filters, bool stable);
+
+  // Likewise the filters of a program, of whose flat weights `make` packs them. `kind` is what must agree besides.
+  std::shared_ptr<const PackedProgram> Get(const PackKey& kind, const tensorflow::Tensor& weights, bool stable,
+                                           const std::function<std::shared_ptr<const PackedProgram>()>& make);
 
   // Lets go of tensors that nobody but the cache holds any more (their variable has moved on or is gone), and of packed
   // filters that were not used for long.
@@ -71,6 +80,11 @@ class FilterCache {
   };
   using AddressKey = Key<kMaxFilters>;
   using ContentsKey = Key<1>;  // a hash
+  // Filters of whatever kind.
+  struct Packed {
+    std::shared_ptr<const void> filters;
+    int64_t bytes = 0;
+  };
   struct Hasher {
     template <size_t kCount>
     size_t operator()(const Key<kCount>& key) const;
@@ -78,8 +92,7 @@ class FilterCache {
 
   struct Entry {
     ContentsKey contents;
-    PackedFiltersPtr packed;
-    int64_t bytes = 0;
+    Packed packed;
     int64_t last_use = 0;  // by lookups_
   };
   using Entries = std::list<Entry>;  // the last used first
@@ -124,10 +137,12 @@ class FilterCache {
   };
 
   static Lookup MakeLookup(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable);
-  PackedFiltersPtr FindByAddress(const Lookup& lookup, Released* released);
-  PackedFiltersPtr FindByContents(const Lookup& lookup, Released* released);
+  Packed GetAny(const PackKey& kind, absl::Span<const tensorflow::Tensor* const> filters, bool stable,
+                const std::function<Packed()>& make);
+  Packed FindByAddress(const Lookup& lookup, Released* released);
+  Packed FindByContents(const Lookup& lookup, Released* released);
   bool MetBefore(const Lookup& lookup);  // and takes note
-  PackedFiltersPtr Insert(const Lookup& lookup, PackedFiltersPtr packed, Released* released);
+  Packed Insert(const Lookup& lookup, const Packed& packed, Released* released);
 
   // These want the lock.
   void Use(Entries::iterator entry);

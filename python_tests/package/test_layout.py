@@ -14,7 +14,7 @@ from conftest import ROOT, SUBJECTS
 
 OBJECTS = ROOT / ".bazel" / "bin" / "cc" / "cpu" / "_objs"
 
-# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python.
+# Each room and those that it may include: core <- plan, ref <- cpu, cuda <- lab, tf, python, capi.
 ARROWS = {
     "cc/core": {"cc/core"},
     "cc/plan": {"cc/core", "cc/plan"},
@@ -23,6 +23,7 @@ ARROWS = {
     "cc/lab": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cc/lab"},
     "cuda": {"cc/core", "cc/plan", "cuda"},
     "cc/tf": {"cc/core", "cc/plan", "cc/ref", "cc/cpu", "cuda", "cc/tf"},
+    "cc/capi": {"cc/core", "cc/plan", "cc/cpu", "cc/capi"},
     "cc/python": {"cc/core", "cc/plan", "cc/cpu", "cc/lab", "cc/python"},
 }
 
@@ -33,6 +34,7 @@ FENCED = {
     r"(cuda|cublas|cudnn|cute/|cutlass/|cub/|thrust/)": r"(cuda/|cc/tf/[a-z_]*gpu[a-z_]*\.)",
     r"omp\.h": r"cc/lab/openmp\.cc$",
     r"g(test|mock)/": r"cc/(core|plan)/[a-z0-9_]+_test\.cc$",
+    r"nlohmann/": r"cc/core/(json\.h|program_print\.cc)$",
     r"[a-z]*intrin\.h|arm_neon\.h": r"cc/cpu/kernels/([a-z_]+_(avx2|avx512|neon)|step_bf16)\.h$",
 }
 
@@ -96,6 +98,7 @@ def test_includes_follow_the_arrows():
         ("cc/core/a.cc", "#include <immintrin.h>"),
         ("cc/cpu/a.cc", "#include <omp.h>"),
         ("cc/core/a.cc", "#include <gtest/gtest.h>"),
+        ("cc/core/a.cc", "#include <nlohmann/json.hpp>"),
         ("cc/cpu/a.cc", "int a;\n  #pragma omp parallel for"),
         ("cc/cpu/a.cc", '#include "forward.h"'),
         ("cc/cpu/a.cc", '#include "cc/lab/ladder.h"'),
@@ -212,9 +215,10 @@ def test_isa_objects_export_their_table_alone():
     assert {"generic", "avx2", "avx512", "avx512bf16"} == set(names)
     built = {path.parent.name.removeprefix("kernels_") for path in objects}
     assert built <= set(names) and "generic" in built
-    assert {path.name.split(".")[0] for path in objects} == {"forward_kernels", "backward_kernels"}
+    kinds = {"forward_kernels": "Kernels", "backward_kernels": "Backward", "step_kernels": "Steps"}
+    assert {path.name.split(".")[0] for path in objects} == set(kinds)
     for path in objects:
-        kind = "Kernels" if path.name.startswith("forward") else "Backward"
+        kind = kinds[path.name.split(".")[0]]
         table = f"dwsconv::{kind}{names[path.parent.name.removeprefix('kernels_')]}()"
         assert symbols(path, "--defined-only", "--extern-only") == [("T", table)], path
 
@@ -225,7 +229,7 @@ def dynamic(path: Path, tag: str) -> "list[str]":
     return re.findall(rf"\({tag}\).*\[(.*)\]", out)
 
 
-@pytest.mark.parametrize("name", ["_native.so", "_lab.so", "_dwsconv_ops.so"])
+@pytest.mark.parametrize("name", ["_native.so", "_lab.so", "_dwsconv_ops.so", "libtf_dwsconv.so"])
 def test_libraries_stand_alone(name):
     """No run path of the machine that built them, and nothing needed that their users lack."""
     library = ROOT / "tf_dwsconv" / name
@@ -245,6 +249,9 @@ def test_libraries_hide_the_core():
     for module in ("_native", "_lab"):
         visible = symbols(ROOT / "tf_dwsconv" / f"{module}.so", "-D", "--defined-only", "--extern-only")
         assert [name for _, name in visible] == [f"PyInit_{module}"]
+    header = (ROOT / "cc" / "capi" / "tf_dwsconv.h").read_text(encoding="utf-8")
+    visible = symbols(ROOT / "tf_dwsconv" / "libtf_dwsconv.so", "-D", "--defined-only", "--extern-only")
+    assert {name for _, name in visible} == set(re.findall(r"\b(dwsconv_\w+)\(", header))
     ops = symbols(ROOT / "tf_dwsconv" / "_dwsconv_ops.so", "-D", "--defined-only", "--extern-only")
     assert [name for kind, name in ops if "dwsconv::" in name] == []
 

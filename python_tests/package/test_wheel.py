@@ -117,7 +117,7 @@ def run_layer(site: Path, cwd: Path) -> dict:
 
 
 def test_contents(wheel):
-    """A wheel of this platform that holds the package, both libraries, the record of the build and the licence."""
+    """A wheel of this platform that holds the package, its libraries, the record of the build and the licence."""
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert wheel.name.endswith(f"-{tag}-{tag}-{platform}.whl")
@@ -126,9 +126,8 @@ def test_contents(wheel):
         info = json.loads(packed.read("tf_dwsconv/_build_info.json"))
     modules = {f"tf_dwsconv/{p.relative_to(ROOT / 'tf_dwsconv')}" for p in (ROOT / "tf_dwsconv").rglob("*.py")}
     shipped = {name for name in names if ".dist-info/" not in name}
-    assert shipped == modules | {
-        f"tf_dwsconv/{n}" for n in ("_dwsconv_ops.so", "_native.so", "_lab.so", "_build_info.json")
-    }
+    built = ("_dwsconv_ops.so", "_native.so", "_lab.so", "libtf_dwsconv.so", "tf_dwsconv.h", "_build_info.json")
+    assert shipped == modules | {f"tf_dwsconv/{name}" for name in built}
     assert any(name.endswith("LICENSE") for name in names)
     assert set(info) == {"tensorflow", "compiler", "cuda", "isas", "abi"}
     assert info["tensorflow"].count(".") == 2

@@ -6,10 +6,10 @@ FAULTS = (
     Fault(
         "small problems on all threads",
         "cc/plan/planner.cc",
-        "flops / kFlopsPerThread",
+        "flops / machine.flops_per_thread",
         "static_cast<double>(machine.threads)",
         ("plan/test_planner.py::test_small_problems_take_one_thread",),
-        at="std::clamp<double>(flops / kFlopsPerThread, 1.0, machine.threads)",
+        at="std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads)",
     ),
     Fault(
         "blocks larger than their scratch",

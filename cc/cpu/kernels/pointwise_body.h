@@ -112,15 +112,10 @@ inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, con
   }
 }
 
-template <bool kHalf, int kRows, int kVectors>
-void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel, Fetch* fetch) {
-  Vec acc[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
-
+// The sums of a tile to Y.
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void FinishTile(const PointwiseArgs& a, const TileEnd& end,
+                                                      const Vec (&acc)[kRows][kVectors], int64_t pixel) {
   if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
     const bool plain = a.activation.kind == ActivationKind::kNone;
     if (a.residual != nullptr || end.lanes < kVectors * kV) {
@@ -144,6 +139,51 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
       return FinishRows<BFloat16>(a, end, sums, kRows, pixel);
     case DType::kFloat16:
       return FinishRows<Float16>(a, end, sums, kRows, pixel);
+  }
+}
+
+template <bool kHalf, int kRows, int kVectors>
+void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZType* panel, int64_t pixel, Fetch* fetch) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
+  MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+  FinishTile(a, end, acc, pixel);
+}
+
+// One pixel by kRowPanels whole panels: by a single one each multiply-add would wait for the one before. Each sum is in
+// the order of Tile.
+constexpr int kRowPanels = 4;
+
+void RowTile(const PointwiseArgs& a, TileEnd end) {
+  const int64_t step = CeilDiv(a.cm, kPair) * kPair * kTileChannels;
+  const ZType* const z = static_cast<const ZType*>(a.z);
+  const ZType* const panel = static_cast<const ZType*>(a.panels) + end.k / kTileChannels * step;
+  Vec acc[kRowPanels][kTileVectors];
+#pragma GCC unroll 4
+  for (int p = 0; p < kRowPanels; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) acc[p][v] = Load(end.bias + p * kTileChannels + v * kV);
+  const auto multiply = [&](StepVec x, int64_t c) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kRowPanels; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        const ZType* const f = panel + p * step + c * kTileChannels + v * kV * kPair;
+        acc[p][v] = MultiplyStep(x, LoadStep(f), acc[p][v]);
+      }
+  };
+  int64_t c = 0;
+  for (; c + kPair <= a.cm; c += kPair) multiply(BroadcastStep(z + c), c);
+  if (kPair > 1 && c < a.cm) multiply(BroadcastLast(z + c), c);
+#pragma GCC unroll 4
+  for (int p = 0; p < kRowPanels; ++p, end.k += kTileChannels, end.bias += kTileChannels) {
+    Vec one[1][kTileVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) one[0][v] = acc[p][v];
+    FinishTile(a, end, one, 0);
   }
 }
 
@@ -183,6 +223,19 @@ void Pointwise(const PointwiseArgs& a) {
            : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
     }
   };
+  if (a.pixels == 1) {
+    constexpr int64_t kWide = kRowPanels * kTileChannels;
+    int64_t k = a.k_begin;
+    end.lanes = kTileChannels;
+    for (; k + kWide <= a.k_end; k += kWide) {
+      end.k = k;
+      end.bias = a.bias + k;
+      RowTile(a, end);
+    }
+    for (; k < a.k_end; k += kTileChannels) tile(0, k);
+    if (a.stream) StreamFence();
+    return;
+  }
   // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
   // are written from end to end. Otherwise a panel stays near while all the block's pixels pass by.
   if (a.cm * (a.k_end - a.k_begin) * static_cast<int64_t>(sizeof(ZType)) <= kNearBytes) {

@@ -8,6 +8,7 @@
 #include "cc/core/cpu_features.h"
 #include "cc/cpu/kernels/backward_table.h"
 #include "cc/cpu/kernels/kernel_table.h"
+#include "cc/cpu/kernels/step_table.h"
 
 // X(name, instruction set, whether its products are of bfloat16), the best first. A target with such products serves
 // bfloat16 chains on CPUs with AVX512_BF16, where nothing needs Z in float.
@@ -20,10 +21,11 @@
 
 namespace dwsconv {
 
-// The tables of each target: KernelsAvx2(), BackwardAvx2().
-#define DWSCONV_DECLARE(name, isa, bf16) \
-  const KernelTable& Kernels##name();    \
-  const BackwardTable& Backward##name();
+// The tables of each target: KernelsAvx2(), BackwardAvx2(), StepsAvx2().
+#define DWSCONV_DECLARE(name, isa, bf16)  \
+  const KernelTable& Kernels##name();     \
+  const BackwardTable& Backward##name();  \
+  const StepTable& Steps##name();
 DWSCONV_FOR_TARGETS(DWSCONV_DECLARE)
 #undef DWSCONV_DECLARE
 
@@ -45,9 +47,10 @@ const Table& Choose(const Target<Table> (&targets)[kCount], Isa isa, bool bf16) 
 
 inline bool MultipliesBf16(DType dtype) { return dtype == DType::kBFloat16 && GetCpuFeatures().avx512_bf16; }
 
-// The kernels of an instruction set for a chain, and those of its backward pass.
+// The kernels of an instruction set for a chain, those of its backward pass, and those of a program's other steps.
 const KernelTable& Kernels(Isa isa, const Chain& chain);
 const BackwardTable& BackwardKernels(Isa isa, DType dtype);
+const StepTable& StepKernels(Isa isa);
 
 }  // namespace dwsconv
 

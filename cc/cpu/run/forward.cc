@@ -15,6 +15,9 @@ namespace {
 
 std::atomic<int64_t> forward_calls[3];
 
+// Of a thread of a team: some microseconds, where to tell it and to wait for it takes one or two.
+constexpr double kFlopsInTeam = 100'000;
+
 // A chain that only scales and shifts channels that fill no vector: several pixels as one, the rest in a copy.
 std::string ScalePixels(const Chain& chain, const Buffers& buffers, const PackedFilters& packed,
                         const ForwardOptions& options) {
@@ -128,6 +131,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
   if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
   machine.threads = std::max(options.num_threads, 1);
+  if (options.pool != nullptr && options.pool->team() != nullptr) machine.flops_per_thread = kFlopsInTeam;
   machine.vector_floats = kernels.vector_floats;
   machine.z_bytes = SizeOf(kernels.z_type);
   machine.tile_pixels = kernels.tile_pixels;

@@ -1,0 +1,192 @@
+// The kernels of step_table.h over the vectors of one target. Part of a kernel's translation unit: include after
+// activation_body.h.
+#ifndef DWSCONV_CPU_KERNELS_STEPS_BODY_H_
+#define DWSCONV_CPU_KERNELS_STEPS_BODY_H_
+
+#include "cc/core/half.h"
+#include "cc/core/whole.h"
+#include "cc/cpu/kernels/step_table.h"
+
+namespace dwsconv {
+namespace {
+
+constexpr int64_t kRun = 512;  // floats on the stack between an op and its activation
+
+template <typename T>
+inline Vec LoadUpTo(const T* p, int64_t n) {
+  return n >= kV ? Load(p) : LoadN(p, n);
+}
+template <typename T>
+inline void StoreUpTo(T* p, Vec v, int64_t n) {
+  if (n >= kV) {
+    Store(p, v);
+  } else {
+    StoreN(p, v, n);
+  }
+}
+
+// to[0:n] = activation(value(i, lanes)), a vector at a time.
+template <typename T, typename Value>
+inline __attribute__((always_inline)) void ActivatedRun(int64_t n, T* to, const Activation& activation, const T* slopes,
+                                                        const Value& value) {
+  alignas(64) float run[kRun];
+  for (int64_t first = 0; first < n; first += kRun) {
+    const int64_t here = n - first < kRun ? n - first : kRun;
+    for (int64_t i = 0; i < here; i += kV) {
+      Vec v = value(first + i, here - i);
+      if (slopes != nullptr) v = PRelu(v, LoadUpTo(slopes + first + i, here - i));
+      Store(run + i, v);
+    }
+    if (slopes == nullptr) ActivateRow(run, RoundUp(here, kV), activation);
+    for (int64_t i = 0; i < here; i += kV) StoreUpTo(to + first + i, Load(run + i), here - i);
+  }
+}
+
+template <typename T, typename Op>
+void CombineBy(const CombineArgs& a, const Op& op) {
+  const T* const x = static_cast<const T*>(a.x);
+  const T* const y = static_cast<const T*>(a.y);
+  const Vec x_one = Set1(a.x_same ? ToFloat(*x) : 0.0f), y_one = Set1(a.y_same ? ToFloat(*y) : 0.0f);
+  ActivatedRun<T>(a.n, static_cast<T*>(a.to), a.activation, nullptr, [&](int64_t i, int64_t lanes) {
+    return op(a.x_same ? x_one : LoadUpTo(x + i, lanes), a.y_same ? y_one : LoadUpTo(y + i, lanes));
+  });
+}
+
+// NaN where either is: MaxSecondOnNan alone looks at the second.
+inline Vec MaxOrNan(Vec x, Vec y) { return x == x ? MaxSecondOnNan(x, y) : x; }
+inline Vec MinOrNan(Vec x, Vec y) { return x == x ? MinSecondOnNan(x, y) : x; }
+
+template <typename T>
+void Combine(const CombineArgs& a) {
+  switch (a.kind) {
+    case CombineKind::kAdd:
+      return CombineBy<T>(a, [](Vec x, Vec y) { return x + y; });
+    case CombineKind::kSubtract:
+      return CombineBy<T>(a, [](Vec x, Vec y) { return x - y; });
+    case CombineKind::kMultiply:
+      return CombineBy<T>(a, [](Vec x, Vec y) { return x * y; });
+    case CombineKind::kMaximum:
+      return CombineBy<T>(a, [](Vec x, Vec y) { return MaxOrNan(x, y); });
+    case CombineKind::kMinimum:
+      return CombineBy<T>(a, [](Vec x, Vec y) { return MinOrNan(x, y); });
+  }
+}
+
+template <typename T>
+void StepActivate(const StepActivateArgs& a) {
+  const T* const x = static_cast<const T*>(a.x);
+  ActivatedRun<T>(a.n, static_cast<T*>(a.to), a.activation, static_cast<const T*>(a.slopes),
+                  [x](int64_t i, int64_t lanes) { return LoadUpTo(x + i, lanes); });
+}
+
+// kVectors of channels at a time, `lanes` of which are wanted.
+template <typename T, int kVectors>
+inline void PoolChannels(const PoolArgs& a, const T* x, int64_t lanes, T* to) {
+  const Vec start = Set1(a.largest ? -__builtin_inff() : 0.0f);
+  Vec total[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) total[v] = start;
+  for (int64_t r = 0; r < a.rows; ++r, x += a.row_step) {
+    const T* pixel = x;
+    Vec row[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) row[v] = start;
+    for (int64_t s = 0; s < a.columns; ++s, pixel += a.pixel_step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec value = LoadUpTo(pixel + v * kV, lanes - v * kV);
+        row[v] = a.largest ? MaxOrNan(row[v], value) : row[v] + value;
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) total[v] = a.largest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
+  }
+  const Vec count = Set1(static_cast<float>(a.rows * a.columns));
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) StoreUpTo(to + v * kV, a.largest ? total[v] : total[v] / count, lanes - v * kV);
+}
+
+template <typename T>
+void Pool(const PoolArgs& a) {
+  const T* const x = static_cast<const T*>(a.x);
+  T* const to = static_cast<T*>(a.to);
+  int64_t c = 0;
+  for (; c + 4 * kV <= a.channels; c += 4 * kV) PoolChannels<T, 4>(a, x + c, 4 * kV, to + c);
+  for (; c < a.channels; c += kV) PoolChannels<T, 1>(a, x + c, a.channels - c < kV ? a.channels - c : kV, to + c);
+}
+
+// The sum of term(i, lanes) over a row, lanes past its end not counted: four sums, so that none waits for the one
+// before.
+template <typename Term>
+inline float SumOf(int64_t n, const Term& term) {
+  Vec sums[4] = {Set1(0.0f), Set1(0.0f), Set1(0.0f), Set1(0.0f)};
+  int64_t i = 0;
+  for (; i + 4 * kV <= n; i += 4 * kV) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sums[v] = sums[v] + term(i + v * kV, kV);
+  }
+  for (; i + kV <= n; i += kV) sums[0] = sums[0] + term(i, kV);
+  float lanes[kV], total = 0;
+  Store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (int v = 0; v < kV; ++v) total += lanes[v];
+  if (i == n) return total;
+  Store(lanes, term(i, n - i));
+  for (int64_t v = 0; v < n - i; ++v) total += lanes[v];
+  return total;
+}
+
+template <typename T>
+void Softmax(const SoftmaxArgs& a) {
+  const T* const x = static_cast<const T*>(a.x);
+  T* const to = static_cast<T*>(a.to);
+  float largest = -__builtin_inff();
+  for (int64_t i = 0; i < a.n; ++i) {
+    const float v = ToFloat(x[i]);
+    largest = v > largest ? v : largest;  // a NaN spoils the sum, so the row
+  }
+  const Vec shift = Set1(largest);
+  const auto power = [&](int64_t i, int64_t lanes) { return Exp(LoadUpTo(x + i, lanes) - shift); };
+  const Vec sum = Set1(SumOf(a.n, power));
+  for (int64_t i = 0; i < a.n; i += kV) StoreUpTo(to + i, power(i, a.n - i) / sum, a.n - i);
+}
+
+// The mean first and then the squares of what is left: one pass over squares would cancel.
+template <typename T>
+void StepNormalize(const NormalizeArgs& a) {
+  const T* const x = static_cast<const T*>(a.x);
+  const T* const gamma = static_cast<const T*>(a.gamma);
+  const T* const beta = static_cast<const T*>(a.beta);
+  T* const to = static_cast<T*>(a.to);
+  const float inverse = 1.0f / static_cast<float>(a.n);
+  const Vec mean = Set1(inverse * SumOf(a.n, [x](int64_t i, int64_t lanes) { return LoadUpTo(x + i, lanes); }));
+  const float variance = inverse * SumOf(a.n, [=](int64_t i, int64_t lanes) {
+                           const Vec v = LoadUpTo(x + i, lanes) - mean;
+                           return v * v;
+                         });
+  const Vec factor = Set1(1.0f / __builtin_sqrtf(variance + a.epsilon));
+  for (int64_t i = 0; i < a.n; i += kV) {
+    const int64_t lanes = a.n - i;
+    Vec v = (LoadUpTo(x + i, lanes) - mean) * factor;
+    if (gamma != nullptr) v = v * LoadUpTo(gamma + i, lanes);
+    if (beta != nullptr) v = v + LoadUpTo(beta + i, lanes);
+    StoreUpTo(to + i, v, lanes);
+  }
+}
+
+template <typename T>
+void Blend(const BlendArgs& a) {
+  const auto at = [](const void* p, int64_t i, int64_t lanes) { return LoadUpTo(static_cast<const T*>(p) + i, lanes); };
+  const Vec right = Set1(a.right), down = Set1(a.down);
+  for (int64_t i = 0; i < a.n; i += kV) {
+    const int64_t lanes = a.n - i;
+    const Vec tl = at(a.top_left, i, lanes), bl = at(a.bottom_left, i, lanes);
+    const Vec top = tl + (at(a.top_right, i, lanes) - tl) * right;
+    const Vec bottom = bl + (at(a.bottom_right, i, lanes) - bl) * right;
+    StoreUpTo(static_cast<T*>(a.to) + i, top + (bottom - top) * down, lanes);
+  }
+}
+
+}  // namespace
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_KERNELS_STEPS_BODY_H_

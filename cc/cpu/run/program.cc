@@ -1,0 +1,175 @@
+#include "cc/cpu/run/program.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <new>
+
+#include "cc/core/huge_pages.h"
+#include "cc/core/team.h"
+#include "cc/cpu/run/executor.h"
+#include "cc/cpu/run/forward.h"
+#include "cc/cpu/run/program_ops.h"
+#include "cc/cpu/run/scratch_pool.h"
+
+namespace dwsconv {
+namespace {
+
+std::atomic<int64_t> program_calls{0};
+
+bool IsChain(const Step& step) { return step.kind == StepKind::kChain || step.kind == StepKind::kDense; }
+
+// The weights of a chain or of a dense step, which is a chain of pixels.
+Buffers FiltersOf(const Program& program, const Step& step, const void* weights) {
+  const auto at = [&](Role role) -> const void* {
+    const int64_t index = step.weight(role);
+    if (index == kNone) return nullptr;
+    return static_cast<const char*>(weights) +
+           program.weights[static_cast<size_t>(index)].offset * SizeOf(program.dtype);
+  };
+  Buffers buffers;
+  buffers.expand_filter = at(Role::kExpandFilter);
+  buffers.expand_bias = at(Role::kExpandBias);
+  buffers.expand_slopes = at(Role::kExpandSlopes);
+  buffers.depthwise_filter = at(Role::kDepthwiseFilter);
+  buffers.depthwise_bias = at(Role::kDepthwiseBias);
+  buffers.depthwise_slopes = at(Role::kDepthwiseSlopes);
+  buffers.pointwise_filter = at(step.kind == StepKind::kDense ? Role::kFilter : Role::kPointwiseFilter);
+  buffers.bias = at(Role::kBias);
+  buffers.slopes = at(Role::kSlopes);
+  return buffers;
+}
+
+// One call.
+class Run {
+ public:
+  Run(const PreparedProgram& prepared, const PackedProgram* packed, const void* weights, const ProgramOptions& options)
+      : program_(*prepared.program),
+        inferred_(prepared.inferred),
+        plan_(prepared.plan),
+        packed_(packed),
+        weights_(weights),
+        options_(options),
+        arena_(plan_.arena_bytes),
+        at_(plan_.places.size()) {}
+
+  std::string Steps(const std::vector<const void*>& inputs, const std::vector<void*>& outputs) {
+    if (arena_.data() == nullptr) return kOutOfMemory;
+    PreferHugePages(arena_.data(), plan_.arena_bytes);
+    for (size_t slot = 0; slot < at_.size(); ++slot) {
+      const Place& place = plan_.places[slot];
+      const size_t index = static_cast<size_t>(place.index);
+      at_[slot] = place.in == Place::In::kInput    ? static_cast<char*>(const_cast<void*>(inputs[index]))
+                  : place.in == Place::In::kOutput ? static_cast<char*>(outputs[index])
+                                                   : arena_.data() + place.offset;
+    }
+    Team team({options_.num_threads, options_.pool});
+    const Workers workers(options_.num_threads, &team);
+    for (size_t i = 0; i < program_.steps.size(); ++i) {
+      if (options_.cancelled && options_.cancelled()) return kCancelled;
+      const auto start = std::chrono::steady_clock::now();
+      const std::string error = OneStep(i, workers);
+      if (!error.empty()) return error;
+      if (options_.step_seconds == nullptr) continue;
+      (*options_.step_seconds)[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    for (const auto& [slot, output] : plan_.copies) {
+      const int64_t bytes = Elements(inferred_.shapes[static_cast<size_t>(slot)]) * SizeOf(program_.dtype);
+      if (bytes > 0) {
+        std::memcpy(outputs[static_cast<size_t>(output)], at_[static_cast<size_t>(slot)], static_cast<size_t>(bytes));
+      }
+    }
+    return "";
+  }
+
+ private:
+  std::string OneStep(size_t i, const Workers& workers) const {
+    const InferredStep& step = inferred_.steps[i];
+    if (Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
+    if (!IsChain(program_.steps[i])) {
+      const char* const weights = static_cast<const char*>(weights_);
+      RunStep({program_, inferred_, i, at_, weights, StepKernels(options_.isa), workers});
+      return "";
+    }
+    Buffers buffers = FiltersOf(program_, program_.steps[i], weights_);
+    buffers.input = At(step.xs[0]);
+    buffers.gate = At(step.gate);
+    buffers.residual = At(step.residual);
+    buffers.output = At(step.output);
+    ForwardOptions forward;
+    forward.isa = options_.isa;
+    forward.num_threads = workers.threads;
+    forward.pool = workers.pool;
+    return Forward(step.chain, buffers, packed_ != nullptr ? packed_->filters(i) : nullptr, forward);
+  }
+
+  char* At(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
+
+  const Program& program_;
+  const InferredProgram& inferred_;
+  const ProgramPlan& plan_;
+  const PackedProgram* const packed_;
+  const void* const weights_;
+  const ProgramOptions& options_;
+  Scratch arena_;
+  std::vector<char*> at_;  // by slot
+};
+
+}  // namespace
+
+std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program, const InferredProgram& inferred,
+                                                         const void* weights, Isa isa) {
+  try {
+    auto packed = std::make_shared<PackedProgram>();
+    packed->filters_.resize(program.steps.size());
+    for (size_t i = 0; i < program.steps.size(); ++i) {
+      if (!IsChain(program.steps[i])) continue;
+      packed->filters_[i] =
+          PackedFilters::Make(inferred.steps[i].chain, isa, FiltersOf(program, program.steps[i], weights));
+      if (packed->filters_[i] == nullptr) return nullptr;
+      packed->bytes_ += packed->filters_[i]->bytes();
+    }
+    return packed;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+std::string PreparedPrograms::Get(const std::vector<std::vector<int64_t>>& shapes, int threads,
+                                  std::shared_ptr<const PreparedProgram>* prepared) {
+  if (shapes.size() != program_->inputs.size()) {
+    return "the program takes " + std::to_string(program_->inputs.size()) + " inputs; given " +
+           std::to_string(shapes.size());
+  }
+  constexpr size_t kKept = 16;  // more shapes than that come from pictures of any size
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+    if (entry->threads != threads || entry->shapes != shapes) continue;
+    entries_.splice(entries_.begin(), entries_, entry);
+    *prepared = entry->prepared;
+    return "";
+  }
+  auto made = std::make_shared<PreparedProgram>();
+  made->program = program_;
+  std::string error = InferProgram(*program_, {shapes.begin(), shapes.end()}, &made->inferred);
+  if (error.empty()) {
+    error = MakeProgramPlan(*program_, made->inferred, GetCpuFeatures().l2_bytes, threads, &made->plan);
+  }
+  if (!error.empty()) return error;
+  entries_.push_front({shapes, threads, made});
+  if (entries_.size() > kKept) entries_.pop_back();
+  *prepared = std::move(made);
+  return "";
+}
+
+std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* packed, const void* weights,
+                       const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                       const ProgramOptions& options) {
+  program_calls.fetch_add(1, std::memory_order_relaxed);
+  return Run(prepared, packed, weights, options).Steps(inputs, outputs);
+}
+
+int64_t ProgramCalls() { return program_calls.load(std::memory_order_relaxed); }
+
+}  // namespace dwsconv

@@ -1,0 +1,86 @@
+// Runs programs (cc/core/program.h): what the op TfDwsconv>Network, the module `native` and the C interface call.
+#ifndef DWSCONV_CPU_RUN_PROGRAM_H_
+#define DWSCONV_CPU_RUN_PROGRAM_H_
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cc/core/cpu_features.h"
+#include "cc/core/parallel.h"
+#include "cc/core/program.h"
+#include "cc/core/program_infer.h"
+#include "cc/cpu/pack.h"
+#include "cc/plan/program_plan.h"
+
+namespace dwsconv {
+
+// The filters of all chains of a program, packed. Immutable once made, so threads may share it.
+class PackedProgram {
+ public:
+  // `inferred` of the program, with whatever sizes; `weights` the flat weights. Null when memory is out.
+  static std::shared_ptr<const PackedProgram> Make(const Program& program, const InferredProgram& inferred,
+                                                   const void* weights, Isa isa);
+
+  const PackedFilters* filters(size_t step) const { return filters_[step].get(); }  // null where there are none
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::vector<std::unique_ptr<PackedFilters>> filters_;
+  int64_t bytes_ = 0;
+};
+
+// A program with the shapes of a call, and its plan.
+struct PreparedProgram {
+  std::shared_ptr<const Program> program;
+  InferredProgram inferred;
+  ProgramPlan plan;
+};
+
+// What was prepared lately, by the inputs' shapes. Any thread may call.
+class PreparedPrograms {
+ public:
+  explicit PreparedPrograms(std::shared_ptr<const Program> program) : program_(std::move(program)) {}
+
+  // Fills *prepared and returns "", or says what is wrong with the shapes.
+  std::string Get(const std::vector<std::vector<int64_t>>& shapes, int threads,
+                  std::shared_ptr<const PreparedProgram>* prepared);
+
+ private:
+  struct Entry {
+    std::vector<std::vector<int64_t>> shapes;
+    int threads;
+    std::shared_ptr<const PreparedProgram> prepared;
+  };
+
+  const std::shared_ptr<const Program> program_;
+  std::mutex mutex_;
+  std::list<Entry> entries_;  // the last used first
+};
+
+struct ProgramOptions {
+  Isa isa = Isa::kGeneric;                      // from ChooseIsa
+  int num_threads = 1;                          // at most this many; from ResolveThreads
+  ThreadPool* pool = nullptr;                   // whose threads; null: this library's own
+  std::function<bool()> cancelled;              // asked between steps, in the calling thread; may be empty
+  std::vector<double>* step_seconds = nullptr;  // for a profile: the time of each step
+};
+
+constexpr char kCancelled[] = "the call was cancelled";
+
+// Computes `outputs` from `inputs`, dense and in the program's order, which share no memory. `packed` may be null, or
+// made for other shapes: what does not fit is packed for this call. Returns "" or what went wrong (memory; kCancelled).
+std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* packed, const void* weights,
+                       const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                       const ProgramOptions& options);
+
+// How often this process ran a program: for tests that assert which path ran.
+int64_t ProgramCalls();
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_RUN_PROGRAM_H_

@@ -1,0 +1,295 @@
+#include "cc/cpu/run/program_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "cc/core/attributes.h"
+#include "cc/core/half.h"
+#include "cc/core/whole.h"
+
+namespace dwsconv {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// Fewer elements than this are not worth a second thread, nor a task of their own: some microseconds.
+constexpr int64_t kElementsPerTask = 16 << 10;
+
+int64_t Product(const Sizes& sizes, size_t begin, size_t end) {
+  return std::accumulate(sizes.begin() + static_cast<std::ptrdiff_t>(begin),
+                         sizes.begin() + static_cast<std::ptrdiff_t>(end), int64_t{1}, std::multiplies<int64_t>());
+}
+
+// run(begin, end) over [0, count), where each of them is `elements` of work.
+template <typename Run>
+void Share(const StepCall& call, int64_t count, int64_t elements, const Run& run) {
+  const int64_t each = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(elements, 1));
+  const int64_t tasks = CeilDiv(count, each);
+  const Workers workers(static_cast<int>(std::min<int64_t>(call.workers.threads, tasks)), call.workers.pool);
+  ParallelFor(workers, tasks, [&](int64_t task, int) { run(task * each, std::min(count, (task + 1) * each)); });
+}
+
+Activation ActivationOf(const StepCall& call) { return ToActivation(call.step().activation, call.program.dtype); }
+
+// The axes of an op on single elements, as few as do: neighbours along which both operands go on are one.
+struct Walk {
+  Sizes sizes, x_steps, y_steps;  // steps in elements, 0 along an axis that is repeated
+
+  Walk(const Sizes& output, const Sizes& x, const Sizes& y) {
+    int64_t x_step = 1, y_step = 1;
+    for (size_t i = 0; i < output.size(); ++i) {  // from the last axis on
+      const int64_t size = output[output.size() - 1 - i];
+      const int64_t x_size = i < x.size() ? x[x.size() - 1 - i] : 1, y_size = i < y.size() ? y[y.size() - 1 - i] : 1;
+      Put(size, x_size == 1 ? 0 : x_step, y_size == 1 ? 0 : y_step);
+      x_step *= x_size;
+      y_step *= y_size;
+    }
+    if (sizes.empty()) Put(1, 1, 1);
+  }
+
+ private:
+  // An axis outside of those that are there.
+  void Put(int64_t size, int64_t x_step, int64_t y_step) {
+    if (size == 1) return;
+    const auto goes_on = [](const Sizes& steps, int64_t inner, int64_t step) { return step == steps.back() * inner; };
+    if (!sizes.empty() && goes_on(x_steps, sizes.back(), x_step) && goes_on(y_steps, sizes.back(), y_step)) {
+      sizes.back() *= size;
+      return;
+    }
+    sizes.push_back(size);
+    x_steps.push_back(x_step);
+    y_steps.push_back(y_step);
+  }
+};
+
+void Combine(const StepCall& call) {
+  const InferredStep& slots = call.slots();
+  const int64_t y_weight = call.step().weight(Role::kY);
+  const Sizes& y_shape = slots.y >= 0 ? call.shape(slots.y) : call.program.weights[static_cast<size_t>(y_weight)].shape;
+  const char* const y = slots.y >= 0 ? call.at[static_cast<size_t>(slots.y)] : call.Weight(Role::kY);
+  const Walk walk(call.shape(slots.output), call.shape(slots.xs[0]), y_shape);
+  const int64_t item = call.item(), inner = walk.sizes[0], outer = Product(walk.sizes, 1, walk.sizes.size());
+  CombineArgs common;
+  common.kind = static_cast<CombineKind>(static_cast<int>(call.step().kind) - static_cast<int>(StepKind::kAdd));
+  common.x_same = walk.x_steps[0] == 0;
+  common.y_same = walk.y_steps[0] == 0;
+  common.activation = ActivationOf(call);
+  // Elements [first, first + n) of run `row`.
+  const auto part = [&](int64_t row, int64_t first, int64_t n) {
+    int64_t x_at = 0, y_at = 0, rest = row;
+    for (size_t axis = 1; axis < walk.sizes.size(); ++axis) {
+      const int64_t i = rest % walk.sizes[axis];
+      rest /= walk.sizes[axis];
+      x_at += i * walk.x_steps[axis];
+      y_at += i * walk.y_steps[axis];
+    }
+    CombineArgs args = common;
+    args.x = call.x() + (x_at + (args.x_same ? 0 : first)) * item;
+    args.y = y + (y_at + (args.y_same ? 0 : first)) * item;
+    args.n = n;
+    args.to = call.output() + (row * inner + first) * item;
+    call.kernels.combine[call.type()](args);
+  };
+  if (outer == 1) {
+    Share(call, inner, 1, [&](int64_t begin, int64_t end) { part(0, begin, end - begin); });
+  } else {
+    Share(call, outer, inner, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) part(row, 0, inner);
+    });
+  }
+}
+
+void Activate(const StepCall& call) {
+  const Sizes& shape = call.shape(call.slots().output);
+  const char* const slopes = call.Weight(Role::kSlopes);
+  const int64_t item = call.item(), row = slopes != nullptr ? shape.back() : 1, rows = Elements(shape) / row;
+  Share(call, rows, row, [&](int64_t begin, int64_t end) {
+    const Activation activation = ActivationOf(call);
+    const int64_t n = slopes != nullptr ? row : end - begin, step = slopes != nullptr ? 1 : end - begin;
+    for (int64_t i = begin; i < end; i += step) {
+      const int64_t at = i * row * item;
+      call.kernels.activate[call.type()]({call.x() + at, slopes, n, call.output() + at, activation});
+    }
+  });
+}
+
+// What lies under one window inside the image, `channels` from `c` on.
+void PoolWindow(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t c, int64_t channels, bool largest) {
+  const Chain& k = call.slots().chain;
+  const int64_t h = p * k.stride_h - k.pad_top, w = q * k.stride_w - k.pad_left;
+  const int64_t top = std::clamp<int64_t>(h, 0, k.H), bottom = std::clamp<int64_t>(h + k.R, top, k.H);
+  const int64_t left = std::clamp<int64_t>(w, 0, k.W), right = std::clamp<int64_t>(w + k.S, left, k.W);
+  PoolArgs args;
+  args.x = call.x() + (((n * k.H + top) * k.W + left) * k.C + c) * call.item();
+  args.row_step = k.W * k.C;
+  args.pixel_step = k.C;
+  args.rows = bottom - top;
+  args.columns = right - left;
+  args.channels = channels;
+  args.largest = largest;
+  args.to = call.output() + (((n * k.Ho + p) * k.Wo + q) * k.C + c) * call.item();
+  call.kernels.pool[call.type()](args);
+}
+
+void Pool(const StepCall& call) {
+  const Chain& k = call.slots().chain;
+  const bool largest = call.step().kind == StepKind::kMaxPool;
+  Share(call, k.N * k.Ho, k.Wo * k.C * k.R * k.S / 4, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t q = 0; q < k.Wo; ++q) PoolWindow(call, row / k.Ho, row % k.Ho, q, 0, k.C, largest);
+    }
+  });
+}
+
+// The whole image under one window, some channels at a time. A share does not depend on the threads, nor do the sums.
+void Reduce(const StepCall& call) {
+  const Chain& k = call.slots().chain;
+  constexpr int64_t kChannels = 64;
+  const int64_t shares = CeilDiv(k.C, kChannels);
+  Share(call, k.N * shares, k.H * k.W * kChannels, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t c = i % shares * kChannels;
+      PoolWindow(call, i / shares, 0, 0, c, std::min(kChannels, k.C - c), call.step().kind == StepKind::kMax);
+    }
+  });
+}
+
+// Rows along the last axis: normalize and softmax.
+void Rows(const StepCall& call) {
+  const Sizes& shape = call.shape(call.slots().output);
+  const int64_t n = shape.back(), bytes = n * call.item();
+  Share(call, Elements(shape) / n, 4 * n, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const char* const x = call.x() + row * bytes;
+      char* const to = call.output() + row * bytes;
+      if (call.step().kind == StepKind::kSoftmax) {
+        call.kernels.softmax[call.type()]({x, n, to});
+      } else {
+        call.kernels.normalize[call.type()](
+            {x, call.Weight(Role::kGamma), call.Weight(Role::kBeta), n, call.step().epsilon, to});
+      }
+    }
+  });
+}
+
+void Concatenate(const StepCall& call) {
+  const InferredStep& slots = call.slots();
+  const Sizes& shape = call.shape(slots.output);
+  const size_t axis = static_cast<size_t>(*call.step().axis);
+  const int64_t outer = Product(shape, 0, axis), row = Product(shape, axis, shape.size());
+  Share(call, outer, row, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      char* to = call.output() + i * row * call.item();
+      for (int slot : slots.xs) {
+        const int64_t bytes = Product(call.shape(slot), axis, shape.size()) * call.item();
+        if (bytes > 0) std::memcpy(to, call.at[static_cast<size_t>(slot)] + i * bytes, static_cast<size_t>(bytes));
+        to += bytes;
+      }
+    }
+  });
+}
+
+template <typename T>
+void PadWith(const StepCall& call) {
+  const Sizes& pads = call.step().paddings;
+  const Sizes& from = call.shape(call.slots().xs[0]);
+  const Sizes& to = call.shape(call.slots().output);
+  // The last axis that is padded, with all behind it, is a row.
+  size_t axis = from.size() - 1;
+  while (axis > 0 && pads[2 * axis] == 0 && pads[2 * axis + 1] == 0) --axis;
+  const int64_t inner = Product(from, axis + 1, from.size()), row = to[axis] * inner, x_row = from[axis] * inner;
+  const T* const x = reinterpret_cast<const T*>(call.x());
+  T* const y = reinterpret_cast<T*>(call.output());
+  const T value = FromFloat<T>(call.step().value);
+  Share(call, Product(to, 0, axis), row, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t rest = i, x_at = 0, step = 1;
+      bool inside = true;
+      for (size_t a = axis; a-- > 0;) {
+        const int64_t at = rest % to[a] - pads[2 * a];
+        rest /= to[a];
+        inside = inside && at >= 0 && at < from[a];
+        x_at += at * step;
+        step *= from[a];
+      }
+      T* const out = y + i * row;
+      const int64_t before = inside ? pads[2 * axis] * inner : row;
+      std::fill(out, out + before, value);
+      if (!inside) continue;
+      std::copy_n(x + x_at * x_row, x_row, out + before);
+      std::fill(out + before + x_row, out + row, value);
+    }
+  });
+}
+
+// Where an output row or column lies between those of the input: as TensorFlow computes it, in float.
+struct Between {
+  int64_t low, high;
+  float part;
+
+  Between(int64_t i, int64_t in, int64_t out, bool nearest) {
+    const float scale = static_cast<float>(in) / static_cast<float>(out);
+    const float at = (static_cast<float>(i) + 0.5f) * scale - (nearest ? 0.0f : 0.5f), floor = std::floor(at);
+    low = std::clamp<int64_t>(static_cast<int64_t>(floor), 0, in - 1);
+    high = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(at)), 0, in - 1);
+    part = at - floor;
+  }
+};
+
+void Resize(const StepCall& call) {
+  const Sizes& from = call.shape(call.slots().xs[0]);
+  const Sizes& to = call.shape(call.slots().output);
+  const int64_t C = from[3], bytes = C * call.item();
+  const bool nearest = call.step().method == "nearest";
+  Share(call, to[0] * to[1], to[2] * C, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const Between h(row % to[1], from[1], to[1], nearest);
+      const char* const image = call.x() + row / to[1] * from[1] * from[2] * bytes;
+      char* out = call.output() + row * to[2] * bytes;
+      for (int64_t q = 0; q < to[2]; ++q, out += bytes) {
+        const Between w(q, from[2], to[2], nearest);
+        const auto at = [&](int64_t r, int64_t s) { return image + (r * from[2] + s) * bytes; };
+        if (nearest) {
+          std::memcpy(out, at(h.low, w.low), static_cast<size_t>(bytes));
+        } else {
+          call.kernels.blend[call.type()](
+              {at(h.low, w.low), at(h.low, w.high), at(h.high, w.low), at(h.high, w.high), w.part, h.part, C, out});
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void RunStep(const StepCall& call) {
+  switch (call.step().kind) {
+    case StepKind::kMaxPool:
+    case StepKind::kAveragePool:
+      return Pool(call);
+    case StepKind::kMean:
+    case StepKind::kMax:
+      return Reduce(call);
+    case StepKind::kActivation:
+      return Activate(call);
+    case StepKind::kNormalize:
+    case StepKind::kSoftmax:
+      return Rows(call);
+    case StepKind::kConcatenate:
+      return Concatenate(call);
+    case StepKind::kPad:
+      return WithType(call.program.dtype, [&](auto type) { PadWith<decltype(type)>(call); });
+    case StepKind::kResize:
+      return Resize(call);
+    case StepKind::kReshape:  // a tensor of the plan that is another one's memory
+    case StepKind::kChain:
+    case StepKind::kDense:
+      return;
+    default:
+      return Combine(call);
+  }
+}
+
+}  // namespace dwsconv

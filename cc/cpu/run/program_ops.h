@@ -1,0 +1,44 @@
+// The steps of a program that are no convolutions: how each is cut into parts for the kernels of step_table.h.
+#ifndef DWSCONV_CPU_RUN_PROGRAM_OPS_H_
+#define DWSCONV_CPU_RUN_PROGRAM_OPS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "cc/core/parallel.h"
+#include "cc/core/program.h"
+#include "cc/core/program_infer.h"
+#include "cc/cpu/kernels/step_table.h"
+
+namespace dwsconv {
+
+// One step of a call: its shapes, and where its tensors lie.
+struct StepCall {
+  const Program& program;
+  const InferredProgram& inferred;
+  size_t index;
+  const std::vector<char*>& at;  // by slot
+  const char* weights;           // the flat weights
+  const StepTable& kernels;
+  Workers workers;
+
+  const Step& step() const { return program.steps[index]; }
+  const InferredStep& slots() const { return inferred.steps[index]; }
+  const std::vector<int64_t>& shape(int slot) const { return inferred.shapes[static_cast<size_t>(slot)]; }
+  const char* x() const { return at[static_cast<size_t>(slots().xs[0])]; }
+  char* output() const { return at[static_cast<size_t>(slots().output)]; }
+  int64_t item() const { return SizeOf(program.dtype); }
+  int type() const { return static_cast<int>(program.dtype); }
+  // Null where the step has none.
+  const char* Weight(Role role) const {
+    const int64_t index = step().weight(role);
+    return index == kNone ? nullptr : weights + program.weights[static_cast<size_t>(index)].offset * item();
+  }
+};
+
+// Computes any step but a chain and a dense one. The output has elements.
+void RunStep(const StepCall& call);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CPU_RUN_PROGRAM_OPS_H_
