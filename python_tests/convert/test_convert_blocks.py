@@ -86,7 +86,7 @@ def test_activations_in_the_middle_and_at_the_end(name):
 def test_what_is_no_activation_stays(almost):
     model = functional(lambda x: L.Conv2D(4, 1)(almost(L.DepthwiseConv2D(3)(x))))
     assert found(check(model)) in (["depthwise", "1x1"], ["depthwise + 1x1"])
-    assert len(tf_dwsconv.convert(model).operations) > 3
+    assert len(tf_dwsconv.convert(model, fuse="blocks").operations) > 3
 
 
 def test_a_function_is_never_called_on_numbers():
@@ -99,7 +99,7 @@ def test_a_function_is_never_called_on_numbers():
 
     model = functional(lambda x: L.Conv2D(4, 1)(L.Lambda(counts)(L.DepthwiseConv2D(3)(x))))
     before = int(counter)
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert any(isinstance(layer, L.Lambda) for layer in fused.layers)
     assert int(counter) - before <= 1  # Keras' own call of the layer that stays
 
@@ -353,7 +353,7 @@ def test_converted_prelu_trains():
         keras.Input((8, 8, 4)), L.DepthwiseConv2D(3), L.PReLU(shared_axes=[1, 2]), L.Conv2D(3, 1),
         L.PReLU(shared_axes=[1, 2]), L.GlobalAveragePooling2D(),
     ]))  # fmt: skip
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     before = [np.asarray(v) for v in fused.trainable_variables]
     fused.compile("sgd", "mse")
     fused.fit(np.ones((4, 8, 8, 4), "float32"), np.ones((4, 3), "float32"), epochs=1, batch_size=2, verbose=0)

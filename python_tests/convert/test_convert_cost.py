@@ -40,7 +40,7 @@ def test_rule(window, channels, filters, strides, pays):
 def test_convert_follows_the_rule(filters, strides):
     x = keras.Input((12, 12, 3))
     model = keras.Model(x, L.ReLU()(L.Conv2D(filters, 3, strides=strides, name="conv")(x)))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     blocks = [layer for layer in fused.layers if isinstance(layer, tf_dwsconv.FusedConvBlock)]
     assert len(blocks) == _cost.dense_pays((3, 3), 3, filters, (strides, strides)) == (filters == 64 or strides == 2)
     picture = np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32)
@@ -53,7 +53,7 @@ def test_the_first_convolution_of_eegnet_stays():
     y = L.DepthwiseConv2D((16, 1), depth_multiplier=2, use_bias=False)(y)
     y = L.SeparableConv2D(16, (1, 16), padding="same", use_bias=False)(L.AveragePooling2D((1, 4))(y))
     model = keras.Model(x, L.BatchNormalization()(y))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert type(fused.layers[1]) is L.Conv2D and fused.layers[1].use_bias
     assert not any(isinstance(layer, L.BatchNormalization) for layer in fused.layers)
     picture = np.random.default_rng(0).standard_normal((2, 16, 32, 1), np.float32)

@@ -66,7 +66,7 @@ def test_sequential_models_stay_sequential():
     assert [len(m.layers) for m in (fused, fused.get_layer("part"))] == [3, 1]
     built_by_a_call = keras.Sequential([L.SeparableConv2D(6, 3), L.BatchNormalization()])
     built_by_a_call(np.zeros((1, 9, 9, 3), "float32"))
-    tf_dwsconv.convert(built_by_a_call)
+    tf_dwsconv.convert(built_by_a_call, fuse="blocks")
 
 
 def test_a_model_that_is_called_in_training_is_left_alone():
@@ -74,7 +74,7 @@ def test_a_model_that_is_called_in_training_is_left_alone():
         return inner()(x, training=True)
 
     model = functional(make)
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [] and "training=True" in tf_dwsconv.convert.report(fused)[0].reason
     x = pictures(model)[0]
     np.testing.assert_allclose(fused(x), model(x), atol=1e-5)
@@ -84,7 +84,7 @@ def test_structured_inputs_and_outputs():
     inputs = {name: keras.Input((16, 16, 6), name=name) for name in ("left", "right")}
     y = chain(inputs["left"], 6) + inputs["right"]
     model = randomise(keras.Model(inputs, {"sum": y, "parts": (y * 2.0, [inputs["right"]])}))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == ["depthwise + 1x1 + residual"]
     values = dict(zip(inputs, pictures(model)))
     ours, stock = fused(values), model(values)
@@ -108,7 +108,7 @@ def test_names_trainable_flags_and_random_states_are_kept():
     np.testing.assert_allclose(fused(x, training=True), model(x, training=True), atol=1e-4)
     frozen = functional(make)
     frozen.trainable = False
-    assert tf_dwsconv.convert(frozen).trainable_variables == []
+    assert tf_dwsconv.convert(frozen, fuse="blocks").trainable_variables == []
 
 
 class Scale(keras.layers.Layer):
@@ -190,7 +190,7 @@ def test_preprocessing_layers_keep_what_they_learnt():
     look_up = L.StringLookup(vocabulary=["cat", "dog", "cow"])
     image, word = keras.Input((16, 16, 6)), keras.Input((1,), dtype="string")
     model = keras.Model([image, word], [chain(normalise(image), 4), look_up(word)])
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     inputs = [tf.constant(pictures(keras.Model(image, normalise(image)))[0]), tf.constant([["dog"], ["fish"]])]
     for ours, stock in zip(fused(inputs), model(inputs)):
         np.testing.assert_allclose(ours, stock, atol=1e-5)
@@ -259,7 +259,7 @@ def test_a_subclassed_model_inside_is_a_layer_like_any_other():
 
 def test_converting_twice_changes_nothing():
     fused = check(functional(lambda x: chain(x, 6) + x), ["depthwise + 1x1 + residual"])
-    again = tf_dwsconv.convert(fused)
+    again = tf_dwsconv.convert(fused, fuse="blocks")
     assert found(again) == [] and difference(again, fused, pictures(fused)) == 0
 
 
@@ -292,4 +292,4 @@ def test_fine_tuning_a_converted_model():
 def test_a_block_in_a_converted_model_keeps_its_activation():
     """A layer of ours that is made again: what it computes is settled when it is made."""
     model = functional(lambda x: L.Permute((2, 1, 3))(tf_dwsconv.FusedConvBlock(6, 3, activation="relu", name="b")(x)))
-    assert difference(tf_dwsconv.convert(model), model, pictures(model)) == 0
+    assert difference(tf_dwsconv.convert(model, fuse="blocks"), model, pictures(model)) == 0

@@ -79,7 +79,7 @@ def test_wrappers_are_gone_into(wrap, layer, pattern, trained):
     model = functional(wrap(layer()), VIDEO)
     x = pictures(model)
     before = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [pattern]
     assert difference(fused, model, x) < 1e-5
     assert kinds(fused) & {FusedConvBlock, tf_dwsconv.DepthwiseSepConv2D}
@@ -97,7 +97,7 @@ def test_wrappers_are_gone_into(wrap, layer, pattern, trained):
 
 def test_time_of_any_length_and_a_file(tmp_path):
     model = functional(lambda x: L.LSTM(4)(L.TimeDistributed(cnn())(x)), (None, 8, 8, 4))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == ["depthwise + 1x1"]
     x = np.random.default_rng(0).standard_normal((2, 5, 8, 8, 4)).astype("float32")
     assert difference(fused, model, [x]) < 1e-5
@@ -111,7 +111,7 @@ def test_a_layer_in_a_wrapper_and_out_of_it_stays_one_in_training():
     exact = tf_dwsconv.convert(model, training=True)
     assert len(exact.variables) == len(model.variables) == 3
     assert difference(exact, model, pictures(model)) < 1e-5
-    assert difference(tf_dwsconv.convert(model), model, pictures(model)) < 1e-5
+    assert difference(tf_dwsconv.convert(model, fuse="blocks"), model, pictures(model)) < 1e-5
 
 
 @pytest.mark.parametrize("make, reason", [
@@ -122,7 +122,7 @@ def test_a_layer_in_a_wrapper_and_out_of_it_stays_one_in_training():
 ], ids=["training", "kernel", "from_config", "spectral"])  # fmt: skip
 def test_wrappers_that_stay_are_in_the_report(make, reason):
     model = functional(make, (8, 8, 4))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [] and len(rows(fused)) == 1
     assert rows(fused)[0].pattern == "DepthwiseConv2D" and "it is in 'w'" in rows(fused)[0].reason
     assert reason in rows(fused)[0].reason and "\n" not in rows(fused)[0].reason
@@ -133,9 +133,9 @@ def test_wrappers_that_stay_are_in_the_report(make, reason):
 
 def test_a_wrapper_that_is_called_in_training_is_left_alone():
     model = functional(lambda x: Twice(L.TimeDistributed(cnn()))(x), VIDEO)
-    assert found(tf_dwsconv.convert(model)) == ["depthwise + 1x1"]
+    assert found(tf_dwsconv.convert(model, fuse="blocks")) == ["depthwise + 1x1"]
     model = functional(lambda x: L.TimeDistributed(cnn())(x, training=True), VIDEO)
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [] and "training=True" in rows(fused)[0].reason
 
 
@@ -217,7 +217,7 @@ def test_convolutions_of_one_dimension_that_stay_are_in_the_report(layer):
     sizes = (3, 3) if layer is L.DepthwiseConv1D else (4, 3)
     shared = layer(*sizes[1:] if layer is L.DepthwiseConv1D else sizes, padding="same", name="own")
     model = functional(lambda x: shared(shared(x)), (8, 4))
-    new = tf_dwsconv.convert(model)
+    new = tf_dwsconv.convert(model, fuse="blocks")
     assert rows(new) and all(row.fused is None for row in rows(new))
     assert all("one dimension" in row.reason for row in rows(new))
     trained = tf_dwsconv.convert(model, training=True)
@@ -232,7 +232,7 @@ def saved(make, folder):
 
 def test_saved_models_inside(tmp_path):
     model = functional(saved(lambda x: L.DepthwiseConv2D(3)(x), tmp_path / "stock"), (8, 8, 4))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert [row.pattern for row in rows(fused)] == ["DepthwiseConv2dNative"]
     assert "'served' of class TFSMLayer" in rows(fused)[0].reason
     x = pictures(model)[0]
@@ -324,7 +324,7 @@ class OwnCall(Backbone):
 def test_classes_that_make_their_graph_themselves(make, pattern, plain, inside):
     part = make()
     model = randomise(functional(lambda x: L.Flatten()(part(x)), (8, 8, 4)) if inside else part)
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [pattern]
     notes = [row.reason for row in rows(fused) if row.pattern == "model"]
     assert len(notes) == 1 and plain in notes[0]
@@ -344,6 +344,6 @@ def test_a_graph_with_a_call_of_its_own_is_none(function):
 
 def test_a_graph_with_a_call_of_its_own_inside_is_in_the_report():
     model = functional(lambda x: OwnCall(5, name="own")(x), (8, 8, 4))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == [] and "'own' of class OwnCall" in rows(fused)[0].reason
     assert difference(fused, model, pictures(model)) < 1e-5

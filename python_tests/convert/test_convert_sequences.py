@@ -63,7 +63,7 @@ def test_a_residual_and_two_blocks_in_a_row():
 def test_any_length():
     x = keras.Input((None, 6))
     model = keras.Model(x, separable(x))
-    fused = tf_dwsconv.convert(model)
+    fused = tf_dwsconv.convert(model, fuse="blocks")
     assert found(fused) == ["separable"]
     for length in (5, 8, 30):
         numbers = np.random.default_rng(length).standard_normal((2, length, 6)).astype(np.float32)
@@ -72,12 +72,12 @@ def test_any_length():
 
 def test_the_way_back():
     model = functional(separable, SHAPE)
-    stock = tf_dwsconv.to_builtin(tf_dwsconv.convert(model))
+    stock = tf_dwsconv.to_builtin(tf_dwsconv.convert(model, fuse="blocks"))
     assert difference(stock, model, pictures(model)) < 1e-5
     assert not any(type(layer).__module__.startswith("tf_dwsconv") for layer in stock.layers)
 
 
 def test_channels_first_stays():
     model = functional(lambda x: L.SeparableConv1D(4, 3, data_format="channels_first", name="conv")(x), SHAPE)
-    (row,) = tf_dwsconv.convert.report(tf_dwsconv.convert(model))
+    (row,) = tf_dwsconv.convert.report(tf_dwsconv.convert(model, fuse="blocks"))
     assert row.fused is None and "channels last" in row.reason

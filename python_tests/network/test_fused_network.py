@@ -28,7 +28,7 @@ def network(x):
     y = L.DepthwiseConv2D(3, padding="same", activation="gelu")(L.Conv2D(16, 1, activation="tanh")(x))
     gate = L.Conv2D(16, 1, activation="sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(y))
     y = L.Conv2D(8, 1)(L.Multiply()([y, gate]))
-    x = L.AveragePooling2D()(L.Add()([x, y]))
+    x = L.AveragePooling2D(2)(L.Add()([x, y]))
     return L.Dense(3, activation="softmax", name="end")(L.Flatten()(L.LayerNormalization()(x)))
 
 
@@ -96,9 +96,9 @@ def test_gradients(models):
 def test_training_lowers_the_loss(models):
     """In a graph, on the one variable."""
     converted = keras.models.clone_model(models[1])
-    converted.set_weights(models[1].get_weights())
+    converted.set_weights([0.3 * value for value in models[1].get_weights()])  # no softmax at its end
     x = np.random.default_rng(0).standard_normal((16, 16, 16, 4)).astype("float32")
-    converted.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    converted.compile(keras.optimizers.SGD(0.002), "sparse_categorical_crossentropy")
     losses = converted.fit(x, np.arange(16) % 3, epochs=4, batch_size=16, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
@@ -198,7 +198,7 @@ def test_a_file_of_several_inputs_and_outputs(tmp_path):
 
 def test_models_that_are_no_network(models, tmp_path):
     model, converted = models
-    with pytest.raises(ValueError, match=r"holds 'first' of class SeparableConv2D"):
+    with pytest.raises(ValueError, match="holds no FusedNetwork; give what"):
         tf_dwsconv.save_network(model, tmp_path / "a")
     partly = functional(lambda x: L.Lambda(lambda t: keras.ops.sort(t), name="mine")(network(x)), (16, 16, 4))
     with pytest.raises(ValueError, match="holds 'mine' of class Lambda, which a program cannot compute"):

@@ -1,0 +1,81 @@
+"""Commands about networks: `python -m tf_dwsconv.convert --fuse, --network` and `python -m tf_dwsconv.profile`."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from convert_support import chain, difference, functional, pictures
+from test_fused_network import read_file
+
+import tf_dwsconv
+from tf_dwsconv import native, profile
+from tf_dwsconv.convert import __main__ as command
+
+pytestmark = pytest.mark.usefixtures("op_library")
+
+L = keras.layers
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model in m.keras that is one network, and one in mine.keras that is not."""
+
+    def make(x):
+        return L.GlobalAveragePooling2D(name="end")(chain(chain(x, 6, name="a"), 6, name="b"))
+
+    monkeypatch.chdir(tmp_path)
+    functional(lambda x: L.UnitNormalization(name="mine")(make(x))).save("mine.keras")
+    model = functional(make)
+    model.save("m.keras")
+    return model
+
+
+def run(main, *arguments):
+    try:
+        return main(arguments)
+    except SystemExit as done:
+        return done.code or 0
+
+
+def test_convert(model, tmp_path, capsys):
+    assert run(command.main, "m.keras", "network.keras", "--network", "n.safetensors", "--report") == 0
+    printed = capsys.readouterr().out
+    assert "n.safetensors and network.keras: 2 layers fused" in printed and "in network" in printed
+    loaded = keras.saving.load_model("network.keras")
+    assert isinstance(loaded.layers[-1], tf_dwsconv.FusedNetwork)
+    assert difference(loaded, model, pictures(model)) < 1e-5
+    assert [step.op for step in read_file(tmp_path / "n.safetensors")[0].steps] == ["chain", "chain", "mean"]
+    assert run(command.main, "m.keras", "blocks.keras", "--fuse", "blocks") == 0
+    assert [layer.name for layer in keras.saving.load_model("blocks.keras").layers[1:]] == ["a_pw_bn", "b_pw_bn", "end"]
+    capsys.readouterr()
+    assert run(command.main, "m.keras", "--network", "n.safetensors") == 1
+    assert "'n.safetensors' exists; --overwrite writes over it" in capsys.readouterr().err
+    assert run(command.main, "mine.keras", "other.keras", "--network", "mine.safetensors") == 1
+    assert "holds 'mine' of class UnitNormalization" in capsys.readouterr().err
+    assert not (tmp_path / "other.keras").exists() and not (tmp_path / "mine.safetensors").exists()
+    assert run(command.main, "m.keras", "--network", "x", "--fuse", "blocks") == 2
+    assert "--network goes with neither" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(native, "Network"), reason="this build has no native.Network")
+def test_profile(model, capsys):
+    tf_dwsconv.save_network(tf_dwsconv.convert(model), "n.safetensors")
+    network = native.Network("n.safetensors")
+    [x] = pictures(model)
+    assert abs(network(x) - model(x).numpy()).max() < 1e-5
+    for path in ("n.safetensors", "m.keras"):
+        assert run(profile.main, path, "--batch", "2", "--repeats", "1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[1] for line in lines[1:-1]] == ["chain", "chain", "mean"]
+        assert "2x16x16x6" in lines[1] and lines[-1].startswith("sum")
+    assert run(profile.main, "n.safetensors", "--repeats", "1", "--top", "1") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    for arguments, message in (
+        (["nothing.safetensors"], "nothing.safetensors"),
+        (["mine.keras"], "holds 'mine' of class UnitNormalization"),
+        (["n.safetensors", "--batch", "0"], "--batch must be at least 1; given 0"),
+        (["n.safetensors", "--size", "big"], "--size must be HxW"),
+    ):
+        assert run(profile.main, *arguments) == 1
+        out, err = capsys.readouterr()
+        assert message in err and err.count("\n") == 1 and not out
