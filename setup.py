@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class BuildWithLibraries(build_py):
             stale.unlink()
         environment = {**os.environ, "DWSCONV_PYTHON": sys.executable, "DWSCONV_PACKAGE": str(package)}
         built = subprocess.run([str(ROOT / "tools" / "build.sh")], env=environment)
+        if Path(tempfile.gettempdir()) in ROOT.parents:  # of pip, which deletes it: Bazel's files would stay for ever
+            subprocess.run([os.environ.get("BAZEL", "bazel"), "clean", "--expunge"], cwd=ROOT, capture_output=True)
         if built.returncode != 0:
             raise SystemExit("error: tools/build.sh could not build the libraries of tf_dwsconv; its output is above.")
 

@@ -213,7 +213,7 @@ def test_a_layer_that_forgets_its_weights_is_named():
         def build(self, shape):
             super().build(shape if self.factor == 1.0 else (*shape[:-1], 1))
 
-    with pytest.raises(ValueError, match=r"'forgetful.*variables, and made anew"):
+    with pytest.raises(ValueError, match=r"'forgetful.*variables, and made again"):
         tf_dwsconv.convert(functional(lambda x: chain(Forgetful(2.0)(x), 4)))
 
 

@@ -10,21 +10,13 @@ import sys
 
 import pytest
 from conftest import ROOT
-
-
-def chosen_by_the_commit() -> bool:
-    """Whether this commit is one in four that compile everything; where there is no commit, it is."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.returncode != 0 or int(done.stdout[0], 16) % 4 == 0
+from some_commits import one_commit_in_four
 
 
 @pytest.mark.skipif(
     shutil.which("nvcc") is None, reason="nvcc is not on PATH: the kernels were compiled for the CPU alone"
 )
-@pytest.mark.skipif(
-    os.environ.get("DWSCONV_TEST_ALL") != "1" and not chosen_by_the_commit(),
-    reason="ptxas takes six minutes: one commit in four, or DWSCONV_TEST_ALL=1; the shim compiles the same files",
-)
+@one_commit_in_four(0, "ptxas takes six minutes, and the shim compiles the same files")
 def test_kernels_compile_for_one_card():
     """For Hopper alone, as all architectures take minutes: make cuda does them."""
     out = ROOT / "build" / "cuda_test"

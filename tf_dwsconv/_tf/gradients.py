@@ -1,7 +1,7 @@
 """What TensorFlow has to know of the ops besides their kernels: gradients, vectorisation, FLOPs.
 
 The gradient of the layer's op is an op of the library's own. It keeps the input and, where the last activation asks for
-it, the output, and computes the depthwise result anew. The gradient of that, and the gradient inside XLA, is composed
+it, the output, and recomputes the depthwise result. The gradient of that, and the gradient inside XLA, is composed
 of differentiable TensorFlow ops, so derivatives of any order and forward mode follow. The gradient of the block's op is
 that of stock ops.
 """
@@ -171,7 +171,7 @@ def _rounded(number: float, dtype: tf.DType) -> float:
 
 
 def _through_activation(t: Any, attributes: Any, z: tf.Tensor, grad: tf.Tensor) -> tf.Tensor:
-    """The gradient before an activation whose result does not tell what went in: computes that anew."""
+    """The gradient before an activation whose result does not tell what went in: recomputes that."""
     before = convolutions.pointwise(z, t.pointwise_filter)
     if t.bias is not None:
         before += t.bias
@@ -184,7 +184,7 @@ def _through_activation(t: Any, attributes: Any, z: tf.Tensor, grad: tf.Tensor) 
 
 
 def _block_gradient(op: Any, grad: tf.Tensor) -> list:
-    """Gradients of the block's op's inputs: computes the block anew by stock ops, which TensorFlow differentiates."""
+    """Gradients of the block's op's inputs: recomputes the block by stock ops, which TensorFlow differentiates."""
     # New tensors: in a while loop of TensorFlow 1 the op's own are replaced by what a stack gives back.
     inputs = list(map(tf.identity, op.inputs))
     skipped = getattr(op, "skip_input_indices", None) or ()

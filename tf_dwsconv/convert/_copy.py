@@ -136,7 +136,7 @@ def copy_variables(old: Any, sources: list, targets: list) -> None:
     """Copies values of variables, and whether they are trained, to those of the copy of a layer."""
     if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
         raise refusal(
-            old, f"has {len(sources)} variables, and made anew from its config {len(targets)}, or of other shapes."
+            old, f"has {len(sources)} variables, and made again from its config {len(targets)}, or of other shapes."
         )
     for source, target in zip(sources, targets):
         target.assign(owned(source.value))

@@ -158,4 +158,4 @@ def _call(layer: Any, old: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return layer(*args, **kwargs)
     except Exception as error:
-        raise refusal(old, f"cannot be called once it was made anew: {in_short(error)}") from error
+        raise refusal(old, f"cannot be called once it was made again: {in_short(error)}") from error
