@@ -44,6 +44,17 @@ class Emission:
     steps: list[Step]
     out: Any
 
+    def call(self, inputs: list) -> Any:
+        """Calls the steps, one after the other, with what stands for `inputs` now; fills those that are new."""
+        y = inputs[0]
+        for step in self.steps:
+            others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
+            y = step.layer([y, *others] if others else y)
+            if step.fill is not None:
+                step.fill()
+                step.fill = None
+        return y
+
 
 @dataclasses.dataclass
 class Swap:

@@ -70,15 +70,7 @@ class Rebuilder:
                 continue
             emission = plan[id(node)]
             if emission is not None:
-                inputs = [tensors[id(t)] for t in emission.inputs]
-                y = inputs[0]
-                for step in emission.steps:
-                    others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
-                    y = step.layer([y, *others] if others else y)
-                    if step.fill is not None:
-                        step.fill()
-                        step.fill = None
-                tensors[id(emission.out)] = y
+                tensors[id(emission.out)] = emission.call([tensors[id(t)] for t in emission.inputs])
         outputs = keras.tree.map_structure(lambda t: tensors[id(t)], functional(model)._outputs_struct)
         new = class_again(model)(inputs=new_inputs, outputs=outputs, name=model.name)
         new._trainable = model._trainable  # of the model alone: each layer has its own

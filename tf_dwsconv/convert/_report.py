@@ -37,7 +37,9 @@ def format_report(rows: Any) -> str:
     """The rows of a report as a table."""
     lines = [("pattern", "layers", "fused as", "note")]
     for row in rows:
-        names = row.layers[0] if len(row.layers) == 1 else f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
+        names = "".join(row.layers[:1])
+        if len(row.layers) > 1:
+            names = f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
         lines.append((row.pattern, names, row.fused or "-", row.reason))
     return table(lines, left=4)
 
