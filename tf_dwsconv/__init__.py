@@ -23,13 +23,14 @@ __version__ = "0.1.0"
 _WHERE = {
     "DepthwiseSepConv2D": "layers",
     "FusedConvBlock": "layers",
+    "convert_saved_model": "convert",
     "depthwise_sep_conv2d": "ops",
     "to_builtin": "convert",
 }
 _FRAMEWORK = {"convert": "keras", "layers": "keras", "ops": "tensorflow"}
 _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tune")
 
-__all__ = ["DepthwiseSepConv2D", "FusedConvBlock", "build_info", "depthwise_sep_conv2d", "to_builtin", *_MODULES]
+__all__ = [*_WHERE, "build_info", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -86,6 +86,10 @@ class Nodes:
                     todo += functions[name].node_def
         return list(found.values())
 
+    def copy(self) -> Nodes:
+        """Another graph of the same nodes."""
+        return Nodes(self.graph_def, self.fetches, self.kept)
+
     @property
     def functions(self) -> dict[str, Any]:
         """The functions of the graph's library, by name."""

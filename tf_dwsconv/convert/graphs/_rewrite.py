@@ -19,16 +19,15 @@ from tf_dwsconv.convert.graphs import _freeze
 from tf_dwsconv.convert.graphs._nodes import Nodes, node_of, tensor_of
 
 
-def put(nodes: Nodes, found: Any, inputs: list[str], out: str) -> None:
+def put(nodes: Nodes, found: Any, emission: Emission, inputs: list[str], out: str) -> None:
     """Puts a find into a graph.
 
     Args:
         nodes: the graph; is changed. `_freeze.plain` takes out what it leaves behind.
-        found: of the search.
+        found, emission: of the search.
         inputs: tensors of the graph, as the find reads them.
         out: the tensor whose place its result takes.
     """
-    emission = found.emission
     specs = [tf.TensorSpec(t.shape, t.dtype) for t in emission.inputs]
     if isinstance(found, Folded):
         place(nodes, trace(lambda x: _folded(found, x), specs), inputs, out)

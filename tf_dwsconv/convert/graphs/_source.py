@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -14,7 +14,7 @@ from tensorflow.python.framework import op_def_registry
 
 from tf_dwsconv.convert.graphs import _freeze
 from tf_dwsconv.convert.graphs._inline import inline
-from tf_dwsconv.convert.graphs._nodes import Nodes, node_of, tensor_of
+from tf_dwsconv.convert.graphs._nodes import Nodes, tensor_of
 
 PathLike = Union[str, os.PathLike]
 DEFAULT = "serving_default"
@@ -45,10 +45,12 @@ class Signature:
 class Source:
     """What was opened.
 
-    signatures: those to be converted. loaded: the model, where there is one. left: what of it is left out, in words.
+    signatures: those to be converted. original: gives a signature as it was, by name: a function, or a `Signature`.
+    loaded: the model, where there is one. left: what of it is left out, in words.
     """
 
     signatures: list[Signature]
+    original: Callable[[str], Any]
     loaded: Any = None
     left: list[str] = dataclasses.field(default_factory=list)
 
@@ -128,7 +130,7 @@ def _open_saved_model(path: Path, names: Any, tags: Any) -> Source:
     _find_same(found)
     left = [f"the signature {name!r}, which was not asked for" for name in there if name not in names]
     left += [f"the function {name!r}, which is no signature" for name in _functions(loaded) if name not in there]
-    return Source(found, loaded, left)
+    return Source(found, loaded.signatures.__getitem__, loaded, left)
 
 
 def _functions(loaded: Any) -> list[str]:
@@ -169,57 +171,60 @@ def _signature(name: str, function: Any) -> Signature:
 
 
 def _open_graph_def(path: Path, inputs: Any, outputs: Any) -> Source:
-    graph_def = tf.compat.v1.GraphDef()
-    try:
-        graph_def.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise ValueError(f"{str(path)!r} is no frozen graph: it cannot be parsed as a GraphDef.") from error
-    if not graph_def.node:
-        raise ValueError(f"{str(path)!r} is no frozen graph: it holds no nodes.")
-    _register_names(graph_def)
+    graph_def = _parsed(path)
     try:
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
     except Exception as error:  # as of an op that is not registered
         raise ValueError(f"{str(path)!r} cannot be imported: {in_short(error)}") from error
-    variables = sorted(op.name for op in graph.get_operations() if op.type in ("VariableV2", "Variable", "VarHandleOp"))
+    operations = graph.get_operations()
+    variables = sorted(op.name for op in operations if op.type in ("VariableV2", "Variable", "VarHandleOp"))
     if variables:
         raise ValueError(
-            f"{str(path)!r} is not frozen: it has variables, such as {variables[0]!r}, but no values of them."
+            f"{str(path)!r} is not frozen: there are no values of its variables, such as {variables[0]!r}."
         )
-    fed = _tensors(graph, inputs, "inputs") or [
-        op.outputs[0] for op in graph.get_operations() if op.type in ("Placeholder", "PlaceholderV2")
-    ]
-    read = {t.name for op in graph.get_operations() for t in op.inputs}
-    fetched = _tensors(graph, outputs, "outputs") or [
-        op.outputs[0]
-        for op in graph.get_operations()
-        if op.outputs and op.inputs and not any(t.name in read for t in op.outputs)
-    ]
+    fed = _tensors(graph, inputs, "inputs")
+    fed = fed or [op.outputs[0] for op in operations if op.type in ("Placeholder", "PlaceholderV2")]
+    read = {tensor.name for op in operations for tensor in op.inputs}
+    ends = [op for op in operations if op.outputs and op.inputs and not any(t.name in read for t in op.outputs)]
+    fetched = _tensors(graph, outputs, "outputs") or [op.outputs[0] for op in ends]
     if not fetched:
         raise ValueError(f"`outputs` must be given: {str(path)!r} has no node that others lead to.")
     nodes = Nodes(graph_def, [t.name for t in fetched], [t.op.name for t in fed])
     inline(nodes, graph)
-    for tensor in fed:  # a tensor inside the graph is an input from here on
+    for tensor in fed:
         _make_placeholder(nodes.by_name[tensor.op.name], tensor)
-    _freeze.plain(nodes)
-    missing = [n.name for n in nodes if n.op.startswith("Placeholder") and n.name not in {t.op.name for t in fed}]
-    missing = [name for name in missing if nodes.by_name[name].op != "PlaceholderWithDefault"]
+    nodes.prune()
+    given = {t.op.name for t in fed}
+    missing = [node.name for node in nodes if node.op in ("Placeholder", "PlaceholderV2") and node.name not in given]
     if missing:
-        raise ValueError(f"`inputs` must hold {missing[0]!r}, which `outputs` need.")
-    keys = {_key(t): t for t in fed}
-    results = {_key(t): t for t in fetched}
-    signature = Signature(
+        raise ValueError(f"`inputs` must hold {missing[0]!r}, which the outputs need.")
+    keys, results = {_key(t): t for t in fed}, {_key(t): t for t in fetched}
+    original = Signature(
         DEFAULT,
         nodes,
         {key: t.name for key, t in keys.items()},
         {key: tf.TensorSpec(t.shape, t.dtype, name=key) for key, t in keys.items()},
-        dict(zip(results, nodes.fetches)),
+        {key: t.name for key, t in results.items()},
         {key: tf.TensorSpec(t.shape, t.dtype, name=key) for key, t in results.items()},
         {},
         [],
     )
-    return Source([signature])
+    signature = dataclasses.replace(original, nodes=nodes.copy())
+    _freeze.plain(signature.nodes)
+    return Source([signature], lambda name: original)
+
+
+def _parsed(path: Path) -> Any:
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is no frozen graph: it cannot be read as a GraphDef.") from error
+    if not graph_def.node:
+        raise ValueError(f"{str(path)!r} is no frozen graph: it holds no nodes.")
+    _register_names(graph_def)
+    return graph_def
 
 
 def _register_names(graph_def: Any) -> None:
@@ -240,6 +245,7 @@ def _tensors(graph: Any, names: Optional[Sequence[str]], argument: str) -> list:
 
 
 def _make_placeholder(node: Any, tensor: Any) -> None:
+    """Makes a node an input: `inputs` may name tensors inside the graph."""
     if not node.op.startswith("Placeholder"):
         del node.input[:]
         node.attr.clear()
@@ -252,6 +258,3 @@ def _key(tensor: Any) -> str:
     """A tensor's key in a signature."""
     name, _, number = tensor.name.rpartition(":")
     return name if number == "0" else f"{name}_{number}"
-
-
-__all__ = ["Signature", "Source", "in_short", "is_saved_model", "node_of", "open_source"]

@@ -41,13 +41,14 @@ def check_target(target: PathLike, source: PathLike, overwrite: bool) -> Path:
     return path
 
 
-def write(source: Source, target: Path, check: Optional[Callable[[str], None]] = None) -> None:
+def write(source: Source, target: Path, check: Optional[Callable[[Source, str], None]] = None) -> None:
     """Writes a SavedModel.
 
     Args:
         source: with the signatures as they are to be.
         target: the folder; one that is there is replaced at the end.
-        check: is called with the folder before it takes its place; what it raises leaves things as they are.
+        check: is called with the source and the new folder before that takes its place; what it raises leaves all as it
+            was.
 
     Raises:
         ValueError: TensorFlow cannot write it.
@@ -65,7 +66,7 @@ def write(source: Source, target: Path, check: Optional[Callable[[str], None]] =
         except Exception as error:  # as of a graph that is larger than a message may be
             raise ValueError(f"the converted graph cannot be saved: {in_short(error)}") from error
         if check is not None:
-            check(str(made))
+            check(source, str(made))
         if target.exists():
             shutil.rmtree(target)
         os.replace(made, target)
@@ -94,7 +95,7 @@ def function(signature: Signature) -> Any:
 
 def _with_effects(signature: Signature) -> tuple[Nodes, dict[str, str]]:
     """The graph, and its outputs behind the nodes that are to run in each call whether they are read or not."""
-    nodes = Nodes(signature.nodes.graph_def, signature.nodes.fetches, signature.nodes.kept)
+    nodes = signature.nodes.copy()
     effects = [f"^{name}" for name in signature.effects if name in nodes.by_name]
     outputs = dict(zip(signature.outputs, signature.nodes.fetches))
     if effects:
