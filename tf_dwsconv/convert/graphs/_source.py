@@ -124,6 +124,7 @@ def _open_saved_model(path: Path, names: Any, tags: Any) -> Source:
     found = [_signature(name, there[name]) for name in names]
     kept = set().union(*(_freeze.written(s.nodes, s.captures) for s in found))
     for signature in found:
+        _freeze_references(signature, loaded)
         _freeze.freeze(signature.nodes, signature.captures, kept)
         _freeze.plain(signature.nodes)
         signature.captures = {name: t for name, t in signature.captures.items() if name in signature.nodes.by_name}
@@ -131,6 +132,22 @@ def _open_saved_model(path: Path, names: Any, tags: Any) -> Source:
     left = [f"the signature {name!r}, which was not asked for" for name in there if name not in names]
     left += [f"the function {name!r}, which is no signature" for name in _functions(loaded) if name not in there]
     return Source(found, loaded.signatures.__getitem__, loaded, left)
+
+
+def _freeze_references(signature: Signature, loaded: Any) -> None:
+    """Makes constants of reference variables, which TensorFlow 1 keeps inside the graph."""
+    variables = [node for node in signature.nodes if node.op in ("VariableV2", "Variable")]
+    readers = signature.nodes.readers()
+    for node in variables:
+        definitions = [op_def_registry.get(reader.op) for reader in readers[f"{node.name}:0"]]
+        if any(definition is None or any(arg.is_ref for arg in definition.input_arg) for definition in definitions):
+            raise ValueError(
+                f"the signature {signature.name!r} writes the reference variable {node.name!r}, which TensorFlow 2 "
+                "cannot save; name other signatures."
+            )
+        with loaded.graph.as_default():
+            value = tf.identity(loaded.graph.get_tensor_by_name(f"{node.name}:0"))
+        _freeze.make_constant(node, loaded.prune([], [value])()[0].numpy())
 
 
 def _functions(loaded: Any) -> list[str]:

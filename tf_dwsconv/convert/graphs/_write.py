@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
 
 from tf_dwsconv.convert.graphs._nodes import Nodes, node_of
 from tf_dwsconv.convert.graphs._source import PathLike, Signature, Source, in_short, is_saved_model
@@ -31,7 +32,7 @@ def check_target(target: PathLike, source: PathLike, overwrite: bool) -> Path:
     if path.exists():
         same = " (it is the input)" if Path(source).exists() and path.samefile(source) else ""
         if not overwrite:
-            raise ValueError(f"{os.fspath(target)!r} exists{same}; `overwrite` writes over it.")
+            raise ValueError(f"{os.fspath(target)!r} exists{same}; --overwrite, or `overwrite=True`, writes over it.")
         if not path.is_dir():
             raise ValueError(f"{os.fspath(target)!r} is a file; a SavedModel is a folder.")
         if any(path.iterdir()) and not is_saved_model(path):
@@ -85,9 +86,11 @@ def function(signature: Signature) -> Any:
     wrapped = tf.compat.v1.wrap_function(build, [])
     keys = sorted(signature.inputs)
     feeds = [wrapped.graph.get_tensor_by_name(signature.inputs[key]) for key in keys]
-    fetches = {key: wrapped.graph.get_tensor_by_name(ref) for key, ref in outputs.items()}
-    for key, tensor in fetches.items():
-        tensor.set_shape(signature.results[key].shape)
+    # Sizes that TensorFlow cannot infer anew, as of a table's result, are those that they were.
+    fetches = {
+        key: TensorInfo(name=ref, dtype=spec.dtype.as_datatype_enum, tensor_shape=spec.shape.as_proto())
+        for (key, ref), spec in zip(outputs.items(), signature.results.values())
+    }
     found = wrapped.prune(feeds, fetches, input_signature=((), {key: signature.specs[key] for key in keys}))
     found._arg_keywords, found._num_positional_args = keys, int(len(keys) == 1)
     return found
