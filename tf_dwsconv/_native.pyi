@@ -22,11 +22,25 @@ class Options:
 
 class Layer:
     def __init__(
-        self, depthwise_filter: Any, pointwise_filter: Any, depthwise_bias: Any, bias: Any, options: Options
+        self,
+        depthwise_filter: Any,
+        pointwise_filter: Any,
+        depthwise_bias: Any,
+        bias: Any,
+        expand_filter: Any,
+        expand_bias: Any,
+        options: Options,
     ) -> None: ...
     def __call__(
         self, x: Any, out: Any = None, residual: Any = None, num_threads: int = 0, plan: Any = None
     ) -> np.ndarray: ...
+
+class Network:
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    def __init__(self, *arguments: Any) -> None: ...
+    def __call__(self, x: Any, out: Any = None, num_threads: int = 0) -> Any: ...
+    def profile(self, x: Any, num_threads: int, repeats: int) -> list[dict[str, Any]]: ...
 
 def forward(*arguments: Any) -> np.ndarray: ...
 def plan(*arguments: Any) -> dict[str, Any]: ...

@@ -118,7 +118,7 @@ ROOMS = {
     "native": {"core", "native"},
     "_tf": {"core", "_tf"},
     "layers": {"core", "_tf", "layers"},
-    "convert": {"core", "layers", "convert"},
+    "convert": {"core", "_tf", "layers", "convert"},
     "analysis": {"core", "native", "analysis"},
     "tune": {"core", "native", "analysis", "tune"},
 }

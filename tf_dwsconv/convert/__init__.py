@@ -30,16 +30,17 @@ from tf_dwsconv._keras_graph import (  # noqa: E402
     models_in,
     wrapped,
 )
-from tf_dwsconv.convert import _builtin, rules  # noqa: E402
+from tf_dwsconv.convert import _builtin, graphs, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 from tf_dwsconv.convert._search import Search  # noqa: E402
+from tf_dwsconv.convert.graphs import convert_saved_model  # noqa: E402
 from tf_dwsconv.convert.network import _emit, _layers, _parts, _save  # noqa: E402
 from tf_dwsconv.convert.network._parts import Translator  # noqa: E402
 from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
 from tf_dwsconv.layers import FusedNetwork  # noqa: E402
 
-__all__ = ["Row", "convert", "format_report", "report", "save_network", "to_builtin"]
+__all__ = ["Row", "convert", "convert_saved_model", "format_report", "report", "save_network", "to_builtin"]
 
 
 # By converted model. Keras would save an attribute with it, and take lists for weights to track.
@@ -116,7 +117,7 @@ def _join(model: Any, rows: Report) -> Any:
     return Rebuilder(plan, Report(), folds=True).model(model)
 
 
-def to_builtin(model: Any) -> Any:
+def to_builtin(model: Any, target: Any = None, **options: Any) -> Any:
     """Makes a model of stock Keras layers that answers as `model` does: the way back from `convert`.
 
     Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms
@@ -124,15 +125,18 @@ def to_builtin(model: Any) -> Any:
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and
-            shares nothing with the result.
+            shares nothing with the result. Or the path of a SavedModel, such as `convert_saved_model` writes.
+        target: the folder to write, where `model` is a path; stock ops stand there.
+        **options: as of `convert_saved_model`, where `model` is a path.
 
     Returns:
-        A new Keras model, not compiled. Nothing in it needs this package: LiteRT's converter, tf2onnx and places that
-        cannot load an op library take it.
+        A new Keras model, not compiled; None for a path. Nothing in it needs this package: LiteRT's converter, tf2onnx
+        and places that cannot load an op library take it.
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: as `convert`; or something of this package is where it cannot be replaced, as in a Lambda.
+        ValueError: as `convert` or `convert_saved_model`; or something of this package is where it cannot be replaced,
+            as in a Lambda.
 
     Example:
 
@@ -143,6 +147,11 @@ def to_builtin(model: Any) -> Any:
     >>> [type(layer).__name__ for layer in tf_dwsconv.to_builtin(model).layers]
     ['DepthwiseConv2D', 'Conv2D']
     """
+    if graphs.is_path(model):
+        graphs.unfuse_saved_model(model, target, **options)
+        return None
+    if target is not None or options:
+        raise TypeError("`target` and what follows it are of SavedModels; given a model with them, no path.")
     _check_model(model)
     model = _apart(model)
     counts = count_calls(model)

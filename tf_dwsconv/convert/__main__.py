@@ -1,6 +1,7 @@
-"""Converts a saved Keras model.
+"""Converts a saved Keras model, a SavedModel or a frozen graph.
 
 python -m tf_dwsconv.convert model.keras fused.keras --report
+python -m tf_dwsconv.convert saved_model fused_model --report
 python -m tf_dwsconv.convert model.keras --export served_model
 python -m tf_dwsconv.convert model.keras --network model.safetensors
 python -m tf_dwsconv.convert fused.keras stock.keras --builtin
@@ -24,10 +25,11 @@ from tf_dwsconv._command import Parser, run, step
 def _parser() -> Parser:
     parser = Parser(
         "convert",
-        description="Converts a saved Keras model: fuses its depthwise-separable convolutions, or unfuses them.",
+        description="Converts a saved Keras model, a SavedModel or a frozen graph: fuses its depthwise-separable "
+        "convolutions, or unfuses them.",
     )
-    parser.add_argument("input", nargs="?", help="the model, a .keras file")
-    parser.add_argument("output", nargs="?", help="the .keras file to write")
+    parser.add_argument("input", nargs="?", help="the model: a .keras file, a SavedModel's folder, or a frozen .pb")
+    parser.add_argument("output", nargs="?", help="the .keras file to write; of a SavedModel or a .pb, the folder")
     parser.add_argument("--input", dest="input_flag", metavar="INPUT", help="the same as the first argument")
     parser.add_argument("--output", dest="output_flag", metavar="OUTPUT", help="the same as the second argument")
     parser.add_argument("--export", metavar="FOLDER", help="the folder to write a SavedModel for serving to")
@@ -47,6 +49,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--module", action="append", default=[], help="a module to import first, that registers layers of its own"
     )
+    graph = parser.add_argument_group("of SavedModels and frozen graphs")
+    graph.add_argument("--signature", action="append", help="a signature to write; by default all are")
+    graph.add_argument("--tags", help="of the graph to read, where there are several: names between commas")
+    graph.add_argument("--inputs", help="of a .pb: its input tensors, between commas; by default its placeholders")
+    graph.add_argument("--outputs", help="of a .pb: its results, between commas; by default what no node reads")
+    verify = "run both on random input; by default where all sizes but the batch's are known"
+    graph.add_argument("--verify", action="store_true", default=None, help=verify)
+    graph.add_argument("--no-verify", dest="verify", action="store_false", help="run neither")
     return parser
 
 
@@ -64,9 +74,18 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
             parser.error("the output was given twice, as an argument and as --output")
         given.output = given.output_flag
     if given.input is None:
-        parser.error("an input must be given, a .keras file")
+        parser.error("an input must be given: a .keras file, a SavedModel's folder, or a frozen .pb")
     if given.output is None and given.export is None and given.network is None and not given.report:
         parser.error("an output, --export, --network or --report must be given")
+    given.is_graph = Path(given.input).is_dir() or given.input.endswith(".pb")
+    if given.is_graph:
+        wrong = [flag for flag in ("export", "network", "training", "unsafe") if getattr(given, flag)]
+        if wrong:
+            parser.error(f"--{wrong[0]} is of .keras files; given {given.input!r}")
+        return given
+    wrong = [flag for flag in ("signature", "tags", "inputs", "outputs") if getattr(given, flag) is not None]
+    if wrong or given.verify is not None:
+        parser.error(f"--{(wrong or ['verify'])[0]} is of SavedModels and frozen graphs; given {given.input!r}")
     if given.network is not None and (given.builtin or given.training or given.fuse != "network"):
         parser.error("--network goes with neither --builtin, --training nor --fuse blocks")
     if given.output is not None and not given.output.endswith(".keras"):
@@ -165,6 +184,11 @@ def _write(model: Any, given: argparse.Namespace) -> list[str]:
 
 
 def _command(given: argparse.Namespace) -> None:
+    if given.is_graph:
+        for name in given.module:
+            importlib.import_module(name)
+        importlib.import_module("tf_dwsconv.convert.graphs._command").run(given)
+        return
     _check_paths(given)
     for name in given.module:
         importlib.import_module(name)

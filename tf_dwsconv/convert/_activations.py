@@ -10,6 +10,7 @@ import functools
 import numbers
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
 import keras
@@ -20,6 +21,7 @@ from tf_dwsconv import activations
 from tf_dwsconv._keras_graph import Graph, only_input
 from tf_dwsconv.activations import PRELU, Fused
 from tf_dwsconv.convert import _algebra as algebra
+from tf_dwsconv.convert import _homogeneous as homogeneous
 from tf_dwsconv.convert._algebra import Expression
 
 L = keras.layers
@@ -53,22 +55,47 @@ def behind(graph: Graph, x: Any, layout: str, usable: Callable[[Any], bool]) -> 
         return Found(PRELU, slopes, [node])
     alone = of_one_call(node) if node is not None and usable(node) else None
     found = None if alone is None else Found(alone, None, [node])
-    values: dict[int, Expression] = {id(x): algebra.X}
+    values: dict[int, Any] = {id(x): algebra.X}
+    for nodes in _inner(graph, x, values, lambda node: _value(node, values) if usable(node) else None):
+        fused = algebra.identify(values[id(nodes[-1].outputs[0])])
+        if fused is not None and not (fused == activations.NONE and len(nodes) > 1):
+            found = Found(fused, None, nodes)
+    return found or _written_out_prelu(graph, x, layout, usable)
+
+
+def _written_out_prelu(graph: Graph, x: Any, layout: str, usable: Callable[[Any], bool]) -> Optional[Found]:
+    """A PReLU of some calls, which is none of the activations without weights."""
+    values: dict[int, Any] = {id(x): homogeneous.X}
+    channels = x.shape[-1 if layout == "channels_last" else 1]
+    found = None
+
+    def value(node: Any) -> Optional[homogeneous.Halves]:
+        return homogeneous.value(node, values, layout) if usable(node) else None
+
+    for nodes in _inner(graph, x, values, value):
+        slopes = homogeneous.slopes(values[id(nodes[-1].outputs[0])], channels)
+        if slopes is not None and np.any(slopes != 1.0):
+            found = Found(PRELU, slopes, nodes)
+    return found
+
+
+def _inner(graph: Graph, x: Any, values: dict, value: Callable[[Any], Any]) -> Iterator[list]:
+    """The calls behind a tensor whose values are known, as often as no other call reads what lies between.
+
+    values: gets that of each call's result, and `value` reads it.
+    """
     tensors = [x]
     nodes: list = []
     while len(nodes) < _MOST_CALLS:
         node = _next(graph, tensors, values, nodes)
-        value = None if node is None or not usable(node) else _value(node, values)
-        if value is None:
-            break
+        result = None if node is None else value(node)
+        if result is None:
+            return
         nodes.append(node)
         tensors.append(node.outputs[0])
-        values[id(node.outputs[0])] = value
+        values[id(node.outputs[0])] = result
         if all(_is_inside(graph, t, nodes) for t in tensors[:-1]):
-            fused = algebra.identify(value)
-            if fused is not None and not (fused == activations.NONE and len(nodes) > 1):
-                found = Found(fused, None, list(nodes))
-    return found
+            yield list(nodes)
 
 
 def _is_inside(graph: Graph, tensor: Any, nodes: list) -> bool:

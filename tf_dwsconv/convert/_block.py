@@ -32,6 +32,14 @@ class Step:
     prepare: Any = None
 
 
+def fill(steps: list[Step]) -> None:
+    """Gives new layers their weights; a layer that is called again has them already."""
+    for step in steps:
+        if step.fill is not None:
+            step.fill()
+            step.fill = None
+
+
 @dataclasses.dataclass
 class Emission:
     """What stands for some calls of the old model, and takes the place of the last one.
@@ -43,6 +51,15 @@ class Emission:
     inputs: list
     steps: list[Step]
     out: Any
+
+    def call(self, inputs: list) -> Any:
+        """Calls the steps, one after the other, with what stands for `inputs` now; fills those that are new."""
+        y = inputs[0]
+        for step in self.steps:
+            others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
+            y = step.layer([y, *others] if others else y)
+            fill([step])
+        return y
 
 
 @dataclasses.dataclass

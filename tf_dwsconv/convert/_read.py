@@ -18,6 +18,7 @@ import tensorflow as tf
 from tf_dwsconv._keras_graph import called_in_training, is_one_by_one, only_input
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert import _activations, _cost
+from tf_dwsconv.convert._affine import Affine
 from tf_dwsconv.layers import DepthwiseSepConv2D
 
 try:
@@ -175,6 +176,8 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
         return _arithmetic(node)
     if only_input(node) is None:
         return None
+    if type(layer) is Affine:
+        return layer.change(len(node.outputs[0].shape), layout)
     if type(layer) is L.Rescaling:
         return _rescaling(layer, layout)
     if type(layer) is L.Normalization:
@@ -192,6 +195,11 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
     if LayerScale is not None and type(layer) is LayerScale and layout == "channels_last":
         return array(layer.gamma), 0.0
     return None
+
+
+def is_norm(node: Any) -> bool:
+    """Whether a call is a batch norm, or what one comes to in a graph that is no Keras model."""
+    return type(node.operation) in (L.BatchNormalization, Affine)
 
 
 def _rescaling(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:

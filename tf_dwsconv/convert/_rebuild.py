@@ -11,7 +11,7 @@ import keras
 
 from tf_dwsconv._keras_graph import calls, class_again, functional, is_graph
 from tf_dwsconv.convert import _wrapper
-from tf_dwsconv.convert._block import Assembly, Emission, Step
+from tf_dwsconv.convert._block import Assembly, Emission, fill
 from tf_dwsconv.convert._copy import again, copy_state, in_short, refusal
 from tf_dwsconv.convert._report import Report
 
@@ -83,10 +83,9 @@ class Rebuilder:
             self._copy_state(node.operation, layer)
         elif isinstance(emission, Assembly):
             outs, results = emission.outs, emission.call([tensors[id(t)] for t in inputs])
-            _fill(emission.steps)
+            fill(emission.steps)
         else:
-            outs, results = [emission.out], [_called(emission, [tensors[id(t)] for t in inputs])]
-            _fill(emission.steps)
+            outs, results = [emission.out], [emission.call([tensors[id(t)] for t in inputs])]
         tensors.update({id(t): result for t, result in zip(outs, results)})
         return True
 
@@ -104,7 +103,7 @@ class Rebuilder:
         new = class_again(model)([start, *layers], name=model.name)
         for operation in stay:
             self._copy_state(operation, self._made[id(operation)])
-        _fill(steps)
+        fill(steps)
         new._trainable = model._trainable
         return new
 
@@ -128,23 +127,6 @@ class Rebuilder:
     def _copy_state(self, old: Any, new: Any) -> None:
         if isinstance(old, keras.Layer) and not is_graph(old) and id(new) not in self._filled:
             copy_state(old, new)
-
-
-def _called(emission: Emission, inputs: list) -> Any:
-    """The result of an emission's steps, one behind the other."""
-    y = inputs[0]
-    for step in emission.steps:
-        others = [inputs[i] if step.prepare is None else step.prepare(inputs[i]) for i in step.others]
-        y = step.layer([y, *others] if others else y)
-    return y
-
-
-def _fill(steps: list[Step]) -> None:
-    """Gives new layers their weights; a layer that is called again has them already."""
-    for step in steps:
-        if step.fill is not None:
-            step.fill()
-            step.fill = None
 
 
 def _input_like(tensor: Any) -> Any:

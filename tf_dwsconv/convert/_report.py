@@ -39,7 +39,9 @@ def format_report(rows: Any) -> str:
     """The rows of a report as a table."""
     lines = [("pattern", "layers", "fused as", "in network", "note")]
     for row in rows:
-        names = row.layers[0] if len(row.layers) == 1 else f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
+        names = "".join(row.layers[:1])
+        if len(row.layers) > 1:
+            names = f"{row.layers[0]} ... {row.layers[-1]} ({len(row.layers)})"
         lines.append((row.pattern, names, row.fused or "-", row.network or "-", row.reason))
     if all(row.network is None for row in rows):
         lines = [(*line[:3], line[4]) for line in lines]

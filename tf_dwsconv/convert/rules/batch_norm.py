@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-import keras
-
 from tf_dwsconv._keras_graph import called_in_training, only_input
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert._block import Folded
@@ -24,7 +22,7 @@ def rewrite(search: Search, node: Any) -> Optional[Folded]:
     convolution, layout = _read.foldable(node.operation), _read.data_format(node.operation)
     found = Folded(only_input(node), node.outputs[0], [node], convolution)
     while (following := search.graph.reader(found.out)) is not None:
-        is_norm = type(following.operation) is keras.layers.BatchNormalization and search.usable(following)
+        is_norm = _read.is_norm(following) and search.usable(following)
         same_type = _read.compute_dtype(following) == _read.compute_dtype(node)
         change = _read.affine(following, layout) if is_norm and same_type else None
         if change is None:

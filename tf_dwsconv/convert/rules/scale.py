@@ -13,6 +13,7 @@ import numpy as np
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.activations import NONE
 from tf_dwsconv.convert import _grow, _read
+from tf_dwsconv.convert._affine import Affine
 from tf_dwsconv.convert._block import Block
 from tf_dwsconv.convert._read import Convolution
 from tf_dwsconv.convert._search import Search, no_objection
@@ -38,8 +39,7 @@ def rewrite(search: Search, node: Any) -> Optional[Block]:
     scale, shift, passes = 1.0, 0.0, 0
     while node is not None and (change := _read.affine(node, block.layout)) is not None:
         block.take(node)
-        is_norm = isinstance(node.operation, (L.BatchNormalization, L.Normalization))  # two whatever their numbers
-        passes += 2 if is_norm else int(np.any(np.not_equal(change[0], 1))) + int(np.any(change[1]))
+        passes += _passes(node.operation, change)
         scale, shift = scale * change[0], shift * change[0] + change[1]
         node = search.next(block)
     _grow.take_activation(search, block, "depthwise_")
@@ -52,3 +52,12 @@ def rewrite(search: Search, node: Any) -> Optional[Block]:
     block.depthwise = Convolution(layer, kernel, np.broadcast_to(shift, [channels]), depthwise=True)
     block.window = {"kernel_size": (1, 1)}
     return block
+
+
+def _passes(layer: Any, change: tuple) -> int:
+    """Passes over memory that a scale and an offset take without us."""
+    if isinstance(layer, Affine):
+        return layer.passes
+    if isinstance(layer, (L.BatchNormalization, L.Normalization)):
+        return 2  # whatever their numbers
+    return int(np.any(np.not_equal(change[0], 1))) + int(np.any(change[1]))
