@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cc/core/cpu_features.h"
+#include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
@@ -117,7 +118,7 @@ py::dict TuningOf(const Sizes& x, const Sizes& depthwise_filter, const Sizes& po
 
 py::dict CpuInfo() {
   Isa chosen;
-  const std::string error = ChooseIsa(&chosen);
+  const std::string error = ChooseKernelIsa(&chosen);
   if (!error.empty()) throw py::value_error(error);
   py::list isas;
   for (Isa isa : SupportedIsas()) isas.append(IsaName(isa));
@@ -125,7 +126,10 @@ py::dict CpuInfo() {
   py::dict result;
   result["isas"] = isas;
   result["isa"] = IsaName(chosen);
-  result["bf16"] = cpu.avx512_bf16;
+  result["bf16"] = Bf16Dots();
+  const Bf16Choice choice = Bf16ChoiceOf(chosen);
+  result["bf16_products"] = Bf16ProductsName(choice.products);
+  result["bf16_reason"] = choice.why;
   result["cores"] = cpu.cores;
   result["l1d_bytes"] = cpu.l1d_bytes;
   result["l2_bytes"] = cpu.l2_bytes;
@@ -135,7 +139,7 @@ py::dict CpuInfo() {
 
 py::dict Calls() {
   py::dict result;
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) result[IsaName(isa)] = ForwardCalls(isa);
+  for (Isa isa : kIsas) result[IsaName(isa)] = ForwardCalls(isa);
   result["pack"] = PackCalls();
   return result;
 }
