@@ -7,7 +7,7 @@ SOURCES := cuda/bench docs examples python_tests tf_dwsconv tools setup.py
 CPP = $(shell find cc cuda -name "*.cc" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build test test-machine demo lint format wheel release docs bench cuda test-gpu asan avx512-model clean distclean
+.PHONY: help venv build test test-machine demo lint format wheel release docs bench cuda test-gpu bench-bf16 asan avx512-model clean distclean
 
 help:
 	@echo "make venv    .venv with TensorFlow and the tools of the build and tests"
@@ -22,6 +22,7 @@ help:
 	@echo "make docs    the documentation: build/docs/html/index.html"
 	@echo "make asan    the tests of the op under AddressSanitizer"
 	@echo "make avx512-model  the tests of the kernels' AVX-512 code on a CPU that lacks it"
+	@echo "make bench-bf16  bfloat16 by each way of this CPU, and the tiles' bits against their model: build/bench_bf16.md"
 	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"
 	@echo "make test-gpu  the kernels' tests on a GPU: needs nvcc and PyTorch, neither Bazel nor TensorFlow"
 	@echo "make clean   removes what was built; make distclean also .venv"
@@ -57,6 +58,9 @@ format: venv
 	$(VENV)/ruff check --fix $(wildcard $(SOURCES))
 	$(VENV)/ruff format $(wildcard $(SOURCES))
 	$(VENV)/clang-format -i $(CPP)
+
+bench-bf16: build
+	$(VENV)/python tools/bench_bf16.py $(ARGS)
 
 wheel: build
 	@tools/wheel.sh

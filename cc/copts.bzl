@@ -58,3 +58,11 @@ TARGETS = {
     "avx512": "Avx512",
     "avx512bf16": "Avx512Bf16",
 }
+
+# The kinds of tile registers (cc/cpu/kernels/tiles_<kind>.h): names, and the instruction set of the vectors beside them.
+# No exceptions, as registers that are let go of at a function's end would ask for their handler.
+TILES = {
+    "amx": ("Amx", "avx512bf16"),
+    "model": ("Model", "generic"),
+}
+TILES_COPTS = ["-fno-exceptions"]

@@ -119,7 +119,7 @@ def op_calls(counter: str = "dwsconv_calls") -> dict:
 
     count = getattr(ctypes.CDLL(_library.load().path), counter)
     count.restype = ctypes.c_int64
-    calls = {isa: count(isa.encode()) for isa in ("generic", "avx2", "avx512")}
+    calls = {isa: count(isa.encode()) for isa in ("generic", "avx2", "avx512", "amx")}
     assert min(calls.values()) >= 0
     return calls
 

@@ -87,7 +87,8 @@ def depthwise_sep_conv2d(
             memory with the other arrays, except that it may be `residual` itself. None for a new array.
         num_threads: 0 for the environment's `DWSCONV_NUM_THREADS`, or else all cores this process may run on. The
             result is the same bit for bit whatever the number.
-        isa: "generic", "avx2" or "avx512"; None for the environment's `DWSCONV_ISA`, or else the best this CPU has.
+        isa: "generic", "avx2", "avx512" or "amx"; None for the environment's `DWSCONV_ISA`, or else the best that
+            this CPU has.
         variant: "auto", the fastest, by a plan of `tf_dwsconv.tune` where there is one; "fused", the fused kernel by
             the planner's plan; "reference", plain loops with double sums; or another of `LADDER`, the steps that lead
             up to "fused", each with one optimization more than the one before (docs/ladder.md). Every variant takes
@@ -329,8 +330,10 @@ def cpu_info() -> dict[str, Any]:
     """What the kernels know of this CPU.
 
     Returns:
-        isas, those it has, least first; isa, the one in use (`DWSCONV_ISA`, or the best); bf16, whether it multiplies
-        bfloat16; cores, those this process may run on; l1d_bytes, l2_bytes and l3_bytes of one core, 0 where unknown.
+        isas, those it has, least first; isa, the one in use (`DWSCONV_ISA`, or the best); bf16, whether `vdpbf16ps`
+        is there and faster than products of floats; bf16_products, how the isa in use multiplies bfloat16: by "tiles",
+        by "vdpbf16ps" or as "float32"; bf16_reason, why so, with the rates where they were measured; cores, those this
+        process may run on; l1d_bytes, l2_bytes and l3_bytes of one core, 0 where unknown.
 
     Raises:
         ValueError: `DWSCONV_ISA` is no ISA, or one that this CPU lacks.

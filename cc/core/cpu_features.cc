@@ -4,9 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+
+#include "cc/core/tile_permission.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -56,8 +59,13 @@ bool ParseBytes(const std::string& text, int64_t* bytes) {
   return true;
 }
 
+void TakeTiles(CpuFeatures* f, const char* why) {
+  f->tiles = TileUnit::kNone;
+  f->no_tiles = why;
+}
+
 // Replaces facts of this machine by those that DWSCONV_TEST_MACHINE gives, such as "l2=2M,l3=480M,cores=16,isa=avx2".
-// Returns "" or what is wrong with it. Instruction sets can be taken away, not added.
+// Returns "" or what is wrong with it. Instruction sets can be taken away, not added, but for the model of tiles.
 std::string Pretend(const std::string& facts, CpuFeatures* f) {
   std::istringstream all(facts);
   for (std::string fact; std::getline(all, fact, ',');) {
@@ -77,14 +85,27 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
       f->cores = static_cast<int>(number);
     } else if (name == "bf16" && value == "0") {
       f->avx512_bf16 = false;
+      TakeTiles(f, "DWSCONV_TEST_MACHINE says bf16=0");
+    } else if (name == "tiles" && value == "none") {
+      TakeTiles(f, "DWSCONV_TEST_MACHINE says tiles=none");
+    } else if (name == "tiles" && value == "refused") {
+      f->no_tiles = AskForTiles({true, true, ~uint64_t{0}, [](int) { return EPERM; }});
+      f->tiles = TileUnit::kNone;
+    } else if (name == "tiles" && value == "model") {
+      f->tiles = TileUnit::kModel;
+    } else if (name == "stores" && (value == "cached" || value == "streamed")) {
+      f->streams = value == "streamed";
     } else if (name == "isa" && ParseIsa(value, &isa)) {
       f->avx512 = f->avx512 && isa >= Isa::kAvx512;
       f->avx512_bf16 = f->avx512_bf16 && f->avx512;
       f->avx2 = f->avx2 && isa >= Isa::kAvx2;
+      if (isa < Isa::kAmx) TakeTiles(f, "DWSCONV_TEST_MACHINE leaves AMX out");
     } else {
       return "DWSCONV_TEST_MACHINE holds \"" + fact +
              "\"; it must be a list, with commas between, of l1d=, l2= and l3= with a size such as 48K or 2M, cores= "
-             "with 1 to 1024, isa= with generic, avx2 or avx512, and bf16=0";
+             "with 1 to 1024, isa= with generic, avx2, avx512 or amx, bf16=0, tiles= with none, refused or model, and "
+             "stores= with cached or "
+             "streamed";
     }
   }
   return "";
@@ -96,9 +117,20 @@ std::string& TestMachineError() {
   return error;
 }
 
+bool IsIntel() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx &&
+         d == signature_INTEL_edx;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures Probe() {
   CpuFeatures f;
   f.cores = AllowedCores();
+  f.streams = !IsIntel();
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   f.l1d_bytes = CacheBytes(1, _SC_LEVEL1_DCACHE_SIZE);
   f.l2_bytes = CacheBytes(2, _SC_LEVEL2_CACHE_SIZE);
@@ -114,6 +146,8 @@ CpuFeatures Probe() {
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
+  f.no_tiles = f.avx512_bf16 ? AskForTiles(ThisTileSystem()) : "the CPU has no AMX tiles for bfloat16";
+  if (f.no_tiles.empty()) f.tiles = TileUnit::kAmx;
 #ifdef DWSCONV_AVX512_MODEL  // a build for tests, whose AVX-512 kernels run on AVX2
   f.avx512 = f.avx512_bf16 = f.avx2;
 #endif
@@ -146,13 +180,23 @@ bool IsaSupported(Isa isa) {
       return GetCpuFeatures().avx2;
     case Isa::kAvx512:
       return GetCpuFeatures().avx512;
+    case Isa::kAmx:
+      return GetCpuFeatures().tiles != TileUnit::kNone;
   }
   return false;
 }
 
+Isa WithoutTiles(Isa isa) {
+  if (isa != Isa::kAmx) return isa;
+  const CpuFeatures& cpu = GetCpuFeatures();
+  // Whoever asks for AMX without having it wants to know what a CPU with it would do.
+  if (cpu.avx512 || cpu.tiles != TileUnit::kModel) return Isa::kAvx512;
+  return cpu.avx2 ? Isa::kAvx2 : Isa::kGeneric;
+}
+
 std::vector<Isa> SupportedIsas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (IsaSupported(isa)) isas.push_back(isa);
   }
   return isas;
@@ -166,12 +210,14 @@ const char* IsaName(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "?";
 }
 
 bool ParseIsa(const std::string& word, Isa* isa) {
-  for (Isa known : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa known : kIsas) {
     if (word == IsaName(known)) {
       *isa = known;
       return true;
@@ -189,9 +235,12 @@ std::string ChooseIsa(Isa* isa) {
     return "";
   }
   if (!ParseIsa(forced, isa)) {
-    return std::string("DWSCONV_ISA is \"") + forced + "\"; it must be generic, avx2 or avx512";
+    return std::string("DWSCONV_ISA is \"") + forced + "\"; it must be generic, avx2, avx512 or amx";
   }
-  if (!IsaSupported(*isa)) return std::string("DWSCONV_ISA is \"") + forced + "\", which this CPU lacks";
+  if (!IsaSupported(*isa)) {
+    const std::string why = *isa == Isa::kAmx ? " (" + GetCpuFeatures().no_tiles + ")" : "";
+    return std::string("DWSCONV_ISA is \"") + forced + "\", which this CPU lacks" + why;
+  }
   return "";
 }
 

@@ -8,23 +8,37 @@
 
 namespace dwsconv {
 
-enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
+// kAmx: products of bfloat16 by tile registers, all else by the best of the others.
+enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 3 };
+constexpr Isa kIsas[] = {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512, Isa::kAmx};
+constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
+
+// kModel: the tile registers in plain C++, for tests (cc/cpu/kernels/tiles_model.h).
+enum class TileUnit : int { kNone = 0, kModel, kAmx };
 
 struct CpuFeatures {
   bool avx2 = false;                                  // AVX2, FMA and F16C together
   bool avx512 = false;                                // F, BW, VL and DQ together, and the operating system saves zmm
   bool avx512_bf16 = false;                           // vdpbf16ps
+  TileUnit tiles = TileUnit::kNone;                   // that this process may use; AMX only beside avx512_bf16
+  std::string no_tiles;                               // why there are none
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; l3 as one core sees it; 0 where unknown
   int cores = 1;                                      // this process may run on
+  // Whether a store around the caches pays where what passes does not stay in L3. It saves reading what is overwritten,
+  // and AMD's CPUs gain up to half from that; on Intel's it cost 10 to 20% wherever it was tried (docs/bfloat16.md).
+  bool streams = true;
 };
 
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,
-// such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0".
+// such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0". tiles=none and
+// tiles=refused take tiles away, tiles=model puts the model's in their place; stores=cached and stores=streamed say
+// what pays.
 const CpuFeatures& GetCpuFeatures();
 std::string CpuFeaturesError();    // "" or what is wrong with DWSCONV_TEST_MACHINE, of which nothing is used then
 bool IsaSupported(Isa isa);        // by this CPU
 std::vector<Isa> SupportedIsas();  // least first
-const char* IsaName(Isa isa);      // "generic", "avx2", "avx512"
+Isa WithoutTiles(Isa isa);         // itself; for kAmx what it does with all that are no tile products
+const char* IsaName(Isa isa);      // "generic", "avx2", "avx512", "amx"
 bool ParseIsa(const std::string& word, Isa* isa);
 
 // The path to use: DWSCONV_ISA if set (read on every call, so that tests can switch), else the best. Returns "" or what

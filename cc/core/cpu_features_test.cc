@@ -11,7 +11,7 @@ namespace dwsconv {
 namespace {
 
 TEST(Isa, WordsThereAndBack) {
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     Isa found = isa == Isa::kGeneric ? Isa::kAvx2 : Isa::kGeneric;
     EXPECT_TRUE(ParseIsa(IsaName(isa), &found));
     EXPECT_EQ(found, isa);
@@ -31,7 +31,7 @@ TEST(Isa, TheVariableChoosesAmongThoseOfTheCpu) {
     EXPECT_EQ(ChooseIsa(&chosen), "");
     EXPECT_EQ(chosen, supported.back());
   }
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     setenv("DWSCONV_ISA", IsaName(isa), 1);
     const std::string wrong = ChooseIsa(&chosen);
     if (IsaSupported(isa)) {
@@ -42,7 +42,7 @@ TEST(Isa, TheVariableChoosesAmongThoseOfTheCpu) {
     }
   }
   setenv("DWSCONV_ISA", "fastest", 1);
-  EXPECT_EQ(ChooseIsa(&chosen), "DWSCONV_ISA is \"fastest\"; it must be generic, avx2 or avx512");
+  EXPECT_EQ(ChooseIsa(&chosen), "DWSCONV_ISA is \"fastest\"; it must be generic, avx2, avx512 or amx");
   unsetenv("DWSCONV_ISA");
 }
 
@@ -52,6 +52,9 @@ TEST(CpuFeatures, HoldTogether) {
   EXPECT_GE(cpu.cores, 1);
   EXPECT_TRUE(cpu.avx2 || !cpu.avx512);
   EXPECT_TRUE(cpu.avx512 || !cpu.avx512_bf16);
+  EXPECT_TRUE(cpu.avx512_bf16 || cpu.tiles != TileUnit::kAmx);
+  EXPECT_EQ(cpu.tiles == TileUnit::kNone, !cpu.no_tiles.empty());
+  for (Isa isa : kIsas) EXPECT_NE(WithoutTiles(isa), Isa::kAmx);
   for (int64_t bytes : {cpu.l1d_bytes, cpu.l2_bytes, cpu.l3_bytes}) EXPECT_GE(bytes, 0);
 }
 

@@ -41,15 +41,15 @@ void PanelRow(const BFloat16* from, int64_t n, int64_t cm, int64_t tile_channels
 
 // P [C*M][K] to panels, rows in Z's channel order, m * C + c, where TensorFlow's is c * M + m.
 template <typename T, typename Z>
-void PackPanels(int64_t C, int64_t M, int64_t K, const T* P, int64_t tile_channels, int64_t pair, Z* panels) {
-  const int64_t rows = RoundUp(C * M, pair);
+void PackPanels(int64_t C, int64_t M, int64_t K, const T* P, int64_t tile_channels, int64_t depth, Z* panels) {
+  const int64_t rows = RoundUp(C * M, depth);
   for (int64_t k = 0; k < K; k += tile_channels) {
     const int64_t n = std::min(tile_channels, K - k);
     Z* panel = panels + k * rows;
     for (int64_t m = 0; m < M; ++m) {
       for (int64_t c = 0; c < C; ++c) PanelRow(P + (c * M + m) * K + k, n, m * C + c, tile_channels, panel);
     }
-    if (rows > C * M) PanelRow(P, 0, C * M, tile_channels, panel);
+    for (int64_t cm = C * M; cm < rows; ++cm) PanelRow(P, 0, cm, tile_channels, panel);
   }
 }
 
@@ -163,10 +163,10 @@ void PackedFilters::FillProduct(int64_t C, int64_t M, int64_t K, const void* fil
                                 const void* slopes, const PackedProduct& to) {
   const int64_t tile_channels = kernels_->tile_channels, padded = RoundUp(K, tile_channels);
   const T* const P = static_cast<const T*>(filter);
-  if (kernels_->z_type == DType::kFloat32) {
-    PackPanels(C, M, K, P, tile_channels, kernels_->pair, to.panels);
+  if (kernels_->product_type == DType::kFloat32) {
+    PackPanels(C, M, K, P, tile_channels, kernels_->depth, to.panels);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
-    PackPanels(C, M, K, P, tile_channels, kernels_->pair, reinterpret_cast<BFloat16*>(to.panels));
+    PackPanels(C, M, K, P, tile_channels, kernels_->depth, reinterpret_cast<BFloat16*>(to.panels));
   }
   std::fill(to.bias, to.bias + padded, 0.0f);
   if (bias) ToFloats(static_cast<const T*>(bias), K, to.bias);
@@ -201,8 +201,8 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& of, Isa isa, con
 
   // Floats of a product's panels of `rows` by K; a pair of bfloat16 is one.
   const auto panels = [&](int64_t rows, int64_t K, int64_t* floats) {
-    if (__builtin_mul_overflow(RoundUp(rows, kernels.pair), RoundUp(K, kernels.tile_channels), floats)) return false;
-    if (kernels.z_type == DType::kBFloat16) *floats = (*floats + 1) / 2;
+    if (__builtin_mul_overflow(RoundUp(rows, kernels.depth), RoundUp(K, kernels.tile_channels), floats)) return false;
+    if (kernels.product_type == DType::kBFloat16) *floats = (*floats + 1) / 2;
     return true;
   };
   PackedDepthwise& d = packed->depthwise_;
@@ -214,7 +214,7 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& of, Isa isa, con
       !panels(ProjectRows(c), c.has_project ? c.K : 0, &project)) {
     return nullptr;
   }
-  const bool converts = c.E > 0 && kernels.z_type != c.dtype;
+  const bool converts = c.E > 0 && kernels.product_type != c.dtype;
   const int64_t x = converts ? RoundUp(c.E, kernels.vector_floats) : 0;
   packed->convert_.channel_stride = x;
   const int64_t expand_bias = c.E > 0 ? RoundUp(c.C, kernels.tile_channels) : 0;

@@ -20,7 +20,7 @@ PackKey PackKeyOf(const Chain& chain, Isa isa, bool may_repeat = true);
 
 // Of a 1x1 convolution; null members where there is none.
 struct PackedProduct {
-  float* panels = nullptr;  // as PointwiseArgs::panels: of KernelTable::z_type
+  float* panels = nullptr;  // as PointwiseArgs::panels: of KernelTable::product_type
   float* bias = nullptr;    // [panels * tile_channels]
   float* slopes = nullptr;  // likewise; null unless its activation is PReLU
 };
@@ -56,7 +56,8 @@ class PackedFilters {
   const PackedProduct& expand() const { return expand_; }
   const PackedDepthwise& depthwise() const { return depthwise_; }  // of ones where a chain has no such stage
   const PackedProduct& project() const { return project_; }
-  // A 1x1 depthwise filter of ones for X in front of an expansion: it turns X into Z's type.
+  // A 1x1 depthwise filter of ones for X in front of an expansion: it turns X into the
+  // products' type.
   const PackedDepthwise& convert() const { return convert_; }
 
  private:

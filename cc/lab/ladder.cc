@@ -72,6 +72,7 @@ class Passes {
     PointwiseArgs args;
     args.z = z;
     args.z_stride = z_stride_;
+    args.z_padded = false;
     args.pixels = pixels;
     args.cm = p_.CM();
     args.panels = packed_.project().panels;

@@ -102,7 +102,8 @@ BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int6
   plan.dp_floats = Times(plan.columns, plan.padded_K);
   plan.dd_floats = Times(taps, plan.columns);
   plan.sum_floats = plan.dp_floats + plan.dd_floats + plan.columns + plan.padded_K;
-  plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)), CeilDiv(p.K, pair));
+  plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)),
+                            RoundUp(p.K, std::max<int64_t>(machine.product_depth, pair)) / pair);
   plan.filter_floats = plan.dd_floats + plan.columns;
 
   // As many chunks as keep threads busy, as long as their sums stay small beside what they are sums of.

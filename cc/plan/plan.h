@@ -15,6 +15,7 @@ namespace dwsconv {
 struct Machine {
   Isa isa = Isa::kGeneric;
   int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
+  bool streams = true;  // stores around the caches pay where Y does not stay in L3
   int threads = 1;
   // Below this much arithmetic a second thread costs more to call than it saves: to wake it, or, where it waits for the
   // next step of a network (team.h), to tell it.
@@ -23,6 +24,8 @@ struct Machine {
   int64_t z_bytes = 4;    // of an element of Z
   int tile_pixels = 6;    // rows of the pointwise register tile
   int tile_channels = 8;  // columns of it
+  int product_depth = 1;  // terms of a product's sum that an instruction takes at once
+  int product_rate = 1;   // multiply-adds of the pointwise half in the time of one of floats
 };
 
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are

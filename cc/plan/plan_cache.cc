@@ -13,7 +13,7 @@ namespace dwsconv {
 namespace {
 
 // Everything that a planner may look at, though today's does not look at all of it.
-using Key = std::array<int64_t, kPlanKeySize + 15>;
+using Key = std::array<int64_t, kPlanKeySize + 17>;
 
 // Above any model's number of layers; with more shapes than that (images of any size) it starts anew.
 constexpr size_t kMostPlans = 4096;
@@ -30,6 +30,8 @@ Key KeyOf(const Chain& p, const Machine& m) {
                           m.l2_bytes,
                           m.l3_bytes,
                           static_cast<int64_t>(m.flops_per_thread),
+                          m.streams,
+                          m.product_rate,
                           static_cast<int64_t>(p.layout),
                           static_cast<int64_t>(p.mid.kind),
                           static_cast<int64_t>(p.out.kind),

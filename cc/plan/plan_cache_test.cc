@@ -89,6 +89,8 @@ TEST(CachedPlan, TellsApartWhateverThePlannerLooksAt) {
   n = m, n.tile_channels = 32, check(p, n);
   n = m, n.vector_floats = 16, check(p, n);
   n = m, n.z_bytes = 2, check(p, n);
+  n = m, n.product_rate = 13, check(p, n);
+  n = m, n.streams = false, check(p, n);
 }
 
 TEST(CachedPlan, KeepsABoundedNumber) {

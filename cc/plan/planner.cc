@@ -94,7 +94,7 @@ Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
   const double depthwise =
       static_cast<double>(plan.block_pixels) * cm * taps / vector * DepthwiseCycles(p, plan.block_pixels);
   const double pointwise =
-      groups * machine.tile_pixels * cm * padded_k / static_cast<double>(shares) / vector / (4.0 / machine.z_bytes);
+      groups * machine.tile_pixels * cm * padded_k / static_cast<double>(shares) / vector / machine.product_rate;
   // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
   const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
   const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
@@ -120,8 +120,9 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
   // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
   const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);
   const double x = static_cast<double>(chain.H * chain.W * chain.C);
-  const bool stream = static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)) >
-                      kShareOfL3 * static_cast<double>(machine.l3_bytes);
+  const bool stream =
+      machine.streams && static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)) >
+                             kShareOfL3 * static_cast<double>(machine.l3_bytes);
   const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
 
   Plan best;

@@ -99,6 +99,8 @@ TEST(MakePlan, StoresAroundTheCachesWhereTheyHoldNotHalf) {
   EXPECT_FALSE(MakePlan(p, m).stream);
   m.l3_bytes -= 2;
   EXPECT_TRUE(MakePlan(p, m).stream);
+  m.streams = false;  // where it would not pay
+  EXPECT_FALSE(MakePlan(p, m).stream);
 }
 
 TEST(MakePlan, SizesNearTheEndOf64Bits) {

@@ -7,6 +7,7 @@
 
 #include "cc/core/aligned_buffer.h"
 #include "cc/core/parallel.h"
+#include "cc/cpu/kernels/bf16_products.h"
 
 namespace dwsconv {
 namespace py = pybind11;
@@ -45,7 +46,7 @@ ForwardOptions ToForwardOptions(const LayerOptions& options) {
   if (IsLadderStep(forward.variant) && forward.ladder == nullptr) {
     throw py::value_error("variant \"" + options.variant + "\" needs tf_dwsconv._lab, which is not loaded");
   }
-  const std::string error = options.isa ? CpuFeaturesError() : ChooseIsa(&forward.isa);
+  const std::string error = options.isa ? CpuFeaturesError() : ChooseKernelIsa(&forward.isa);
   if (!error.empty()) throw py::value_error(error);
   if (!options.isa) return forward;
   if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {

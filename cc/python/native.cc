@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cc/core/cpu_features.h"
+#include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/cpu/run/program.h"
 #include "cc/plan/plan.h"
@@ -110,7 +111,7 @@ py::dict TuningOf(const FilterSizes& sizes, const std::string& dtype, const Laye
 
 py::dict CpuInfo() {
   Isa chosen;
-  const std::string error = ChooseIsa(&chosen);
+  const std::string error = ChooseKernelIsa(&chosen);
   if (!error.empty()) throw py::value_error(error);
   py::list isas;
   for (Isa isa : SupportedIsas()) isas.append(IsaName(isa));
@@ -118,7 +119,10 @@ py::dict CpuInfo() {
   py::dict result;
   result["isas"] = isas;
   result["isa"] = IsaName(chosen);
-  result["bf16"] = cpu.avx512_bf16;
+  result["bf16"] = Bf16Dots();
+  const Bf16Choice choice = Bf16ChoiceOf(chosen);
+  result["bf16_products"] = Bf16ProductsName(choice.products);
+  result["bf16_reason"] = choice.why;
   result["cores"] = cpu.cores;
   result["l1d_bytes"] = cpu.l1d_bytes;
   result["l2_bytes"] = cpu.l2_bytes;
@@ -128,7 +132,7 @@ py::dict CpuInfo() {
 
 py::dict Calls() {
   py::dict result;
-  for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) result[IsaName(isa)] = ForwardCalls(isa);
+  for (Isa isa : kIsas) result[IsaName(isa)] = ForwardCalls(isa);
   result["pack"] = PackCalls();
   result["network"] = ProgramCalls();
   result["network_by_image"] = ByImageCalls();

@@ -6,6 +6,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "cc/core/huge_pages.h"
+#include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/tf/chain_op.h"
@@ -40,7 +41,7 @@ class ChainOp : public tensorflow::OpKernel {
     PreferHugePages(buffers.output, static_cast<int64_t>(output->TotalBytes()));
 
     ForwardOptions options;
-    std::string error = ChooseIsa(&options.isa);
+    std::string error = ChooseKernelIsa(&options.isa);
     OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
     options.num_threads = pool.threads();
@@ -75,7 +76,7 @@ REGISTER_CPU(Eigen::half);
 // What ran in this process, for tests: read through ctypes. Counters only, so any thread may call at any time.
 extern "C" {
 
-// Calls that ran on the kernels of an ISA ("generic", "avx2", "avx512"), or -1 for a word that is none.
+// Calls that ran on the kernels of an ISA ("generic", "avx2", "avx512", "amx"), or -1 for a word that is none.
 int64_t dwsconv_calls(const char* isa) {
   dwsconv::Isa parsed;
   if (isa == nullptr || !dwsconv::ParseIsa(isa, &parsed)) return -1;

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "cc/core/huge_pages.h"
+#include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/backward.h"
 #include "cc/tf/device_pool.h"
 #include "cc/tf/grad_op.h"
@@ -29,7 +30,7 @@ class DepthwiseSepConv2DGradOp : public GradOp {
     }
 
     BackwardOptions options;
-    std::string error = ChooseIsa(&options.isa);
+    std::string error = ChooseKernelIsa(&options.isa);
     OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
     options.num_threads = pool.threads();

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("op_library")
 
 WORDS = ("images", "pieces", "channels", "shares", "strips", "kept")
 MACHINES = {
-    "strips of a row": "l1d=32K,l2=48K,l3=16K,cores=8",  # and stores around the caches
+    "strips of a row": "l1d=32K,l2=48K,l3=16K,cores=8,stores=streamed",  # and stores around the caches
     "strips": "l1d=32K,l2=200K,l3=64M,cores=8",
     "whole images": "l1d=48K,l2=4M,l3=64M,cores=8",
 }

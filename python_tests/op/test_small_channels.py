@@ -17,6 +17,7 @@ from tf_dwsconv import native
 from tf_dwsconv._tf import library as _library
 
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}
+LANES["amx"] = LANES[[isa for isa in ISAS if isa != "amx"][-1]]  # whose vectors are beside the tiles
 GRADIENT_QUANTUM = 16  # floats that channels are padded to in the gradient's scratch, whatever the vectors
 
 

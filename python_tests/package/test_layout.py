@@ -33,7 +33,7 @@ FENCED = {
     r"(pybind11/|Python\.h)": r"cc/python/",
     r"(cuda|cublas|cudnn|cute/|cutlass/|cub/|thrust/)": r"(cuda/|cc/tf/[a-z_]*gpu[a-z_]*\.)",
     r"omp\.h": r"cc/lab/openmp\.cc$",
-    r"g(test|mock)/": r"cc/(core|plan)/[a-z0-9_]+_test\.cc$",
+    r"g(test|mock)/": r"cc/(core|plan|cpu/kernels)/[a-z0-9_]+_test\.cc$",
     r"nlohmann/": r"cc/core/(json\.h|program_print\.cc)$",
     r"[a-z]*intrin\.h|arm_neon\.h": r"cc/cpu/kernels/([a-z_]+_(avx2|avx512|neon)|step_bf16)\.h$",
 }
@@ -221,6 +221,12 @@ def test_isa_objects_export_their_table_alone():
     for path in objects:
         kind = kinds[path.name.split(".")[0]]
         table = f"dwsconv::{kind}{names[path.parent.name.removeprefix('kernels_')]}()"
+        assert symbols(path, "--defined-only", "--extern-only") == [("T", table)], path
+    tiles = sorted(OBJECTS.glob("tiles_*/tiles_kernels.*o"))
+    assert {path.parent.name for path in tiles} <= {"tiles_amx", "tiles_model"}
+    assert "tiles_model" in {path.parent.name for path in tiles}
+    for path in tiles:
+        table = f"dwsconv::Tiles{path.parent.name.removeprefix('tiles_').capitalize()}()"
         assert symbols(path, "--defined-only", "--extern-only") == [("T", table)], path
 
 

@@ -29,24 +29,42 @@ def test_a_machine_is_believed(machine, monkeypatch):
     assert tuple(info[f"{level}_bytes"] for level in ("l1d", "l2", "l3")) == machine.caches
     assert info["cores"] == machine.cores
     known = native.cpu_info()["isas"]
-    assert info["isas"] == [isa for isa in known if ALL_ISAS.index(isa) <= ALL_ISAS.index(machine.isa)]
+    assert info["isas"] == [isa for isa in known if isa in ALL_ISAS[: ALL_ISAS.index(machine.isa) + 1]]
     assert info["isa"] == info["isas"][-1]
 
 
 def test_a_part_of_the_facts():
     """The rest stays as it is; nothing given is nothing changed."""
     own = json.loads(check_python(INFO))
+    own.pop("bf16_reason")  # holds what each process measured
     for variable, changes in (
         ("", {}),
         ("l2=3M", {"l2_bytes": 3 << 20}),
-        ("bf16=0,l3=0", {"bf16": False, "l3_bytes": 0}),
+        ("bf16=0,l3=0", {"bf16": False, "l3_bytes": 0, "bf16_products": "float32"}),
     ):
-        assert json.loads(check_python(INFO, DWSCONV_TEST_MACHINE=_with_own(variable))) == {**own, **changes}
+        told = json.loads(check_python(INFO, DWSCONV_TEST_MACHINE=_with_own(variable)))
+        if "bf16=0" in variable:
+            assert "amx" not in told["isas"]
+            changes = {**changes, "isas": told["isas"], "isa": told["isas"][-1]}
+        assert {key: told[key] for key in own} == {**own, **changes}
 
 
 def _with_own(variable):
     """Beside what this process was told, so that these tests too may run on another machine."""
     return ",".join(filter(None, [os.environ.get("DWSCONV_TEST_MACHINE", ""), variable]))
+
+
+STREAMS = """
+from tf_dwsconv import native
+print(native.plan((8, 64, 64, 16), (3, 3, 16, 1), (1, 1, 16, 64), num_threads=2, variant="fused")["stream"])
+"""
+
+
+@pytest.mark.parametrize("stores, streams", [("streamed", "True"), ("cached", "False")])
+def test_stores_go_around_the_caches_only_where_that_pays(stores, streams):
+    """Y that does not stay in L3, on CPUs like AMD's and like Intel's."""
+    facts = f"l2=1M,l3=1M,stores={stores}"
+    assert check_python(STREAMS, DWSCONV_TEST_MACHINE=_with_own(facts)).split() == [streams]
 
 
 NATIVE = """
@@ -80,6 +98,8 @@ for call in (
         ("cores=0", "cores=0"),
         ("isa=sse9", "isa=sse9"),
         ("bf16=1", "bf16=1"),
+        ("tiles=amx", "tiles=amx"),
+        ("stores=1", "stores=1"),
         ("l2=1M,,cores=2", ""),
         ("l2=99999999999999999999M", "l2=99999999999999999999M"),
     ],
@@ -89,7 +109,7 @@ def test_bad_facts_are_refused(variable, named):
     lines = check_python(NATIVE, DWSCONV_TEST_MACHINE=variable).splitlines()
     assert len(lines) == 6 and len(set(lines)) == 1
     assert lines[0].startswith(f'DWSCONV_TEST_MACHINE holds "{named}"; it must be a list, with commas between, of l1d=')
-    assert "48K or 2M" in lines[0] and "1 to 1024" in lines[0] and "generic, avx2 or avx512" in lines[0]
+    assert "48K or 2M" in lines[0] and "1 to 1024" in lines[0] and "generic, avx2, avx512 or amx" in lines[0]
 
 
 OPS = """

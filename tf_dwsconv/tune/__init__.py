@@ -54,7 +54,7 @@ def tune(
             for a `Problem`.
         seconds: to spend on a layer, about. Every plan is run a few times even where that takes longer.
         num_threads: as in `native.depthwise_sep_conv2d`: 0 for what the op uses by default.
-        isa: "generic", "avx2" or "avx512"; None for the one in use.
+        isa: "generic", "avx2", "avx512" or "amx"; None for the one in use.
         write: whether to change the cache. Winners are put in, and plans of these layers that win no longer are taken
             out; afterwards this process uses the plans too. Where the machine was not quiet enough to tell, nothing
             changes for the layer.

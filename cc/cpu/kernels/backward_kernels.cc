@@ -25,6 +25,7 @@ const BackwardTable& DWSCONV_BACKWARD() {
       kTileChannels,
       kZType,
       kPair,
+      kPair,
       {Gather<float>, Gather<BFloat16>, Gather<Float16>},
       {TapSums<float>, TapSums<BFloat16>, TapSums<Float16>},
       {Fold<float>, Fold<BFloat16>, Fold<Float16>},

@@ -90,7 +90,7 @@ struct TapProductArgs {
 struct MultiplyArgs {
   const void* g;  // of product_type
   int64_t g_pixel, pixels, K;
-  const void* panels;  // [ceil(columns / tile)][ceil(K / pair)][tile][pair] of product_type
+  const void* panels;  // [ceil(columns / tile)][K rounded up to depth, / pair][tile][pair] of product_type
   int64_t columns;     // whole vectors
   float* to;
   int64_t to_pixel, to_row, row_pixels;
@@ -134,6 +134,7 @@ struct BackwardTable {
   int tile_channels;   // columns of the register tile, the width of panels
   DType product_type;  // of what multiply and outer read
   int pair;            // consecutive terms that one dot-product instruction adds up: 2 for bfloat16, else 1
+  int depth;           // terms of the sum that an instruction takes at once: panels have whole ones
   void (*gather[3])(const GatherArgs& args);    // by DType
   void (*tap_sums[3])(const TapSumArgs& args);  // by DType of `to`
   void (*fold[3])(const FoldArgs& args);        // by DType of `to`

@@ -24,6 +24,9 @@ const KernelTable& DWSCONV_KERNELS() {
       kTilePixels,
       kTileChannels,
       kZType,
+      kZType,
+      kPair,
+      kPair,
       kPair,
 #if DWSCONV_BF16
       {Depthwise<float, ZType>, Depthwise<BFloat16, ZType>, nullptr},
@@ -31,6 +34,7 @@ const KernelTable& DWSCONV_KERNELS() {
       {nullptr, Patches<BFloat16>, nullptr},
       Pointwise,
       CopyRows,
+      nullptr,
       nullptr,
       nullptr,
 #else
@@ -41,6 +45,7 @@ const KernelTable& DWSCONV_KERNELS() {
       CopyRows,
       NormalizeRows,
       ScaleRows,
+      nullptr,
 #endif
   };
   return table;

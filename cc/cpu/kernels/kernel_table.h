@@ -42,11 +42,13 @@ struct RepeatArgs {
 
 // Pointwise half: Y[:, k_begin:k_end] of the same pixels.
 struct PointwiseArgs {
-  const void* z;     // [pixels][z_stride] of KernelTable::z_type
+  const void* z;     // [pixels][z_stride] of KernelTable::product_type
   int64_t z_stride;  // in elements
+  bool z_padded;     // zeros follow the last channel of each pixel, up to whole `depth`s
   int64_t pixels;
-  int64_t cm;              // C*M, in Z's channel order
-  const void* panels;      // [ceil(K/tile_channels)][ceil(cm/pair)][tile_channels][pair] of z_type, the rest zero
+  int64_t cm;  // C*M, in Z's channel order
+  // [ceil(K/tile_channels)][cm rounded up to depth, /pair][tile_channels][pair] of product_type, the rest zero
+  const void* panels;
   const float* bias;       // [K rounded up to tile_channels], zeros without a bias
   const float* slopes;     // likewise, where the activation is PReLU
   int64_t k_begin, k_end;  // k_begin is a multiple of tile_channels
@@ -72,8 +74,11 @@ struct KernelTable {
   int vector_floats;
   int tile_pixels;
   int tile_channels;
-  DType z_type;  // of Z and of the packed pointwise filter
-  int pair;      // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
+  DType z_type;        // of what comes out of the depthwise half, and of an expansion
+  DType product_type;  // of what the pointwise half reads, Z and panels; where it differs, `round` makes it
+  int pair;            // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
+  int depth;           // channels of the sum that an instruction takes at once: panels have whole ones
+  int product_rate;    // multiply-adds of the pointwise half in the time of one of floats: for the planner
   // By DType of the image; null where the table does not serve it. A bfloat16 table takes float images too, which
   // `repeat` makes.
   void (*depthwise[3])(const DepthwiseArgs& args);
@@ -86,6 +91,9 @@ struct KernelTable {
   // Of tables whose Z is float; null elsewhere.
   void (*normalize)(const RowsArgs& rows, float epsilon);     // each row to mean 0 and variance 1
   void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel
+  // In place, to product_type, zeros after the last channel as far as a row's room and `depth` go. Null where z_type is
+  // product_type.
+  void (*round)(const RowsArgs& rows);
 };
 
 }  // namespace dwsconv

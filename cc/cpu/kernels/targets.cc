@@ -1,14 +1,47 @@
 #include "cc/cpu/kernels/targets.h"
 
+#include "cc/cpu/kernels/tiles_table.h"
+
 namespace dwsconv {
+namespace {
+
+constexpr Target<KernelTable> kTargets[] = {
+#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, bf16, Kernels##name},
+    DWSCONV_FOR_TARGETS(DWSCONV_LIST)
+#undef DWSCONV_LIST
+};
+
+// Nothing needs Z in float: what is between the halves is a clamp, which a store does.
+bool Direct(const Chain& chain) { return IsClamp(chain.mid.kind) && !chain.float_between(); }
+
+KernelTable WithTiles(const KernelTable& vectors) {
+  const TileKernels& tiles = TilesOfThisCpu();
+  KernelTable table = vectors;
+  table.tile_pixels = kTilesPixels;
+  table.tile_channels = kTilesChannels;
+  table.product_type = DType::kBFloat16;
+  table.pair = 2;
+  table.depth = kTilesDepth;
+  table.product_rate = 13;  // 3.0 of 0.23 TFLOP/s (docs/bfloat16.md)
+  table.pointwise = tiles.pointwise;
+  table.round = table.z_type == DType::kBFloat16 ? nullptr : tiles.round;
+  return table;
+}
+
+}  // namespace
+
+const KernelTable& TilesTable(bool direct) {
+  static const KernelTable rounded = WithTiles(Choose(kTargets, Isa::kAmx, false));
+  // The model may stand on vectors that have no Z of bfloat16.
+  static const KernelTable whole = WithTiles(
+      Choose(kTargets, Isa::kAmx, GetCpuFeatures().avx512_bf16 || GetCpuFeatures().tiles != TileUnit::kModel));
+  return direct ? whole : rounded;
+}
 
 const KernelTable& Kernels(Isa isa, const Chain& chain) {
-  static constexpr Target<KernelTable> kTargets[] = {
-#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, bf16, Kernels##name},
-      DWSCONV_FOR_TARGETS(DWSCONV_LIST)
-#undef DWSCONV_LIST
-  };
-  return Choose(kTargets, isa, MultipliesBf16(chain.dtype) && IsClamp(chain.mid.kind) && !chain.float_between());
+  const bool multiplies = chain.has_project || chain.E > 0;
+  if (isa == Isa::kAmx && chain.dtype == DType::kBFloat16 && multiplies) return TilesTable(Direct(chain));
+  return Choose(kTargets, isa, MultipliesBf16(chain.dtype) && Direct(chain));
 }
 
 }  // namespace dwsconv

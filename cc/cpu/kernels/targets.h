@@ -7,11 +7,13 @@
 #include "cc/core/chain.h"
 #include "cc/core/cpu_features.h"
 #include "cc/cpu/kernels/backward_table.h"
+#include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/kernels/kernel_table.h"
 #include "cc/cpu/kernels/step_table.h"
 
 // X(name, instruction set, whether its products are of bfloat16), the best first. A target with such products serves
-// bfloat16 chains on CPUs with AVX512_BF16, where nothing needs Z in float.
+// bfloat16 chains on CPUs where vdpbf16ps is the faster way, where nothing needs Z in float. Products by tiles are no
+// target of their own: they take the place of the pointwise half in the tables of one (TilesTable).
 #if defined(__x86_64__)
 #define DWSCONV_FOR_TARGETS(X) \
   X(Avx512Bf16, kAvx512, true) X(Avx512, kAvx512, false) X(Avx2, kAvx2, false) X(Generic, kGeneric, false)
@@ -40,15 +42,21 @@ struct Target {
 template <typename Table, size_t kCount>
 const Table& Choose(const Target<Table> (&targets)[kCount], Isa isa, bool bf16) {
   for (const Target<Table>& target : targets) {
-    if (target.isa == isa && (bf16 || !target.bf16)) return target.table();
+    if (target.isa == WithoutTiles(isa) && (bf16 || !target.bf16)) return target.table();
   }
   return targets[kCount - 1].table();
 }
 
-inline bool MultipliesBf16(DType dtype) { return dtype == DType::kBFloat16 && GetCpuFeatures().avx512_bf16; }
+// Whether products go by vdpbf16ps where vectors of AVX-512 compute.
+inline bool MultipliesBf16(DType dtype) { return dtype == DType::kBFloat16 && Bf16Dots(); }
 
 // The kernels of an instruction set for a chain, those of its backward pass, and those of a program's other steps.
 const KernelTable& Kernels(Isa isa, const Chain& chain);
+
+// Tables with products by tiles, of the model where CpuFeatures says so. Z is float and rounded when it is whole, or
+// with `direct` bfloat16 from the start, where vectors for that are there.
+const KernelTable& TilesTable(bool direct);
+
 const BackwardTable& BackwardKernels(Isa isa, DType dtype);
 const StepTable& StepKernels(Isa isa);
 

@@ -74,7 +74,10 @@ inline void Store<float>(float* p, Vec v) {
 }
 // Lane i of the result is lane lanes[i] of v.
 inline Vec Permute(Vec v, const int32_t* lanes) { return Vec{v[lanes[0]], v[lanes[1]], v[lanes[2]], v[lanes[3]]}; }
-inline void Stream(float* p, Vec v) { Store(p, v); }
+template <typename T>
+inline void Stream(T* p, Vec v) {
+  Store(p, v);
+}
 inline void StreamFence() {}
 
 }  // namespace

@@ -17,7 +17,7 @@
 namespace dwsconv {
 namespace {
 
-std::atomic<int64_t> backward_calls[3];
+std::atomic<int64_t> backward_calls[kIsaCount];
 std::atomic<int64_t> repeated_calls{0}, plain_calls{0};
 
 constexpr char kOutOfMemory[] =
@@ -68,8 +68,9 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
   // channels starts on one in each pixel.
   const int64_t item = SizeOf(p.dtype), l3_bytes = GetCpuFeatures().l3_bytes;
   const int64_t passing = (2 * p.N * p.H * p.W * p.C + p.N * p.output_pixels() * p.K) * item;
-  job.stream_dx = plan.times == 1 && l3_bytes > 0 && passing > l3_bytes && p.C * item % 64 == 0 &&
-                  plan.block_channels * item % 64 == 0 && reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
+  job.stream_dx = GetCpuFeatures().streams && plan.times == 1 && l3_bytes > 0 && passing > l3_bytes &&
+                  p.C * item % 64 == 0 && plan.block_channels * item % 64 == 0 &&
+                  reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
   const Workers workers(options.num_threads, options.pool);
   if (b.d_residual != nullptr) StoreResidualGradient<T>(job, workers);
   if (!job.wants_dz && !job.wants_dp && !job.wants_bias) return "";
@@ -263,6 +264,7 @@ BackwardPlan BackwardPlanFor(const Chain& chain, Isa isa) {
   const BackwardTable& table = BackwardKernels(isa, chain.dtype);
   machine.tile_channels = table.tile_channels;
   machine.z_bytes = SizeOf(table.product_type);
+  machine.product_depth = table.depth;
   return MakeBackwardPlan(chain, machine);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cc/core/half.h"
+#include "cc/core/whole.h"
 
 namespace dwsconv {
 namespace {
@@ -62,7 +63,7 @@ template <typename T, typename Z>
 void PackColumns(const BackwardJob& job, const Group& g, Z* panels) {
   const Chain& p = *job.chain;
   const int64_t tile = job.kernels->tile_channels, step = std::min(kGroup, tile), pair = job.kernels->pair;
-  const int64_t padded_K = (p.K + pair - 1) / pair * pair;
+  const int64_t padded_K = RoundUp(p.K, job.kernels->depth);
   const T* const P = static_cast<const T*>(job.buffers->pointwise_filter);
   for (int64_t m = 0; m < p.M; ++m) {
     for (int64_t i = 0; i < kGroup; i += step) {

@@ -18,8 +18,8 @@ class Blocks : public Call {
         image_bytes_(chain_.H * row_bytes_) {
     // Z is what lies in memory already, or what is to lie there.
     from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.float_between() && IsPointwise(chain_);
-    to_y_ = !chain_.has_project && typed_ && !chain_.float_between() && buffers_.residual == nullptr && !stream_ &&
-            layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
+    to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
+            buffers_.residual == nullptr && !stream_ && layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
   }
 
   std::string Run(ThreadPool* pool) const {
@@ -54,7 +54,7 @@ class Blocks : public Call {
       part.ahead_bytes = end - begin;
     }
     if (from_x_) {
-      Project(part, image + first * chain_.C * item_, chain_.C);
+      Project(part, image + first * chain_.C * item_, chain_.C, /*from_x=*/true);
       return;
     }
     Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + plan_.scratch_bytes - plan_.repeat_bytes);

@@ -24,9 +24,10 @@ class Call {
         kernels_(packed.kernels()),
         item_(SizeOf(chain.dtype)),
         z_item_(SizeOf(kernels_.z_type)),
+        product_item_(SizeOf(kernels_.product_type)),
         cm_(chain.has_depthwise ? chain.CM() : chain.R * chain.S * chain.C),
         pixels_(chain.output_pixels()),
-        typed_(chain.dtype == kernels_.z_type) {
+        typed_(chain.dtype == kernels_.product_type) {
     const bool on_lines = chain.K * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
     stream_ = plan.stream && typed_ && on_lines;
   }
@@ -36,12 +37,16 @@ class Call {
     return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * chain_.x_channels() * item_;
   }
 
-  // What happens to Z of some pixels of image n between the two halves.
+  // What happens to Z of some pixels of image n between the two halves: at the end it is what Project takes.
   void NormalizeAndGate(int64_t n, int64_t pixels, char* z, int64_t z_stride, bool gate) const {
     const RowsArgs rows = {reinterpret_cast<float*>(z), z_stride, pixels, cm_};
     if (chain_.normalize) kernels_.normalize(rows, chain_.epsilon);
     if (gate) kernels_.scale(rows, gate_ + n * gate_stride_);
+    if (rounds()) kernels_.round(rows);
   }
+
+  // Z is rounded when it is whole, in place.
+  bool rounds() const { return kernels_.round != nullptr && chain_.has_project; }
 
   // Pixels [first, first + pixels) of image n, output channels [k, k_end), from their Z. `ahead` is memory that the
   // caller will read next.
@@ -51,7 +56,8 @@ class Call {
     int64_t ahead_bytes = 0;
   };
 
-  void Project(const Part& part, const char* z, int64_t z_stride) const;
+  // z_stride in elements of z_type, or with from_x in those of X, which lies where Z would.
+  void Project(const Part& part, const char* z, int64_t z_stride, bool from_x = false) const;
 
   const Chain& chain_;
   const Chain layer_;  // what the kernels compute
@@ -61,8 +67,8 @@ class Call {
   const float* const gate_;  // [N][gate_stride], or null
   const int64_t gate_stride_;
   const KernelTable& kernels_;
-  const int64_t item_, z_item_, cm_, pixels_;
-  const bool typed_;  // X and Y are of Z's type
+  const int64_t item_, z_item_, product_item_, cm_, pixels_;
+  const bool typed_;  // X and Y are of the products' type
   bool stream_;
 };
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cc/core/half.h"
+#include "cc/core/whole.h"
 #include "cc/cpu/run/call.h"
 #include "cc/cpu/run/scratch_pool.h"
 
@@ -37,11 +38,13 @@ void GateToFloat(const Chain& c, const void* from, int64_t stride, float* to) {
 
 }  // namespace
 
-void Call::Project(const Part& part, const char* z, int64_t z_stride) const {
+void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_x) const {
   const int64_t at = (part.n * pixels_ + part.first) * chain_.K * item_;
   PointwiseArgs args;
   args.z = z;
-  args.z_stride = z_stride;
+  const bool rounded = rounds() && !from_x;
+  args.z_stride = rounded ? z_stride * (z_item_ / product_item_) : z_stride;
+  args.z_padded = rounded && args.z_stride >= RoundUp(cm_, kernels_.depth);
   args.pixels = part.pixels;
   args.cm = cm_;
   args.panels = packed_.project().panels;

@@ -25,14 +25,15 @@ class Expanded : public Call {
       : Call(call),
         strips_(plan_.by_channels ? 1 : CeilDiv(chain_.Ho, plan_.rows)),
         pieces_(CeilDiv(chain_.C, plan_.channels)),
-        x_stride_(RoundUp(chain_.E, 64 / z_item_) + 64 / z_item_) {
-    if (x_stride_ * z_item_ % 4096 == 0) x_stride_ += 64 / z_item_;  // such rows fall into the same sets of L1
+        x_stride_(RoundUp(chain_.E, 64 / product_item_) + 64 / product_item_) {
+    if (x_stride_ * product_item_ % 4096 == 0)
+      x_stride_ += 64 / product_item_;  // such rows fall into the same sets of L1
     // X of the rows that a task expands, where the products want another type.
     const int64_t most_rows =
         plan_.by_channels
             ? chain_.H
             : std::min(chain_.H, (plan_.rows - 1) * chain_.stride_h + (chain_.R - 1) * chain_.dilation_h + 1);
-    x_bytes_ = typed_ ? 0 : RoundUp(most_rows * chain_.W * x_stride_ * z_item_ + 64, 64);
+    x_bytes_ = typed_ ? 0 : RoundUp(most_rows * chain_.W * x_stride_ * product_item_ + 64, 64);
   }
 
   std::string Run(ThreadPool* pool) const {
@@ -75,7 +76,7 @@ class Expanded : public Call {
 
   int64_t z_pixel_bytes() const { return plan_.z_stride * z_item_; }
 
-  // X of rows [begin, end) of image n in Z's type, if it is of another.
+  // X of rows [begin, end) of image n in the products' type, if it is of another.
   void Convert(int64_t n, int64_t begin, int64_t end, Worker* w) const {
     if (typed_ || begin >= end || (w->x_n == n && w->x_begin == begin && w->x_end == end)) return;
     w->x_n = n;
@@ -101,13 +102,13 @@ class Expanded : public Call {
   void Expand(int64_t n, int64_t begin, int64_t end, int64_t c, int64_t channels, const char* x, char* a) const {
     if (begin >= end) return;
     const PackedProduct& packed = packed_.expand();
-    const int64_t pair = kernels_.pair;
     PointwiseArgs args;
     args.pixels = (end - begin) * chain_.W;
     args.cm = chain_.E;
     args.z = typed_ ? Image(n) + begin * chain_.W * chain_.E * item_ : x;
     args.z_stride = typed_ ? chain_.E : x_stride_;
-    args.panels = reinterpret_cast<const char*>(packed.panels) + c * CeilDiv(chain_.E, pair) * pair * z_item_;
+    args.z_padded = false;
+    args.panels = reinterpret_cast<const char*>(packed.panels) + c * RoundUp(chain_.E, kernels_.depth) * product_item_;
     args.bias = packed.bias + c;
     args.slopes = packed.slopes == nullptr ? nullptr : packed.slopes + c;
     args.k_begin = 0;
@@ -189,7 +190,7 @@ class Expanded : public Call {
 
   // Y from all of Z: by groups of pixels, and of output channels where those are too few for the threads.
   void Finish(const Workers& workers, char* all) const {
-    const bool whole = chain_.float_between() || !chain_.has_project;
+    const bool whole = chain_.float_between() || rounds() || !chain_.has_project;
     const int64_t tile = kernels_.tile_pixels, groups = CeilDiv(pixels_, tile), panel = kernels_.tile_channels;
     const int64_t wanted = whole ? 1 : CeilDiv(4 * plan_.threads, chain_.N * groups);
     const int64_t step = std::min(chain_.K, CeilDiv(CeilDiv(chain_.K, panel), wanted) * panel);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "cc/cpu/kernels/targets.h"
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/layout.h"
 #include "cc/cpu/run/scratch_pool.h"
@@ -13,7 +14,7 @@
 namespace dwsconv {
 namespace {
 
-std::atomic<int64_t> forward_calls[3];
+std::atomic<int64_t> forward_calls[kIsaCount];
 
 // Of a thread of a team: some microseconds, where to tell it and to wait for it takes one or two.
 constexpr double kFlopsInTeam = 100'000;
@@ -99,6 +100,12 @@ std::string ForwardChannelsFirst(const Chain& chain, const Buffers& buffers, con
   return "";
 }
 
+std::string Run(const Chain& chain, const Buffers& buffers, const PackedFilters* packed,
+                const ForwardOptions& options) {
+  return chain.layout == Layout::kNHWC ? ForwardChannelsLast(chain, buffers, packed, options)
+                                       : ForwardChannelsFirst(chain, buffers, packed, options);
+}
+
 }  // namespace
 
 std::string Forward(const Chain& chain, const Buffers& buffers, const PackedFilters* packed,
@@ -112,14 +119,20 @@ std::string Forward(const Chain& chain, const Buffers& buffers, const PackedFilt
   if (!ReadsPlainFilters(options.variant)) {
     forward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
     const bool may_repeat = !IsLadderStep(options.variant);
+    if (!may_repeat && options.isa == Isa::kAmx) {
+      // The ladder's steps are of vectors.
+      ForwardOptions vectors = options;
+      vectors.isa = WithoutTiles(options.isa);
+      own = PackedFilters::Make(chain, vectors.isa, buffers, may_repeat);
+      return own ? Run(chain, buffers, own.get(), vectors) : kOutOfMemory;
+    }
     if (packed == nullptr || packed->key() != PackKeyOf(chain, options.isa, may_repeat)) {
       own = PackedFilters::Make(chain, options.isa, buffers, may_repeat);
       if (!own) return kOutOfMemory;
       packed = own.get();
     }
   }
-  return chain.layout == Layout::kNHWC ? ForwardChannelsLast(chain, buffers, packed, options)
-                                       : ForwardChannelsFirst(chain, buffers, packed, options);
+  return Run(chain, buffers, packed, options);
 }
 
 Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
@@ -127,6 +140,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   const KernelTable& kernels = Kernels(options.isa, chain);
   Machine machine;
   machine.isa = options.isa;
+  machine.streams = cpu.streams;
   if (cpu.l1d_bytes > 0) machine.l1d_bytes = cpu.l1d_bytes;
   if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
   if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
@@ -136,6 +150,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   machine.z_bytes = SizeOf(kernels.z_type);
   machine.tile_pixels = kernels.tile_pixels;
   machine.tile_channels = kernels.tile_channels;
+  machine.product_rate = kernels.product_rate;
   return machine;
 }
 
