@@ -1,12 +1,14 @@
-"""Finds faces with one network built twice: from stock Keras layers, and with tf_dwsconv's layer in their place.
+"""Finds faces with one network in four forms: of stock Keras layers, with tf_dwsconv's layer in their place, and
+converted: as a layer for each block, and as one program.
 
   python examples/demo/detect_faces.py                                 # the astronaut picture of scikit-image
   python examples/demo/detect_faces.py --image=me.jpg --image=us.png   # and these
   python examples/demo/detect_faces.py --noastronaut --size=224 *.jpg  # only these, with a smaller network input
 
-For each picture it prints the faces of both networks and the largest difference between the two, and saves the picture
-with its boxes. Then it times both, exports the second as a SavedModel and runs that in a new process. It ends with 1 if
-any box or score differs by more than 1e-4, and with 2 if a picture cannot be read or the output not be written.
+For each picture it prints the faces of the first two and the largest differences, and saves the picture with its boxes.
+Then it times all, and the program without TensorFlow; exports the second as a SavedModel and runs that in a new
+process. It ends with 1 if any box or score differs by more than 1e-4, and with 2 if a picture cannot be read or the
+output not be written.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from face_detector import pictures
 
 TOLERANCE = 1e-4
 STOCK, OURS = "keras.layers.SeparableConv2D", "tf_dwsconv.DepthwiseSepConv2D"
+BLOCKS, PROGRAM = 'convert(model, fuse="blocks")', "convert(model)"
+NATIVE = "native.Network"
 
 _IMAGE = flags.DEFINE_multi_string("image", [], "A picture to search (repeatable); plain arguments are pictures too.")
 _ASTRONAUT = flags.DEFINE_bool("astronaut", True, "Also search the astronaut picture of scikit-image.")
@@ -132,9 +136,10 @@ def report_picture(name: str, image: np.ndarray, stock: Faces, ours: Faces, save
 
 
 def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> None:
-    """Prints the median time of one pass of each network, without decoding, and their ratio.
+    """Prints the median time of one pass of each network, without decoding, and stock over each.
 
-    conv0, a dense convolution of the whole picture, is the same stock op in both; so the rest is timed alone as well.
+    conv0, a dense convolution of the whole picture, is the same stock op in the first two; so their rest is timed alone
+    as well.
     """
     import keras
     import tensorflow as tf
@@ -144,16 +149,45 @@ def report_times(models: dict, image: np.ndarray, size: int, repeat: int) -> Non
     pixels = tf.constant(pictures.fit_square(image, size)[0][None])
     forward = {}
     for name, model in models.items():
-        front, rest = (keras.Sequential(part) for part in network.split(model))
         forward[name, "network"] = functools.partial(tf.function(model), pixels, training=False)
-        forward[name, "from conv1 on"] = functools.partial(tf.function(rest), front(pixels), training=False)
+        if name in (STOCK, OURS):
+            front, rest = (keras.Sequential(part) for part in network.split(model))
+            forward[name, "from conv1 on"] = functools.partial(tf.function(rest), front(pixels), training=False)
+    forward[NATIVE, "network"] = functools.partial(_without_tensorflow(models[PROGRAM]), pixels.numpy())
     taken = medians_in_turn(forward, repeat)
-    print(f"\nMilliseconds an image (batch 1, median of {repeat} runs taken in turn)")
+    print(f"\nMilliseconds an image (batch 1, median of {repeat} runs taken in turn), and stock / each")
     parts = ("network", "from conv1 on")
-    print(" " * 32, *(f"{part:>14}" for part in parts))
-    for name in models:
-        print(f"  {name:30}", *(f"{taken[name, part]:14.3f}" for part in parts))
-    print(f"  {'stock / ours':30}", *(f"{taken[STOCK, part] / taken[OURS, part]:14.2f}" for part in parts))
+    print(" " * 32, *(f"{part:>21}" for part in parts))
+    for name in (*models, NATIVE):
+        cells = [
+            f"{taken[name, part]:14.3f} {taken[STOCK, part] / taken[name, part]:6.2f}"
+            for part in parts
+            if (name, part) in taken
+        ]
+        print(f"  {name:30}", *cells)
+
+
+def _without_tensorflow(model):
+    """The program of a converted model, from a file."""
+    import tf_dwsconv
+    from tf_dwsconv import native
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "faces.safetensors"
+        tf_dwsconv.save_network(model, path)
+        return native.Network(path)
+
+
+def check_converted(models: dict, image: np.ndarray, stock: Faces, size: int, threshold: float) -> float:
+    """Prints the largest difference of the converted networks' boxes and scores from the stock one's; returns it."""
+    from face_detector import network
+
+    worst = 0.0
+    for name in (BLOCKS, PROGRAM):
+        distance = difference(stock, find_faces(network.detector(models[name]), image, size, threshold))
+        print(f"  {name}: largest difference {distance:.1e} in boxes and scores")
+        worst = max(worst, distance) if distance == distance else distance
+    return worst
 
 
 def main(argv: list[str]) -> int:
@@ -178,6 +212,8 @@ def main(argv: list[str]) -> int:
         OURS: network.build(tf_dwsconv.DepthwiseSepConv2D, size),
     }
     detectors = {name: network.detector(model) for name, model in models.items()}
+    models[BLOCKS] = tf_dwsconv.convert(models[STOCK], fuse="blocks")
+    models[PROGRAM] = tf_dwsconv.convert(models[STOCK])
     fused = network.count_fused_ops(detectors[OURS])
     print(f"Tiny face detector, {size} x {size}, threshold {threshold:g}, TensorFlow {tf.__version__}")
     reason = tf_dwsconv.build_info()["reason"]
@@ -193,6 +229,8 @@ def main(argv: list[str]) -> int:
         pictures.draw_faces(image, ours.boxes, ours.scores).save(path)
         if not report_picture(name, image, stock, ours, path) <= TOLERANCE:  # a NaN is a failure too
             failures.append(f"{name}: the two networks differ by more than {TOLERANCE:g}")
+        if not check_converted(models, image, stock, size, threshold) <= TOLERANCE:
+            failures.append(f"{name}: a converted network differs by more than {TOLERANCE:g}")
         found[name] = ours
 
     report_times(models, next(iter(images.values())), size, _REPEAT.value)
