@@ -17,6 +17,8 @@ PEERS = {
     "stock": "Keras, tf.function",
     "frozen": "TensorFlow, constants frozen",
     "ours": "tf_dwsconv.convert, tf.function",
+    "ours_blocks": "tf_dwsconv.convert, a layer a block",
+    "ours_native": "tf_dwsconv, without TensorFlow",
     "ours_frozen": "tf_dwsconv.convert, constants frozen",
     "litert": "LiteRT, XNNPACK",
     "onnxruntime": "ONNX Runtime",
@@ -63,10 +65,23 @@ class Network:
             self._made[what] = make()
         return self._made[what]
 
-    def _converted(self) -> Any:
+    def _converted(self, fuse: str = "network") -> Any:
         import tf_dwsconv
 
-        return self._once("converted", lambda: tf_dwsconv.convert(self.model))
+        return self._once(fuse, lambda: tf_dwsconv.convert(self.model, fuse=fuse))
+
+    def _program(self) -> Any:
+        """The network as a file of ours, loaded again."""
+        import tf_dwsconv
+        from tf_dwsconv import native
+
+        def make() -> Any:
+            with tempfile.TemporaryDirectory() as folder:
+                path = f"{folder}/network.safetensors"
+                tf_dwsconv.save_network(self._converted(), path)
+                return native.Network(path)
+
+        return self._once("program", make)
 
     def _onnx(self) -> bytes:
         """The network for ONNX, for any number of pictures."""
@@ -117,6 +132,14 @@ class Network:
 
     def _ours(self, x: np.ndarray) -> Peer:
         return self._by_tensorflow(self._converted(), x, False)
+
+    def _ours_blocks(self, x: np.ndarray) -> Peer:
+        return self._by_tensorflow(self._converted("blocks"), x, False)
+
+    def _ours_native(self, x: np.ndarray) -> Peer:
+        network = self._program()
+        out = network(x, num_threads=self.threads)
+        return Peer(lambda: network(x, out=out, num_threads=self.threads), lambda: np.array(out))
 
     def _ours_frozen(self, x: np.ndarray) -> Peer:
         return self._by_tensorflow(self._converted(), x, True)
