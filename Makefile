@@ -82,7 +82,7 @@ cuda: venv
 	@tools/build.sh cuda
 
 test-gpu:
-	@cuda/run_all.sh $(or $(OUT),build/gpu) tests sanitize
+	@cuda/run_all.sh $(or $(OUT),build/gpu) first checks
 
 clean:
 	@if [ -e .bazel ]; then $${BAZEL:-bazel} clean; fi

@@ -1,11 +1,13 @@
 // The ops' GPU kernels: they check, allocate, plan, and enqueue on TensorFlow's stream. Compiled by g++ alone, and only
 // into a build with --define=cuda=1; what nvcc compiles is in cuda/.
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "cc/plan/cuda/plan.h"
+#include "cc/plan/cuda/plan_cache.h"
 #include "cc/tf/chain_op.h"
 #include "cc/tf/grad_op.h"
 #include "cuda/run/execute.h"
@@ -69,13 +71,13 @@ absl::Status RunOnGpu(OpKernelContext* context, const Chain& chain, const CudaTe
   if (chain.dtype == DType::kFloat32 && tsl::tensor_float_32_execution_enabled() && machine.capability >= 80) {
     options.math = CudaMath::kTf32;
   }
-  CudaPlan plan;
-  error = MakeCudaPlan(chain, machine, options, &plan);
+  std::shared_ptr<const CudaPlan> plan;
+  error = CachedCudaPlan(chain, machine, options, &plan);
   if (!error.empty()) return absl::InternalError(error);
   Tensor workspace;
   TF_RETURN_IF_ERROR(
-      context->allocate_temp(tensorflow::DT_UINT8, tensorflow::TensorShape({plan.workspace_bytes}), &workspace));
-  error = cuda::Execute(chain, plan, tensors, workspace.data(),
+      context->allocate_temp(tensorflow::DT_UINT8, tensorflow::TensorShape({plan->workspace_bytes}), &workspace));
+  error = cuda::Execute(chain, *plan, tensors, workspace.data(),
                         context->op_device_context()->stream()->platform_specific_handle().stream);
   return error.empty() ? absl::OkStatus() : absl::InternalError(error);
 }

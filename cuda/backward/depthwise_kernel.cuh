@@ -82,16 +82,17 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
           image * args.H * x_row_words + row * x_row_words + static_cast<int64_t>(column) * words + word;
       float x[kFilter ? kPatchPixels : 1][kElements], sums[kInput ? kPatchPixels : 1][kElements];
       DWS_UNROLL
-      for (int i = 0; i < kPatchPixels; ++i) {
-        const int a = i / kPatch, b = i % kPatch;
+      for (int i = 0; i < kPatchPixels * kElements; ++i) sums[kInput ? i / kElements : 0][i % kElements] = 0.f;
+      if (kFilter) {
+        uint32_t x_words[kPatchPixels];
         DWS_UNROLL
-        for (int e = 0; e < kElements; ++e) {
-          x[kFilter ? i : 0][e] = 0.f;
-          sums[kInput ? i : 0][e] = 0.f;
+        for (int i = 0; i < kPatchPixels; ++i) {
+          const int a = i / kPatch, b = i % kPatch;
+          const uint32_t* const from = static_cast<const uint32_t*>(args.x) + x_at + a * x_row_words + b * words;
+          x_words[i] = ((rows >> a) & (columns >> b) & 1u) != 0 ? *from : 0u;
         }
-        if (kFilter && ((rows >> a) & (columns >> b) & 1u) != 0) {
-          WidenWord(static_cast<const uint32_t*>(args.x)[x_at + a * x_row_words + b * words], x[kFilter ? i : 0], T());
-        }
+        DWS_UNROLL
+        for (int i = 0; i < kPatchPixels; ++i) WidenWord(x_words[i], x[kFilter ? i : 0], T());
       }
       // The first row of dZ that the patch reads, and the first column.
       const int top = (row + args.pad_top) / Win::kStride - Patch::kAbove;
@@ -104,11 +105,13 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
       for (int j = 0; j < Patch::kIn; ++j) {
         if (((dz_rows >> j) & 1u) == 0) continue;
         const uint32_t* const dz_row = dz + j * dz_row_words;
+        uint32_t dz_words[Patch::kIn];
+        LoadRow<Patch::kIn>(dz_words, dz_columns, [&](int i) { return dz_row[i * words]; });
         DWS_UNROLL
         for (int i = 0; i < Patch::kIn; ++i) {
           if (((dz_columns >> i) & 1u) == 0) continue;
           float gradient[kElements];
-          WidenWord(dz_row[i * words], gradient, T());
+          WidenWord(dz_words[i], gradient, T());
           DWS_UNROLL
           for (int a = 0; a < kPatch; ++a) {
             const int r = Patch::Tap(a, j);

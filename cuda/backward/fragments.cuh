@@ -252,7 +252,7 @@ DWS_DEVICE void StoreSums(float (&sums)[kCount][kTileSums], int lane, int tiles,
       if (rows[i] >= 0) StorePair(to, rows[i] + column, columns - column, pair);
     });
   } else if constexpr (sizeof(typename Policy::Element) == 2) {
-    StoreVectors16(sums, lane, tiles, first_column, rows, to, columns);
+    StoreVectors16(sums, lane, tiles, first_column, rows, to, columns, [](uint32_t word) { return word; });
   } else {
     ForEachPair(sums, lane, tiles, Policy(), [&](int i, int column, const float* pair) {
       column += first_column;

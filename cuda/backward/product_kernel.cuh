@@ -17,7 +17,7 @@ namespace dwsconv {
 namespace cuda {
 
 constexpr int kBackwardThreads = 256;  // 8 warps, 4 by 2, of 32 x 64
-constexpr int kBackwardStages = 3;
+constexpr int kBackwardStages = kGradientStages;
 
 template <typename T>
 struct BackwardSizes {
@@ -28,6 +28,7 @@ struct BackwardSizes {
   static constexpr int kNarrowElements = kTile * kNarrowPitch, kWideElements = kDepth * kWidePitch;
   static constexpr int64_t kProductSharedBytes =
       int64_t{kBackwardStages} * (kNarrowElements + kWideElements) * sizeof(T) + 4 * kTile * sizeof(float);
+  static_assert(kProductSharedBytes == kGradientProductSharedBytes, "the planner asks for these");
   static constexpr int64_t kFilterSharedBytes = int64_t{kBackwardStages} * 2 * kWideElements * sizeof(T);
 };
 

@@ -116,42 +116,68 @@ DWS_DEVICE void LoadBackwardFilters(const BackwardStreamArgs& args, const Backwa
   }
 }
 
-// Starts the copies of rows [first, first + count) below place.in_row into the ring. What is outside the image stays as
-// it is: nobody reads it.
+// What a thread copies: 16 bytes of one pixel, then of that `step` pixels further on. The divisions are done once.
 template <typename T>
-DWS_DEVICE void LoadRing(const BackwardStreamArgs& args, const BackwardStreamPlace& place, T* ring, int first,
-                         int count) {
-  constexpr int kVector = 16 / sizeof(T);
-  const T* const image = static_cast<const T*>(args.x) + place.image * args.H * args.W * args.C;
-  const int pieces = args.channels / kVector;
-  for (int i = threadIdx.x; i < count * args.in_columns * pieces; i += kBackwardStreamThreads) {
-    const int pixel = i / pieces, channel = i % pieces * kVector;
-    const int row = pixel / args.in_columns, column = pixel % args.in_columns;
-    const int y = place.in_row + first + row, x = place.in_column + column;
-    if (y < 0 || y >= args.H || x < 0 || x >= args.W) continue;
-    const T* const from = image + (static_cast<int64_t>(y) * args.W + x) * args.C;
-    const bool valid = channel < args.C;
-    CopyAsync16(ring + ((first + row) % args.ring_rows * args.in_columns + column) * args.channels + channel,
-                valid ? from + channel : from, valid);
-  }
-}
+struct BackwardCopies {
+  int ring_channel, ring_row, ring_column, ring_rows_step, ring_columns_step;
+  int tile_channel, tile_pixel, tile_step;
 
-// Starts the copies of a tile of a tensor as dY, zeros outside.
-template <typename T>
-DWS_DEVICE void LoadTile(const BackwardStreamArgs& args, const BackwardStreamPlace& place, T* tile, const void* tensor,
-                         int top) {
-  constexpr int kVector = 16 / sizeof(T);
-  const T* const image = static_cast<const T*>(tensor) + place.image * args.Ho * args.Wo * args.K;
-  const int pieces = args.out_channels / kVector, pixels = args.tile_rows * args.tile_columns;
-  for (int i = threadIdx.x; i < pixels * pieces; i += kBackwardStreamThreads) {
-    const int pixel = i / pieces, channel = i % pieces * kVector;
-    const int row = place.row + top + (pixel >> args.tile_columns_log2);
-    const int column = place.column + (pixel & (args.tile_columns - 1));
-    const bool valid = row < place.end_row && column < args.Wo && channel < args.K;
-    CopyAsync16(tile + pixel * args.out_channels + channel,
-                valid ? image + (static_cast<int64_t>(row) * args.Wo + column) * args.K + channel : image, valid);
+  DWS_DEVICE explicit BackwardCopies(const BackwardStreamArgs& args) {
+    constexpr int kVector = 16 / sizeof(T);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int pieces = args.channels / kVector, step = kBackwardStreamThreads / pieces;
+    const int pixel = thread / pieces;
+    ring_channel = (thread - pixel * pieces) * kVector;
+    ring_row = pixel / args.in_columns;
+    ring_column = pixel - ring_row * args.in_columns;
+    ring_rows_step = step / args.in_columns;
+    ring_columns_step = step - ring_rows_step * args.in_columns;
+    if (pixel >= step) ring_row = args.ring_rows;  // it copies nothing
+    const int tile_pieces = args.out_channels / kVector;
+    tile_step = kBackwardStreamThreads / tile_pieces;
+    tile_pixel = thread / tile_pieces;
+    tile_channel = (thread - tile_pixel * tile_pieces) * kVector;
+    if (tile_pixel >= tile_step) tile_pixel = args.tile_rows * args.tile_columns;
   }
-}
+
+  // Starts the copies of rows [first, first + count) below place.in_row into the ring. What is outside the image stays
+  // as it is: nobody reads it.
+  DWS_DEVICE void Ring(const BackwardStreamArgs& args, const BackwardStreamPlace& place, T* ring, int first,
+                       int count) const {
+    const T* const image = static_cast<const T*>(args.x) + place.image * args.H * args.W * args.C + ring_channel;
+    const int top = place.in_row + first, top_slot = first % args.ring_rows;
+    const bool valid = ring_channel < args.C;
+    for (int row = ring_row, column = ring_column; row < count;) {
+      const int y = top + row, x = place.in_column + column;
+      const int slot = top_slot + row < args.ring_rows ? top_slot + row : top_slot + row - args.ring_rows;
+      if (static_cast<unsigned>(y) < static_cast<unsigned>(args.H) &&
+          static_cast<unsigned>(x) < static_cast<unsigned>(args.W)) {
+        CopyAsync16(ring + (slot * args.in_columns + column) * args.channels + ring_channel,
+                    image + (static_cast<int64_t>(y) * args.W + x) * args.C, valid);
+      }
+      row += ring_rows_step;
+      column += ring_columns_step;
+      if (column >= args.in_columns) {
+        column -= args.in_columns;
+        ++row;
+      }
+    }
+  }
+
+  // Starts the copies of a tile of a tensor as dY, zeros outside.
+  DWS_DEVICE void Tile(const BackwardStreamArgs& args, const BackwardStreamPlace& place, T* tile, const void* tensor,
+                       int top) const {
+    const T* const image = static_cast<const T*>(tensor) + place.image * args.Ho * args.Wo * args.K + tile_channel;
+    const int pixels = args.tile_rows * args.tile_columns;
+    T* to = tile + tile_pixel * args.out_channels + tile_channel;
+    for (int pixel = tile_pixel; pixel < pixels; pixel += tile_step, to += tile_step * args.out_channels) {
+      const int row = place.row + top + (pixel >> args.tile_columns_log2);
+      const int column = place.column + (pixel & (args.tile_columns - 1));
+      const bool valid = row < place.end_row && column < args.Wo && tile_channel < args.K;
+      CopyAsync16(to, image + (static_cast<int64_t>(row) * args.Wo + column) * args.K, valid);
+    }
+  }
+};
 
 // G of the tile, and this thread's share of its columns' sums.
 template <typename T, int kUnit>
@@ -208,7 +234,7 @@ DWS_DEVICE void BetweenTile(const BackwardStreamArgs& args, const BackwardStream
     const uint32_t* const ring = reinterpret_cast<const uint32_t*>(shared.ring) + in_column * words + word;
     SumPatch<T, Win>(sums, weights, rows, columns,
                      RingRows{ring, first % args.ring_rows, args.ring_rows, args.in_columns * words, words});
-    ActivateAll(sums, args.mid);
+    ActivateAll<T>(sums, args.mid);
     T* const z = shared.z + (row * args.tile_columns + column) * args.z_pitch + word * kElements;
     DWS_UNROLL
     for (int i = 0; i < kPatchPixels; ++i) {
@@ -282,10 +308,11 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
   const int product_column = warp / args.row_warps * args.warp_columns;
   const int most = args.warp_columns / kTileColumns, left = (args.out_channels - product_column) / kTileColumns;
   const int product_tiles = product_row < args.channels ? (left < most ? left : most) : 0;
+  const BackwardCopies<T> copies(args);
   const auto load_step = [&](const BackwardStreamPlace& place, int top, int buffer) {
     const int at = buffer * pixels * args.out_channels;
-    LoadTile(args, place, shared.gradient + at, args.gradient, top);
-    if (args.y != nullptr) LoadTile(args, place, shared.y + at, args.y, top);
+    copies.Tile(args, place, shared.gradient + at, args.gradient, top);
+    if (args.y != nullptr) copies.Tile(args, place, shared.y + at, args.y, top);
     CommitCopies();
   };
   for (int64_t part = blockIdx.x; part < args.parts; part += gridDim.x) {
@@ -299,7 +326,7 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
     const int64_t end = args.items * (part + 1) / args.parts;
     for (int64_t item = args.items * part / args.parts; item < end; ++item) {
       const BackwardStreamPlace place = BackwardStreamPlace::Of(args, item, Win());
-      LoadRing(args, place, shared.ring, 0, window);
+      copies.Ring(args, place, shared.ring, 0, window);
       load_step(place, 0, 0);
       int buffer = 0;
       for (int top = 0; place.row + top < place.end_row; top += args.tile_rows, buffer ^= 1) {
@@ -307,7 +334,7 @@ __global__ void __launch_bounds__(kBackwardStreamThreads, 1) BackwardStreamKerne
         // This step's rows have come for all, and all have finished with Z and G of the step before.
         SyncBlock();
         if (place.row + top + args.tile_rows < place.end_row) {
-          LoadRing(args, place, shared.ring, top * Win::kStride + window, advance);
+          copies.Ring(args, place, shared.ring, top * Win::kStride + window, advance);
           load_step(place, top + args.tile_rows, buffer ^ 1);
         }
         GradientTile<T, kUnit>(args, place, shared, top, buffer, bias);

@@ -5,8 +5,9 @@ median of some replays. PyTorch's pair is channels_last, with bias, as cuDNN and
 one, as a CUDA graph, and through torch.compile (--compile: the layers it is done for, as compiling takes seconds each).
 Bandwidth of a copy and rate of a matrix product are measured first: the limits that are reported beside each time.
 
-Writes OUT/benchmark.json, OUT/benchmark.md and, where Matplotlib is installed, OUT/*.png. `--once LAYER` runs one layer
-a few times and nothing else: for a profiler.
+Each row is added to OUT/rows.jsonl and printed as soon as it is measured; one that fails is a row with its error, and
+the next ones go on. Writes OUT/benchmark.json, OUT/benchmark.md and, where Matplotlib is installed, OUT/*.png.
+`--once LAYER` runs one layer a few times and nothing else: for a profiler.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
+from rows import Rows, table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
@@ -100,13 +102,14 @@ def limits() -> dict:
 class Layer:
     """One layer's buffers, several sets of them, and the ways to run it."""
 
-    def __init__(self, library, n, size, c, k, kernel, stride, dtype, padding="SAME", math_mode="exact"):
+    def __init__(self, library, n, size, c, k, kernel, stride, dtype, padding="SAME", math_mode="exact",
+                 activation="none"):  # fmt: skip
         self.library, self.dtype, self.torch_dtype = library, dtype, DTYPES[dtype]
         self.shape = (n, size, size, c)
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.call = Call(
             library, self.shape, (kernel, kernel, c, 1), (1, 1, c, k), dtype,
-            bias=True, strides=(stride, stride), padding=padding, math=math_mode,
+            bias=True, strides=(stride, stride), padding=padding, math=math_mode, activation=(activation, 0.2),
         )  # fmt: skip
         itemsize = self.torch_dtype.itemsize
         self.pixels = math.prod(self.call.plan.output[:3])
@@ -122,7 +125,12 @@ class Layer:
         self.d = self.depthwise[:, 0].permute(1, 2, 0).contiguous()  # [R, S, C]
         self.p = self.pointwise[:, :, 0, 0].t().contiguous()  # [C, K]
         self.pointwise = self.pointwise.to(memory_format=torch.channels_last)
-        self.workspace = torch.empty(max(self.call.plan.workspace_bytes, 1), dtype=torch.uint8, device="cuda")
+        self.use(self.call)
+
+    def use(self, call):
+        """Another call of the same layer from now on."""
+        self.call = call
+        self.workspace = torch.empty(max(call.plan.workspace_bytes, 1), dtype=torch.uint8, device="cuda")
 
     def ours(self):
         stream = torch.cuda.current_stream().cuda_stream
@@ -196,48 +204,45 @@ def row_of(layer: Layer, times: dict, limit: dict) -> dict:
     }
 
 
-def table(rows: list[dict]) -> str:
-    """Rows as Markdown, of all their columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    show = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(show(row.get(name, "")) for name in names) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
 def mean(rows: list[dict]) -> float:
     return math.exp(statistics.mean(math.log(row["speedup"]) for row in rows))
 
 
-def layers(library, limit, batches, dtypes, compiled) -> list[dict]:
-    rows = []
+def layers(library, limit, batches, dtypes, compiled, path=None) -> Rows:
+    rows = Rows(path)
     for dtype in dtypes:
         for batch in batches:
             for name, (size, c, k, kernel, stride) in LAYERS.items():
-                layer = Layer(library, batch, size, c, k, kernel, stride, dtype,
-                              math_mode="tf32" if dtype == "float32" else "exact")  # fmt: skip
-                times = layer.times(name in compiled and batch == batches[0] and dtype == "float16")
-                rows.append({"layer": name, "batch": batch, "dtype": dtype, **row_of(layer, times, limit)})
-                del layer
-                torch.cuda.empty_cache()
+
+                def measure(n=batch, kind=dtype, layer=name, sizes=(size, c, k, kernel, stride)):
+                    torch.cuda.empty_cache()
+                    math_mode = "tf32" if kind == "float32" else "exact"
+                    made = Layer(library, n, *sizes, kind, math_mode=math_mode)
+                    compiles = layer in compiled and n == batches[0] and kind == "float16"
+                    return row_of(made, made.times(compiles), limit)
+
+                rows.add({"layer": name, "batch": batch, "dtype": dtype}, measure)
     return rows
 
 
-def study(library, limit, channels, batches) -> list[dict]:
+def study(library, limit, channels, batches, path=None) -> Rows:
     """The GPU study's microbenchmark: 3x3, VALID, 224x224, float16; a dense convolution beside the separable one."""
-    rows = []
+    rows = Rows(path)
+
+    def measure(c, batch):
+        torch.cuda.empty_cache()
+        layer = Layer(library, batch, 224, c, c, 3, 1, "float16", padding="VALID")
+        row = row_of(layer, layer.times(False), limit)
+        dense = torch.randn(c, c, 3, 3, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            run = lambda: [torch.nn.functional.conv2d(each, dense) for each in layer.inputs]  # noqa: E731
+            row["dense_images_per_s"] = batch * len(layer.inputs) / seconds(run, 3)
+        row["torch_images_per_s"] = batch / min(row["torch_eager_us"], row["torch_graph_us"]) * 1e6
+        return row
+
     for batch in batches:
         for c in channels:
-            layer = Layer(library, batch, 224, c, c, 3, 1, "float16", padding="VALID")
-            row = {"channels": c, "batch": batch, **row_of(layer, layer.times(False), limit)}
-            dense = torch.randn(c, c, 3, 3, device="cuda", dtype=torch.float16).to(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                run = lambda x=layer.inputs, w=dense: [torch.nn.functional.conv2d(each, w) for each in x]  # noqa: E731
-                row["dense_images_per_s"] = batch * len(layer.inputs) / seconds(run, 3)
-            row["torch_images_per_s"] = batch / min(row["torch_eager_us"], row["torch_graph_us"]) * 1e6
-            rows.append(row)
-            del layer, dense, run
-            torch.cuda.empty_cache()
+            rows.add({"channels": c, "batch": batch}, lambda c=c, batch=batch: measure(c, batch))
     return rows
 
 
@@ -260,7 +265,7 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--library", type=Path, default=ROOT / "build" / "cuda" / "libdwsconv_cuda.so")
@@ -268,6 +273,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=DTYPES)
     parser.add_argument("--compile", nargs="*", default=COMPILED, choices=LAYERS)
     parser.add_argument("--once", choices=LAYERS)
+    parser.add_argument("--limits", action="store_true", help="a copy's and a product's rates, and nothing else")
     arguments = parser.parse_args()
     library = Library(arguments.library)
     if arguments.once:
@@ -276,35 +282,45 @@ def main() -> None:
             layer.ours()
         torch.cuda.synchronize()
         print(json.dumps({"compulsory_bytes": layer.compulsory_bytes, "plan": layer.call.plan.text}))
-        return
+        return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     limit = limits()
+    if arguments.limits:
+        (arguments.out / "limits.json").write_text(json.dumps(limit), encoding="utf-8")
+        print(json.dumps(limit))
+        return 0
     result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "limits": limit}
     parts = [f"# {result['gpu']}, PyTorch {torch.__version__}\n", table([limit])]
 
-    def add(name, title, rows):
-        result[name] = rows
+    path, failed = arguments.out / "rows.jsonl", []
+
+    def add(name, title, measured):
+        failed.append(measured.failed)
+        rows = result[name] = measured.kept
         parts.append(f"## {title}\n\n{table(rows)}")
         # Whatever comes next may take too long: what is there is written.
         (arguments.out / "benchmark.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         (arguments.out / "benchmark.md").write_text("\n".join(parts), encoding="utf-8")
         print(parts[-1], flush=True)
 
-    add("study", "The study's layer: C = K = 128, 224x224, float16", study(library, limit, [128], [1, 16]))
-    rows = layers(library, limit, arguments.batches, arguments.dtypes, arguments.compile)
+    add("study", "The study's layer: C = K = 128, 224x224, float16", study(library, limit, [128], [1, 16], path))
+    rows = layers(library, limit, arguments.batches, arguments.dtypes, arguments.compile, path)
     add("layers", "Layers", rows)
     for dtype in arguments.dtypes:
-        some = [row for row in rows if row["dtype"] == dtype]
+        some = [row for row in rows.good if row["dtype"] == dtype]
+        if not some:
+            continue
         worst = min(some, key=lambda row: row["speedup"])
         parts.append(f"{dtype}: {mean(some):.2f} times the better of PyTorch's (geometric mean), "
                      f"at worst {worst['speedup']:.2f} ({worst['layer']}, batch {worst['batch']})\n")  # fmt: skip
         print(parts[-1])
-    sweep = study(library, limit, [2**i for i in range(3, 12)], [16])
+    sweep = study(library, limit, [2**i for i in range(3, 12)], [16], path)
     add("sweep", "Channels: 224x224, batch 16, float16", sweep)
-    plot(sweep, arguments.out / "channels.png")
+    plot(sweep.good, arguments.out / "channels.png")
+    return int(any(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 
 import torch
-from benchmark import MOST_SETS, ROTATED_BYTES, graph_of, limits, seconds, table
+from benchmark import MOST_SETS, ROTATED_BYTES, graph_of, limits, seconds
+from rows import Rows, table
 from torch import nn
 from torch.nn import functional
 
@@ -245,7 +246,7 @@ class Runner:
         }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*INVERTED, *CONVNEXT]
     parser.add_argument("out", type=Path)
@@ -263,27 +264,36 @@ def main() -> None:
                 runner.ours()
             torch.cuda.synchronize()
             print(json.dumps({"compulsory_bytes": runner.bytes, "plans": runner.plans}))
-            return
+            return 0
         arguments.out.mkdir(parents=True, exist_ok=True)
         limit = limits()
-        result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "limits": limit, "blocks": []}
+        result = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "limits": limit}
+        measured = Rows(arguments.out / "rows.jsonl")
+        result["blocks"] = measured.kept
         title = f"# Blocks, float16: {result['gpu']}, PyTorch {result['torch']}\n\n"
         for batch in arguments.batches:
             for name in names:
-                runner = Runner(library, name, batch)
-                result["blocks"].append(runner.row(name in arguments.compile and batch == arguments.batches[0], limit))
-                del runner
-                torch.cuda.empty_cache()
+
+                def measure(block=name, n=batch):
+                    torch.cuda.empty_cache()
+                    return Runner(library, block, n).row(
+                        block in arguments.compile and n == arguments.batches[0], limit
+                    )
+
+                measured.add({"block": name, "batch": batch}, measure)
                 # Whatever comes next may take too long: what is there is written.
                 (arguments.out / "block.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
                 (arguments.out / "block.md").write_text(title + table(result["blocks"]), encoding="utf-8")
-            rows = [row for row in result["blocks"] if row["batch"] == batch]
+            rows = [row for row in measured.good if row["batch"] == batch]
+            if not rows:
+                continue
             mean = math.exp(statistics.mean(math.log(row["speedup"]) for row in rows))
             worst = min(rows, key=lambda row: row["speedup"])
             print(f"batch {batch}: {mean:.2f} times the better of PyTorch's (geometric mean), at worst "
                   f"{worst['speedup']:.2f} ({worst['block']})", flush=True)  # fmt: skip
         print(table(result["blocks"]))
+        return int(measured.failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from cifar import missing
+from rows import Rows
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
@@ -269,19 +270,24 @@ def main(argv=None) -> int:
         (arguments.out / "training.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         (arguments.out / "training.md").write_text(markdown(result), encoding="utf-8")
 
+    measured = Rows(arguments.out / "rows.jsonl")
     result["memory"] = memory(library)
     for dtype in arguments.dtypes:
         for batch in arguments.batches:
             for name in arguments.layers:
-                step = Step(library, batch, *LAYERS[name], dtype)
-                compiled = name in arguments.compile and dtype == "float16" and batch == arguments.batches[0]
-                result["layers"].append(row_of(name, batch, dtype, step, step.times(compiled)))
+
+                def measure(layer=name, n=batch, kind=dtype):
+                    torch.cuda.empty_cache()
+                    step = Step(library, n, *LAYERS[layer], kind)
+                    compiled = layer in arguments.compile and kind == "float16" and n == arguments.batches[0]
+                    return row_of(layer, n, kind, step, step.times(compiled))
+
+                measured.add({"layer": name, "batch": batch, "dtype": dtype}, measure)
+                result["layers"] = measured.good
                 write()
-                del step
-                torch.cuda.empty_cache()
     draw(result["layers"], arguments.out / "training.png")
     print(markdown(result))
-    return 0
+    return int(measured.failed)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 #include "cuda/capi/c_api.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cc/core/infer.h"
+#include "cc/plan/cuda/plan_cache.h"
 #include "cuda/run/execute.h"
 
 namespace dwsconv {
@@ -59,8 +63,17 @@ std::string InferCall(const DwsconvCudaCall& call, Chain* chain) {
   return Infer(request, chain);
 }
 
+// The rates that dwsconv_cuda_set_rates has put in the place of the planner's own.
+std::mutex rates_mutex;
+std::optional<CudaRates> other_rates;
+
+std::optional<CudaRates> OtherRates() {
+  const std::lock_guard<std::mutex> lock(rates_mutex);
+  return other_rates;
+}
+
 // What both entries begin with.
-std::string Prepare(const DwsconvCudaCall& call, Chain* chain, CudaPlan* plan) {
+std::string Prepare(const DwsconvCudaCall& call, Chain* chain, std::shared_ptr<const CudaPlan>* plan) {
   const struct {
     const char* name;
     int32_t given, least, most;
@@ -88,7 +101,8 @@ std::string Prepare(const DwsconvCudaCall& call, Chain* chain, CudaPlan* plan) {
     const auto wanted = [&call](int i) { return (call.gradients >> i & 1) != 0; };
     options.gradients = WantedGradients{wanted(0), wanted(1), wanted(2), wanted(3), wanted(4), wanted(5)};
   }
-  return MakeCudaPlan(*chain, machine, options, plan);
+  if (const std::optional<CudaRates> rates = OtherRates()) machine.rates = *rates;
+  return CachedCudaPlan(*chain, machine, options, plan);
 }
 
 }  // namespace
@@ -98,9 +112,10 @@ extern "C" {
 
 const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* result) {
   dwsconv::Chain chain;
-  dwsconv::CudaPlan plan;
-  const std::string error = dwsconv::Prepare(*call, &chain, &plan);
+  std::shared_ptr<const dwsconv::CudaPlan> kept;
+  const std::string error = dwsconv::Prepare(*call, &chain, &kept);
   if (!error.empty()) return dwsconv::Keep(error);
+  const dwsconv::CudaPlan& plan = *kept;
   const std::vector<int64_t> shape = dwsconv::OutputShape(chain);
   std::copy(shape.begin(), shape.end(), result->output);
   result->workspace_bytes = plan.workspace_bytes;
@@ -114,9 +129,10 @@ const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* resu
 
 const char* dwsconv_cuda_run(const DwsconvCudaCall* call) {
   dwsconv::Chain chain;
-  dwsconv::CudaPlan plan;
-  const std::string error = dwsconv::Prepare(*call, &chain, &plan);
+  std::shared_ptr<const dwsconv::CudaPlan> kept;
+  const std::string error = dwsconv::Prepare(*call, &chain, &kept);
   if (!error.empty()) return dwsconv::Keep(error);
+  const dwsconv::CudaPlan& plan = *kept;
   if (call->workspace_bytes < plan.workspace_bytes) {
     return dwsconv::Keep("workspace_bytes must be at least " + std::to_string(plan.workspace_bytes) + ", but is " +
                          std::to_string(call->workspace_bytes));
@@ -131,9 +147,25 @@ const char* dwsconv_cuda_run(const DwsconvCudaCall* call) {
   return dwsconv::Keep(dwsconv::cuda::Execute(chain, plan, tensors, call->workspace, call->stream));
 }
 
+const char* dwsconv_cuda_set_rates(const double* rates) {
+  const std::lock_guard<std::mutex> lock(dwsconv::rates_mutex);
+  dwsconv::other_rates.reset();
+  if (rates == nullptr) return dwsconv::Keep("");
+  for (int i = 0; i < DWSCONV_CUDA_RATES; ++i) {
+    if (!(rates[i] > 0) || std::isinf(rates[i])) {
+      return dwsconv::Keep("rates must be positive numbers, but number " + std::to_string(i) + " is " +
+                           std::to_string(rates[i]));
+    }
+  }
+  dwsconv::other_rates = dwsconv::CudaRates{rates[0], rates[1], rates[2], rates[3], rates[4], rates[5]};
+  return dwsconv::Keep("");
+}
+
 int64_t dwsconv_cuda_calls(int32_t path) {
   if (path < 0 || path >= dwsconv::kCudaPaths) return -1;
   return dwsconv::cuda::Calls(static_cast<dwsconv::CudaPath>(path));
 }
+
+int64_t dwsconv_cuda_plans_made(void) { return dwsconv::CudaPlansMade(); }
 
 }  // extern "C"

@@ -64,8 +64,16 @@ typedef struct {
 DWSCONV_CUDA_API const char* dwsconv_cuda_plan(const DwsconvCudaCall* call, DwsconvCudaPlan* plan);
 DWSCONV_CUDA_API const char* dwsconv_cuda_run(const DwsconvCudaCall* call);
 
+/* Plans by these rates from now on, in the order of CudaRates (cc/plan/cuda/rates.h); null: by the planner's own. "" or
+ * what is wrong. */
+enum { DWSCONV_CUDA_RATES = 6 };
+DWSCONV_CUDA_API const char* dwsconv_cuda_set_rates(const double* rates);
+
 /* Calls of dwsconv_cuda_run so far that ran on a path; 0: all that launched anything. -1 for a number that is none. */
 DWSCONV_CUDA_API int64_t dwsconv_cuda_calls(int32_t path);
+
+/* Plans that were searched for so far: a call like an earlier one has its plan from there. */
+DWSCONV_CUDA_API int64_t dwsconv_cuda_plans_made(void);
 
 #ifdef __cplusplus
 }

@@ -42,9 +42,9 @@ __global__ void __launch_bounds__(kBlockPixelsThreads) BlockPixelsKernel(const B
                        (depthwise.d == nullptr ? pixel * CM : image * depthwise.H * depthwise.W * depthwise.C);
     const auto value = [&](int64_t cm) {
       if (depthwise.d == nullptr) return Widen(x[cm]);
-      return Activate(DepthwiseSum(depthwise, x, depthwise.W * depthwise.C, depthwise.C, int64_t{1}, at / depthwise.Wo,
-                                   at % depthwise.Wo, cm),
-                      depthwise.mid);
+      return Activate<float>(DepthwiseSum(depthwise, x, depthwise.W * depthwise.C, depthwise.C, int64_t{1},
+                                          at / depthwise.Wo, at % depthwise.Wo, cm),
+                             depthwise.mid);
     };
     float mean = 0.f, factor = 1.f;
     if (args.normalize) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kBlockGeneralThreads) BlockGeneralKernel(const
     }
     if (args.bias != nullptr) sum += Widen(static_cast<const T*>(args.bias)[k]);
     if (args.residual != nullptr) sum += Widen(static_cast<const T*>(args.residual)[i]);
-    static_cast<T*>(args.y)[i] = Narrow<T>(Activate(sum, args.out));
+    static_cast<T*>(args.y)[i] = Narrow<T>(Activate<T>(sum, args.out));
   }
 }
 

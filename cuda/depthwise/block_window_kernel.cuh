@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(cons
                                 static_cast<int64_t>(in_column) * words + word;
       SumPatch<T, Win>(sums, weights, InsideMask(in_row, args.H, Win::kIn), InsideMask(in_column, args.W, Win::kIn),
                        Load{x, row_words, words});
-      ActivateAll(sums, args.mid);
+      ActivateAll<T>(sums, args.mid);
     }
     if (args.normalize) {
       // Every thread of the block is here; those past the channels add zeros.

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads) DepthwiseGeneralKernel(cons
     const int64_t column = pixel % args.Wo, row = pixel / args.Wo % args.Ho, image = pixel / args.Wo / args.Ho;
     const T* const x = static_cast<const T*>(args.x) + image * args.H * args.W * args.C;
     const float sum = DepthwiseSum(args, x, args.W * args.C, args.C, int64_t{1}, row, column, cm);
-    static_cast<T*>(args.z)[i] = Narrow<T>(Activate(sum, args.mid));
+    static_cast<T*>(args.z)[i] = Narrow<T>(Activate<T>(sum, args.mid));
   }
 }
 

@@ -38,6 +38,17 @@ DWS_DEVICE uint32_t InsideMask(int first, int size, int count) {
   return below_high & ~((1u << low) - 1u);
 }
 
+// Word i of a row by load(i), zeros where bit i of `inside` is clear: all of them are under way before the first is
+// waited for. Opaque, or the compiler would move each load back to the branch of its use.
+template <int kCount, typename Load>
+DWS_DEVICE void LoadRow(uint32_t (&words)[kCount], uint32_t inside, Load load) {
+  DWS_UNROLL
+  for (int i = 0; i < kCount; ++i) words[i] = ((inside >> i) & 1u) != 0 ? load(i) : 0u;
+  if (inside == kAllInside) return;
+  DWS_UNROLL
+  for (int i = 0; i < kCount; ++i) words[i] = Opaque(words[i]);
+}
+
 // Adds the taps of all inputs (row, column) of the patch whose bits are set in both masks; the others are outside the
 // image and are left out. load(row) prepares a row, load(row, column) gives the word there. With kAllInside as masks
 // the code has no branches.
@@ -50,11 +61,13 @@ DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][
   for (int j = 0; j < Win::kIn; ++j) {
     if (((rows >> j) & 1u) == 0) continue;
     const auto row = load(j);
+    uint32_t words[Win::kIn];
+    LoadRow<Win::kIn>(words, columns, [&](int i) { return load(row, i); });
     DWS_UNROLL
     for (int i = 0; i < Win::kIn; ++i) {
       if (((columns >> i) & 1u) == 0) continue;
       float x[kElements];
-      WidenWord(load(row, i), x, T());
+      WidenWord(words[i], x, T());
       DWS_UNROLL
       for (int a = 0; a < kPatch; ++a) {
         const int r = j - a * Win::kStride;
@@ -108,13 +121,12 @@ DWS_DEVICE uint32_t PatchWord(const PatchSums<T>& sums, int a, int b) {
 // The words of channels of the output pixels, after the activation; changes the sums.
 template <typename T>
 DWS_DEVICE void PatchWords(uint32_t (&words)[kPatchPixels], PatchSums<T>& sums, DeviceActivation activation) {
-  const bool late = ClampsWords<T>(activation);
-  if (!late) ActivateAll(sums, activation);
+  ActivateAll<T>(sums, activation, true);
+  const WordClamp clamp = WordClamp::Of(activation, T());
   DWS_UNROLL
   for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
-    words[pixel] = PatchWord<T>(sums, pixel / kPatch, pixel % kPatch);
+    words[pixel] = clamp(PatchWord<T>(sums, pixel / kPatch, pixel % kPatch), T());
   }
-  if (late) ClampWords<T>(words, activation);
 }
 
 }  // namespace cuda

@@ -24,7 +24,6 @@
 namespace dwsconv {
 namespace cuda {
 
-constexpr int kToeplitzBlocks = 2;     // that a multiprocessor has registers for
 constexpr int kToeplitzThreads = 128;  // 4 warps of 8 channels each
 constexpr int kToeplitzWindow = 7;
 constexpr int kToeplitzRows = 16, kToeplitzColumns = 16;  // of outputs, of a step: two halves side by side
@@ -197,8 +196,9 @@ DWS_DEVICE void StoreToeplitz(float (&sums)[8][4], const ToeplitzArgs& args, con
       sums[c][i] += bias;
     }
   }
-  const bool late = ClampsWords<T>(args.mid), finite = probe == 0.f;
-  if (!late && finite) ActivateAll(sums, args.mid);
+  const bool finite = probe == 0.f;
+  if (finite) ActivateAll<T>(sums, args.mid, true);
+  const WordClamp clamp = WordClamp::Of(args.mid, T());
   row += lane >> 2;
   column += 2 * (lane & 3);
   T* const z = static_cast<T*>(args.z) + static_cast<int64_t>(place.image) * args.Ho * args.Wo * args.C + channel;
@@ -210,7 +210,7 @@ DWS_DEVICE void StoreToeplitz(float (&sums)[8][4], const ToeplitzArgs& args, con
     if (!finite) {
       DWS_ROLLED
       for (int c = 0; c < 8; ++c) {
-        to[c] = Narrow<T>(Activate(PlainSum<T>(args, place, a, b, channel + c), args.mid));
+        to[c] = Narrow<T>(Activate<T>(PlainSum<T>(args, place, a, b, channel + c), args.mid));
       }
       continue;
     }
@@ -218,9 +218,8 @@ DWS_DEVICE void StoreToeplitz(float (&sums)[8][4], const ToeplitzArgs& args, con
     DWS_UNROLL
     for (int w = 0; w < 4; ++w) {
       const float values[2] = {sums[2 * w][i], sums[2 * w + 1][i]};
-      words[w] = NarrowWord(values, T());
+      words[w] = clamp(NarrowWord(values, T()), T());
     }
-    if (late) ClampWords<T>(words, args.mid);
     *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }

@@ -20,30 +20,101 @@ struct DeviceActivation {
 DWS_DEVICE bool IsClampKind(int kind) { return kind <= static_cast<int>(ActivationKind::kRelu6); }
 
 // min(max(value, low), high) that lets NaN through.
-DWS_DEVICE float Clamp(float value, float low, float high) {
-  value = value < low ? low : value;
-  return value > high ? high : value;
+DWS_DEVICE float Clamp(float value, float low, float high) { return MinOrNan(MaxOrNan(value, low), high); }
+
+// Each activation by itself. kFast: by the card's approximations, whose error of about 2^-20 is lost where the result
+// is rounded to 16 bits.
+template <bool kFast>
+DWS_DEVICE float Exp(float x) {
+  return kFast ? ApproximateExp2(x * 1.44269504f) : expf(x);
+}
+template <bool kFast>
+DWS_DEVICE float Quotient(float x, float y) {
+  return kFast ? x * ApproximateReciprocal(y) : x / y;
 }
 
-// Any activation; what is no clamp takes tens of instructions, so callers keep it out of unrolled loops.
-DWS_DEVICE float Activate(float x, DeviceActivation activation) {
+struct ReluOf {
+  DWS_DEVICE float operator()(float x) const { return MaxOrNan(x, 0.f); }
+};
+struct Relu6Of {
+  DWS_DEVICE float operator()(float x) const { return Clamp(x, 0.f, 6.f); }
+};
+struct HardSwishOf {
+  DWS_DEVICE float operator()(float x) const { return x * Clamp(x + 3.f, 0.f, 6.f) * (1.f / 6.f); }
+};
+struct LeakyReluOf {
+  float alpha;
+  DWS_DEVICE float operator()(float x) const { return x < 0.f ? alpha * x : x; }
+};
+template <bool kFast>
+struct SigmoidOf {
+  DWS_DEVICE float operator()(float x) const { return Quotient<kFast>(1.f, 1.f + Exp<kFast>(-x)); }
+};
+template <bool kFast>
+struct SiluOf {
+  DWS_DEVICE float operator()(float x) const { return Quotient<kFast>(x, 1.f + Exp<kFast>(-x)); }
+};
+
+// x times the normal distribution's integral. Its fast form is by a polynomial of 1 / (1 + |x| p) times e^(-x^2 / 2)
+// (Abramowitz and Stegun, 7.1.26: 1.5e-7 at most from erf), which is small itself where x is far below zero, so that
+// nothing cancels there.
+template <bool kFast>
+struct GeluOf {
+  DWS_DEVICE float operator()(float x) const { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
+};
+template <>
+struct GeluOf<true> {
+  DWS_DEVICE float operator()(float x) const {
+    const float t = ApproximateReciprocal(fmaf(fabsf(x), 0.3275911f * 0.70710678f, 1.f));
+    float series = fmaf(t, 0.5f * 1.061405429f, 0.5f * -1.453152027f);
+    series = fmaf(t, series, 0.5f * 1.421413741f);
+    series = fmaf(t, series, 0.5f * -0.284496736f);
+    series = fmaf(t, series, 0.5f * 0.254829592f);
+    const float tail = t * series * ApproximateExp2(x * x * (-0.5f * 1.44269504f));
+    return x * (x < 0.f ? tail : 1.f - tail);
+  }
+};
+
+template <bool kFast>
+struct TanhOf {
+  DWS_DEVICE float operator()(float x) const { return tanhf(x); }
+};
+template <>
+struct TanhOf<true> {
+  DWS_DEVICE float operator()(float x) const {
+    // Near zero 1 - 2 / (e^2x + 1) would lose its digits: two terms of the series instead.
+    const float square = x * x, far = fmaf(-2.f, ApproximateReciprocal(1.f + Exp<true>(2.f * x)), 1.f);
+    const float near = x * fmaf(square, fmaf(square, 2.f / 15.f, -1.f / 3.f), 1.f);
+    return square < 0.0625f ? near : far;
+  }
+};
+
+struct SameOf {
+  DWS_DEVICE float operator()(float x) const { return x; }
+};
+
+// f(what computes the activation of one float), for results of element type T. Callers have it outside their loops: a
+// choice for each value would be a jump for each.
+template <typename T, typename F>
+DWS_DEVICE void WithActivation(DeviceActivation activation, F f) {
+  constexpr bool kFast = sizeof(T) == 2;
   switch (static_cast<ActivationKind>(activation.kind)) {
     case ActivationKind::kRelu:
-      return x < 0.f ? 0.f : x;
+      return f(ReluOf());
     case ActivationKind::kRelu6:
-      return Clamp(x, 0.f, 6.f);
+      return f(Relu6Of());
     case ActivationKind::kHardSwish:
-      return x * Clamp(x + 3.f, 0.f, 6.f) * (1.f / 6.f);
+      return f(HardSwishOf());
     case ActivationKind::kSilu:
-      return x / (1.f + expf(-x));
+      return f(SiluOf<kFast>());
     case ActivationKind::kGelu:
-      return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+      return f(GeluOf<kFast>());
     case ActivationKind::kLeakyRelu:
-      return x < 0.f ? activation.alpha * x : x;
+      return f(LeakyReluOf{activation.alpha});
     case ActivationKind::kSigmoid:
-      return 1.f / (1.f + expf(-x));
+      return f(SigmoidOf<kFast>());
     case ActivationKind::kTanh:
-      return tanhf(x);
+      return f(TanhOf<kFast>());
     case ActivationKind::kNone:
     case ActivationKind::kElu:  // the planners refuse these
     case ActivationKind::kMish:
@@ -52,40 +123,37 @@ DWS_DEVICE float Activate(float x, DeviceActivation activation) {
     case ActivationKind::kPRelu:
       break;
   }
+  f(SameOf());
+}
+
+// Of one float: for kernels with an output a thread.
+template <typename T>
+DWS_DEVICE float Activate(float x, DeviceActivation activation) {
+  WithActivation<T>(activation, [&x](auto compute) { x = compute(x); });
   return x;
 }
 
-// An activation that is a clamp, on values in registers.
-template <int kGroups, int kLength>
-DWS_DEVICE void ClampAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
-  if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
-  const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : INFINITY;
-  DWS_UNROLL
-  for (int g = 0; g < kGroups; ++g) {
-    DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) values[g][i] = Clamp(values[g][i], 0.f, high);
-  }
-}
+// The clamps of elements that are words of two already: between numbers that they have, a clamp after the rounding
+// gives the same, two elements at a time. Whoever has another activation is clamped to [-inf, inf].
+struct WordClamp {
+  uint32_t low, high;
 
-// Whether an activation may as well be applied to 16-bit elements after the rounding: a clamp between numbers that they
-// have gives the same, two elements at a time.
-template <typename T>
-DWS_DEVICE bool ClampsWords(DeviceActivation activation) {
-  return sizeof(T) == 2 && IsClampKind(activation.kind);
-}
-
-// Such an activation on words of two elements.
-template <typename T, int kLength>
-DWS_DEVICE void ClampWords(uint32_t (&words)[kLength], DeviceActivation activation) {
-  if constexpr (sizeof(T) == 2) {
-    if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
+  template <typename T>
+  DWS_DEVICE static WordClamp Of(DeviceActivation activation, T) {
+    const bool clamps = IsClampKind(activation.kind) && activation.kind != static_cast<int>(ActivationKind::kNone);
+    const float low = clamps ? 0.f : -INFINITY;
     const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : INFINITY;
-    const float both[2] = {high, high};
-    const uint32_t limit = NarrowWord(both, T());
-    DWS_UNROLL
-    for (int i = 0; i < kLength; ++i) words[i] = ClampWord(words[i], limit, T());
+    const float lows[2] = {low, low}, highs[2] = {high, high};
+    return {NarrowWord(lows, T()), NarrowWord(highs, T())};
   }
-}
+  DWS_DEVICE static WordClamp Of(DeviceActivation, float) { return {}; }
+
+  template <typename T>
+  DWS_DEVICE uint32_t operator()(uint32_t word, T) const {
+    return ClampWord(word, low, high, T());
+  }
+  DWS_DEVICE uint32_t operator()(uint32_t word, float) const { return word; }
+};
 
 // f(value) in the place of each of kGroups x kLength values in registers. There is one copy of f's code for kLength
 // values, and a loop over the groups, which are moved in and out of it: the code of an error function 64 times over
@@ -114,14 +182,38 @@ DWS_DEVICE void InGroups(float (&values)[kGroups][kLength], F f) {
   }
 }
 
-// Applies an activation to values in registers; a clamp is unrolled.
-template <int kGroups, int kLength>
-DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation activation) {
+// Applies an activation to values in registers whose results become elements of T. Clamps of 16-bit elements are left
+// to WordClamp where the caller `clamps_words`.
+template <typename T, int kGroups, int kLength>
+DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation activation, bool clamps_words = false) {
+  if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
   if (IsClampKind(activation.kind)) {
-    ClampAll(values, activation);
-  } else {
-    InGroups(values, [&](float value) { return Activate(value, activation); });
+    if (sizeof(T) == 2 && clamps_words) return;
+    DWS_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      DWS_UNROLL
+      for (int i = 0; i < kLength; ++i) values[g][i] = MaxOrNan(values[g][i], 0.f);
+    }
+    if (activation.kind != static_cast<int>(ActivationKind::kRelu6)) return;
+    DWS_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      DWS_UNROLL
+      for (int i = 0; i < kLength; ++i) values[g][i] = MinOrNan(values[g][i], 6.f);
+    }
+    return;
   }
+  WithActivation<T>(activation, [&values](auto compute) {
+    if constexpr (sizeof(T) == 4) {
+      InGroups(values, compute);
+    } else {
+      // Few instructions each: to move groups in and out of one copy of them would cost as much.
+      DWS_UNROLL
+      for (int g = 0; g < kGroups; ++g) {
+        DWS_UNROLL
+        for (int i = 0; i < kLength; ++i) values[g][i] = compute(values[g][i]);
+      }
+    }
+  });
 }
 
 }  // namespace cuda

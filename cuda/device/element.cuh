@@ -49,6 +49,36 @@ DWS_DEVICE Float16 Narrow<Float16>(float value) {
 
 #endif  // DWSCONV_SHIM
 
+// Of two numbers, or NaN where the first one is NaN.
+#if !defined(DWSCONV_SHIM) && __CUDA_ARCH__ >= 800
+DWS_DEVICE float MaxOrNan(float value, float low) {
+  asm("max.NaN.f32 %0, %0, %1;\n" : "+f"(value) : "f"(low));
+  return value;
+}
+DWS_DEVICE float MinOrNan(float value, float high) {
+  asm("min.NaN.f32 %0, %0, %1;\n" : "+f"(value) : "f"(high));
+  return value;
+}
+#else
+DWS_DEVICE float MaxOrNan(float value, float low) { return value < low ? low : value; }
+DWS_DEVICE float MinOrNan(float value, float high) { return value > high ? high : value; }
+#endif
+
+// 2^x and 1 / x as the special function units have them: right to 22 bits or so.
+#if defined(DWSCONV_SHIM)
+DWS_DEVICE float ApproximateExp2(float x) { return exp2f(x); }
+DWS_DEVICE float ApproximateReciprocal(float x) { return 1.f / x; }
+#else
+DWS_DEVICE float ApproximateExp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;\n" : "+f"(x));
+  return x;
+}
+DWS_DEVICE float ApproximateReciprocal(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;\n" : "+f"(x));
+  return x;
+}
+#endif
+
 // Neither infinite nor NaN.
 DWS_DEVICE bool IsFinite(float value) { return value - value == 0.f; }
 
@@ -95,45 +125,40 @@ DWS_DEVICE uint32_t PairHalves(uint32_t first, uint32_t second, int half) {
 #endif
 }
 
-// Both elements of a word, clamped to [0, high]; NaN goes through. `high` is a word of the same elements, and has no
-// effect where it is infinity.
+// Both elements of a word, clamped to [low, high], which are words of the same elements; NaN goes through.
 #if defined(DWSCONV_SHIM)
 
 template <typename T>
-DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, T) {
-  float values[2], limits[2];
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, T) {
+  float values[2], lows[2], highs[2];
   WidenWord(word, values, T());
-  WidenWord(high, limits, T());
-  for (int e = 0; e < 2; ++e) {
-    if (values[e] < 0.f) values[e] = 0.f;
-    if (values[e] > limits[e]) values[e] = limits[e];
-  }
+  WidenWord(low, lows, T());
+  WidenWord(high, highs, T());
+  for (int e = 0; e < 2; ++e) values[e] = MinOrNan(MaxOrNan(values[e], lows[e]), highs[e]);
   return NarrowWord(values, T());
 }
 
 #else
 
-DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, Float16) {
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, Float16) {
 #if __CUDA_ARCH__ >= 800
-  asm("max.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("max.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(low));
   asm("min.NaN.f16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
   return word;
 #else
-  float values[2], limits[2];
+  float values[2], lows[2], highs[2];
   WidenWord(word, values, Float16());
-  WidenWord(high, limits, Float16());
+  WidenWord(low, lows, Float16());
+  WidenWord(high, highs, Float16());
   DWS_UNROLL
-  for (int e = 0; e < 2; ++e) {
-    values[e] = values[e] < 0.f ? 0.f : values[e];
-    values[e] = values[e] > limits[e] ? limits[e] : values[e];
-  }
+  for (int e = 0; e < 2; ++e) values[e] = MinOrNan(MaxOrNan(values[e], lows[e]), highs[e]);
   return NarrowWord(values, Float16());
 #endif
 }
 
-DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t high, BFloat16) {
+DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, BFloat16) {
 #if __CUDA_ARCH__ >= 800
-  asm("max.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(0u));
+  asm("max.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(low));
   asm("min.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
 #endif
   return word;  // before 8.0 the planner gives bfloat16 the direct kernel

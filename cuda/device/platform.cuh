@@ -37,11 +37,32 @@ DWS_DEVICE void SyncBlock() { __syncthreads(); }
 // SyncBlock, and whether `value` is true for any thread of the block.
 DWS_DEVICE bool SyncBlockOr(bool value) { return __syncthreads_or(value) != 0; }
 
-// A barrier of `threads` threads of the block, whole warps, which all name the same `group`: 0 to 14, as barrier 0 is
-// the block's own.
-DWS_DEVICE void SyncGroup(int group, int threads) {
-  asm volatile("barrier.sync %0, %1;\n" ::"r"(group + 1), "r"(threads) : "memory");
+template <int kBarrier>
+DWS_DEVICE void SyncNumber(int threads) {
+  asm volatile("barrier.sync %0, %1;\n" ::"n"(kBarrier), "r"(threads) : "memory");
 }
+
+// A barrier of `threads` threads of the block, whole warps, which all name the same `group`: 0 to kMostGroups - 1, as
+// barrier 0 is the block's own. By constants, as a number from a register would reserve all sixteen.
+DWS_DEVICE void SyncGroup(int group, int threads) {
+  switch (group) {
+    case 0:
+      return SyncNumber<1>(threads);
+    case 1:
+      return SyncNumber<2>(threads);
+    case 2:
+      return SyncNumber<3>(threads);
+    default:
+      return SyncNumber<4>(threads);
+  }
+}
+
+// 10 * major + minor of the card that kernels are compiled for; of no meaning in host code.
+#if defined(__CUDA_ARCH__)
+constexpr int kCapability = __CUDA_ARCH__ / 10;
+#else
+constexpr int kCapability = 0;
+#endif
 
 DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
@@ -60,9 +81,13 @@ const char* LaunchKernel(void (*kernel)(Args), int64_t grid, int threads, int64_
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
   if (error == cudaSuccess) {
-    kernel<<<static_cast<unsigned>(grid), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args);
-    error = cudaGetLastError();
+    void* arguments[] = {const_cast<Args*>(&args)};
+    error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(grid)),
+                             dim3(static_cast<unsigned>(threads)), arguments, static_cast<size_t>(shared_bytes),
+                             static_cast<cudaStream_t>(stream));
   }
+  // The runtime keeps an error, and would answer somebody's next good call with it.
+  if (error != cudaSuccess) cudaGetLastError();
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 

@@ -77,9 +77,10 @@ DWS_DEVICE void LoadPairOf(const T* from, int left, bool vector, float (&pair)[2
 }
 
 // 16 bytes a lane: of four tiles of 8 columns that a quad holds two columns a lane of, each lane gets one tile's row.
-template <typename T, int kCount>
+// clamp(word) is what becomes of each word.
+template <typename T, int kCount, typename Clamp>
 DWS_DEVICE void StoreVectors16(float (&sums)[kCount][kTileSums], int lane, int tiles, int first_column,
-                               const int (&rows)[4], T* to, int columns) {
+                               const int (&rows)[4], T* to, int columns, Clamp clamp) {
   static_assert(kCount % 2 == 0, "a quad's four tiles of 8 columns are two of 16");
   DWS_UNROLL
   for (int two = 0; two < kCount / 2; ++two) {
@@ -93,7 +94,7 @@ DWS_DEVICE void StoreVectors16(float (&sums)[kCount][kTileSums], int lane, int t
       for (int eight = 0; eight < 4; ++eight) {
         const float* const from = &sums[2 * two + eight / 2][(eight & 1) * 8 + i * 2];
         const float values[2] = {from[0], from[1]};
-        words[eight] = NarrowWord(values, T());
+        words[eight] = clamp(NarrowWord(values, T()));
       }
       TransposeQuad(words, lane);
       if (inside && rows[i] >= 0) {
@@ -104,8 +105,8 @@ DWS_DEVICE void StoreVectors16(float (&sums)[kCount][kTileSums], int lane, int t
 }
 
 // rows[i]: where the lane's i-th row begins, in elements past out.y and out.residual, or -1 for a row outside. bias:
-// floats in shared memory, from output channel 0 on, zeros where there is none. kPlain: out.vector is true and the
-// activation a clamp, which takes fewer registers.
+// floats in shared memory, from output channel 0 on, zeros where there is none. kPlain: out.vector is true, which
+// takes fewer registers.
 template <typename Policy, bool kPlain = false>
 DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, const int (&rows)[Policy::kRows],
                           const float* bias, const OutputArgs& out) {
@@ -129,18 +130,16 @@ DWS_DEVICE void StoreTile(Sums& sums, int lane, int tiles, int first_column, con
       pair[1] += other[1];
     }
   });
-  if constexpr (kPlain) {
-    ClampAll(sums, out.activation);
-  } else {
-    ActivateAll(sums, out.activation);
-  }
+  ActivateAll<T>(sums, out.activation, kPlain || out.vector);
   if (!kPlain && !out.vector) {
     Policy::ForEach(sums, lane, tiles, [&](int i, int column, const float* pair) {
       column += first_column;
       if (rows[i] >= 0) StorePair(static_cast<T*>(out.y), rows[i] + column, out.channels - column, pair);
     });
   } else if constexpr (sizeof(T) == 2) {
-    StoreVectors16(sums, lane, tiles, first_column, rows, static_cast<T*>(out.y), out.channels);
+    const WordClamp clamp = WordClamp::Of(out.activation, T());
+    StoreVectors16(sums, lane, tiles, first_column, rows, static_cast<T*>(out.y), out.channels,
+                   [clamp](uint32_t word) { return clamp(word, T()); });
   } else {  // 8 bytes a lane, which a few lanes make whole sectors of
     Policy::ForEach(sums, lane, tiles, [&](int i, int column, const float* pair) {
       column += first_column;
@@ -217,8 +216,8 @@ DWS_DEVICE void StorePermuted(Sums& sums, int lane, int tiles, int first_column,
       }
     }
   }
-  const bool late = ClampsWords<T>(out.activation);
-  if (!late) ActivateAll(sums, out.activation);
+  ActivateAll<T>(sums, out.activation, true);
+  const WordClamp clamp = WordClamp::Of(out.activation, T());
   T* const y = static_cast<T*>(out.y) + first_column;
   DWS_UNROLL
   for (int pair = 0; pair < kTiles / 2; ++pair) {
@@ -229,9 +228,8 @@ DWS_DEVICE void StorePermuted(Sums& sums, int lane, int tiles, int first_column,
       DWS_UNROLL
       for (int w = 0; w < 4; ++w) {
         const float values[2] = {PermutedSum(sums, pair, i, 2 * w), PermutedSum(sums, pair, i, 2 * w + 1)};
-        words[i][w] = NarrowWord(values, T());
+        words[i][w] = clamp(NarrowWord(values, T()), T());
       }
-      if (late) ClampWords<T>(words[i], out.activation);
     }
     if (out.vector) {
       DWS_UNROLL

@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(kDirectThreads) DirectKernel(const DirectArgs 
         const int64_t at = pixel % image_pixels;
         const T* const image =
             static_cast<const T*>(depthwise.x) + pixel / image_pixels * depthwise.H * depthwise.W * depthwise.C;
-        z[i] = Activate(DepthwiseSum(depthwise, image, row_step, column_step, channel_step, at / depthwise.Wo,
-                                     at % depthwise.Wo, first + channel),
-                        depthwise.mid);
+        z[i] = Activate<float>(DepthwiseSum(depthwise, image, row_step, column_step, channel_step, at / depthwise.Wo,
+                                            at % depthwise.Wo, first + channel),
+                               depthwise.mid);
       }
       SyncBlock();
       if (active) {
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kDirectThreads) DirectKernel(const DirectArgs 
       const int64_t at = args.nchw ? (image * args.K + k) * image_pixels + pixel % image_pixels : pixel * args.K + k;
       float sum = sums[i] + bias;
       if (args.residual != nullptr) sum += Widen(static_cast<const T*>(args.residual)[at]);
-      static_cast<T*>(args.y)[at] = Narrow<T>(Activate(sum, args.out));
+      static_cast<T*>(args.y)[at] = Narrow<T>(Activate<T>(sum, args.out));
     }
   }
 }

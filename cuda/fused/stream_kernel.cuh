@@ -225,7 +225,7 @@ DWS_DEVICE void MaskedPatch(const StreamArgs& args, const StreamPlace& place, co
       for (int e = 0; e < kElements; ++e) sums[e] = fmaf(inputs[e], weights[e], sums[e]);
     }
     DWS_UNROLL
-    for (int e = 0; e < kElements; ++e) sums[e] = Activate(sums[e], args.mid);
+    for (int e = 0; e < kElements; ++e) sums[e] = Activate<T>(sums[e], args.mid);
     *reinterpret_cast<uint32_t*>(shared.z + (a * args.tile_columns + b) * args.z_pitch + word * kElements) =
         NarrowWord(sums, T());
   }
@@ -271,11 +271,11 @@ DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, co
     int first_slot = top_slot + row * Win::kStride;
     if (first_slot >= args.ring_rows) first_slot -= args.ring_rows;
     struct Load {
-      const uint32_t *ring, *end;  // of this word and its first column: of the first row, and past the last one
-      int row_words, ring_words, words;
+      const uint32_t* ring;                     // of this word and its first column
+      int first, row_words, ring_words, words;  // `first`: where the first row is
       DWS_DEVICE const uint32_t* operator()(int j) const {
-        const uint32_t* const from = ring + j * row_words;
-        return from >= end ? from - ring_words : from;
+        const int at = first + j * row_words;
+        return ring + (at >= ring_words ? at - ring_words : at);
       }
       DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
     };
@@ -283,9 +283,9 @@ DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, co
     // The compiler would load ahead more rows of the largest window than there are registers for: to it, a row may be
     // missing.
     const uint32_t rows = Win::kSize < 7 || args.in_columns > 0 ? kAllInside : 0u;
-    SumPatch<T, Win>(sums, weights, rows, kAllInside,
-                     Load{ring + first_slot * row_words + column * Win::kStride * words + word, ring + ring_words,
-                          row_words, ring_words, words});
+    SumPatch<T, Win>(
+        sums, weights, rows, kAllInside,
+        Load{ring + column * Win::kStride * words + word, first_slot * row_words, row_words, ring_words, words});
     uint32_t z_words[kPatchPixels];
     PatchWords<T>(z_words, sums, args.mid);
     T* const z = shared.z + (row * args.tile_columns + column) * args.z_pitch + word * kElements;

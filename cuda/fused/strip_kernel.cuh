@@ -172,7 +172,7 @@ DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& pl
       pair[0] += shared.expand_bias[first_channel + column];
       pair[1] += shared.expand_bias[first_channel + column + 1];
     });
-    ActivateAll(sums, args.expand_activation);
+    ActivateAll<typename Policy::Element>(sums, args.expand_activation);
     int rows[Policy::kRows];
     uint32_t inside = 0;
     DWS_UNROLL
@@ -262,7 +262,7 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
       SumPatch<T, Win>(sums, weights, kAllInside, kAllInside,
                        Load{ring, first % args.ring_rows, args.ring_rows, args.in_columns * ring_words, ring_words});
     }
-    ActivateAll(sums, args.mid);
+    ActivateAll<T>(sums, args.mid);
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {
       DWS_UNROLL

@@ -10,15 +10,10 @@
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/product/stages.cuh"
 
 namespace dwsconv {
 namespace cuda {
-
-// A block's tile: 8 warps, 4 by 2, of 32 x 64.
-constexpr int kBlockProductThreads = 256;
-constexpr int kBlockProductRows = 128;
-constexpr int kBlockProductColumns = 128;
-constexpr int kBlockProductStages = 4;
 
 // Where the window of one row of the tile (an output pixel) begins: `row` is far outside for rows past the last pixel.
 struct BlockProductPlace {
@@ -27,94 +22,51 @@ struct BlockProductPlace {
 };
 constexpr int kFarOutside = -(1 << 30);
 
-template <typename T>
-struct BlockProductSizes {
-  static constexpr int kVector = 16 / sizeof(T);
-  static constexpr int kDepth = 64 / sizeof(T);  // of the sum, of a stage: 64 bytes
-  static constexpr int kPieces = kDepth / kVector;
-  static constexpr int kZPitch = kDepth + kVector;
-  static constexpr int kPPitch = kBlockProductColumns + 8;
-  static constexpr int kZElements = kBlockProductRows * kZPitch;
-  static constexpr int kStageElements = kZElements + kDepth * kPPitch;
-  static constexpr int64_t kStagesBytes = int64_t{kBlockProductStages} * kStageElements * sizeof(T);
-  static constexpr int64_t kBiasBytes = kBlockProductColumns * sizeof(float);
-  static constexpr int64_t SharedBytes(bool window) {
-    return kStagesBytes + kBiasBytes + (window ? kBlockProductRows * sizeof(BlockProductPlace) : 0);
-  }
-};
+static_assert(ProductSharedBytes(1, true) - ProductSharedBytes(1, false) == kProductTile * sizeof(BlockProductPlace),
+              "the planner asks for these");
 
 struct BlockProductArgs {
   const void *x, *p, *bias;  // [N,H,W,C], [R*S*C,K], [K] or null
   const void* gate;          // [N,C]; null for a window
   OutputArgs out;
-  int64_t pixels, row_tiles, items;  // items: row_tiles * tiles of columns
-  int64_t image_pixels;              // Ho * Wo
-  int channels, depth;               // C, and R*S*C
+  int64_t pixels, column_tiles, items;  // items: tiles of rows * column_tiles
+  int64_t image_pixels;                 // Ho * Wo
+  int channels, depth;                  // C, and R*S*C
   int H, W, S, Wo, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;  // of a window
   // Whole 16-byte vectors in a row of X (and of the factors) and of P, and pointers aligned to them.
   bool x_vector, p_vector;
 };
 
-template <typename T>
-DWS_DEVICE void LoadColumns(const BlockProductArgs& args, T* stage, int first_column, int first, bool vector) {
-  using Sizes = BlockProductSizes<T>;
-  constexpr int kPieces = kBlockProductColumns / Sizes::kVector;
-  const T* const p = static_cast<const T*>(args.p) + static_cast<int64_t>(first) * args.out.channels + first_column;
-  const int left = args.depth - first, columns = args.out.channels - first_column;
-  if (vector) {
-    DWS_UNROLL
-    for (int i = 0; i < Sizes::kDepth * kPieces / kBlockProductThreads; ++i) {
-      const int piece = i * kBlockProductThreads + threadIdx.x;
-      const int row = piece / kPieces, column = piece % kPieces * Sizes::kVector;
-      const bool valid = row < left && column < columns;
-      CopyAsync16(stage + row * Sizes::kPPitch + column,
-                  valid ? p + static_cast<int64_t>(row) * args.out.channels + column : args.p, valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < Sizes::kDepth * kBlockProductColumns; i += kBlockProductThreads) {
-      const int row = i / kBlockProductColumns, column = i % kBlockProductColumns;
-      const bool valid = row < left && column < columns;
-      stage[row * Sizes::kPPitch + column] =
-          valid ? p[static_cast<int64_t>(row) * args.out.channels + column] : Narrow<T>(0.f);
-    }
-  }
-}
-
 // X times the factors. A thread multiplies what it has copied itself, which it may read without a barrier.
 template <typename T>
 struct GatedRows {
-  using Sizes = BlockProductSizes<T>;
+  using Sizes = ProductSizes<T>;
   static constexpr bool kWindow = false;
-  static constexpr int kCopies = kBlockProductRows * Sizes::kPieces / kBlockProductThreads;
+  static constexpr int kCopies = Sizes::kZCopies;
+  RowCopies<T> copies;
   int64_t gate_at[kCopies];  // the factors of this thread's rows, or -1 past the last pixel
 
   DWS_DEVICE void Begin(const BlockProductArgs& args, BlockProductPlace* places, int64_t first_pixel) {
     (void)places;
+    copies.Begin(args.x, args.pixels, args.channels, first_pixel);
     DWS_UNROLL
     for (int i = 0; i < kCopies; ++i) {
-      const int64_t pixel = first_pixel + (i * kBlockProductThreads + threadIdx.x) / Sizes::kPieces;
+      const int64_t pixel = first_pixel + (i * kProductThreads + threadIdx.x) / Sizes::kZPieces;
       gate_at[i] = pixel < args.pixels ? pixel / args.image_pixels * args.channels : -1;
     }
   }
 
   DWS_DEVICE void Load(const BlockProductArgs& args, const BlockProductPlace* places, T* stage, int64_t first_pixel,
-                       int first, bool vector) const {
+                       int first, bool vector) {
     (void)places;
-    const T* const x = static_cast<const T*>(args.x);
-    const int left = args.depth - first;
     if (vector) {
-      DWS_UNROLL
-      for (int i = 0; i < kCopies; ++i) {
-        const int piece = i * kBlockProductThreads + threadIdx.x;
-        const int row = piece / Sizes::kPieces, column = piece % Sizes::kPieces * Sizes::kVector;
-        const bool valid = gate_at[i] >= 0 && column < left;
-        CopyAsync16(stage + row * Sizes::kZPitch + column,
-                    valid ? x + (first_pixel + row) * args.channels + first + column : x, valid);
-      }
+      copies.Next(stage, args.channels);
       return;
     }
+    const T* const x = static_cast<const T*>(args.x);
+    const int left = args.depth - first;
     const T* const gate = static_cast<const T*>(args.gate);
-    for (int i = threadIdx.x; i < kBlockProductRows * Sizes::kDepth; i += kBlockProductThreads) {
+    for (int i = threadIdx.x; i < kProductTile * Sizes::kDepth; i += kProductThreads) {
       const int row = i / Sizes::kDepth, column = i % Sizes::kDepth;
       const int64_t pixel = first_pixel + row;
       float value = 0.f;
@@ -130,8 +82,8 @@ struct GatedRows {
     if (!vector) return;
     DWS_UNROLL
     for (int i = 0; i < kCopies; ++i) {
-      const int piece = i * kBlockProductThreads + threadIdx.x;
-      const int row = piece / Sizes::kPieces, column = piece % Sizes::kPieces * Sizes::kVector;
+      const int piece = i * kProductThreads + threadIdx.x;
+      const int row = piece / Sizes::kZPieces, column = piece % Sizes::kZPieces * Sizes::kVector;
       if (gate_at[i] < 0 || column >= args.depth - first) continue;
       uint4* const at = reinterpret_cast<uint4*>(stage + row * Sizes::kZPitch + column);
       const uint4 factors =
@@ -158,11 +110,11 @@ struct GatedRows {
 // What lies under the windows, zeros outside the image.
 template <typename T>
 struct WindowRows {
-  using Sizes = BlockProductSizes<T>;
+  using Sizes = ProductSizes<T>;
   static constexpr bool kWindow = true;
 
   DWS_DEVICE void Begin(const BlockProductArgs& args, BlockProductPlace* places, int64_t first_pixel) const {
-    for (int i = threadIdx.x; i < kBlockProductRows; i += kBlockProductThreads) {
+    for (int i = threadIdx.x; i < kProductTile; i += kProductThreads) {
       const int64_t pixel = first_pixel + i, image = pixel / args.image_pixels;
       const int at = static_cast<int>(pixel - image * args.image_pixels);
       const int row = at / args.Wo, column = at - row * args.Wo;
@@ -184,8 +136,7 @@ struct WindowRows {
     const int at = first + column, tap = at / args.channels, channel = at - tap * args.channels;
     const int r = tap / args.S, s = tap - r * args.S;
     const T* const x = static_cast<const T*>(args.x);
-    for (int row = static_cast<int>(threadIdx.x) / columns; row < kBlockProductRows;
-         row += kBlockProductThreads / columns) {
+    for (int row = static_cast<int>(threadIdx.x) / columns; row < kProductTile; row += kProductThreads / columns) {
       const BlockProductPlace place = places[row];
       const int in_row = place.row + r * args.dilation_h, in_column = place.column + s * args.dilation_w;
       const bool valid = at < args.depth && in_row >= 0 && in_row < args.H && in_column >= 0 && in_column < args.W;
@@ -211,35 +162,38 @@ constexpr int BlockProductBlocks() {
   return kPlain && !std::is_same<Policy, ExactFloat>::value ? 2 : 1;
 }
 
-// kPlain: rows of X, P and Y are whole vectors, and the activation is a clamp.
+// kPlain: rows of X, P and Y are whole vectors.
 template <typename Policy, template <typename> class Rows, bool kPlain>
-__global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Policy, kPlain>())
+__global__ void __launch_bounds__(kProductThreads, BlockProductBlocks<Policy, kPlain>())
     BlockProductKernel(const BlockProductArgs args) {
   using T = typename Policy::Element;
-  using Sizes = BlockProductSizes<T>;
+  using Sizes = ProductSizes<T>;
+  const int stages = RingStages(), ring = stages * Sizes::kStageElements;
   T* const shared = reinterpret_cast<T*>(SharedMemory());
-  float* const bias = reinterpret_cast<float*>(SharedMemory() + Sizes::kStagesBytes);
-  BlockProductPlace* const places =
-      reinterpret_cast<BlockProductPlace*>(SharedMemory() + Sizes::kStagesBytes + Sizes::kBiasBytes);
+  float* const bias = reinterpret_cast<float*>(shared + ring);
+  BlockProductPlace* const places = reinterpret_cast<BlockProductPlace*>(bias + kProductTile);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row_of_warp = warp / 2 * kWarpRows, column_of_warp = warp % 2 * kTiles * kTileColumns;
   const int steps = (args.depth + Sizes::kDepth - 1) / Sizes::kDepth;
   const bool x_vector = kPlain || args.x_vector, p_vector = kPlain || args.p_vector;
   Rows<T> rows_of_z;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    // Blocks that run together read the same columns of P.
-    const int64_t first_pixel = item % args.row_tiles * kBlockProductRows;
-    const int first_column = static_cast<int>(item / args.row_tiles) * kBlockProductColumns;
+    // Blocks that run together read the same pixels, which are more than P: that stays in L2.
+    const int64_t row_tile = item / args.column_tiles, first_pixel = row_tile * kProductTile;
+    const int first_column = static_cast<int>(item - row_tile * args.column_tiles) * kProductTile;
+    ColumnCopies<T> p_copies;
+    p_copies.Begin(args.p, args.depth, args.out.channels, first_column);
     const auto load = [&](T* stage, int first) {
       rows_of_z.Load(args, places, stage, first_pixel, first, x_vector);
-      LoadColumns(args, stage + Sizes::kZElements, first_column, first, p_vector);
+      if (p_vector) {
+        p_copies.Next(stage, args.out.channels);
+      } else {
+        ColumnCopies<T>::Load(stage, args.p, args.depth, args.out.channels, first_column, first);
+      }
     };
     rows_of_z.Begin(args, places, first_pixel);
-    for (int i = threadIdx.x; i < kBlockProductColumns; i += kBlockProductThreads) {
-      const bool there = args.bias != nullptr && first_column + i < args.out.channels;
-      bias[i] = there ? Widen(static_cast<const T*>(args.bias)[first_column + i]) : 0.f;
-    }
-    for (int step = 0; step < kBlockProductStages - 1; ++step) {
+    LoadTileBias<T>(bias, args.bias, args.out.channels, first_column);
+    for (int step = 0; step < stages - 1; ++step) {
       if (step < steps) load(shared + step * Sizes::kStageElements, step * Sizes::kDepth);
       CommitCopies();
     }
@@ -247,21 +201,19 @@ __global__ void __launch_bounds__(kBlockProductThreads, BlockProductBlocks<Polic
     const int tiles = left < 0 ? 0 : left < kTiles ? left : kTiles;
     Sums sums;
     ClearSums(sums);
-    int stage = 0, next = kBlockProductStages - 1;
+    int stage = 0, next = (stages - 1) * Sizes::kStageElements;
     for (int step = 0; step < steps; ++step) {
-      T* const z = shared + stage * Sizes::kStageElements;
-      WaitForCopies<kBlockProductStages - 2>();
+      T* const z = shared + stage;
+      WaitForStage(stages);
       rows_of_z.Finish(args, z, step * Sizes::kDepth, x_vector);
       // This stage has come for all, and all have finished with the one that is loaded next.
       SyncBlock();
-      if (step + kBlockProductStages - 1 < steps) {
-        load(shared + next * Sizes::kStageElements, (step + kBlockProductStages - 1) * Sizes::kDepth);
-      }
+      if (step + stages - 1 < steps) load(shared + next, (step + stages - 1) * Sizes::kDepth);
       CommitCopies();
       Policy::Multiply(sums, z + row_of_warp * Sizes::kZPitch, Sizes::kZPitch, z + Sizes::kZElements + column_of_warp,
                        Sizes::kPPitch, Sizes::kDepth, tiles, lane);
-      stage = stage + 1 == kBlockProductStages ? 0 : stage + 1;
-      next = next + 1 == kBlockProductStages ? 0 : next + 1;
+      stage = stage + Sizes::kStageElements == ring ? 0 : stage + Sizes::kStageElements;
+      next = next + Sizes::kStageElements == ring ? 0 : next + Sizes::kStageElements;
     }
     int rows[Policy::kRows];
     DWS_UNROLL

@@ -20,8 +20,8 @@ const char* RunBlockProduct(const Call& call, const CudaStep& step) {
   args.gate = call.At(CudaTensor::kGate);
   args.out = matrix.Output(call);
   args.pixels = matrix.pixels;
-  args.row_tiles = CeilDiv(matrix.pixels, kBlockProductRows);
-  args.items = args.row_tiles * CeilDiv(matrix.columns, kBlockProductColumns);
+  args.column_tiles = CeilDiv(matrix.columns, kProductTile);
+  args.items = CeilDiv(matrix.pixels, kProductTile) * args.column_tiles;
   args.image_pixels = p.output_pixels();
   args.channels = args.depth = static_cast<int>(matrix.channels);
   args.x_vector = call.Vectors(matrix.channels, matrix.x) && call.Aligned(args.gate, 16);
@@ -34,12 +34,12 @@ const char* RunBlockProduct(const Call& call, const CudaStep& step) {
     args.dilation_h = static_cast<int>(p.dilation_h), args.dilation_w = static_cast<int>(p.dilation_w);
     args.pad_top = static_cast<int>(p.pad_top), args.pad_left = static_cast<int>(p.pad_left);
   }
-  const bool plain = args.x_vector && args.p_vector && args.out.vector && IsClamp(matrix.activation.kind);
+  const bool plain = args.x_vector && args.p_vector && args.out.vector;
+  const int64_t shared_bytes = ProductSharedBytes(ProductStages(call.plan.capability), kWindow);
   return WithPolicy(p.dtype, call.plan.math, [&](auto policy) {
     using Policy = decltype(policy);
     return LaunchKernel(plain ? BlockProductKernel<Policy, Rows, true> : BlockProductKernel<Policy, Rows, false>,
-                        Grid(args.items), kBlockProductThreads,
-                        BlockProductSizes<typename Policy::Element>::SharedBytes(kWindow), call.stream, args);
+                        Grid(args.items), kProductThreads, shared_bytes, call.stream, args);
   });
 }
 

@@ -13,16 +13,17 @@ const char* RunProduct(const Call& call, const CudaStep& step) {
   args.bias = matrix.bias;
   args.out = matrix.Output(call);
   args.pixels = matrix.pixels;
-  args.row_tiles = CeilDiv(matrix.pixels, kPointwiseRows);
-  args.items = args.row_tiles * CeilDiv(matrix.columns, kPointwiseColumns);
+  args.column_tiles = CeilDiv(matrix.columns, kProductTile);
+  args.items = CeilDiv(matrix.pixels, kProductTile) * args.column_tiles;
   args.channels = static_cast<int>(matrix.channels);
   args.z_vector = call.Vectors(matrix.channels, matrix.x);
   args.p_vector = call.Vectors(matrix.columns, matrix.p);
-  const bool plain = args.z_vector && args.p_vector && args.out.vector && IsClamp(matrix.activation.kind);
+  const bool plain = args.z_vector && args.p_vector && args.out.vector;
+  const int64_t shared_bytes = ProductSharedBytes(ProductStages(call.plan.capability), false);
   return WithPolicy(call.p.dtype, call.plan.math, [&](auto policy) {
     using Policy = decltype(policy);
     return LaunchKernel(plain ? PointwiseKernel<Policy, true> : PointwiseKernel<Policy, false>, Grid(args.items),
-                        kPointwiseThreads, PointwiseSizes<typename Policy::Element>::kSharedBytes, call.stream, args);
+                        kProductThreads, shared_bytes, call.stream, args);
   });
 }
 

@@ -9,109 +9,68 @@
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/product/stages.cuh"
 
 namespace dwsconv {
 namespace cuda {
 
-// A block's tile: 8 warps, 4 by 2, of 32 x 64.
-constexpr int kPointwiseThreads = 256;
-constexpr int kPointwiseRows = 128;
-constexpr int kPointwiseColumns = 128;
-constexpr int kPointwiseStages = 4;
-
-template <typename T>
-struct PointwiseSizes {
-  static constexpr int kVector = 16 / sizeof(T);
-  static constexpr int kDepth = 64 / sizeof(T);  // channels of a stage: 64 bytes
-  static constexpr int kZPitch = kDepth + kVector;
-  static constexpr int kPPitch = kPointwiseColumns + 8;
-  static constexpr int kZElements = kPointwiseRows * kZPitch;
-  static constexpr int kStageElements = kZElements + kDepth * kPPitch;
-  static constexpr int64_t kSharedBytes =
-      int64_t{kPointwiseStages} * kStageElements * sizeof(T) + kPointwiseColumns * sizeof(float);
-};
-
 struct PointwiseArgs {
   const void *z, *p, *bias;  // [pixels, channels], [channels, K], [K] or null
   OutputArgs out;
-  int64_t pixels, row_tiles, items;  // items: row_tiles * tiles of columns
-  int channels;                      // C*M
-  bool z_vector, p_vector;           // whole 16-byte vectors in a row, and pointers aligned to them
+  int64_t pixels, column_tiles, items;  // items: tiles of rows * column_tiles
+  int channels;                         // C*M
+  bool z_vector, p_vector;              // whole 16-byte vectors in a row, and pointers aligned to them
 };
 
-// Starts the copies of `depth` channels from `first` on, zeros past the matrices' ends.
-template <typename T, bool kPlain>
-DWS_DEVICE void LoadStage(const PointwiseArgs& args, T* stage, int64_t first_pixel, int first_column, int first) {
-  using Sizes = PointwiseSizes<T>;
-  constexpr int kZPieces = Sizes::kDepth / Sizes::kVector, kPPieces = kPointwiseColumns / Sizes::kVector;
+// By elements: `depth` channels of Z from `first` on, zeros past the matrix' ends.
+template <typename T>
+DWS_DEVICE void LoadElements(const PointwiseArgs& args, T* stage, int64_t first_pixel, int first) {
+  using Sizes = ProductSizes<T>;
   const T* const z = static_cast<const T*>(args.z);
-  const T* const p = static_cast<const T*>(args.p);
-  T* const p_stage = stage + Sizes::kZElements;
-  const int left = args.channels - first;
-  if (kPlain || args.z_vector) {
-    DWS_UNROLL
-    for (int i = 0; i < kPointwiseRows * kZPieces / kPointwiseThreads; ++i) {
-      const int piece = i * kPointwiseThreads + threadIdx.x;
-      const int row = piece / kZPieces, column = piece % kZPieces * Sizes::kVector;
-      const bool valid = first_pixel + row < args.pixels && column < left;
-      CopyAsync16(stage + row * Sizes::kZPitch + column,
-                  valid ? z + (first_pixel + row) * args.channels + first + column : z, valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < kPointwiseRows * Sizes::kDepth; i += kPointwiseThreads) {
-      const int row = i / Sizes::kDepth, column = i % Sizes::kDepth;
-      const bool valid = first_pixel + row < args.pixels && column < left;
-      stage[row * Sizes::kZPitch + column] =
-          valid ? z[(first_pixel + row) * args.channels + first + column] : Narrow<T>(0.f);
-    }
-  }
-  const int64_t p_first = static_cast<int64_t>(first) * args.out.channels + first_column;
-  const int columns = args.out.channels - first_column;
-  if (kPlain || args.p_vector) {
-    DWS_UNROLL
-    for (int i = 0; i < Sizes::kDepth * kPPieces / kPointwiseThreads; ++i) {
-      const int piece = i * kPointwiseThreads + threadIdx.x;
-      const int row = piece / kPPieces, column = piece % kPPieces * Sizes::kVector;
-      const bool valid = row < left && column < columns;
-      CopyAsync16(p_stage + row * Sizes::kPPitch + column,
-                  valid ? p + p_first + static_cast<int64_t>(row) * args.out.channels + column : p, valid);
-    }
-  } else {
-    for (int i = threadIdx.x; i < Sizes::kDepth * kPointwiseColumns; i += kPointwiseThreads) {
-      const int row = i / kPointwiseColumns, column = i % kPointwiseColumns;
-      const bool valid = row < left && column < columns;
-      p_stage[row * Sizes::kPPitch + column] =
-          valid ? p[p_first + static_cast<int64_t>(row) * args.out.channels + column] : Narrow<T>(0.f);
-    }
+  for (int i = threadIdx.x; i < Sizes::kTile * Sizes::kDepth; i += kProductThreads) {
+    const int row = i / Sizes::kDepth, column = i % Sizes::kDepth;
+    const bool valid = first_pixel + row < args.pixels && first + column < args.channels;
+    stage[row * Sizes::kZPitch + column] =
+        valid ? z[(first_pixel + row) * args.channels + first + column] : Narrow<T>(0.f);
   }
 }
 
-// kPlain: rows of Z, P and Y are whole vectors, and the activation is a clamp. Then registers suffice for two blocks of
-// a multiprocessor.
+// kPlain: rows of Z, P and Y are whole vectors. Then registers suffice for two blocks of a multiprocessor.
 template <typename Policy, bool kPlain>
-__global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKernel(const PointwiseArgs args) {
+__global__ void __launch_bounds__(kProductThreads, kPlain ? 2 : 1) PointwiseKernel(const PointwiseArgs args) {
   using T = typename Policy::Element;
-  using Sizes = PointwiseSizes<T>;
+  using Sizes = ProductSizes<T>;
+  const int stages = RingStages(), ring = stages * Sizes::kStageElements;
   T* const shared = reinterpret_cast<T*>(SharedMemory());
-  float* const bias = reinterpret_cast<float*>(shared + kPointwiseStages * Sizes::kStageElements);
+  float* const bias = reinterpret_cast<float*>(shared + ring);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row_of_warp = warp / 2 * kWarpRows, column_of_warp = warp % 2 * kTiles * kTileColumns;
   // ExactFloat needs to see it as a variable: see there.
   const int depth = !std::is_same<Policy, ExactFloat>::value || args.channels > 0 ? Sizes::kDepth : 0;
   const int steps = (args.channels + Sizes::kDepth - 1) / Sizes::kDepth;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    // Blocks that run together read the same columns of P.
-    const int64_t first_pixel = item % args.row_tiles * kPointwiseRows;
-    const int first_column = static_cast<int>(item / args.row_tiles) * kPointwiseColumns;
-    for (int i = threadIdx.x; i < kPointwiseColumns; i += kPointwiseThreads) {
-      const bool there = args.bias != nullptr && first_column + i < args.out.channels;
-      bias[i] = there ? Widen(static_cast<const T*>(args.bias)[first_column + i]) : 0.f;
-    }
-    for (int step = 0; step < kPointwiseStages - 1; ++step) {
-      if (step < steps) {
-        LoadStage<T, kPlain>(args, shared + step * Sizes::kStageElements, first_pixel, first_column,
-                             step * Sizes::kDepth);
+    // Blocks that run together read the same rows of Z, which is the larger matrix: all of P stays in L2.
+    const int64_t row_tile = item / args.column_tiles, first_pixel = row_tile * kProductTile;
+    const int first_column = static_cast<int>(item - row_tile * args.column_tiles) * kProductTile;
+    LoadTileBias<T>(bias, args.bias, args.out.channels, first_column);
+    RowCopies<T> z_copies;
+    ColumnCopies<T> p_copies;
+    z_copies.Begin(args.z, args.pixels, args.channels, first_pixel);
+    p_copies.Begin(args.p, args.channels, args.out.channels, first_column);
+    const auto load = [&](T* stage, int step) {
+      if (kPlain || args.z_vector) {
+        z_copies.Next(stage, args.channels);
+      } else {
+        LoadElements<T>(args, stage, first_pixel, step * Sizes::kDepth);
       }
+      if (kPlain || args.p_vector) {
+        p_copies.Next(stage, args.out.channels);
+      } else {
+        ColumnCopies<T>::Load(stage, args.p, args.channels, args.out.channels, first_column, step * Sizes::kDepth);
+      }
+    };
+    for (int step = 0; step < stages - 1; ++step) {
+      if (step < steps) load(shared + step * Sizes::kStageElements, step);
       CommitCopies();
     }
     const int columns = args.out.channels - first_column;
@@ -119,17 +78,14 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
     const int tiles = left < 0 ? 0 : left < kTiles ? left : kTiles;
     Sums sums;
     ClearSums(sums);
-    int stage = 0, next = kPointwiseStages - 1;
+    int stage = 0, next = (stages - 1) * Sizes::kStageElements;
     for (int step = 0; step < steps; ++step) {
-      WaitForCopies<kPointwiseStages - 2>();
+      WaitForStage(stages);
       // This stage has come for all, and all have finished with the one that is loaded next.
       SyncBlock();
-      if (step + kPointwiseStages - 1 < steps) {
-        LoadStage<T, kPlain>(args, shared + next * Sizes::kStageElements, first_pixel, first_column,
-                             (step + kPointwiseStages - 1) * Sizes::kDepth);
-      }
+      if (step + stages - 1 < steps) load(shared + next, step + stages - 1);
       CommitCopies();
-      const T* const z = shared + stage * Sizes::kStageElements;
+      const T* const z = shared + stage;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
       const int count = tiles;  // branches keep the compiler from loading ahead more than there are registers for
 #else
@@ -139,8 +95,8 @@ __global__ void __launch_bounds__(kPointwiseThreads, kPlain ? 2 : 1) PointwiseKe
         Policy::Multiply(sums, z + row_of_warp * Sizes::kZPitch, Sizes::kZPitch, z + Sizes::kZElements + column_of_warp,
                          Sizes::kPPitch, depth, count, lane);
       }
-      stage = stage + 1 == kPointwiseStages ? 0 : stage + 1;
-      next = next + 1 == kPointwiseStages ? 0 : next + 1;
+      stage = stage + Sizes::kStageElements == ring ? 0 : stage + Sizes::kStageElements;
+      next = next + Sizes::kStageElements == ring ? 0 : next + Sizes::kStageElements;
     }
     int rows[Policy::kRows];
     DWS_UNROLL

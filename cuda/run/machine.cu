@@ -32,7 +32,12 @@ std::string CurrentMachine(CudaMachine* machine) {
     asked.block_shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     asked.multiprocessor_shared_bytes = ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
     asked.l2_bytes = ask(cudaDevAttrL2CacheSize);
-    if (error != cudaSuccess) return cudaGetErrorString(error);
+    const int clock_khz = ask(cudaDevAttrClockRate), memory_clock_khz = ask(cudaDevAttrMemoryClockRate);
+    SetClocks(clock_khz, memory_clock_khz, ask(cudaDevAttrGlobalMemoryBusWidth), &asked);
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // or the next launch would return it
+      return cudaGetErrorString(error);
+    }
     found = asked;
   }
   *machine = found;

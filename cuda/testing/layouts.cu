@@ -70,7 +70,7 @@ __global__ void WordsKernel(const LayoutArgs<T> args) {
   words[8] = PairHalves(0x22221111u, 0x44443333u, 0);
   words[9] = PairHalves(0x22221111u, 0x44443333u, 1);
   const float values[2] = {-1.f - static_cast<float>(lane), static_cast<float>(lane)}, limits[2] = {6.f, 6.f};
-  words[10] = ClampWord(NarrowWord(values, T()), NarrowWord(limits, T()), T());
+  words[10] = ClampWord(NarrowWord(values, T()), 0u, NarrowWord(limits, T()), T());
   words[11] = ShuffleXor(static_cast<uint32_t>(lane), 2);
   words[12] = SyncBlockOr(lane == 17) ? 1u : 0u;
 }

@@ -10,8 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "cuda/run/execute.h"
-
 #if !defined(__x86_64__)
 #error "the switch between fibres below is written for x86-64"
 #endif
@@ -54,7 +52,6 @@ namespace {
 constexpr int kStackBytes = 256 << 10;
 constexpr int kWarp = 32;
 constexpr int kBarriers = 16;
-constexpr int64_t kMostSharedBytes = 232448;  // an H200's
 
 enum class State { kReady, kAtBarrier, kAtWarp, kDone };
 
@@ -280,6 +277,7 @@ uint32_t Shuffle(uint32_t value, int mask) {
 void StartCopy(void* to, const void* from, bool valid) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || !IsShared(to, 16)) Fail("a copy to outside shared memory, or askew");
   if (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0) Fail("a copy from an address that is not a multiple of 16");
+  if (valid) CountRead(from);
   memset(to, 0xff, 16);
   fibres[current].open.push_back({to, from, valid});
 }
@@ -348,7 +346,7 @@ const char* Launch(const std::function<void()>& kernel, int64_t grid, int thread
   static std::string message;
   error.clear();
   if (grid < 1 || grid > INT32_MAX || threads < 1 || threads > 1024 || threads % kWarp != 0 ||
-      shared_bytes > kMostSharedBytes) {
+      shared_bytes > BlockSharedBytes()) {
     message = "a launch that no card takes: grid " + std::to_string(grid) + ", threads " + std::to_string(threads) +
               ", shared memory " + std::to_string(shared_bytes);
     return message.c_str();
@@ -369,11 +367,6 @@ const char* Launch(const std::function<void()>& kernel, int64_t grid, int thread
 }
 
 }  // namespace shim
-
-std::string CurrentMachine(CudaMachine* machine) {
-  *machine = CudaMachine();
-  return "";
-}
 
 }  // namespace cuda
 }  // namespace dwsconv

@@ -59,6 +59,12 @@ void LoadMatrices(uint32_t* words, const void* row, bool transposed);
 enum class Product { kFloat16, kBFloat16, kTf32 };
 void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Product product);
 
+// The card that it is taken for: dwsconv_shim_card sets it. card.cc has these.
+int Capability();
+int64_t BlockSharedBytes();
+// A copy's 16 bytes of global memory, for those who count what DRAM gives: see dwsconv_shim_l2.
+void CountRead(const void* global);
+
 const char* Launch(const std::function<void()>& kernel, int64_t grid, int threads, int64_t shared_bytes);
 
 }  // namespace shim
@@ -72,6 +78,7 @@ inline char* SharedMemory() { return shim::Shared(); }
 inline void SyncBlock() { shim::Barrier(0, static_cast<int>(blockDim.x)); }
 inline bool SyncBlockOr(bool value) { return shim::BarrierOr(value); }
 inline void SyncGroup(int group, int threads) { shim::Barrier(group + 1, threads); }
+inline int Capability() { return shim::Capability(); }
 inline uint32_t Opaque(uint32_t value) { return value; }
 inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
 inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }

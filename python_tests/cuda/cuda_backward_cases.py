@@ -83,7 +83,7 @@ def _sums(x, layer, z, between, gradient):
         dx[image] += (spread[out] * layer.depthwise_filter[r, s]).sum(-1)
         dd[r, s] = (x[image][..., None] * spread[out]).sum((0, 1, 2))
     flat = gradient.reshape(-1, gradient.shape[-1])
-    dp = (z.reshape(-1, z.shape[-1]).T @ flat).reshape(layer.pointwise_filter.shape)
+    dp = np.matmul(z.reshape(-1, z.shape[-1]).T, flat).reshape(layer.pointwise_filter.shape)
     return {"x": dx, "d": dd, "p": dp, "db": dz.sum((0, 1, 2)), "b": flat.sum(0), "r": gradient}, dz
 
 

@@ -1,18 +1,18 @@
 """Runs the GPU kernels' gradients on a GPU against float64: `python cuda_backward_gpu_program.py LIBRARY [options]`.
 
 As cuda_gpu_program.py does the forward pass: PyTorch gives the memory, every tensor lies between NaNs, gradients and
-workspace are NaN before each call, and each call runs twice, on streams of its own: its bits must not change. Prints
-one line of JSON; exits with 1 where anything failed.
+workspace are NaN before each call, and each call runs twice, on streams of its own: its bits must not change. Prints a
+line of each check as it ends, then one of JSON; exits with 1 where anything failed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 
 import cuda_backward_cases as cases
+import cuda_card_math
 import cuda_cases
+import cuda_checks
 import numpy as np
 import reference
 import torch
@@ -88,30 +88,20 @@ def checks(library, count: int, small: bool):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library")
-    parser.add_argument("--cases", type=int, default=400)
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("error: PyTorch finds no GPU", file=sys.stderr)
+    arguments = cuda_checks.arguments_of(__doc__, 400)
+    gpu = cuda_checks.card_or_none(torch)
+    if not gpu:
         return 1
+    cuda_card_math.install(torch)
     library = BackwardLibrary(arguments.library)
-    failed, passed, skipped = {}, 0, 0
-    for name, check in checks(library, arguments.cases, arguments.small):
-        try:
-            check()
-            passed += 1
-        except (ValueError, AssertionError) as error:
-            if "does not fit" in str(error):
-                skipped += 1  # a path that was drawn at random
-            else:
-                failed[name] = str(error)
+    outcome = cuda_checks.run(
+        checks(library, arguments.cases, arguments.small),
+        seconds=arguments.seconds,
+        skips=lambda name, error: "does not fit" in str(error),  # a path that was drawn at random
+    )
     ran = library.backward_calls()
-    print(json.dumps({"gpu": torch.cuda.get_device_name(), "passed": passed, "skipped": skipped, "ran": ran}))
-    for name, why in failed.items():
-        print(f"FAILED {name}: {why}")
-    return 1 if failed or passed == 0 or min(ran.values()) == 0 else 0
+    failed = cuda_checks.report(outcome, gpu=gpu, ran=ran)
+    return int(failed or (outcome.left == 0 and min(ran.values()) == 0))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Block:
             return reference.ACTIVATIONS[options["words"][i][0]](z, options["words"][i][1])
 
         if "expand_filter" in t:
-            z = activate(z @ t["expand_filter"][0, 0] + t.get("expand_bias", 0.0), 0)
+            z = activate(np.matmul(z, t["expand_filter"][0, 0]) + t.get("expand_bias", 0.0), 0)
         if "depthwise_filter" in t:
             layer = reference.Layer(t["depthwise_filter"], None, **geometry)
             z = activate(reference.depthwise(z, layer) + t.get("depthwise_bias", 0.0), 1)
@@ -67,7 +67,7 @@ class Block:
         if "pointwise_filter" in t:
             p = t["pointwise_filter"]
             if "depthwise_filter" in t or "expand_filter" in t:
-                z = z @ p[0, 0]
+                z = np.matmul(z, p[0, 0])
             else:  # as many depthwise ones, with a sum over channels
                 channels, filters = p.shape[2:]
                 z = reference.depthwise(z, reference.Layer(p, None, **geometry))

@@ -1,19 +1,19 @@
-"""Runs the block's GPU kernels on a GPU against float64: `cuda_block_gpu_program.py LIBRARY [--cases N] [--small]`.
+"""Runs the block's GPU kernels on a GPU against float64: `cuda_block_gpu_program.py LIBRARY [options]`.
 
-Needs PyTorch for memory alone, and neither TensorFlow nor pytest. Every tensor lies between NaNs, outputs and
-workspaces are NaN before each call, and each call runs twice: its bits must not change. Prints one line of JSON; exits
-with 1 where anything failed, and where a kernel of the block never ran.
+Needs PyTorch for memory and float64 references, and neither TensorFlow nor pytest. Every tensor lies between NaNs,
+outputs and workspaces are NaN before each call, and each call runs twice: its bits must not change. Prints a line of
+each check as it ends, then one of JSON; exits with 1 where anything failed, and where a kernel of the block never ran.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
-import json
+import functools
 import sys
-import traceback
 
 import cuda_block_cases as cases
+import cuda_card_math
+import cuda_checks
 import numpy as np
 import torch
 from cuda_block_library import BlockCall, BlockLibrary
@@ -102,30 +102,26 @@ def checks(library, count: int, small: bool):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library")
-    parser.add_argument("--cases", type=int, default=480)
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("error: PyTorch finds no GPU", file=sys.stderr)
+    arguments = cuda_checks.arguments_of(__doc__, 480)
+    gpu = cuda_checks.card_or_none(torch)
+    if not gpu:
         return 1
-    library = BlockLibrary(arguments.library)
-    failed, passed, ran = {}, 0, collections.Counter()
-    for name, check in checks(library, arguments.cases, arguments.small):
-        try:
-            ran.update(word.split(" tile")[0] for word in check().split(", "))
-            passed += 1
-        except ValueError:
-            failed[name] = traceback.format_exc(limit=2)
-        except AssertionError as error:
-            failed[name] = str(error)
-    missing = sorted(WORDS - set(ran)) if arguments.cases >= 48 else []
-    report = {"gpu": torch.cuda.get_device_name(), "passed": passed, "calls": library.calls(), "never ran": missing}
-    print(json.dumps({**report, "ran": {word: ran[word] for word in sorted(WORDS & set(ran))}}))
-    for name, why in failed.items():
-        print(f"FAILED {name}: {why}")
-    return 1 if failed or missing or passed == 0 else 0
+    cuda_card_math.install(torch)
+    library, ran = BlockLibrary(arguments.library), collections.Counter()
+
+    def counted(check):
+        words = check()
+        ran.update(word.split(" tile")[0] for word in words.split(", "))
+        return words
+
+    all_checks = (
+        (name, functools.partial(counted, c)) for name, c in checks(library, arguments.cases, arguments.small)
+    )
+    outcome = cuda_checks.run(all_checks, seconds=arguments.seconds)
+    missing = sorted(WORDS - set(ran)) if arguments.cases >= 48 and outcome.left == 0 else []
+    counts = {word: ran[word] for word in sorted(WORDS & set(ran))}
+    failed = cuda_checks.report(outcome, gpu=gpu, calls=library.calls(), ran=counts, **{"never ran": missing})
+    return int(failed or bool(missing))
 
 
 if __name__ == "__main__":

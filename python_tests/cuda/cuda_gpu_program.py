@@ -1,18 +1,17 @@
-"""Runs the GPU kernels on a GPU against float64: `python cuda_gpu_program.py LIBRARY [--cases N] [--small]`.
+"""Runs the GPU kernels on a GPU against float64: `python cuda_gpu_program.py LIBRARY [options]`.
 
-Needs PyTorch for memory alone, and neither TensorFlow nor pytest. Every tensor lies between NaNs, outputs are NaN
-before each call, and each call runs twice: its bits must not change. Prints one line of JSON; exits with 1 where
-anything failed.
+Needs PyTorch for memory and float64 references, and neither TensorFlow nor pytest. Every tensor lies between NaNs,
+outputs are NaN before each call, and each call runs twice: its bits must not change. Prints a line of each check as it
+ends, then one of JSON; exits with 1 where anything failed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import traceback
 
+import cuda_card_math
 import cuda_cases
+import cuda_checks
 import numpy as np
 import reference
 import torch
@@ -116,32 +115,20 @@ def checks(library, cases: int, small: bool):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library")
-    parser.add_argument("--cases", type=int, default=600)
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("error: PyTorch finds no GPU", file=sys.stderr)
+    arguments = cuda_checks.arguments_of(__doc__, 600)
+    gpu = cuda_checks.card_or_none(torch)
+    if not gpu:
         return 1
+    cuda_card_math.install(torch)
     library = Library(arguments.library)
-    failed, passed, skipped = {}, 0, 0
-    for name, check in checks(library, arguments.cases, arguments.small):
-        try:
-            check()
-            passed += 1
-        except ValueError as error:
-            if name.startswith("random") and "shared memory" in str(error):
-                skipped += 1  # a tile drawn at random that does not fit
-                continue
-            failed[name] = traceback.format_exc(limit=2)
-        except AssertionError as error:
-            failed[name] = str(error)
+    outcome = cuda_checks.run(
+        checks(library, arguments.cases, arguments.small),
+        seconds=arguments.seconds,
+        skips=lambda name, error: name.startswith("random") and "shared memory" in str(error),  # a tile at random
+    )
     ran = library.calls()
-    print(json.dumps({"gpu": torch.cuda.get_device_name(), "passed": passed, "skipped": skipped, "ran": ran}))
-    for name, why in failed.items():
-        print(f"FAILED {name}: {why}")
-    return 1 if failed or passed == 0 or min(ran.values()) == 0 else 0
+    failed = cuda_checks.report(outcome, gpu=gpu, ran=ran)
+    return int(failed or (outcome.left == 0 and min(ran.values()) == 0))
 
 
 if __name__ == "__main__":

@@ -204,10 +204,35 @@ def test_gradients_that_are_not_finite(library, path, dtype, math):
 
 @pytest.mark.parametrize("size", ["N", "H"])
 def test_gradients_of_nothing_are_zeros(library, size):
-    case, _, y, grad = made({**LAYER, size: 0, "padding": "SAME"}, "float32")
+    case, _, y, grad = made({**LAYER, size: 0, "padding": "SAME"}, "float32")  # no output either
     gradients, _ = compute(library, case, "float32", grad=grad, y=y)
     assert set(gradients) == {"x", "d", "p", "db", "b"}
     assert all(not gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)
+@pytest.mark.parametrize("activation", ["none", "silu"])
+def test_gradients_of_windows_of_padding_alone(library, dtype, math, activation, data_format):
+    """No pixel of X, but outputs: Z is mid(depthwise bias) everywhere, so dP and both biases' gradients are sums."""
+    shape = {
+        **LAYER,
+        "N": 2,
+        "H": 0,
+        "W": 3,
+        "padding": ((2, 3), (1, 1)),
+        "residual": True,
+        "activation": (activation, 0.2),
+    }
+    shape.update(depthwise_activation=("sigmoid", 0.2), data_format=data_format)
+    plan = compare(library, shape, dtype, math)
+    assert plan.text.startswith("general")
+    case, _, y, grad = made(shape, dtype)
+    gradients, _ = compute(library, case, dtype, grad=grad, y=y, math=math)
+    assert all(np.abs(gradients[name].astype(np.float64)).min() > 0 for name in ("b", "db"))
+    assert gradients["x"].size == 0 and not gradients["d"].any()
+    with pytest.raises(ValueError, match="an input with pixels"):
+        compute(library, case, dtype, grad=grad, y=y, math=math, path="steps")
 
 
 def call(library, dtype="float16", path="auto", **attributes):

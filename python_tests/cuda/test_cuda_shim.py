@@ -69,7 +69,7 @@ def test_the_program_that_checks_a_card_finds_nothing_off_here(tmp_path):
     """cuda/testing/layouts.cu, which a GPU runs first: what it expects of a card is what the shim does."""
     program = tmp_path / "layouts"
     flags = ["-std=c++17", "-O1", "-Wno-unknown-pragmas", "-I.", "-DDWSCONV_SHIM", "-x", "c++"]
-    sources = ["cuda/testing/layouts.cu", "cuda/testing/shim.cc"]
+    sources = ["cuda/testing/layouts.cu", "cuda/testing/shim.cc", "cuda/testing/card.cc", "cc/plan/cuda/machine.cc"]
     subprocess.run(["g++", *flags, *sources, "-o", str(program)], check=True, cwd=ROOT)
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("as expected") == 6, done.stdout
@@ -122,6 +122,24 @@ def test_every_activation(library, path, activation):
     for dtype, math in cuda_cases.KINDS:
         shape = {**LAYER, "H": 9, "W": 9, "activation": (activation, 0.3), "depthwise_activation": (activation, 0.3)}
         compare(library, shape, dtype, math, path=path)
+
+
+@pytest.mark.parametrize("activation", [word for word in cuda_cases.WORDS if word not in ("none", "relu", "relu6")])
+def test_activations_of_every_float16(library, activation):
+    """The approximations are right to a rounding of the result, whatever the number: a filter of one tap shows them."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    x = np.resize(every, (1, 62, 128, 8)).astype(np.float64)
+    d, p = np.zeros((3, 3, 8, 1)), np.eye(8)[None, None]
+    d[1, 1] = 1
+    layer = reference.Layer(d, p, activation=(activation, 0.3))
+    actual, plan = compute(library, (x, layer, None), "float16", path="stream")
+    with np.errstate(over="ignore"):
+        expected = reference.forward(x, layer)
+        half = np.maximum(np.abs(np.spacing(expected.astype(np.float16)).astype(np.float64)), 2.0**-24) / 2
+    error = np.abs(actual.astype(np.float64) - expected)
+    error[~np.isfinite(half)] = 0  # past the largest number
+    assert np.all(error <= 1.05 * half + 2e-7), (plan.text, x[error > 1.05 * half + 2e-7][:5])
 
 
 @pytest.mark.parametrize("dtype, math", cuda_cases.KINDS)

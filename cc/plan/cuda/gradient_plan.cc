@@ -85,17 +85,17 @@ CudaTile ChooseTile(const Chain& p, const CudaMachine& machine, const CudaOption
     if (!LayOutGradientStream(p, &tile) || tile.shared_bytes > machine.block_shared_bytes) return;
     const double pixels = tile.tile_rows * tile.tile_columns;
     const double both = static_cast<double>(tile.channels) * tile.out_channels, taps = Real(p.R * p.S);
-    const double rate = p.dtype == DType::kFloat32 ? kTf32PerCycle : kTensor16PerCycle;
-    const double compute = pixels * (tile.channels * taps / kFmaPerCycle + 2 * both / rate +
-                                     (tile.channels + tile.out_channels) / kOutputsPerCycle);
+    const double rate = p.dtype == DType::kFloat32 ? machine.rates.tf32 : machine.rates.tensor16;
+    const double compute = pixels * (tile.channels * taps / machine.rates.fma + 2 * both / rate +
+                                     (tile.channels + tile.out_channels) / machine.rates.outputs);
     const int tensors = p.out.kind == ActivationKind::kNone ? 1 : 2;
     const double columns = std::min<double>(tile.in_columns, Real(p.W));
     const double moved = Real(SizeOf(p.dtype)) *
                          (Real(tile.tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(tensors * p.K + p.C));
     // What a part begins and ends with: filters come, sums go.
     const double bytes_per_cycle = machine.dram_bytes_per_us / machine.clock_per_us / machine.multiprocessors;
-    const double part_cycles = kLatencyCycles + 12 * both / bytes_per_cycle;
-    CutRows(p, machine, 1, StepCycles(machine, 1, compute, moved), kLatencyCycles, part_cycles, 0, &tile);
+    const double part_cycles = machine.rates.latency_cycles + 12 * both / bytes_per_cycle;
+    CutRows(p, machine, 1, StepCycles(machine, 1, compute, moved), machine.rates.latency_cycles, part_cycles, 0, &tile);
     if (tile.items > 0 && (best.items == 0 || tile.modelled_us < best.modelled_us)) best = tile;
   });
   return best;
@@ -119,7 +119,7 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
   const auto copy = [&](bool there, T tensor) {
     add(there && plan->transposed, K::kToNhwc, tensor, T::kNone, tensor, T::kNone);
   };
-  copy(needs.z || needs.between, T::kX);
+  copy((needs.z || needs.between) && p.H * p.W > 0, T::kX);
   copy(true, T::kGrad);
   copy(needs.gradient && !needs.before, T::kY);
   copy(needs.before && p.has_residual, T::kResidual);
@@ -182,12 +182,12 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
   const double x = Real(p.N * p.H * p.W * p.C) * element, z = pixels * Real(p.CM()) * element,
                y = pixels * Real(p.K) * element;
   const bool general = plan.path == CudaPath::kGeneral, apart = fused_us == 0;
-  const double product_rate = general ? kGeneralFmaPerCycle : ProductPerCycle(p, plan.math);
-  const double depthwise_rate = plan.window ? kFmaPerCycle : kGeneralFmaPerCycle;
+  const double product_rate = general ? kGeneralFmaPerCycle : ProductPerCycle(p, machine, plan.math);
+  const double depthwise_rate = plan.window ? machine.rates.fma : kGeneralFmaPerCycle;
   double us = 0;
   const auto step = [&](bool there, double bytes, double fma, double rate) {
     if (!there) return;
-    us += kLaunchUs +
+    us += machine.rates.launch_us +
           std::max(bytes / machine.dram_bytes_per_us, fma / (rate * machine.clock_per_us * machine.multiprocessors));
   };
   const double depthwise = pixels * Real(p.CM()) * Real(p.R * p.S), product = pixels * Real(p.CM()) * Real(p.K);
@@ -205,7 +205,7 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
   step(dx || (dd && together), x + z + (dd && together ? x : 0), depthwise * (dx && dd && together ? 2 : 1),
        depthwise_rate);
   step(dd && !together, x + z, depthwise, depthwise_rate);
-  return us + kLaunchUs;
+  return us + machine.rates.launch_us;
 }
 
 }  // namespace
@@ -223,7 +223,11 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   wanted.depthwise_bias = wanted.depthwise_bias && p.has_depthwise_bias;
   wanted.bias = wanted.bias && p.has_bias;
   wanted.residual = wanted.residual && p.has_residual;
-  if (p.N * p.output_pixels() == 0 || p.H * p.W == 0) {
+  // Without pixels of X there are windows of padding alone: Z is mid(depthwise bias), so all gradients but X's are
+  // sums.
+  const bool padding = p.H * p.W == 0;
+  if (padding) wanted.input = false;
+  if (p.N * p.output_pixels() == 0) {
     const std::pair<bool, CudaTensor> zeros[] = {{wanted.input, CudaTensor::kDX},
                                                  {wanted.depthwise_filter, CudaTensor::kDDepthwiseFilter},
                                                  {wanted.pointwise_filter, CudaTensor::kDPointwiseFilter},
@@ -234,8 +238,12 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
     }
     return "";
   }
-  std::string error;
-  if (!HasProduct(p, machine, options.math)) {
+  std::string error = SharedRefuses(machine, kGradientProductSharedBytes);
+  if (!error.empty()) {
+    error = "path steps " + error;
+  } else if (padding) {
+    error = "path steps is for an input with pixels";
+  } else if (!HasProduct(p, machine, options.math)) {
     error = "path steps needs a card of compute capability 8.0 or more";
   } else if (!SizesFit(p) ||
              p.N * p.output_pixels() > std::numeric_limits<int>::max() / 2 * int64_t{kGradientProduct}) {

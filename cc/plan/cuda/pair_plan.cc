@@ -30,9 +30,9 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   tile->blocks_per_multiprocessor = BlocksPerMultiprocessor(p, machine, *tile);
   const int residents = tile->blocks_per_multiprocessor * tile->groups;  // groups of a multiprocessor
   const double pixels = tile->tile_rows * tile->tile_columns;
-  const double compute = pixels * tile->channels * Real(p.R * p.S) / kFmaPerCycle +
-                         pixels * tile->channels * tile->out_channels / ProductPerCycle(p, options.math) +
-                         pixels * tile->out_channels / kOutputsPerCycle;
+  const double compute = pixels * tile->channels * Real(p.R * p.S) / machine.rates.fma +
+                         pixels * tile->channels * tile->out_channels / ProductPerCycle(p, machine, options.math) +
+                         pixels * tile->out_channels / machine.rates.outputs;
   const double columns = std::min<double>(tile->in_columns, Real(p.W));
   const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
   // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
@@ -84,9 +84,16 @@ bool PlanToeplitz(const Chain& p, const CudaMachine& machine, CudaTile* tile) {
   if (machine.capability < 80 || machine.block_shared_bytes < kToeplitzMostSharedBytes) return false;
   const int64_t steps = CeilDiv(p.Ho, kToeplitzTile), strips = CeilDiv(p.Wo, kToeplitzTile);
   const int64_t columns = p.N * CeilDiv(p.C, kToeplitzChannels) * strips;
-  // Segments so that each block has some; every one loads 6 rows more.
-  const int64_t wanted = std::min(steps, CeilDiv(int64_t{machine.multiprocessors} * 4, columns));
-  const int64_t segment_steps = CeilDiv(steps, wanted), segments = CeilDiv(steps, segment_steps);
+  // Blocks of a group of channels take turns at its items. The segments that end soonest: every one loads 6 rows more.
+  const int64_t groups = CeilDiv(p.C, kToeplitzChannels);
+  const int64_t blocks = std::max<int64_t>(1, int64_t{machine.multiprocessors} * kToeplitzBlocks / groups);
+  int64_t segment_steps = steps, segments = 1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t count = 1; count <= std::min<int64_t>(steps, 64); ++count) {
+    const int64_t some = CeilDiv(steps, count), used = CeilDiv(steps, some);
+    const double turns = Real(CeilDiv(columns / groups * used, blocks)) * (Real(some) + 0.375);
+    if (turns < least) least = turns, segment_steps = some, segments = used;
+  }
   if (columns * segments > kMostItems) return false;
   tile->strips = static_cast<int>(strips);
   tile->segments = static_cast<int>(segments);
@@ -99,6 +106,8 @@ bool PlanToeplitz(const Chain& p, const CudaMachine& machine, CudaTile* tile) {
 std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaStep* depthwise, double* us) {
   if (!HasProduct(p, machine, math)) return "path two_step needs a card of compute capability 8.0 or more";
   if (!SizesFit(p)) return "path two_step is not for sizes as large as these";
+  const std::string refused = SharedRefuses(machine, ProductSharedBytes(ProductStages(machine.capability), false));
+  if (!refused.empty()) return "path two_step " + refused;
   const bool window = HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
   const bool toeplitz = PlanToeplitz(p, machine, &depthwise->tile);
   depthwise->kernel = toeplitz ? CudaKernel::kDepthwiseToeplitz
@@ -114,11 +123,14 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
   const double tiles_of_toeplitz = Real(p.N * CeilDiv(p.Ho, kToeplitzTile) * CeilDiv(p.Wo, kToeplitzTile));
   const double sums = toeplitz ? tiles_of_toeplitz * kToeplitzTile * kToeplitzTile *
                                      Real(RoundUp(p.C, kToeplitzChannels)) / (clocks * kToeplitzPerCycle)
-                               : fma / (clocks * kFmaPerCycle * (window ? 1 : 0.1));
+                               : fma / (clocks * machine.rates.fma * (window ? 1 : 0.1));
   const int64_t tiles = CeilDiv(pixels, 128) * CeilDiv(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
   const double waves = Real(CeilDiv(tiles, slots) * 2);
-  const double product = waves * 128 * 128 * Real(RoundUp(p.CM(), 32)) / ProductPerCycle(p, math);
-  *us = std::max(x / per_us + z_us, sums) + std::max(z_us + y / per_us, product / machine.clock_per_us) + 2 * kLaunchUs;
+  const double product = waves * 128 * 128 * Real(RoundUp(p.CM(), 32)) / ProductPerCycle(p, machine, math);
+  // The product's columns are its fastest index: Z is read once, whatever K, and so is P.
+  const double filter = Bytes(p, p.CM() * p.K);
+  *us = std::max(x / per_us + z_us, sums) + std::max(z_us + (y + filter) / per_us, product / machine.clock_per_us) +
+        2 * machine.rates.launch_us;
   return "";
 }
 

@@ -91,12 +91,12 @@ void FinishStrip(const Chain& chain, const CudaMachine& machine, CudaMath math, 
   const int64_t by_registers = machine.capability >= 100 ? 1 : 2;
   tile->blocks_per_multiprocessor = static_cast<int>(std::max<int64_t>(1, std::min(by_shared, by_registers)));
   const double pixels = tile->tile_rows * tile->tile_columns, channels = tile->channels;
-  const double product = ProductPerCycle(p, math), in_columns = tile->in_columns;
+  const double product = ProductPerCycle(p, machine, math), in_columns = tile->in_columns;
   const double new_pixels = tile->tile_rows * Real(p.stride_h) * in_columns;
   const double outputs = chain.has_project ? tile->out_channels : channels;
-  const double compute = new_pixels * channels * (tile->depth / product + 1 / kOutputsPerCycle) +
-                         pixels * channels * Real(p.R * p.S) / kFmaPerCycle +
-                         pixels * channels * tile->out_channels / product + pixels * outputs / kOutputsPerCycle;
+  const double compute = new_pixels * channels * (tile->depth / product + 1 / machine.rates.outputs) +
+                         pixels * channels * Real(p.R * p.S) / machine.rates.fma +
+                         pixels * channels * tile->out_channels / product + pixels * outputs / machine.rates.outputs;
   const double moved =
       Real(SizeOf(p.dtype)) * (new_pixels * Real(chain.E) + pixels * outputs * (p.has_residual ? 2 : 1));
   const int residents = tile->blocks_per_multiprocessor;
@@ -140,20 +140,22 @@ double ModelledUs(const Chain& chain, const CudaMachine& machine, const CudaPlan
   const bool stays = a <= Real(machine.l2_bytes) / 2;
   const double a_us = a / (stays ? 2 * per_us : per_us);
   const double products = Real(RoundUp(pixels, 128) * RoundUp(p.C, 128) * RoundUp(chain.E, 32));
-  const double expand = std::max(x / per_us + a_us, products / (clocks * ProductPerCycle(p, plan.math)));
-  if (IsPair(chain)) return expand + kLaunchUs + pair_us - (stays ? std::min(a_us, pair_us / 4) : 0);
+  const double expand = std::max(x / per_us + a_us, products / (clocks * ProductPerCycle(p, machine, plan.math)));
+  if (IsPair(chain)) return expand + machine.rates.launch_us + pair_us - (stays ? std::min(a_us, pair_us / 4) : 0);
   const double z = Real(p.N * p.output_pixels() * p.CM());
   const CudaStep& middle = plan.steps[1];
   const double window = middle.kernel == CudaKernel::kWindow && middle.to != CudaTensor::kUnnormalized ? 1 : 0.1;
   const double depthwise =
-      std::max(a_us + element * z / per_us, z * Real(p.R * p.S) / (clocks * kFmaPerCycle * window));
-  return expand + depthwise + 2 * kLaunchUs;
+      std::max(a_us + element * z / per_us, z * Real(p.R * p.S) / (clocks * machine.rates.fma * window));
+  return expand + depthwise + 2 * machine.rates.launch_us;
 }
 
 std::string PlanStages(const Chain& chain, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
   const Chain& p = chain;
-  const bool general =
-      options.path == CudaPath::kGeneral || !HasProduct(p, machine, options.math) || !Small({chain.E, p.CM(), p.K});
+  // With windows, the most that a block's product takes.
+  const bool room = SharedRefuses(machine, ProductSharedBytes(ProductStages(machine.capability), true)).empty();
+  const bool general = options.path == CudaPath::kGeneral || !HasProduct(p, machine, options.math) || !room ||
+                       !Small({chain.E, p.CM(), p.K});
   if (general && options.fusion == CudaFusion::kAlways) return "fusion must not be asked for with general kernels";
   const bool expands = chain.E > 0, pair = IsPair(chain);
   plan->path = general ? CudaPath::kGeneral : CudaPath::kSteps;
@@ -224,7 +226,7 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
     case CudaKernel::kDepthwiseWindow:
       return pair + tf32 + " window";
     case CudaKernel::kDepthwiseToeplitz:
-      return pair + tf32 + " toeplitz";
+      return pair + tf32 + " toeplitz segments " + std::to_string(step.tile.segments);
     case CudaKernel::kDirect:
       return pair + tf32;
     case CudaKernel::kStream:
@@ -287,6 +289,7 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
   *plan = CudaPlan();
   plan->math = options.math;
   plan->multiprocessors = machine.multiprocessors;
+  plan->capability = machine.capability;
   const std::string refused = RefusesActivations(chain);
   if (!refused.empty()) return refused;
   if ((options.tile_rows > 0) != (options.tile_columns > 0)) {

@@ -11,12 +11,14 @@
 #include <vector>
 
 #include "cc/core/chain.h"
+#include "cc/plan/cuda/rates.h"
 #include "cc/plan/cuda/tile.h"
 
 namespace dwsconv {
 
 // What the planner knows of a card. The defaults are an H200's.
 struct CudaMachine {
+  CudaRates rates;
   int capability = 90;  // 10 * major + minor
   int multiprocessors = 132;
   int64_t block_shared_bytes = 232448;           // the most that one block may ask for
@@ -25,6 +27,10 @@ struct CudaMachine {
   double dram_bytes_per_us = 4.3e6;
   double clock_per_us = 1700;  // cycles
 };
+
+// Sets bandwidth and clock by what a card says of itself: kHz of its multiprocessors and of its memory, and bits of its
+// memory's bus. A card that has no number for one of them (0) keeps the default.
+void SetClocks(int clock_khz, int memory_clock_khz, int memory_bits, CudaMachine* machine);
 
 // The numbers are those of capi/c_api.h.
 enum class CudaPath : int {
@@ -153,10 +159,10 @@ struct CudaPlan {
   CudaPath path = CudaPath::kAuto;
   CudaMath math = CudaMath::kExact;
   bool gradients = false;
-  bool transposed = false;    // NCHW: tensors go through NHWC copies in the workspace
-  bool window = false;        // gradients: the depthwise kernels are those for one window
-  bool reads_output = false;  // gradients: Y is needed
-  int multiprocessors = 0;
+  bool transposed = false;                  // NCHW: tensors go through NHWC copies in the workspace
+  bool window = false;                      // gradients: the depthwise kernels are those for one window
+  bool reads_output = false;                // gradients: Y is needed
+  int multiprocessors = 0, capability = 0;  // of the card
   std::vector<CudaStep> steps;
 
   // Gradients.

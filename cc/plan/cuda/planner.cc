@@ -54,9 +54,15 @@ bool HasProduct(const Chain& p, const CudaMachine& machine, CudaMath math) {
   return true;
 }
 
-double ProductPerCycle(const Chain& p, CudaMath math) {
-  if (p.dtype != DType::kFloat32) return kTensor16PerCycle;
-  return math == CudaMath::kTf32 ? kTf32PerCycle : kFmaPerCycle;
+double ProductPerCycle(const Chain& p, const CudaMachine& machine, CudaMath math) {
+  if (p.dtype != DType::kFloat32) return machine.rates.tensor16;
+  return math == CudaMath::kTf32 ? machine.rates.tf32 : machine.rates.fma;
+}
+
+std::string SharedRefuses(const CudaMachine& machine, int64_t bytes) {
+  if (bytes <= machine.block_shared_bytes) return "";
+  return "needs " + std::to_string(bytes) + " bytes of shared memory, of which a block of this card may have " +
+         std::to_string(machine.block_shared_bytes);
 }
 
 void LayOutStream(const Chain& p, CudaTile* tile) {
@@ -143,7 +149,7 @@ double StepCycles(const CudaMachine& machine, int residents, double compute, dou
   // Two groups of a multiprocessor work on different halves at the same time; one alone does not.
   const double overlap = residents == 1 ? 1.15 : residents == 2 ? 0.8 : 0.7;
   // A group's next rows are asked for one step ahead, so no step of it is shorter than they take to come.
-  return std::max({compute * overlap, moved_bytes / bytes_per_cycle, kLatencyCycles / residents});
+  return std::max({compute * overlap, moved_bytes / bytes_per_cycle, machine.rates.latency_cycles / residents});
 }
 
 void CutRows(const Chain& p, const CudaMachine& machine, int residents, double step_cycles, double begin_cycles,
@@ -158,7 +164,7 @@ void CutRows(const Chain& p, const CudaMachine& machine, int residents, double s
     if (items > kMostItems) continue;
     const double cycles =
         Real(CeilDiv(items, slots)) * residents * (Real(segment_steps) * step_cycles + prologue_cycles) + part_cycles;
-    const double us = cycles / machine.clock_per_us + kLaunchUs;
+    const double us = cycles / machine.clock_per_us + machine.rates.launch_us;
     if (us >= tile->modelled_us) continue;
     tile->modelled_us = us;
     tile->segments = static_cast<int>(used);

@@ -1,4 +1,4 @@
-// What the planners share: rates, sizes that kernels take, tiles in shared memory, the workspace.
+// What the planners share: sizes that kernels take, tiles in shared memory, the workspace.
 #ifndef DWSCONV_PLAN_CUDA_PLANNER_H_
 #define DWSCONV_PLAN_CUDA_PLANNER_H_
 
@@ -9,15 +9,6 @@
 #include "cc/plan/cuda/plan.h"
 
 namespace dwsconv {
-
-// What a multiprocessor does in a cycle, with what is usually lost already taken off. Estimates: none of them has been
-// measured on a card yet.
-constexpr double kFmaPerCycle = 128 * 0.6;
-constexpr double kTensor16PerCycle = 1024 * 0.8;
-constexpr double kTf32PerCycle = 512 * 0.5;
-constexpr double kOutputsPerCycle = 24;  // an epilogue's: bias, activation, rounding, store
-constexpr double kLatencyCycles = 1400;  // from asking DRAM to having it, under load
-constexpr double kLaunchUs = 3;
 
 // Past this the kernels' 32-bit sizes would not do; CheckProducts keeps products within 64 bits.
 constexpr int64_t kLargest = int64_t{1} << 24;
@@ -36,7 +27,10 @@ bool HasFastWindow(const Chain& chain);
 
 // Whether the card has the instructions that multiply this element type, and multiply-adds of a cycle.
 bool HasProduct(const Chain& chain, const CudaMachine& machine, CudaMath math);
-double ProductPerCycle(const Chain& chain, CudaMath math);
+double ProductPerCycle(const Chain& chain, const CudaMachine& machine, CudaMath math);
+
+// "" or why a block of this card cannot have a kernel's shared memory.
+std::string SharedRefuses(const CudaMachine& machine, int64_t bytes);
 
 // Lays out shared memory: what follows from tile_rows, tile_columns, groups and the block.
 void LayOutStream(const Chain& chain, CudaTile* tile);

@@ -40,13 +40,28 @@ constexpr int PPitch(int out_channels) { return out_channels + 8; }
 // cuda/depthwise/toeplitz_kernel.cuh: rows and columns of a tile, channels and shared memory of a block.
 constexpr int kToeplitzTile = 16;
 constexpr int kToeplitzChannels = 32;
+constexpr int kToeplitzBlocks = 2;  // that a multiprocessor has registers for
 constexpr int kToeplitzMostSharedBytes = 75 << 10;
+
+// cuda/product: what a block's ring of stages takes of its shared memory: of Z 64 bytes of each row and 16 more, of P
+// 64 bytes' worth of rows with 8 columns more; then a float for each column, and 16 bytes a row where windows are
+// gathered. A block of compute capability 7.5 may have 64 KB, so there it has three stages; copies wait on it anyway.
+constexpr int kProductTile = 128;
+constexpr int ProductStages(int capability) { return capability < 80 ? 3 : 4; }
+constexpr int64_t ProductSharedBytes(int stages, bool gathers) {
+  return int64_t{stages} * (kProductTile * (64 + 16) + 64 * (kProductTile + 8)) + kProductTile * 4 +
+         (gathers ? kProductTile * 16 : 0);
+}
 
 // cuda/backward: rows and columns of a product's tile; rows and columns of dX that a thread has at a time; words of
 // channels, at most, of a block of the depthwise kernel for windows.
 constexpr int kGradientProduct = 128;
 constexpr int kGradientPatch = 4;
 constexpr int kGradientGroupWords = 32;
+
+constexpr int kGradientStages = 3;
+constexpr int64_t kGradientProductSharedBytes =
+    int64_t{kGradientStages} * (kGradientProduct * (64 + 16) + 64 * (kGradientProduct + 8)) + 4 * kGradientProduct * 4;
 
 // Rows (or columns) of dX in patches. The first patch begins pad % stride above row 0, so that a tap of each patch's
 // first row is one of dZ's.
