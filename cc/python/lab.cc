@@ -1,4 +1,4 @@
-// The module tf_dwsconv._lab: the ladder and the simulated caches, which tf_dwsconv/native.py loads when they are asked
+// The module tf_dwsconv._lab: the ladder and the simulated caches, which tf_dwsconv/native loads when they are asked
 // for. Users do not import it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

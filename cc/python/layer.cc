@@ -85,14 +85,15 @@ std::optional<PlanChoice> ToPlanChoice(py::handle plan, bool expanded) {
     const char* name;
     int64_t* value;
   };
-  std::vector<Field> fields;
-  if (expanded) {
-    fields = {{"rows", &choice.rows}, {"channels", &choice.channels}, {"by_channels", &by_channels}};
-  } else {
-    fields = {{"block_pixels", &choice.block_pixels}, {"block_channels", &choice.block_channels}};
-  }
-  fields.push_back({"threads", &choice.threads});
-  fields.push_back({"stream", &stream});
+  const std::vector<Field> fields = expanded ? std::vector<Field>{{"rows", &choice.rows},
+                                                                  {"channels", &choice.channels},
+                                                                  {"by_channels", &by_channels},
+                                                                  {"threads", &choice.threads},
+                                                                  {"stream", &stream}}
+                                             : std::vector<Field>{{"block_pixels", &choice.block_pixels},
+                                                                  {"block_channels", &choice.block_channels},
+                                                                  {"threads", &choice.threads},
+                                                                  {"stream", &stream}};
   for (const Field& field : fields) {
     if (!dict.contains(field.name)) {
       std::string names;

@@ -13,7 +13,7 @@
 
 namespace dwsconv {
 
-// Everything of a call but its arrays, with words already checked by tf_dwsconv/native.py (and again by Infer).
+// Everything of a call but its arrays, with words already checked by tf_dwsconv/native (and again by Infer).
 struct LayerOptions {
   Request attributes;
   std::optional<std::string> isa;  // none: DWSCONV_ISA, else the best

@@ -1,4 +1,4 @@
-// The module tf_dwsconv._native: what tf_dwsconv/native.py is made of. Users do not import it.
+// The module tf_dwsconv._native: what tf_dwsconv/native is made of. Users do not import it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -17,8 +17,6 @@ namespace dwsconv {
 namespace py = pybind11;
 namespace {
 
-std::string TypeName(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
-
 // "image, mask": for messages.
 std::string Names(const std::vector<ProgramInput>& inputs) {
   std::string names;

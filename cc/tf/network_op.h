@@ -47,7 +47,7 @@ absl::Status ReadNetworkAttributes(Context* context, std::string* text, std::sha
   TF_RETURN_IF_ERROR(context->GetAttr("program", text));
   TF_RETURN_IF_ERROR(ReadProgram(*text, program));
   tensorflow::DataType dtype;
-  DType type;
+  DType type = DType::kFloat32;
   TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
   TF_RETURN_IF_ERROR(ToDType(dtype, &type));
   if (type != (*program)->dtype) {
