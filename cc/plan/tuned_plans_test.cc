@@ -94,8 +94,7 @@ TEST_F(TunedPlans, AreOfTheirChainAndMachineAlone) {
   const PlanKey key = PlanKeyOf(p, m);
   Chain q = p;
   for (int64_t* field : {&q.N, &q.H, &q.W, &q.C, &q.M, &q.K, &q.R, &q.S, &q.stride_h, &q.stride_w, &q.dilation_h,
-                         &q.dilation_w, &q.pad_top, &q.pad_left, &q.Ho, &q.Wo,
-                         &q.E}) {
+                         &q.dilation_w, &q.pad_top, &q.pad_left, &q.Ho, &q.Wo, &q.E}) {
     ++*field;
     EXPECT_NE(PlanKeyOf(q, m), key);
     EXPECT_FALSE(FindTunedPlan(q, m, &plan)) << Told(q, m);
