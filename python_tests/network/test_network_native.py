@@ -195,6 +195,25 @@ def test_random_program_of_16_bits(seed, dtype):
     check(builder, draw(dtype, 2, *shape, seed=seed), terms=500)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_pixel(dtype):
+    """By many channels, as behind a mean: groups of panels, single ones, a part of one; bits as in a batch."""
+    rng = RNG(0)
+    b = Builder(dtype)
+    x, addend = b.input([None, 1, 1, 71]), b.input([None, 1, 1, 342])
+    weights = {"pointwise_filter": rng.standard_normal((1, 1, 71, 342)) / 8, "bias": rng.standard_normal(342)}
+    slopes = {"slopes": rng.standard_normal(342) * 0.3}
+    y = b.step("chain", x, weights={**weights, **slopes}, residual=addend, activation={"word": "prelu"})
+    z = b.step("chain", x, weights=weights, activation={"word": "relu"})
+    flat = b.step("reshape", x, shape=[71])
+    b.output(y, z, b.step("dense", flat, weights={"filter": rng.standard_normal((71, 342)) / 8}))
+    inputs = [draw(dtype, 3, 1, 1, 71), draw(dtype, 3, 1, 1, 342, seed=1)]
+    for isa in ISAS:
+        whole = check(b, *inputs, isa=isa, terms=71)
+        one = check(b, *(x[1:2] for x in inputs), isa=isa, terms=71, num_threads=2)
+        assert all(a[1:2].tobytes() == b.tobytes() for a, b in zip(whole, one))
+
+
 @pytest.mark.parametrize("seed", range(5, 17))
 def test_many_images(seed):
     """As many as each thread takes some through the first steps alone: the same bits."""
