@@ -19,14 +19,14 @@ class Network(_native.Network):
 
     Args:
         path: the file, as `tf_dwsconv.save_network` writes it.
-        isa: as in `depthwise_sep_conv2d`.
+        isa: as in `native.depthwise_sep_conv2d`.
 
     Call arguments:
         x: an array of the network's dtype; where it has several inputs, a list of arrays in the order of `inputs`, or
             a dict by their names. Sizes that `inputs` shows as None may differ between calls.
         out: where to put the result: a C-contiguous, writeable array of the output's shape and dtype that shares no
             memory with x, or a list of those, one for each of `outputs`. None for new arrays.
-        num_threads: as in `depthwise_sep_conv2d`.
+        num_threads: as in `native.depthwise_sep_conv2d`.
         Returns `out`, or a new array; a list of them where there are several outputs.
 
     Raises:
