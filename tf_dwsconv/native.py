@@ -322,6 +322,9 @@ def cpu_info() -> dict[str, Any]:
 def calls() -> dict[str, int]:
     """How often this process ran the kernels of each ISA, and under "pack" how often it packed filters.
 
+    Under "network" the calls of networks, and under "network_by_image" those in which each thread took images of its
+    own through the first steps.
+
     Counts the calls through this module: TensorFlow's op has counters of its own.
     """
     return _native.calls()

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "cc/core/huge_pages.h"
 #include "cc/core/json.h"
 #include "cc/core/program_infer.h"
 #include "cc/core/program_text.h"
@@ -94,6 +95,7 @@ std::string ReadAll(std::FILE* file, LoadedProgram* loaded) {
   if (!error.empty()) return error;
   loaded->weights = AllocateAligned<char>(bytes);
   if (loaded->weights == nullptr) return "out of memory for " + std::to_string(bytes) + " bytes of weights";
+  PreferHugePages(loaded->weights.get(), bytes);
   if (std::fread(loaded->weights.get(), 1, static_cast<size_t>(bytes), file) != static_cast<size_t>(bytes)) {
     return "its weights cannot be read";
   }

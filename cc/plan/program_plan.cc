@@ -135,9 +135,7 @@ bool MayShare(const Program& program, const InferredProgram& inferred, size_t in
   }
 }
 
-std::string MakeProgramPlan(const Program& program, const InferredProgram& inferred, int64_t l2_bytes, int threads,
-                            ProgramPlan* plan) {
-  (void)l2_bytes, (void)threads;
+std::string MakeProgramPlan(const Program& program, const InferredProgram& inferred, ProgramPlan* plan) {
   *plan = ProgramPlan();
   const Stores stores(program, inferred);
   const int inputs = static_cast<int>(program.inputs.size());

@@ -24,18 +24,10 @@ struct ProgramPlan {
   int64_t arena_bytes = 0;
   // Outputs that share a tensor with an input or another output: slots, and the outputs to copy them to.
   std::vector<std::pair<int, int>> copies;
-
-  // Images one at a time through steps [0, image_steps), each thread in an arena of its own, of `image_bytes`. Tensors
-  // that later steps read, and outputs, are whole and lie in `places`; of the others image_offset has the place there,
-  // and -1 for those. 0 where it is all steps on the whole batch.
-  int64_t image_steps = 0, image_bytes = 0;
-  std::vector<int64_t> image_offset;  // by slot
 };
 
 // All sizes of `inferred` are known. Fills *plan and returns "", or says that the tensors are too large.
-// `l2_bytes` and `threads` decide about images one at a time.
-std::string MakeProgramPlan(const Program& program, const InferredProgram& inferred, int64_t l2_bytes, int threads,
-                            ProgramPlan* plan);
+std::string MakeProgramPlan(const Program& program, const InferredProgram& inferred, ProgramPlan* plan);
 
 // Whether a step may write where it reads `slot` of the inferred step: an op on single elements or rows.
 bool MayShare(const Program& program, const InferredProgram& inferred, size_t step, int slot);

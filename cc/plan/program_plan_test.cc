@@ -30,7 +30,7 @@ Planned PlanOf(const Program& program, int64_t batch) {
     shapes.push_back(shape);
   }
   EXPECT_EQ(InferProgram(program, shapes, &planned.inferred), "");
-  EXPECT_EQ(MakeProgramPlan(program, planned.inferred, 512 << 10, 2, &planned.plan), "");
+  EXPECT_EQ(MakeProgramPlan(program, planned.inferred, &planned.plan), "");
   return planned;
 }
 

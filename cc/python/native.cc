@@ -11,6 +11,7 @@
 
 #include "cc/core/cpu_features.h"
 #include "cc/cpu/run/forward.h"
+#include "cc/cpu/run/program.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
@@ -138,6 +139,8 @@ py::dict Calls() {
   py::dict result;
   for (Isa isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) result[IsaName(isa)] = ForwardCalls(isa);
   result["pack"] = PackCalls();
+  result["network"] = ProgramCalls();
+  result["network_by_image"] = ByImageCalls();
   return result;
 }
 

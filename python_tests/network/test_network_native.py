@@ -195,15 +195,55 @@ def test_random_program_of_16_bits(seed, dtype):
     check(builder, draw(dtype, 2, *shape, seed=seed), terms=500)
 
 
-def test_many_images():
-    """As many as each thread takes some for itself."""
-    builder, shape = random_program(5)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_pixel(dtype):
+    """By many channels, as behind a mean: groups of panels, single ones, a part of one; bits as in a batch."""
+    rng = RNG(0)
+    b = Builder(dtype)
+    x, addend = b.input([None, 1, 1, 71]), b.input([None, 1, 1, 342])
+    weights = {"pointwise_filter": rng.standard_normal((1, 1, 71, 342)) / 8, "bias": rng.standard_normal(342)}
+    slopes = {"slopes": rng.standard_normal(342) * 0.3}
+    y = b.step("chain", x, weights={**weights, **slopes}, residual=addend, activation={"word": "prelu"})
+    z = b.step("chain", x, weights=weights, activation={"word": "relu"})
+    flat = b.step("reshape", x, shape=[71])
+    b.output(y, z, b.step("dense", flat, weights={"filter": rng.standard_normal((71, 342)) / 8}))
+    inputs = [draw(dtype, 3, 1, 1, 71), draw(dtype, 3, 1, 1, 342, seed=1)]
+    for isa in ISAS:
+        whole = check(b, *inputs, isa=isa, terms=71)
+        one = check(b, *(x[1:2] for x in inputs), isa=isa, terms=71, num_threads=2)
+        assert all(a[1:2].tobytes() == b.tobytes() for a, b in zip(whole, one))
+
+
+@pytest.mark.parametrize("seed", range(5, 17))
+def test_many_images(seed):
+    """As many as each thread takes some through the first steps alone: the same bits."""
+    builder, shape = random_program(seed)
+    builder.output(builder.program["steps"][0]["output"], 0, builder.program["steps"][0]["output"])
     x = draw("float32", 17, *shape)
-    whole = network_of(builder)(x, num_threads=2)
+    network = network_of(builder)
+    before = native.calls()["network_by_image"]
+    whole = network(x, num_threads=2)
+    assert native.calls()["network_by_image"] == before + 1
     for i in (0, 8, 16):
-        part = network_of(builder)(x[i : i + 1], num_threads=1)
-        for a, b in zip(whole if isinstance(whole, list) else [whole], part if isinstance(part, list) else [part]):
+        for a, b in zip(whole, network(x[i : i + 1], num_threads=1)):
             assert a[i : i + 1].tobytes() == b.tobytes()
+    assert native.calls()["network_by_image"] == before + 1
+
+
+def test_images_that_do_not_go_alone():
+    """An input without the batch, and weights for each image."""
+    other, weights = Builder(), Builder()
+    x, y = other.input([None, 6, 6, 4]), other.input([1, 6, 6, 4])
+    for _ in range(5):
+        x = other.step("add", x, y)
+    z = weights.input([None, 6, 6, 4])
+    for i in range(5):
+        z = weights.step("add", z, weights={"y": RNG(i).standard_normal((9, 1, 1, 4))})
+    before = native.calls()["network_by_image"]
+    inputs = [draw("float32", 9, 6, 6, 4), draw("float32", 1, 6, 6, 4)]
+    check(other.output(x), *inputs, num_threads=2)
+    check(weights.output(z), inputs[0], num_threads=2)
+    assert native.calls()["network_by_image"] == before
 
 
 def small():

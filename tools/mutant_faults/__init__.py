@@ -5,7 +5,7 @@ bad texts of C++ are two expressions of one type, or two statements that declare
 program runs.
 """
 
-from mutant_faults import backward, blocks, checks, convert, kernels, ops, plans
+from mutant_faults import backward, blocks, checks, convert, kernels, ops, plans, programs
 from mutant_faults._fault import Fault
 
 __all__ = ["FAULTS", "Fault"]
@@ -17,6 +17,7 @@ FAULTS: "tuple[Fault, ...]" = (
     *plans.FAULTS,
     *backward.FAULTS,
     *checks.FAULTS,
+    *programs.FAULTS,
     *ops.FAULTS,
     *convert.FAULTS,
 )

@@ -22,9 +22,9 @@
 namespace dwsconv {
 
 // The tables of each target: KernelsAvx2(), BackwardAvx2(), StepsAvx2().
-#define DWSCONV_DECLARE(name, isa, bf16)  \
-  const KernelTable& Kernels##name();     \
-  const BackwardTable& Backward##name();  \
+#define DWSCONV_DECLARE(name, isa, bf16) \
+  const KernelTable& Kernels##name();    \
+  const BackwardTable& Backward##name(); \
   const StepTable& Steps##name();
 DWSCONV_FOR_TARGETS(DWSCONV_DECLARE)
 #undef DWSCONV_DECLARE

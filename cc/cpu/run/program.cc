@@ -6,8 +6,8 @@
 #include <cstring>
 #include <new>
 
-#include "cc/core/huge_pages.h"
 #include "cc/core/team.h"
+#include "cc/core/whole.h"
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/cpu/run/program_ops.h"
@@ -16,7 +16,7 @@
 namespace dwsconv {
 namespace {
 
-std::atomic<int64_t> program_calls{0};
+std::atomic<int64_t> program_calls{0}, by_image_calls{0};
 
 bool IsChain(const Step& step) { return step.kind == StepKind::kChain || step.kind == StepKind::kDense; }
 
@@ -41,22 +41,23 @@ Buffers FiltersOf(const Program& program, const Step& step, const void* weights)
   return buffers;
 }
 
-// One call.
+// A program, or a part of one whose steps begin with `first_step` of what is packed.
 class Run {
  public:
-  Run(const PreparedProgram& prepared, const PackedProgram* packed, const void* weights, const ProgramOptions& options)
+  Run(const PreparedProgram& prepared, const PackedProgram* packed, size_t first_step, const void* weights,
+      const ProgramOptions& options)
       : program_(*prepared.program),
         inferred_(prepared.inferred),
         plan_(prepared.plan),
         packed_(packed),
+        first_step_(first_step),
         weights_(weights),
         options_(options),
         arena_(plan_.arena_bytes),
         at_(plan_.places.size()) {}
 
-  std::string Steps(const std::vector<const void*>& inputs, const std::vector<void*>& outputs) {
+  std::string Steps(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, const Workers& workers) {
     if (arena_.data() == nullptr) return kOutOfMemory;
-    PreferHugePages(arena_.data(), plan_.arena_bytes);
     for (size_t slot = 0; slot < at_.size(); ++slot) {
       const Place& place = plan_.places[slot];
       const size_t index = static_cast<size_t>(place.index);
@@ -64,8 +65,6 @@ class Run {
                   : place.in == Place::In::kOutput ? static_cast<char*>(outputs[index])
                                                    : arena_.data() + place.offset;
     }
-    Team team({options_.num_threads, options_.pool});
-    const Workers workers(options_.num_threads, &team);
     for (size_t i = 0; i < program_.steps.size(); ++i) {
       if (options_.cancelled && options_.cancelled()) return kCancelled;
       const auto start = std::chrono::steady_clock::now();
@@ -101,7 +100,7 @@ class Run {
     forward.isa = options_.isa;
     forward.num_threads = workers.threads;
     forward.pool = workers.pool;
-    return Forward(step.chain, buffers, packed_ != nullptr ? packed_->filters(i) : nullptr, forward);
+    return Forward(step.chain, buffers, packed_ != nullptr ? packed_->filters(first_step_ + i) : nullptr, forward);
   }
 
   char* At(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
@@ -110,11 +109,88 @@ class Run {
   const InferredProgram& inferred_;
   const ProgramPlan& plan_;
   const PackedProgram* const packed_;
+  const size_t first_step_;
   const void* const weights_;
   const ProgramOptions& options_;
   Scratch arena_;
   std::vector<char*> at_;  // by slot
 };
+
+// A call in which each thread takes images of its own through the first steps.
+std::string RunByImage(const PreparedProgram& prepared, const PackedProgram& packed, const void* weights,
+                       const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                       const ProgramOptions& options, const Workers& workers) {
+  const PreparedProgram::ByImage& by_image = *prepared.by_image;
+  const ProgramSplit& split = by_image.split;
+  const int64_t images = prepared.inferred.shapes[0][0];
+  // Of a tensor of `first`, whose batch is 1.
+  const auto bytes = [&](int slot) {
+    return Elements(by_image.first->inferred.shapes[static_cast<size_t>(slot)]) * SizeOf(prepared.program->dtype);
+  };
+  // What `first` writes for all images: outputs, and what `rest` alone reads.
+  const std::vector<int>& slots = by_image.first->inferred.outputs;
+  int64_t between = 0;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (split.first_outputs[i] < 0) between += RoundUp(images * bytes(slots[i]), 64);
+  }
+  Scratch memory(between);
+  if (memory.data() == nullptr) return kOutOfMemory;
+  char* next = memory.data();
+  std::vector<char*> made;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const int output = split.first_outputs[i];
+    made.push_back(output < 0 ? next : static_cast<char*>(outputs[static_cast<size_t>(output)]));
+    if (output < 0) next += RoundUp(images * bytes(slots[i]), 64);
+  }
+  std::mutex mutex;
+  std::string error;
+  ParallelFor(workers, images, [&](int64_t n, int) {
+    std::vector<const void*> from;
+    std::vector<void*> to;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      from.push_back(static_cast<const char*>(inputs[i]) + n * bytes(static_cast<int>(i)));
+    }
+    for (size_t i = 0; i < slots.size(); ++i) to.push_back(made[i] + n * bytes(slots[i]));
+    const std::string wrong = Run(*by_image.first, &packed, 0, weights, options).Steps(from, to, 1);
+    if (wrong.empty()) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    error = wrong;
+  });
+  if (!error.empty()) return error;
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  for (const ProgramSplit::Source& source : split.rest_inputs) {
+    const size_t index = static_cast<size_t>(source.index);
+    from.push_back(source.first ? made[index] : inputs[index]);
+  }
+  for (int output : split.rest_outputs) to.push_back(outputs[static_cast<size_t>(output)]);
+  return Run(*by_image.rest, &packed, split.first.steps.size(), weights, options).Steps(from, to, workers);
+}
+
+// The declared shapes as those of a call.
+std::string PrepareAll(std::shared_ptr<const Program> program, const std::vector<Shape>& shapes,
+                       std::shared_ptr<PreparedProgram>* prepared) {
+  *prepared = std::make_shared<PreparedProgram>();
+  (*prepared)->program = std::move(program);
+  const std::string error = InferProgram(*(*prepared)->program, shapes, &(*prepared)->inferred);
+  if (!error.empty()) return error;
+  return MakeProgramPlan(*(*prepared)->program, (*prepared)->inferred, &(*prepared)->plan);
+}
+
+// The two parts of a program for images one at a time, or null.
+std::unique_ptr<const PreparedProgram::ByImage> PrepareByImage(const PreparedProgram& whole, int threads) {
+  auto by_image = std::make_unique<PreparedProgram::ByImage>();
+  ProgramSplit& split = by_image->split;
+  if (!SplitProgram(*whole.program, whole.inferred, GetCpuFeatures().l2_bytes, threads, &split)) return nullptr;
+  std::shared_ptr<PreparedProgram> first, rest;
+  const auto shared = [](const Program& of) { return std::make_shared<const Program>(of); };
+  if (!PrepareAll(shared(split.first), {}, &first).empty() || !PrepareAll(shared(split.rest), {}, &rest).empty()) {
+    return nullptr;
+  }
+  by_image->first = std::move(first);
+  by_image->rest = std::move(rest);
+  return by_image;
+}
 
 }  // namespace
 
@@ -150,13 +226,10 @@ std::string PreparedPrograms::Get(const std::vector<std::vector<int64_t>>& shape
     *prepared = entry->prepared;
     return "";
   }
-  auto made = std::make_shared<PreparedProgram>();
-  made->program = program_;
-  std::string error = InferProgram(*program_, {shapes.begin(), shapes.end()}, &made->inferred);
-  if (error.empty()) {
-    error = MakeProgramPlan(*program_, made->inferred, GetCpuFeatures().l2_bytes, threads, &made->plan);
-  }
+  std::shared_ptr<PreparedProgram> made;
+  const std::string error = PrepareAll(program_, {shapes.begin(), shapes.end()}, &made);
   if (!error.empty()) return error;
+  made->by_image = PrepareByImage(*made, threads);
   entries_.push_front({shapes, threads, made});
   if (entries_.size() > kKept) entries_.pop_back();
   *prepared = std::move(made);
@@ -167,9 +240,17 @@ std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* pac
                        const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                        const ProgramOptions& options) {
   program_calls.fetch_add(1, std::memory_order_relaxed);
-  return Run(prepared, packed, weights, options).Steps(inputs, outputs);
+  Team team({options.num_threads, options.pool});
+  const Workers workers(options.num_threads, &team);
+  // Without packed filters each image would pack them; and a profile is of steps that have the whole machine.
+  if (prepared.by_image != nullptr && packed != nullptr && options.step_seconds == nullptr) {
+    by_image_calls.fetch_add(1, std::memory_order_relaxed);
+    return RunByImage(prepared, *packed, weights, inputs, outputs, options, workers);
+  }
+  return Run(prepared, packed, 0, weights, options).Steps(inputs, outputs, workers);
 }
 
 int64_t ProgramCalls() { return program_calls.load(std::memory_order_relaxed); }
+int64_t ByImageCalls() { return by_image_calls.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

@@ -16,6 +16,7 @@
 #include "cc/core/program_infer.h"
 #include "cc/cpu/pack.h"
 #include "cc/plan/program_plan.h"
+#include "cc/plan/program_split.h"
 
 namespace dwsconv {
 
@@ -39,6 +40,13 @@ struct PreparedProgram {
   std::shared_ptr<const Program> program;
   InferredProgram inferred;
   ProgramPlan plan;
+
+  // Where images go one at a time through the first steps (program_split.h); else null.
+  struct ByImage {
+    ProgramSplit split;
+    std::shared_ptr<const PreparedProgram> first, rest;  // of the split's programs
+  };
+  std::unique_ptr<const ByImage> by_image;
 };
 
 // What was prepared lately, by the inputs' shapes. Any thread may call.
@@ -66,8 +74,8 @@ struct ProgramOptions {
   Isa isa = Isa::kGeneric;                      // from ChooseIsa
   int num_threads = 1;                          // at most this many; from ResolveThreads
   ThreadPool* pool = nullptr;                   // whose threads; null: this library's own
-  std::function<bool()> cancelled;              // asked between steps, in the calling thread; may be empty
-  std::vector<double>* step_seconds = nullptr;  // for a profile: the time of each step
+  std::function<bool()> cancelled;              // asked between steps, by any thread; may be empty
+  std::vector<double>* step_seconds = nullptr;  // for a profile: the time of each step, all images together
 };
 
 constexpr char kCancelled[] = "the call was cancelled";
@@ -80,6 +88,8 @@ std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* pac
 
 // How often this process ran a program: for tests that assert which path ran.
 int64_t ProgramCalls();
+// Those of them in which images went one at a time through the first steps.
+int64_t ByImageCalls();
 
 }  // namespace dwsconv
 

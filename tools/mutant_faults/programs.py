@@ -1,0 +1,43 @@
+"""Of programs: their memory, their parts, the kernels of their steps."""
+
+from mutant_faults._fault import Fault
+
+_NATIVE = ("network/test_network_native.py",)
+
+FAULTS = (
+    Fault(
+        "a result in the place of what is read later",
+        "cc/plan/program_plan.cc",
+        "last_[Index(of(read))] == static_cast<int64_t>(i)",
+        "true",
+        _NATIVE,
+    ),
+    Fault(
+        "the next four panels' channels of the first",
+        "cc/cpu/kernels/pointwise_body.h",
+        "p * step + c * kTileChannels",
+        "c * kTileChannels",
+        _NATIVE,
+    ),
+    Fault(
+        "a window's padding counts in the mean",
+        "cc/cpu/kernels/steps_body.h",
+        "static_cast<float>(a.rows * a.columns)",
+        "static_cast<float>((a.rows + 1) * a.columns)",
+        _NATIVE,
+    ),
+    Fault(
+        "a norm without its epsilon",
+        "cc/cpu/kernels/steps_body.h",
+        "variance + a.epsilon",
+        "variance",
+        _NATIVE,
+    ),
+    Fault(
+        "pixels of a resize by their corners",
+        "cc/cpu/run/program_ops.cc",
+        "(nearest ? 0.0f : 0.5f)",
+        "0.0f",
+        _NATIVE,
+    ),
+)
