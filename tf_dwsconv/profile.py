@@ -3,8 +3,8 @@
 python -m tf_dwsconv.profile network.safetensors
 python -m tf_dwsconv.profile model.keras --batch 16 --threads 4
 
-A Keras model is converted first, and has to become one network. A file of `tf_dwsconv.save_network` needs no TensorFlow.
-Steps are measured one by one, each the least of several runs, so their sum is more than what a call takes.
+A Keras model is converted first, and has to become one network. A file of `tf_dwsconv.save_network` needs no
+TensorFlow. Steps are measured one by one, each the least of several runs, so their sum is more than what a call takes.
 """
 
 from __future__ import annotations
