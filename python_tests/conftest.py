@@ -142,7 +142,7 @@ def in_graphs(monkeypatch):
     import tf_dwsconv
     from tf_dwsconv._tf import stock
 
-    ours = (tf_dwsconv.DepthwiseSepConv2D, tf_dwsconv.FusedConvBlock)
+    ours = (tf_dwsconv.DepthwiseSepConv2D, tf_dwsconv.FusedConvBlock, tf_dwsconv.FusedNetwork)
 
     def traced(function):
         @functools.wraps(function)

@@ -81,7 +81,7 @@ def test_nothing_is_overwritten_unasked(folder, model, capsys):
     "arguments, status, message",
     [
         ([], 2, "an input must be given"),
-        (["m.keras"], 2, "an output, --export or --report must be given"),
+        (["m.keras"], 2, "an output, --export, --network or --report must be given"),
         (["m.keras", "fused.h5"], 2, "must end in .keras; given 'fused.h5'"),
         (["m.keras", "a.keras", "--output", "b.keras"], 2, "given twice"),
         (["--input", "m.keras", "a.keras", "b.keras"], 2, "give one input and one output"),

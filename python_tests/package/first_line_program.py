@@ -170,7 +170,7 @@ class Case:
         needed = {*registration._MODULES["tensorflow"]}
         if backend != "torch":  # which is not installed, so there is no Keras
             needed |= {*registration._MODULES["keras"]} - ({"_tf.symbolic"} if backend == "jax" else set())
-            classes = {"DepthwiseSepConv2D", "FusedConvBlock"} | (
+            classes = {"DepthwiseSepConv2D", "FusedConvBlock", "FusedNetwork"} | (
                 {"DepthwiseSepConv2DOp"} if backend != "jax" else set()
             )
             missing = classes - set(sys.modules["keras"].registered)

@@ -28,8 +28,9 @@ MODULES = sorted(
 PURE = [
     name
     for name in MODULES
-    if name.split(".")[1:2] in ([], ["analysis"], ["native"], ["tune"], ["activations"])
+    if name.split(".")[1:2] in ([], ["analysis"], ["native"], ["tune"], ["activations"], ["profile"])
     or name.rpartition(".")[2] in ("_arguments", "_registration", "_shapes", "_text", "_tf", "_tf_keras")
+    or name.split(".")[1:] in (["_program"], ["_program_shapes"], ["_program_steps"])
     or name.split(".")[1:] in (["_tf", "library"], ["_tf", "onnx"])
 ]
 OTHERS = [f"import {name}" for name in MODULES if name not in PURE]
@@ -138,11 +139,12 @@ CHECK = """
 import sys
 assert "keras" in sys.modules and "tensorflow" in sys.modules
 from tensorflow.python.framework import op_def_registry, ops
-for name in ("TfDwsconv>DepthwiseSepConv2D", "TfDwsconv>DepthwiseSepConv2DGrad", "TfDwsconv>ConvBlock"):
+for name in ("TfDwsconv>DepthwiseSepConv2D", "TfDwsconv>DepthwiseSepConv2DGrad", "TfDwsconv>ConvBlock",
+    "TfDwsconv>Network"):
     assert op_def_registry.get(name) is not None, name
     assert ops.gradient_registry.lookup(name), name
 import keras, tf_dwsconv
-for name in ("DepthwiseSepConv2D", "FusedConvBlock"):
+for name in ("DepthwiseSepConv2D", "FusedConvBlock", "FusedNetwork"):
     assert keras.saving.get_registered_object(f"tf_dwsconv>{name}") is getattr(tf_dwsconv, name), name
 assert keras.saving.get_registered_object("tf_dwsconv>DepthwiseSepConv2DOp") is not None
 assert not [f for f in sys.meta_path if type(f).__module__.startswith("tf_dwsconv")]
