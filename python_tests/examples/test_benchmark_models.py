@@ -18,7 +18,9 @@ def test_table_and_plot(tmp_path, model):
     timed = {row["peer"] for row in rows}
     assert timed >= {"stock", "frozen", "ours", "ours_frozen"}
     for name in OPTIONAL:
-        assert (name in timed) != any(note.startswith((f"{name} (", f"{name}: the runtime, or")) for note in found["notes"])
+        assert (name in timed) != any(
+            note.startswith((f"{name} (", f"{name}: the runtime, or")) for note in found["notes"]
+        )
     for row in rows:
         assert float(row["difference"]) < 1e-4
         assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["ms"])
