@@ -223,4 +223,5 @@ def test_command_line():
     ):  # fmt: skip
         done = command_line(wrong, "--shape=1,4,4,2,2")
         assert done.returncode == status, done.stderr
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        # On a busy machine a line of progress may come first.
+        assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr, done.stderr

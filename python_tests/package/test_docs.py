@@ -161,7 +161,7 @@ def test_python_of_pages_runs(tmp_path):
     program = f"import os\nos.chdir({str(tmp_path)!r})\n" + "\n".join(
         f"exec(compile({text!r}, {name!r}, 'exec'), {{'__name__': '__main__'}})" for name, text in programs.items()
     )
-    check_python(program)
+    check_python(program, timeout=600)
 
 
 def test_doctests_of_pages():
