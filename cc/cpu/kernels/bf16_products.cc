@@ -131,7 +131,7 @@ Bf16Choice Bf16ChoiceOf(Isa isa) {
     if (cpu.tiles == TileUnit::kModel) return {Bf16Products::kTiles, "the model of tiles, for tests"};
     return {Bf16Products::kTiles, Forced() ? "DWSCONV_ISA is amx" : Figures(MeasuredBf16Rates())};
   }
-  if (isa != Isa::kAvx512) return {Bf16Products::kFloat32, "the instruction set has no other products"};
+  if (isa != Isa::kAvx512) return {Bf16Products::kFloat32, std::string(IsaName(isa)) + " has no products of bfloat16"};
   const std::string no_tiles = cpu.no_tiles.empty() ? "" : "; " + cpu.no_tiles;
   if (!cpu.avx512_bf16) return {Bf16Products::kFloat32, "the CPU lacks AVX512_BF16" + no_tiles};
   const bool dots = Bf16Dots();

@@ -35,13 +35,46 @@ void Multiply(const MultiplyArgs& a) {
 constexpr int64_t kPairs = 16;  // of pixels: what a tile's row holds
 constexpr int64_t kColumns = 16;
 
+// Rows of 16 numbers of 32 bits: the compiler's own vectors, of whichever width the instruction set has.
+typedef uint32_t Row __attribute__((vector_size(64)));
+
+// Lanes for one step of the turning: of two rows `kApart` apart, those of the first result, or of the second.
+template <uint32_t kApart>
+constexpr uint32_t FirstLane(uint32_t lane) {
+  return (lane & kApart) != 0 ? 16 + lane - kApart : lane;
+}
+template <uint32_t kApart>
+constexpr uint32_t SecondLane(uint32_t lane) {
+  return (lane & kApart) != 0 ? 16 + lane : lane + kApart;
+}
+
+template <uint32_t kApart>
+inline __attribute__((always_inline)) void TurnStep(Row (&rows)[16]) {
+#define DWSCONV_LANES(f) \
+  Row { f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15) }
+  const Row first = DWSCONV_LANES(FirstLane<kApart>), second = DWSCONV_LANES(SecondLane<kApart>);
+#undef DWSCONV_LANES
+#pragma GCC unroll 16
+  for (uint32_t i = 0; i < 16; ++i) {
+    if ((i & kApart) != 0) continue;
+    const Row a = rows[i], b = rows[i + kApart];
+    rows[i] = __builtin_shuffle(a, b, first);
+    rows[i + kApart] = __builtin_shuffle(a, b, second);
+  }
+}
+
 // 16 columns of Z, whose pairs of pixels lie `z_step` apart, as rows of 16 pairs; zeros after the last of `pairs`.
 void TurnPairs(const BFloat16* z, int64_t z_step, int64_t pairs, uint32_t* to) {
+  Row rows[16];
   for (int64_t i = 0; i < kPairs; ++i) {
-    uint32_t row[kColumns] = {};
-    if (i < pairs) memcpy(row, z + i * z_step, sizeof(row));
-    for (int64_t c = 0; c < kColumns; ++c) to[c * kPairs + i] = row[c];
+    rows[i] = Row{};
+    if (i < pairs) memcpy(&rows[i], z + i * z_step, sizeof(Row));
   }
+  TurnStep<1>(rows);
+  TurnStep<2>(rows);
+  TurnStep<4>(rows);
+  TurnStep<8>(rows);
+  memcpy(to, rows, sizeof(rows));
 }
 
 // dP of 32 pixels at a time: 16 columns of Z, turned, times all of G. A run of columns is turned once for all of K.
