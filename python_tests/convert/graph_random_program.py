@@ -32,7 +32,7 @@ class Builder:
         return self._draw(st.sampled_from(list(items)))
 
     def build(self):
-        for _ in range(self.one_of(range(4, 11))):
+        for _ in range(self.one_of(range(3, 7))):
             x = self.made[-1] if self.one_of([True, True, True, False]) else self.one_of(self.made)
             self.made.append(getattr(self, self.one_of(KINDS))(x))
         # A scale keeps numbers in a range in which float32 has digits for all of them.
@@ -95,7 +95,7 @@ class Builder:
         channels = x.shape[-1]
         return self.one_of([
             lambda: tf.nn.max_pool2d(x, 2, 1, "SAME"), lambda: tf.nn.avg_pool2d(x, 2, 1, "SAME"),
-            lambda: tf.pad(x, [[0, 0], [1, 1], [0, 1], [0, 0]], "REFLECT"),
+            lambda: tf.pad(x, [[0, 0], [1, 1], [0, 1], [0, 0]], "SYMMETRIC"),
             lambda: tf.pad(x, [[0, 0], [0, 1], [1, 0], [0, 0]]),
             lambda: tf.pad(x, [[0, 0], [0, 1], [1, 0], [0, 0]], constant_values=0.5),
             lambda: tf.compat.v1.image.resize_nearest_neighbor(x, [8, 8]),

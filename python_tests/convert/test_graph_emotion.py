@@ -85,11 +85,3 @@ def test_way_back_to_litert(folder):
     interpreter.invoke()
     expected = tf.saved_model.load(str(SOURCE)).signatures["serving_default"](tf.constant(x))["out0"].numpy()
     assert np.abs(interpreter.get_tensor(result["index"]) - expected).max() < 1e-5
-
-
-def test_nothing_is_overwritten(folder):
-    before = (folder / "fused" / "saved_model.pb").stat()
-    done = command(SOURCE, "fused", cwd=folder)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: 'fused' exists; --overwrite, or `overwrite=True`, writes over it."
-    assert (folder / "fused" / "saved_model.pb").stat() == before

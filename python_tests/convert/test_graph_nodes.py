@@ -5,6 +5,10 @@ import pytest
 import tensorflow as tf
 from graph_support import Weights, batch_norm, check, conv, converted, depthwise, graph_def_of, picture, saved
 
+from tf_dwsconv.convert import graphs
+from tf_dwsconv.convert.graphs._source import open_source
+from tf_dwsconv.convert.graphs._write import function
+
 pytestmark = pytest.mark.usefixtures("op_library")
 
 SEPARABLE = ["depthwise + 1x1"]
@@ -138,10 +142,6 @@ def test_channels_first(tmp_path):
         tf.nn.relu(conv(y, w(1, 1, 8, 4), layout="NCHW"))
 
     source = saved(build, tmp_path / "frozen.pb")
-    from tf_dwsconv.convert import graphs
-    from tf_dwsconv.convert.graphs._source import open_source
-    from tf_dwsconv.convert.graphs._write import function
-
     [signature] = open_source(source).signatures
     rows = graphs._fuse(signature)
     assert [row.pattern for row in rows if row.fused] == ["expand + depthwise + 1x1"]
@@ -230,6 +230,23 @@ def test_inputs_may_be_inside(tmp_path):
         converted(path, outputs=["c"])
     with pytest.raises(ValueError, match="`inputs` must hold 'x'"):
         converted(path, inputs=["b"], outputs=["a/relu"])
+
+
+def test_inputs_without_a_shape(tmp_path):
+    """A filter tells of how many channels it reads."""
+    w = Weights()
+
+    def build():
+        x = tf.compat.v1.placeholder(tf.float32, None, name="x")
+        tf.nn.relu(conv(depthwise(x, w(3, 3, 6, 1)), w(1, 1, 6, 8)), name="y")
+
+    path = saved(build, tmp_path / "frozen.pb")
+    [signature] = open_source(path).signatures
+    [row] = graphs._fuse(signature)
+    assert row.pattern == "depthwise + 1x1"
+    x = np.random.default_rng(0).standard_normal((2, 7, 8, 6)).astype("float32")
+    old, new = (function(s)(x=tf.constant(x))["y"] for s in (open_source(path).signatures[0], signature))
+    np.testing.assert_allclose(new, old, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

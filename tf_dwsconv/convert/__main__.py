@@ -77,7 +77,7 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parser.error("an input must be given: a .keras file, a SavedModel's folder, or a frozen .pb")
     if given.output is None and given.export is None and given.network is None and not given.report:
         parser.error("an output, --export, --network or --report must be given")
-    given.is_graph = Path(given.input).is_dir() or given.input.endswith(".pb")
+    given.is_graph = given.input.endswith(".pb") or (Path(given.input).is_dir() and not given.input.endswith(".keras"))
     if given.is_graph:
         wrong = [flag for flag in ("export", "network", "training", "unsafe") if getattr(given, flag)]
         if wrong:

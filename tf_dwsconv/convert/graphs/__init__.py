@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable, Optional
 
 from tf_dwsconv._keras_graph import Graph
+from tf_dwsconv._tf import library
 from tf_dwsconv.convert import rules
 from tf_dwsconv.convert._report import Row, format_report
 from tf_dwsconv.convert._search import Search
@@ -73,6 +74,9 @@ def convert_saved_model(
     ['depthwise + 1x1']
     """
     path = check_target(target, source, overwrite)
+    if library.block_op() is None:
+        reason = "DWSCONV_DISABLE is set" if library.disabled() else library.load().reason
+        raise ValueError(f"a graph with ops of this package needs its op library: {reason}")
     opened = open_source(source, signatures, tags, inputs, outputs)
     rows: list[Row] = []
     for signature in opened.signatures:

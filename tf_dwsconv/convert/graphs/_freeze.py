@@ -20,8 +20,10 @@ _NOT_FOLDED = (
     "Const", "NoOp", "Placeholder", "PlaceholderWithDefault", "PlaceholderV2", "PartitionedCall", "StatelessIf",
     "StatelessWhile", "StatelessCase", "Switch", "Merge", "Enter", "Exit", "NextIteration", "LoopCond",
 )  # fmt: skip
-# A result of constants may be this many bytes, or twice what it is computed from: a filled array stays an op.
+# A result of constants may be this many bytes, or so many times what it is computed from, as weights that are stored in
+# 8 bits are: a filled array stays an op.
 _LARGE = 1 << 16
+_GROWTH = 8
 
 
 def written(nodes: Nodes, captures: Mapping[str, Any]) -> set[int]:
@@ -100,7 +102,7 @@ def tidy(nodes: Nodes) -> None:
     nodes.prune()
     _drop_idle_controls(nodes)
     controlling = {node_of(ref) for node in nodes for ref in node.input if ref.startswith("^")}
-    fetched = {node_of(ref) for ref in nodes.fetches}
+    fetched = {node_of(ref) for ref in nodes.fetches} | set(nodes.kept)
     instead = {}
     for node in nodes:
         plain = node.op in IDENTITIES and not any(ref.startswith("^") for ref in node.input)
@@ -126,11 +128,8 @@ def _drop_idle_controls(nodes: Nodes) -> None:
         if len(refs) < len(node.input):
             del node.input[:]
             node.input.extend(refs)
-    nodes.kept = [name for name in nodes.kept if name not in matters or matters[name] or name in _inputs(nodes)]
-
-
-def _inputs(nodes: Nodes) -> set[str]:
-    return {node.name for node in nodes if node.op == "Placeholder"}
+    inputs = {node.name for node in nodes if node.op.startswith("Placeholder")}
+    nodes.kept = [name for name in nodes.kept if matters[name] or name in inputs]
 
 
 def fold(nodes: Nodes) -> None:
@@ -173,7 +172,7 @@ def _compute(nodes: Nodes, wanted: list, constant: set[str]) -> None:
         is_small = tensor.shape.is_fully_defined() and tensor.dtype not in (tf.resource, tf.variant)
         if is_small and len(tensor.op.outputs) == 1:
             size = math.prod(tensor.shape) * (tensor.dtype.size or 64)
-            if size <= max(_LARGE, 2 * _bytes_below(nodes, node)):
+            if size <= max(_LARGE, _GROWTH * _bytes_below(nodes, node)):
                 few.append((node, tensor))
     with tf.compat.v1.Session(graph=graph, config=tf.compat.v1.ConfigProto(device_count={"GPU": 0})) as session:
         for (node, _), value in zip(few, session.run([tensor for _, tensor in few])):

@@ -177,7 +177,8 @@ def _bias_behind(reader: Any, end: Any, outputs: int, layout: str, others: list)
         fits = _layout(node) == layout and value is not None
     else:
         rank = reader.shape(f"{node.name}:0").rank
-        fits = value is not None and _vector_axis(value, rank) == (rank - 1 if layout == "channels_last" else 1)
+        axis = None if value is None or rank is None else _vector_axis(value, rank)
+        fits = axis is not None and axis == (rank - 1 if layout == "channels_last" else 1)
     if not fits or value.size != outputs:
         return None, others
     return value.reshape(-1), [*others, node]

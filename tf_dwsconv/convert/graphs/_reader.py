@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Optional
 
 import keras
+import tensorflow as tf
 
 from tf_dwsconv.convert.graphs import _ops
-from tf_dwsconv.convert.graphs._nodes import Nodes, node_of, tensor_of
+from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, node_of, tensor_of
 from tf_dwsconv.convert.graphs._patterns import Patterns
 
 # Keras takes no "/" in names, and TensorFlow writes no "\" into them.
@@ -45,6 +46,7 @@ class Reader:
         self.nodes, self.readers, self._specs = nodes, nodes.readers(), nodes.specs()
         self.reasons: dict[str, str] = {}
         self.read: set[str] = set()
+        self._known = _shapes_by_filters(nodes)
         self._tensors: dict[str, Any] = {}
         self._refs: dict[int, str] = {}
         self._inputs: list = []
@@ -94,7 +96,9 @@ class Reader:
 
     def shape(self, ref: str) -> Any:
         """A tensor's shape, as far as it is known."""
-        return self._specs[tensor_of(ref)].shape
+        ref = tensor_of(ref)
+        shape = self._specs[ref].shape
+        return shape.merge_with(self._known[ref]) if ref in self._known else shape
 
     def dtype(self, ref: str) -> str:
         """The name of a tensor's dtype."""
@@ -115,6 +119,18 @@ class Reader:
             return None
         needed = _inputs_of(outputs)
         return keras.Model([t for t in self._inputs if id(t) in needed], outputs)
+
+
+def _shapes_by_filters(nodes: Nodes) -> dict[str, tf.TensorShape]:
+    """What filters tell of what convolutions read: graphs whose input has no shape are common."""
+    known = {}
+    for node in nodes:
+        kernel = nodes.value(node.input[1]) if node.op in _ops.CONVOLUTIONS else None
+        if kernel is not None:
+            axis = 1 if attribute(node, "data_format").s == b"NCHW" else 3
+            shape = [kernel.shape[2] if i == axis else None for i in range(4)]
+            known[tensor_of(node.input[0])] = tf.TensorShape(shape)
+    return known
 
 
 def _inputs_of(outputs: list) -> set[int]:

@@ -74,8 +74,10 @@ def open_source(
         TypeError, ValueError: an argument that cannot be, by name; a file that cannot be read.
     """
     source = _checked_path(path)
-    if isinstance(signatures, str):
-        raise TypeError(f"`signatures` must be a list of names; given {signatures!r} of type str.")
+    given = {"signatures": signatures, "tags": tags, "inputs": inputs, "outputs": outputs}
+    for argument, names in given.items():
+        if isinstance(names, str) or (names is not None and not hasattr(names, "__iter__")):
+            raise TypeError(f"`{argument}` must be a list of names; given {names!r} of type {type(names).__name__}.")
     if source.is_dir():
         if inputs is not None or outputs is not None:
             raise ValueError("`inputs` and `outputs` are of a GraphDef's file; a SavedModel has signatures.")

@@ -30,14 +30,15 @@ def check_target(target: PathLike, source: PathLike, overwrite: bool) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"the folder {str(path.parent)!r} of {os.fspath(target)!r} cannot be written to.")
     if path.exists():
-        same = " (it is the input)" if Path(source).exists() and path.samefile(source) else ""
+        is_there = isinstance(source, (str, os.PathLike)) and Path(source).exists()
+        same = " (it is the input)" if is_there and path.samefile(source) else ""
         if not overwrite:
             raise ValueError(f"{os.fspath(target)!r} exists{same}; --overwrite, or `overwrite=True`, writes over it.")
         if not path.is_dir():
             raise ValueError(f"{os.fspath(target)!r} is a file; a SavedModel is a folder.")
         if any(path.iterdir()) and not is_saved_model(path):
             raise ValueError(f"{os.fspath(target)!r} is no SavedModel, and would be deleted; name another folder.")
-        if Path(source).absolute().is_relative_to(path) and not path.samefile(source):
+        if is_there and Path(source).resolve().is_relative_to(path.resolve()) and not path.samefile(source):
             raise ValueError(f"{os.fspath(target)!r} holds the input, which would be deleted; name another folder.")
     return path
 
