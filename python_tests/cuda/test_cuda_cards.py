@@ -90,7 +90,8 @@ def test_bandwidth_and_clock_are_the_cards_own(library):
         card(library, *numbers)
         modelled[name] = Call(library, *shapes, "float16").plan.modelled_us
     assert modelled["H200"] == pytest.approx(modelled["no numbers"], rel=0.01)
-    assert modelled["H100"] / modelled["H200"] == pytest.approx(3201 * 6144 / (2619 * 5120), rel=0.05)
+    # Memory is 1.47 times as fast; launches and what does not overlap take as long.
+    assert 1.3 < modelled["H100"] / modelled["H200"] < 3201 * 6144 / (2619 * 5120)
     assert modelled["T4"] > 8 * modelled["H200"]
 
 
