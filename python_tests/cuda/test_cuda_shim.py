@@ -136,7 +136,7 @@ def test_activations_of_every_float16(library, activation):
     actual, plan = compute(library, (x, layer, None), "float16", path="stream")
     with np.errstate(over="ignore"):
         expected = reference.forward(x, layer)
-        half = np.maximum(np.abs(np.spacing(expected.astype(np.float16)).astype(np.float64)), 2.0**-24) / 2
+        half = np.maximum(np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64), 2.0**-24) / 2
     error = np.abs(actual.astype(np.float64) - expected)
     error[~np.isfinite(half)] = 0  # past the largest number
     assert np.all(error <= 1.05 * half + 2e-7), (plan.text, x[error > 1.05 * half + 2e-7][:5])
