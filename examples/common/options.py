@@ -18,6 +18,11 @@ flags.disclaim_key_flags()
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
+def images(what: str) -> Any:
+    """Pictures."""
+    return flags.DEFINE_multi_string("image", [], what)
+
+
 class _Sizes(flags.ArgumentParser):
     """A list of positive integers, as a tuple; as many as there are names, or any number."""
 

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 import numpy as np
-from absl import app, flags
+from absl import app
 from common import options, record
 from face_detector import pictures
 
@@ -33,7 +33,7 @@ FACE = (slice(75, 192), slice(163, 280))
 SIDE = 64
 
 _MODEL = options.model(str(ROOT / "third_party" / "emotion_saved_model"), "The SavedModel, of the same signature.")
-_IMAGE = flags.DEFINE_string("image", None, "A picture of one face; without it the astronaut's of scikit-image.")
+_IMAGE = options.images("A picture of one face; without it the astronaut's of scikit-image.")
 _REPEAT = options.repeat(30, "Timed runs of each graph.")
 _OUTPUT = options.output("convert_emotions", "the converted SavedModel and the picture")
 
@@ -88,7 +88,7 @@ def draw(pixels: np.ndarray, before: np.ndarray, after: np.ndarray, path: Path) 
 def main(argv: list[str]) -> int:
     options.no_arguments(argv)
     try:
-        pixels = face(_IMAGE.value)
+        pixels = face(_IMAGE.value[0] if _IMAGE.value else None)
     except pictures.PictureError as error:
         print(f"convert_emotions: {error}", file=sys.stderr)
         return 2

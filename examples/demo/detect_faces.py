@@ -35,7 +35,7 @@ STOCK, OURS = "keras.layers.SeparableConv2D", "tf_dwsconv.DepthwiseSepConv2D"
 BLOCKS, PROGRAM = 'convert(model, fuse="blocks")', "convert(model)"
 NATIVE = "native.Network"
 
-_IMAGE = flags.DEFINE_multi_string("image", [], "A picture to search (repeatable); plain arguments are pictures too.")
+_IMAGE = options.images("A picture to search (repeatable); plain arguments are pictures too.")
 _ASTRONAUT = flags.DEFINE_bool("astronaut", True, "Also search the astronaut picture of scikit-image.")
 _SIZE = options.size(416, "Side of the network's square input: 416, 224 or any multiple of 32.", 32)
 _THRESHOLD = flags.DEFINE_float("threshold", 0.5, "The least score of a face.", lower_bound=0.0, upper_bound=1.0)

@@ -239,7 +239,7 @@ def test_what_is_refused(function):
         function(subclassed)
     with pytest.raises(ValueError, match=r"'loose'.*not built"):
         function(keras.Sequential([L.SeparableConv2D(4, 3)], name="loose"))
-    for other in (None, "model.keras", L.Conv2D(3, 1)):
+    for other in (None, 3, L.Conv2D(3, 1)):
         with pytest.raises(TypeError, match=r"`model` must be a Keras model"):
             function(other)
 

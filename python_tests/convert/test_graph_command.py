@@ -72,7 +72,7 @@ def test_graphs_that_are_not_frozen(folder, capsys):
         (["g.pb", "there", "--overwrite"], 1, "'there' is no SavedModel, and would be deleted"),
         (["g.pb", "out", "--training"], 2, "--training is of .keras files"),
         (["g.keras", "out.keras", "--tags", "a"], 2, "--tags is of SavedModels"),
-        (["g.pb"], 2, "an output, --export or --report must be given"),
+        (["g.pb"], 2, "an output, --export, --network or --report must be given"),
     ],
 )
 def test_wrong_arguments(arguments, status, words, folder, capsys):

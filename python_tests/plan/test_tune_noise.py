@@ -129,7 +129,7 @@ def test_what_a_quiet_run_kept_stays(cache, monkeypatch):
 COMMAND = """
 from tf_dwsconv.tune import __main__ as command, _search
 _search.OtherPrograms.slowdown = lambda self: 100.0
-command.app.run(command.main, argv=["tune", "--shape=1,8,8,16,16", "--seconds=0.02", "--threads=1"])
+assert command.main(["--shape=1,8,8,16,16", "--seconds=0.02", "--threads=1"]) == 0
 """
 
 

@@ -21,18 +21,23 @@ from tf_dwsconv.layers import FusedNetwork
 def plan(graph: Graph, translator: Translator, report: Report) -> Plan:
     """What is to become of a graph's calls; the report learns into which networks its blocks go."""
     found: Plan = {}
+    given: set[str] = set()
     for part in _parts.find(graph, translator):
-        name = _name(graph, part)
+        name = _name(graph, part, given)
+        given.add(name)
         found.update({id(node): None for node in part.nodes})
         found[id(part.nodes[-1])] = _assembly(graph, part, name, translator)
         report.in_network([layer for node in part.nodes for layer in _layers(node)], name)
     return found
 
 
-def _name(graph: Graph, part: Part) -> str:
-    """That of the last layer, by which a result of the model is found; of several results each keeps its own."""
+def _name(graph: Graph, part: Part, given: set[str]) -> str:
+    """That of the last layer, by which a result of the model is found; of several results each keeps its own.
+
+    given: the names of networks that this graph has already.
+    """
     inside = {id(node) for node in part.nodes}
-    others = {node.operation.name for node in graph.nodes if id(node) not in inside}
+    others = {node.operation.name for node in graph.nodes if id(node) not in inside} | given
     if len(part.outs) == 1:
         producer = graph.producer(part.outs[0])
         is_named = id(part.outs[0]) in graph.outputs or isinstance(producer.operation, keras.Layer)
