@@ -19,7 +19,7 @@ CONTENTS = {
     "Use": [
         "installing", "using", "converting", "report", "training", "tuning_a_model", "workers", "migrating", "examples",
     ],
-    "Help": ["troubleshooting", "performance", "results"],
+    "Help": ["troubleshooting", "performance", "bfloat16", "results"],
     "Reference": ["api", "api_native", "api_analysis", "analysis", "program", "changelog"],
     "How it is made": [
         "design", "ladder", "tuning", "cuda", "cuda_backward", "cuda_block", "contributing",

@@ -138,12 +138,8 @@ def test_quick_commands_run(tmp_path, monkeypatch, capsys):
     for command in COMMANDS:
         words = words_of(command)
         quick = r"tf_dwsconv\.(convert|analysis(?!\.traffic$))|tf_dwsconv\.tune --(show|clear)"
-        if (
-            words[0] == "python"
-            and words[1] == "-m"
-            and re.match(quick, " ".join(words[2:]))
-            and "frozen.pb" not in words
-        ):
+        is_quick = words[:2] == ["python", "-m"] and re.match(quick, " ".join(words[2:]))
+        if is_quick and "frozen.pb" not in words:
             name = words[2] if words[2].endswith("traffic") else f"{words[2]}.__main__"
             assert importlib.import_module(name).main(words[3:]) == 0, (command, capsys.readouterr().err)
             ran += 1

@@ -19,7 +19,7 @@ import pytest
 import tf_dwsconv
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("analysis", "convert", "tune")
+COMMANDS = ("analysis", "convert", "profile", "tune")
 SITE = Path(sysconfig.get_paths()["platlib"])
 
 # A layer against the stock layer with the same weights, in eager mode, in a function and through save and load.

@@ -8,6 +8,7 @@ import keras
 
 from tf_dwsconv import _program_shapes, _tf_keras
 from tf_dwsconv._program import DTYPES, Program
+from tf_dwsconv.layers._described import Described
 from tf_dwsconv.layers._shared import check_backend, value
 
 if keras.config.backend() == "tensorflow":
@@ -16,7 +17,7 @@ if keras.config.backend() == "tensorflow":
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
-class FusedNetwork(_tf_keras.NotInside, keras.layers.Layer):
+class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     """A network as one op: a program of steps, which runs from its inputs to its outputs without TensorFlow between.
 
     `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; nobody
@@ -63,6 +64,10 @@ class FusedNetwork(_tf_keras.NotInside, keras.layers.Layer):
             raise ValueError("`program` must have an input and an output.")
         self._program = given.with_dtype(self.compute_dtype)
         self.supports_jit = False
+
+    def describe(self) -> str:
+        count = len(self._program.steps)
+        return f"{count} step{'s' * (count != 1)}"
 
     @property
     def program(self) -> str:
