@@ -84,5 +84,6 @@ def test_pip_builds_the_libraries(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"tf_dwsconv-{tf_dwsconv.__version__}+tf{MINOR}-cp")
     with zipfile.ZipFile(wheel) as packed:
-        for name in ("_dwsconv_ops.so", "_native.so", "_lab.so", "libtf_dwsconv.so", "tf_dwsconv.h", "_build_info.json"):
+        built = ("_dwsconv_ops.so", "_native.so", "_lab.so", "libtf_dwsconv.so", "tf_dwsconv.h", "_build_info.json")
+        for name in built:
             assert packed.read(f"tf_dwsconv/{name}") == (ROOT / "tf_dwsconv" / name).read_bytes(), name
