@@ -9,20 +9,18 @@ TensorFlow. Steps are measured one by one, each the least of several runs, so th
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from tf_dwsconv._command import Parser, run
 from tf_dwsconv._text import table
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tf_dwsconv.profile", description="Measures each step of a network, without TensorFlow."
-    )
+def _parser() -> Parser:
+    parser = Parser("profile", description="Measures each step of a network, without TensorFlow.")
     parser.add_argument("model", help="a file of tf_dwsconv.save_network, or a .keras file")
     parser.add_argument("--batch", type=int, default=1, help="pictures in a call (default 1)")
     parser.add_argument("--size", metavar="HxW", help="of pictures, where the network leaves it open: 224x224")
@@ -99,16 +97,14 @@ def _inputs(network: Any, batch: int, size: Optional[str]) -> list:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the command; returns its exit status."""
-    given = _parser().parse_args(argv)
-    try:
+
+    def command(given: Any) -> None:
         network = _network(given.model)
         inputs = _inputs(network, given.batch, given.size)
         steps = network.profile(inputs if len(inputs) > 1 else inputs[0], given.threads, given.repeats)
-    except Exception as error:  # of files, of Keras, and of whatever the model is made of
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    print(format_profile(steps, given.top))
-    return 0
+        print(format_profile(steps, given.top))
+
+    return run(command, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":

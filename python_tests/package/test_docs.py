@@ -95,7 +95,8 @@ def check_python_command(words: list[str]) -> None:
         if not module.startswith("tf_dwsconv"):
             assert module == "pip"
             return
-        name = f"{module}.__main__" if module != "tf_dwsconv.analysis.traffic" else module
+        is_file = module in ("tf_dwsconv.analysis.traffic", "tf_dwsconv.profile")
+        name = module if is_file else f"{module}.__main__"
         command = importlib.import_module(name)
         if module != "tf_dwsconv":
             command._parser().parse_args(words[2:])
