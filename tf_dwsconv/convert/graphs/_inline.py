@@ -1,6 +1,7 @@
 """Puts the bodies of functions in the place of their calls, so that what a graph computes lies in one graph.
 
-What stays a call: functions that XLA is to compile, those of `While` and `If`, and what calls itself.
+What stays a call: functions that XLA is to compile, those of `While` and `If`, and what calls itself. A function for XLA
+that is one convolution is put in place too: Keras wraps grouped ones so, as ConvNeXt's depthwise convolutions are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, is_stateful, node_of, tensor_of
 
+# What the body of one convolution consists of.
+_ONE_CONVOLUTION = {"Conv2D", "ReadVariableOp", "Identity", "Const", "NoOp"}
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # Deeper than this only what calls itself goes.
 _MOST_PASSES = 32
@@ -35,9 +38,13 @@ def _body_name(nodes: Nodes, node: Any) -> str:
     """The function that a node calls and that may take its place; "" for none."""
     name = attribute(node, "f").func.name if node.op in _CALLS else node.op
     function = nodes.functions.get(name)
-    if function is None or function.signature.attr or attribute(node, "_XlaMustCompile").b:
+    if function is None or function.signature.attr:
         return ""
-    return "" if attribute(function, "_XlaMustCompile").b or attribute(function, "_noinline").b else name
+    ops = [inner.op for inner in function.node_def]
+    if ops.count("Conv2D") == 1 and set(ops) <= _ONE_CONVOLUTION:
+        return name
+    stays = attribute(node, "_XlaMustCompile").b or attribute(function, "_XlaMustCompile").b
+    return "" if stays or attribute(function, "_noinline").b else name
 
 
 def _inline(nodes: Nodes, graph: Any, call: Any) -> None:

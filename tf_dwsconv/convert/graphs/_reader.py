@@ -98,7 +98,9 @@ class Reader:
         """A tensor's shape, as far as it is known."""
         ref = tensor_of(ref)
         shape = self._specs[ref].shape
-        return shape.merge_with(self._known[ref]) if ref in self._known else shape
+        known = self._known.get(ref)
+        # The filter of a grouped convolution has a part of the channels: where they are known, they count.
+        return shape if known is None or not shape.is_compatible_with(known) else shape.merge_with(known)
 
     def dtype(self, ref: str) -> str:
         """The name of a tensor's dtype."""
