@@ -1,7 +1,7 @@
 """Puts the bodies of functions in the place of their calls, so that what a graph computes lies in one graph.
 
-What stays a call: functions that XLA is to compile, those of `While` and `If`, and what calls itself. A function for XLA
-that is one convolution is put in place too: Keras wraps grouped ones so, as ConvNeXt's depthwise convolutions are.
+What stays a call: functions that XLA is to compile, those of `While` and `If`, and what calls itself. A function for
+XLA that is one convolution is put in place too: Keras wraps grouped ones so, as ConvNeXt's depthwise convolutions are.
 """
 
 from __future__ import annotations
