@@ -6,7 +6,7 @@ FAULTS = (
     Fault(
         "the fallback's norm without epsilon",
         "tf_dwsconv/_tf/stock.py",
-        "variance + tf.constant(attributes.epsilon, z.dtype)",
+        "variance + tf.constant(epsilon, z.dtype)",
         "variance",
         ("block/test_conv_block.py",),
     ),

@@ -26,7 +26,7 @@ def plan(graph: Graph, translator: Translator, report: Report) -> Plan:
         name = _name(graph, part, given)
         given.add(name)
         found.update({id(node): None for node in part.nodes})
-        found[id(part.nodes[-1])] = _assembly(graph, part, name, translator)
+        found[id(part.nodes[-1])] = _assembly(graph, part, name, given, translator)
         report.in_network([layer for node in part.nodes for layer in _layers(node)], name)
     return found
 
@@ -52,7 +52,7 @@ def _name(graph: Graph, part: Part, given: set[str]) -> str:
     return name
 
 
-def _assembly(graph: Graph, part: Part, name: str, translator: Translator) -> Assembly:
+def _assembly(graph: Graph, part: Part, name: str, given: set[str], translator: Translator) -> Assembly:
     builder = Builder()
     tensors = {id(t): builder.input(t.name, t.shape) for t in part.inputs}
     for node in part.nodes:
@@ -69,7 +69,12 @@ def _assembly(graph: Graph, part: Part, name: str, translator: Translator) -> As
     step = Step(network, lambda: assign(network.values, values))
     # Keras finds results of the model by the names of the layers that they come from.
     names = [graph.producer(t).operation.name if id(t) in graph.outputs else None for t in part.outs]
-    ends = [_end(n, network) if len(names) > 1 or n != name else None for n in names]
+    ends = []
+    for of_result in names:
+        # A layer that is called twice may be the last of two networks, and its name can be there only once.
+        is_named = len(names) == 1 and of_result == name
+        ends.append(None if is_named or of_result in given - {name} else _end(of_result, network))
+        given |= {of_result} - {None}
 
     def call(inputs: list) -> list:
         results = keras.tree.flatten(network(inputs if len(inputs) > 1 else inputs[0]))

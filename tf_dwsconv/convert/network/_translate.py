@@ -338,9 +338,8 @@ RULES: dict[type, Callable[[Call], Optional[int]]] = {
     L.Normalization: _normalization,
     **dict.fromkeys((L.BatchNormalization, L.Rescaling), affine),
     **dict.fromkeys((L.Activation, L.ReLU, L.LeakyReLU, L.ELU), _activation),
+    **({} if _read.LayerScale is None else {_read.LayerScale: affine}),
 }
-if _read.LayerScale is not None:
-    RULES[_read.LayerScale] = affine
 
 # Of a list of inputs.
 MERGES: dict[type, Callable[[Call], Optional[int]]] = {
