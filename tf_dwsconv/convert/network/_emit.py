@@ -21,38 +21,57 @@ from tf_dwsconv.layers import FusedNetwork
 def plan(graph: Graph, translator: Translator, report: Report) -> Plan:
     """What is to become of a graph's calls; the report learns into which networks its blocks go."""
     found: Plan = {}
-    given: set[str] = set()
+    names = _Names(graph)
     for part in _parts.find(graph, translator):
-        name = _name(graph, part, given)
-        given.add(name)
+        name = names.of_network(part)
         found.update({id(node): None for node in part.nodes})
-        found[id(part.nodes[-1])] = _assembly(graph, part, name, given, translator)
+        found[id(part.nodes[-1])] = _assembly(graph, part, name, names, translator)
         report.in_network([layer for node in part.nodes for layer in _layers(node)], name)
     return found
 
 
-def _name(graph: Graph, part: Part, given: set[str]) -> str:
-    """That of the last layer, by which a result of the model is found; of several results each keeps its own.
+class _Names:
+    """Names of the networks of a graph, and of its results: Keras finds those by the layers that they come from."""
 
-    given: the names of networks that this graph has already.
-    """
-    inside = {id(node) for node in part.nodes}
-    others = {node.operation.name for node in graph.nodes if id(node) not in inside} | given
-    if len(part.outs) == 1:
-        producer = graph.producer(part.outs[0])
-        is_named = id(part.outs[0]) in graph.outputs or isinstance(producer.operation, keras.Layer)
-        name = producer.operation.name if is_named else graph.name(part.nodes)
-        if name not in others:
-            return name
-    name, number = "network", 1
-    taken = others | {graph.producer(t).operation.name for t in part.outs}
-    while name in taken:
-        number += 1
-        name = f"network_{number}"
-    return name
+    def __init__(self, graph: Graph):
+        self._graph, self._given = graph, set()
+        results = [node.operation.name for node in graph.nodes for t in node.outputs if id(t) in graph.outputs]
+        # Of a layer that gives several results, which may come from several networks.
+        self._shared = {name for name in results if results.count(name) > 1}
+        self._ends: dict[str, Any] = {}
+
+    def of_network(self, part: Part) -> str:
+        """That of the last layer, if the network can stand for it; of several results each keeps its own."""
+        graph, inside = self._graph, {id(node) for node in part.nodes}
+        others = {node.operation.name for node in graph.nodes if id(node) not in inside} | self._given | self._shared
+        name = ""
+        if len(part.outs) == 1:
+            producer = graph.producer(part.outs[0])
+            is_named = id(part.outs[0]) in graph.outputs or isinstance(producer.operation, keras.Layer)
+            name = producer.operation.name if is_named else graph.name(part.nodes)
+        if not name or name in others:
+            name, number = "network", 1
+            taken = others | {graph.producer(t).operation.name for t in part.outs}
+            while name in taken:
+                number += 1
+                name = f"network_{number}"
+        self._given.add(name)
+        return name
+
+    def end(self, result: Any, network: Any) -> Optional[Any]:
+        """A layer that has the name of a result behind a network of another name; None where none is needed."""
+        if id(result) not in self._graph.outputs:
+            return None
+        name = self._graph.producer(result).operation.name
+        if name == network.name:
+            return None
+        if name not in self._ends:
+            self._ends[name] = keras.layers.Identity(name=name, dtype=network.compute_dtype)
+            self._given.add(name)
+        return self._ends[name]
 
 
-def _assembly(graph: Graph, part: Part, name: str, given: set[str], translator: Translator) -> Assembly:
+def _assembly(graph: Graph, part: Part, name: str, names: _Names, translator: Translator) -> Assembly:
     builder = Builder()
     tensors = {id(t): builder.input(t.name, t.shape) for t in part.inputs}
     for node in part.nodes:
@@ -67,24 +86,13 @@ def _assembly(graph: Graph, part: Part, name: str, given: set[str], translator: 
         program, name=name, dtype=with_weights[0].dtype_policy, trainable=all(layer.trainable for layer in with_weights)
     )
     step = Step(network, lambda: assign(network.values, values))
-    # Keras finds results of the model by the names of the layers that they come from.
-    names = [graph.producer(t).operation.name if id(t) in graph.outputs else None for t in part.outs]
-    ends = []
-    for of_result in names:
-        # A layer that is called twice may be the last of two networks, and its name can be there only once.
-        is_named = len(names) == 1 and of_result == name
-        ends.append(None if is_named or of_result in given - {name} else _end(of_result, network))
-        given |= {of_result} - {None}
+    ends = [names.end(result, network) for result in part.outs]
 
     def call(inputs: list) -> list:
         results = keras.tree.flatten(network(inputs if len(inputs) > 1 else inputs[0]))
         return [y if end is None else end(y) for y, end in zip(results, ends)]
 
     return Assembly(part.inputs, part.outs, call, [step, *(Step(end) for end in ends if end is not None)])
-
-
-def _end(name: Optional[str], network: Any) -> Optional[Any]:
-    return None if name is None else keras.layers.Identity(name=name, dtype=network.compute_dtype)
 
 
 def _layers(node: Any) -> list:
