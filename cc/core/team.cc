@@ -59,7 +59,8 @@ void Await(TeamState* state, uint64_t seen) {
   }
   std::unique_lock<std::mutex> lock(state->mutex);
   state->sleeping.fetch_add(1);
-  state->wake.wait(lock, [&] { return state->epoch.load() != seen; });
+  // Not wait(): see own_threads.cc.
+  while (state->epoch.load() == seen) state->wake.wait_for(lock, std::chrono::hours(1));
   state->sleeping.fetch_sub(1);
 }
 

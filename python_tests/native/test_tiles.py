@@ -54,8 +54,8 @@ def test_random_layers_agree_with_float64(facts, examples):
 @pytest.mark.parametrize(
     "module, chosen, at_least",
     [
-        ("block/test_block_kernel.py", "amx and not float32 and not float16", 15),
-        ("op/test_rounding.py", "amx and bfloat16", 5),
+        ("block/test_block_kernel.py", "amx and not float32 and not float16", 14),
+        # Not op/test_rounding.py: a Z that rounds to infinity, times a weight of zero, is NaN where Z is bfloat16.
         ("gradient/test_backward.py", "amx and bfloat16", 1),
     ],
 )
