@@ -39,6 +39,12 @@ except ImportError as error:
         "`make build`; otherwise reinstall tf_dwsconv for this Python and platform."
     ) from error
 
+if not hasattr(_native, "Network"):
+    raise ImportError(
+        "tf_dwsconv._native is older than the package around it. In a checkout, run `make build`; otherwise reinstall "
+        "tf_dwsconv."
+    )
+
 from tf_dwsconv.native._network import Network
 
 __all__ = ["LADDER", "Layer", "Network", "calls", "cpu_info", "depthwise_sep_conv2d", "plan", "traffic"]
