@@ -90,7 +90,7 @@ def _layer_and_gradient() -> Checks:
 
 
 def _network() -> Checks:
-    """A network of two inverted residuals, beside what `convert` makes of it."""
+    """A network of two inverted residuals, beside the two that `convert` makes of it."""
     import keras
 
     layers = keras.layers
@@ -107,11 +107,12 @@ def _network() -> Checks:
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
     pictures = random.standard_normal((2, 24, 24, 8), np.float32)
-    fused = tf_dwsconv.convert(model)
-    left = sum(isinstance(layer, (layers.DepthwiseConv2D, layers.BatchNormalization)) for layer in fused.layers)
-    if left:
-        raise RuntimeError(f"convert left {left} depthwise convolutions and batch norms as they were")
-    yield "a network, converted", _difference(fused(pictures), model(pictures))
+    for fuse, name in (("blocks", "a network of fused blocks"), ("network", "a network as one program")):
+        fused = tf_dwsconv.convert(model, fuse=fuse)
+        left = sum(isinstance(layer, (layers.DepthwiseConv2D, layers.BatchNormalization)) for layer in fused.layers)
+        if left:
+            raise RuntimeError(f"{name}: convert left {left} depthwise convolutions and batch norms as they were")
+        yield name, _difference(fused(pictures), model(pictures))
 
 
 def _print_facts(info: dict[str, Any]) -> None:

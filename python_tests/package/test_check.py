@@ -16,7 +16,13 @@ pytestmark = [
     pytest.mark.usefixtures("op_library"),
     pytest.mark.skipif(FALLBACK, reason="it is about the fused op"),
 ]
-CHECKED = ("the kernel on NumPy arrays", "a layer", "its gradients", "a network, converted")
+CHECKED = (
+    "the kernel on NumPy arrays",
+    "a layer",
+    "its gradients",
+    "a network of fused blocks",
+    "a network as one program",
+)
 
 
 def test_all_is_well(capsys):
@@ -33,13 +39,15 @@ def test_all_is_well(capsys):
 
 @pytest.mark.parametrize("result", [1.001, np.nan])
 def test_a_wrong_result_is_noticed(monkeypatch, capsys, result):
-    """In each of the three ways into the kernels."""
+    """In each of the four ways into the kernels."""
     real = native.depthwise_sep_conv2d
     monkeypatch.setattr(native, "depthwise_sep_conv2d", lambda *a, **k: result * real(*a, **k))
     call = tf_dwsconv.DepthwiseSepConv2D.call
     monkeypatch.setattr(tf_dwsconv.DepthwiseSepConv2D, "call", lambda self, x: result * call(self, x))
     block = tf_dwsconv.FusedConvBlock.call
     monkeypatch.setattr(tf_dwsconv.FusedConvBlock, "call", lambda self, x: result * block(self, x))
+    network = tf_dwsconv.FusedNetwork.call
+    monkeypatch.setattr(tf_dwsconv.FusedNetwork, "call", lambda self, x: result * network(self, x))
     assert check.main([]) == 1
     out = capsys.readouterr().out
     assert [name for name in CHECKED if f"WRONG  {name}: differs by" in out] == list(CHECKED)
