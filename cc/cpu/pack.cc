@@ -16,6 +16,8 @@ namespace {
 
 std::atomic<int64_t> pack_calls{0};
 
+constexpr int64_t kLine = 16;  // floats: each part starts on a cache line
+
 template <typename T>
 void ToFloats(const T* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = ToFloat(from[i]);
@@ -112,23 +114,6 @@ void PackedDepthwise::SetFilters(DepthwiseArgs* args) const {
   args->packed_bias = packed_bias;
 }
 
-bool PackedFilters::Allocate(std::initializer_list<Part> parts) {
-  constexpr int64_t kLine = 16;  // floats: each part starts on a cache line
-  int64_t total = 0;
-  for (const Part& part : parts) {
-    if (__builtin_add_overflow(total, RoundUp(part.floats, kLine), &total)) return false;
-  }
-  memory_ = AllocateAligned<float>(total);
-  if (!memory_) return false;
-  bytes_ = total * static_cast<int64_t>(sizeof(float));
-  float* next = memory_.get();
-  for (const Part& part : parts) {
-    if (part.floats > 0) *part.at = next;
-    next += RoundUp(part.floats, kLine);
-  }
-  return true;
-}
-
 template <typename T>
 void PackedFilters::FillDepthwise(const Chain& c, const Buffers& b) {
   const T* const D = static_cast<const T*>(b.depthwise_filter);
@@ -176,7 +161,8 @@ void PackedFilters::FillProduct(int64_t C, int64_t M, int64_t K, const void* fil
 }
 
 template <typename T>
-void PackedFilters::Fill(const Chain& c, const Buffers& b) {
+void PackedFilters::FillAll(const Buffers& b) {
+  const Chain& c = chain_;
   FillDepthwise<T>(c, b);
   if (c.E > 0) FillProduct<T>(c.E, 1, c.C, b.expand_filter, b.expand_bias, b.expand_slopes, expand_);
   if (convert_.filter) {
@@ -188,7 +174,7 @@ void PackedFilters::Fill(const Chain& c, const Buffers& b) {
   FillProduct<T>(ProjectRows(c) / M, M, c.K, b.pointwise_filter, b.bias, b.slopes, project_);
 }
 
-std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& of, Isa isa, const Buffers& buffers, bool may_repeat) {
+std::unique_ptr<PackedFilters> PackedFilters::Lay(const Chain& of, Isa isa, bool may_repeat) {
   std::unique_ptr<PackedFilters> packed(new (std::nothrow) PackedFilters);
   if (!packed) return nullptr;
   const KernelTable& kernels = Kernels(isa, of);
@@ -196,7 +182,8 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& of, Isa isa, con
   packed->kernels_ = packed->run_ = &kernels;
   packed->repeats_ = may_repeat && RepeatsInput(of, kernels.vector_floats);
   packed->together_ = PixelsTogether(of);
-  const Chain c = packed->Layer(PackedAs(of));
+  packed->chain_ = packed->Layer(PackedAs(of));
+  const Chain& c = packed->chain_;
   const auto prelu = [](const Activation& a) { return a.kind == ActivationKind::kPRelu; };
 
   // Floats of a product's panels of `rows` by K; a pair of bfloat16 is one.
@@ -219,23 +206,43 @@ std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& of, Isa isa, con
   packed->convert_.channel_stride = x;
   const int64_t expand_bias = c.E > 0 ? RoundUp(c.C, kernels.tile_channels) : 0;
   const int64_t bias = c.has_project ? RoundUp(c.K, kernels.tile_channels) : 0;
-  if (!packed->Allocate({{&d.filter, filter},
-                         {&d.bias, c.M * d.channel_stride},
-                         {&d.packed_filter, C * taps},
-                         {&d.packed_bias, C},
-                         {&packed->project_.panels, project},
-                         {&packed->project_.bias, bias},
-                         {&packed->project_.slopes, prelu(c.out) ? bias : 0},
-                         {&d.slopes, prelu(c.mid) ? c.CM() : 0},
-                         {&packed->expand_.panels, expand},
-                         {&packed->expand_.bias, expand_bias},
-                         {&packed->expand_.slopes, prelu(c.expand) ? expand_bias : 0},
-                         {&packed->convert_.filter, x},
-                         {&packed->convert_.bias, x}})) {
-    return nullptr;
+  packed->parts_ = {{&d.filter, filter},
+                    {&d.bias, c.M * d.channel_stride},
+                    {&d.packed_filter, C * taps},
+                    {&d.packed_bias, C},
+                    {&packed->project_.panels, project},
+                    {&packed->project_.bias, bias},
+                    {&packed->project_.slopes, prelu(c.out) ? bias : 0},
+                    {&d.slopes, prelu(c.mid) ? c.CM() : 0},
+                    {&packed->expand_.panels, expand},
+                    {&packed->expand_.bias, expand_bias},
+                    {&packed->expand_.slopes, prelu(c.expand) ? expand_bias : 0},
+                    {&packed->convert_.filter, x},
+                    {&packed->convert_.bias, x}};
+  int64_t total = 0;
+  for (const Part& part : packed->parts_) {
+    if (__builtin_add_overflow(total, RoundUp(part.floats, kLine), &total)) return nullptr;
   }
-  WithType(c.dtype, [&](auto type) { return packed->Fill<decltype(type)>(c, buffers); });
+  if (__builtin_mul_overflow(total, static_cast<int64_t>(sizeof(float)), &packed->bytes_)) return nullptr;
+  return packed;
+}
+
+void PackedFilters::Fill(const Buffers& buffers, float* memory) {
+  for (const Part& part : parts_) {
+    if (part.floats > 0) *part.at = memory;
+    memory += RoundUp(part.floats, kLine);
+  }
+  WithType(chain_.dtype, [&](auto type) { FillAll<decltype(type)>(buffers); });
   pack_calls.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::unique_ptr<PackedFilters> PackedFilters::Make(const Chain& chain, Isa isa, const Buffers& buffers,
+                                                   bool may_repeat) {
+  std::unique_ptr<PackedFilters> packed = Lay(chain, isa, may_repeat);
+  if (!packed) return nullptr;
+  packed->memory_ = AllocateAligned<float>(packed->bytes_ / static_cast<int64_t>(sizeof(float)));
+  if (!packed->memory_) return nullptr;
+  packed->Fill(buffers, packed->memory_.get());
   return packed;
 }
 

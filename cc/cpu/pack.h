@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "cc/core/aligned_buffer.h"
 #include "cc/core/chain.h"
@@ -42,11 +43,16 @@ class PackedFilters {
   static std::unique_ptr<PackedFilters> Make(const Chain& chain, Isa isa, const Buffers& buffers,
                                              bool may_repeat = true);
 
+  // The same in two steps, for many chains that share memory: first bytes() are known, then they are filled. `memory`
+  // is aligned to a cache line, and outlives this.
+  static std::unique_ptr<PackedFilters> Lay(const Chain& chain, Isa isa, bool may_repeat = true);
+  void Fill(const Buffers& buffers, float* memory);
+
   const PackKey& key() const { return key_; }
   const KernelTable& kernels() const { return *run_; }
   // From now on kernels() is another table, for the same layout and chains.
   void RunBy(const KernelTable& kernels) { run_ = &kernels; }
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const { return bytes_; }  // whole cache lines
   bool repeats() const { return repeats_; }
   // How many pixels of X the kernels take for one (PixelsTogether).
   int64_t together() const { return together_; }
@@ -61,14 +67,14 @@ class PackedFilters {
   const PackedDepthwise& convert() const { return convert_; }
 
  private:
+  // What lies in memory, one behind the other.
   struct Part {
     float** at;
     int64_t floats;
   };
 
-  bool Allocate(std::initializer_list<Part> parts);
   template <typename T>
-  void Fill(const Chain& chain, const Buffers& buffers);
+  void FillAll(const Buffers& buffers);
   template <typename T>
   void FillDepthwise(const Chain& chain, const Buffers& buffers);
   template <typename T>
@@ -76,10 +82,12 @@ class PackedFilters {
                    const PackedProduct& to);
 
   PackKey key_{};
+  Chain chain_;                                            // what the filters are of
+  std::vector<Part> parts_;                                // into this
   const KernelTable *kernels_ = nullptr, *run_ = nullptr;  // packed for; run by
   bool repeats_ = false;
   int64_t together_ = 1, bytes_ = 0;
-  AlignedBuffer<float> memory_;
+  AlignedBuffer<float> memory_;  // null where it is another's
   PackedProduct expand_, project_;
   PackedDepthwise depthwise_, convert_;
 };

@@ -38,7 +38,10 @@ inline Vec MaxSecondOnNan(Vec, Vec) { return {}; }
 inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
 inline Vec RoundNearest(Vec) { return {}; }
 inline Vec ScaleByPow2(Vec, Vec) { return {}; }
+constexpr bool kScalesInOne = false;
+inline Vec HalfPow2(Vec) { return {}; }
 inline Vec Reciprocal(Vec) { return {}; }
+inline Vec Quotient(Vec, Vec) { return {}; }
 inline Vec Permute(Vec, const int32_t*) { return {}; }
 
 template <typename T>

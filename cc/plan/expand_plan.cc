@@ -10,6 +10,35 @@ namespace {
 constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
 constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels; likewise of a piece of A
 
+// Cycles of a core, as in planner.cc: a byte that other threads have just written, or out of L3.
+constexpr double kCyclesPerByte = 1.0 / 8;
+
+// How Y is shared out once all of Z is there: what leaves no thread waiting, of that what moves the fewest bytes. Each
+// task reads its pixels of Z and its share of the filter.
+void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
+  const int64_t pixels = p.output_pixels(), panels = CeilDiv(p.K, machine.tile_channels);
+  // What needs all channels of Z happens once, in the task that has them all.
+  const bool whole = p.float_between() || machine.rounds_z || !p.has_project;
+  const double item = static_cast<double>(machine.z_bytes), cm = static_cast<double>(p.CM());
+  const double multiply =
+      cm * static_cast<double>(machine.tile_channels) / machine.vector_floats / machine.product_rate;
+  double least = -1;
+  for (int64_t shares = 1; shares <= (whole ? 1 : std::min<int64_t>(panels, plan->threads)); ++shares) {
+    const int64_t most = std::min(CeilDiv(pixels, machine.tile_pixels), CeilDiv(2 * plan->threads, p.N * shares));
+    for (int64_t blocks = 1; blocks <= most; ++blocks) {
+      const double rounds = static_cast<double>(CeilDiv(p.N * blocks * shares, plan->threads));
+      const double rows = static_cast<double>(CeilDiv(pixels, blocks));
+      const double share = static_cast<double>(CeilDiv(panels, shares));
+      const double bytes = item * cm * (rows + share * static_cast<double>(machine.tile_channels));
+      const double cycles = rounds * (rows * share * multiply + bytes * kCyclesPerByte);
+      if (least >= 0 && cycles >= least) continue;
+      least = cycles;
+      plan->y_blocks = blocks;
+      plan->y_shares = shares;
+    }
+  }
+}
+
 }  // namespace
 
 bool MayCutChannels(const Chain& p, const Machine& machine) {
@@ -30,6 +59,7 @@ void FinishExpandPlan(const Chain& p, const Machine& machine, Plan* plan) {
   plan->z_bytes = images * plan->rows * p.Wo * plan->z_stride * zb + 64;
   plan->tasks = p.N * (plan->by_channels ? CeilDiv(p.C, plan->channels) : CeilDiv(p.Ho, plan->rows));
   plan->scratch_bytes = RoundUp(plan->a_bytes, 64) + (plan->by_channels ? 0 : RoundUp(plan->z_bytes, 64));
+  if (plan->by_channels) ShareOutput(p, machine, plan);
 }
 
 Plan MakeExpandPlan(const Chain& p, const Machine& machine) {

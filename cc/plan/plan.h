@@ -25,6 +25,7 @@ struct Machine {
   int tile_pixels = 6;    // rows of the pointwise register tile
   int tile_channels = 8;  // columns of it
   int product_depth = 1;  // terms of a product's sum that an instruction takes at once
+  bool rounds_z = false;  // Z is rounded to the products' type in place, once it is whole
   int product_rate = 1;   // multiply-adds of the pointwise half in the time of one of floats
 };
 
@@ -59,8 +60,10 @@ struct Plan {
   // tile), then as many channels of Z, and at last Y. With all channels at a time a thread keeps the rows that its next
   // task reads again. Its scratch is A and Z.
   int64_t rows = 0, channels = 0;
-  // With few small images the tasks are (image, channels) first, until all of Z is there, and then parts of Y.
+  // With few small images the tasks are (image, channels) first, until all of Z is there, and then parts of Y: of an
+  // image y_blocks of pixels times y_shares of output channels.
   bool by_channels = false;
+  int64_t y_blocks = 1, y_shares = 1;
   int64_t a_bytes = 0;  // of A, a thread
   int64_t z_bytes = 0;  // of Z, a thread; with by_channels of all images, and not in scratch_bytes
 };

@@ -21,6 +21,8 @@ constexpr int64_t kGroupedRows = 3;
 constexpr double kCyclesPerByte = 1.0 / 8;
 constexpr double kCyclesPerNearByte = 1.0 / 128;
 constexpr double kCyclesPerTask = 500;
+constexpr double kLeastTilePixels = 4, kPixelsPerTile = 0.25;
+constexpr int64_t kMostEqualBlocks = 8;  // a thread
 
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
@@ -56,11 +58,19 @@ double Halo(const Chain& p, int64_t pixels) {
 double DepthwiseCycles(const Chain& p, int64_t pixels) {
   const bool groups =
       p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
-  const int64_t rows = pixels / p.Wo, grouped = rows / kGroupedRows * kGroupedRows;
-  if (rows == 0) return kPartRowDepthwiseCycles;
-  if (!groups) return kDepthwiseCycles;
-  return kDepthwiseCycles +
-         (kGroupedDepthwiseCycles - kDepthwiseCycles) * static_cast<double>(grouped) / static_cast<double>(rows);
+  const int64_t rows = pixels / p.Wo, grouped = groups ? rows / kGroupedRows * kGroupedRows : 0;
+  const int64_t part = pixels - rows * p.Wo;
+  return (static_cast<double>(grouped * p.Wo) * kGroupedDepthwiseCycles +
+          static_cast<double>((rows - grouped) * p.Wo) * kDepthwiseCycles +
+          static_cast<double>(part) * kPartRowDepthwiseCycles) /
+         static_cast<double>(pixels);
+}
+
+// The pixels that the products of a block of `pixels` take as long for. Register tiles are of nearly equal size; one of
+// few pixels waits for its own sums, and each has its end.
+double PaidPixels(int64_t pixels, const Machine& machine) {
+  const double tiles = static_cast<double>(CeilDiv(pixels, machine.tile_pixels));
+  return tiles * (std::max(static_cast<double>(pixels) / tiles, kLeastTilePixels) + kPixelsPerTile);
 }
 
 Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
@@ -90,11 +100,10 @@ Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);
-  const double groups = static_cast<double>(CeilDiv(plan.block_pixels, machine.tile_pixels));
   const double depthwise =
       static_cast<double>(plan.block_pixels) * cm * taps / vector * DepthwiseCycles(p, plan.block_pixels);
-  const double pointwise =
-      groups * machine.tile_pixels * cm * padded_k / static_cast<double>(shares) / vector / machine.product_rate;
+  const double pointwise = PaidPixels(plan.block_pixels, machine) * cm * padded_k / static_cast<double>(shares) /
+                           vector / machine.product_rate;
   // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
   const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
   const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
@@ -162,6 +171,12 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
       consider(rows * chain.Wo, shares);
       if (blocks == 1) break;
       rows = CeilDiv(chain.Ho, blocks - 1);
+    }
+    // As many pixels for each thread, wherever in a row that ends: of few rows some thread would have one more.
+    for (int64_t each = 1; each <= kMostEqualBlocks; ++each) {
+      const int64_t block = CeilDiv(pixels * chain.N * shares, threads * each);
+      if (block < machine.tile_pixels) break;
+      if (block < pixels) consider(block, shares);
     }
   };
   // Sharing out the output channels computes Z once a share, so it is for threads that pixels cannot keep busy.

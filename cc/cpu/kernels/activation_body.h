@@ -32,8 +32,8 @@ struct ExpParts {
 };
 
 // The polynomial gives e^r with a relative error of 2.6e-9 at most (minimax, by Remez' algorithm).
-inline ExpParts SplitExp(Vec x) {
-  x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(-104.0f), x));
+inline ExpParts SplitExp(Vec x, float least = -104.0f) {
+  x = MinSecondOnNan(Set1(89.0f), MaxSecondOnNan(Set1(least), x));
   const Vec n = RoundNearest(x * Set1(1.44269504088896341f));
   Vec r = Fma(n, Set1(-0.693145751953125f), x);  // ln2 in two parts: the first has few bits, so n times it is exact
   r = Fma(n, Set1(-1.428606820309417e-6f), r);
@@ -58,7 +58,17 @@ inline Vec ExpMinus1(Vec x) {
   return Fma(scale, parts.r * parts.slope, scale - Set1(1.0f));
 }
 
-inline Vec Sigmoid(Vec x) { return Reciprocal(Set1(1.0f) + Exp(-x)); }
+// 1 + e^x, infinite where e^x is. Below -86.6 it is 1 in any case; so half of e^x is a product with one power of two,
+// where Exp needs two for its subnormals.
+inline Vec OnePlusExp(Vec x) {
+  if (kScalesInOne) return Set1(1.0f) + Exp(x);
+  const ExpParts parts = SplitExp(x, -86.6f);
+  const Vec half = HalfPow2(parts.n);
+  return Fma(Fma(parts.slope, parts.r * half, half), Set1(2.0f), Set1(1.0f));
+}
+
+inline Vec Sigmoid(Vec x) { return Reciprocal(OnePlusExp(-x)); }
+inline Vec Silu(Vec x) { return Quotient(x, OnePlusExp(-x)); }
 
 inline Vec Tanh(Vec x) {
   // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
@@ -69,7 +79,7 @@ inline Vec Tanh(Vec x) {
   p = Fma(p, s, Set1(1.33314422036e-1f));
   p = Fma(p, s, Set1(-3.33332819422e-1f));
   const Vec small = Fma(p * s, x, x);
-  const Vec large = Fma(Set1(-2.0f), Reciprocal(Set1(1.0f) + Exp(x + x)), Set1(1.0f));
+  const Vec large = Fma(Set1(-2.0f), Reciprocal(OnePlusExp(x + x)), Set1(1.0f));
   return s < Set1(0.625f * 0.625f) ? small : large;
 }
 
@@ -125,7 +135,7 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
       return x * gate * Set1(1.0f / 6.0f);
     }
     case ActivationKind::kSilu:
-      return x * Sigmoid(x);
+      return Silu(x);
     case ActivationKind::kGelu:
       return Gelu(x);
     case ActivationKind::kLeakyRelu:
@@ -139,7 +149,7 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
     case ActivationKind::kMish:
       return Mish(x);
     case ActivationKind::kGeluTanh:
-      return x * Sigmoid(GeluTanhTwice(x));
+      return Quotient(x, OnePlusExp(-GeluTanhTwice(x)));
     case ActivationKind::kBoundedRelu:
       return BoundedRelu(x, a);
     case ActivationKind::kPRelu:

@@ -198,29 +198,56 @@ inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end,
   }
 }
 
-void Pointwise(const PointwiseArgs& a) {
+// Whether the sums go to Y as they are and the activation follows in Y, some rows at a time: for a tile's few numbers
+// alone, what is around an activation that is no clamp takes as long as it does.
+inline bool ActivatesInY(const PointwiseArgs& a) {
+  if constexpr (!kSameType<ZType, float>) return false;
+  return a.dtype == kZType && !IsClamp(a.activation.kind) && a.activation.kind != ActivationKind::kPRelu &&
+         a.residual == nullptr && !a.stream && a.pixels > 1 && a.K % kV == 0;
+}
+
+// Pixels [pixel, pixel + pixels), output channels [k_begin, k_end).
+void ActivateY(const PointwiseArgs& a, int64_t pixel, int64_t pixels, const Activation& activation) {
+  if constexpr (kSameType<ZType, float>) {
+    float* y = static_cast<float*>(a.y) + pixel * a.K + a.k_begin;
+    const int64_t channels = a.k_end - a.k_begin;
+    if (channels == a.K) return ActivateRow(y, pixels * channels, activation);
+    for (int64_t i = 0; i < pixels; ++i, y += a.K) ActivateRow(y, channels, activation);
+  }
+}
+
+void Pointwise(const PointwiseArgs& given) {
+  PointwiseArgs a = given;
+  const bool in_y = ActivatesInY(given);
+  if (in_y) a.activation.kind = ActivationKind::kNone;
   // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
   const int64_t groups = CeilDiv(a.pixels, kTilePixels);
   // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over
   // them.
-  const int64_t tiles = groups * CeilDiv(a.k_end - a.k_begin, kTileChannels);
-  Fetch fetch(a.ahead, a.ahead_bytes, tiles, a.cm);
+  const int64_t panels = CeilDiv(a.k_end - a.k_begin, kTileChannels);
+  const bool near = a.cm * (a.k_end - a.k_begin) * static_cast<int64_t>(sizeof(ZType)) <= kNearBytes;
+  // Tiles in which the next panel comes, and those in which what the caller reads next does.
+  const int64_t panel_tiles = near || panels == 1 ? 0 : CeilDiv(groups, 2);
+  const int64_t ahead_tiles = groups > panel_tiles ? (groups - panel_tiles) * panels : 1;
+  const int64_t panel_step = CeilDiv(a.cm, kPair) * kPair;  // elements of a panel, for each of its channels
+  Fetch ahead(a.ahead, a.ahead_bytes, ahead_tiles, a.cm), next;
   TileEnd end;
   end.clamp = MakeClamp(a.activation);
   const auto tile = [&](int64_t g, int64_t k) {
     const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
     const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
-    const ZType* panel = static_cast<const ZType*>(a.panels) + k * CeilDiv(a.cm, kPair) * kPair;
+    const ZType* panel = static_cast<const ZType*>(a.panels) + k * panel_step;
+    Fetch* const fetch = next.from < next.end ? &next : &ahead;
     end.k = k;
     end.lanes = Min(kTileChannels, a.k_end - k);
     end.bias = a.bias + k;
     const bool half = kHalves && (end.lanes - 1) % kV < kV / 2;
     if (end.lanes > kV) {
-      half ? TileOfRows<kHalves, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch)
-           : TileOfRows<false, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, &fetch);
+      half ? TileOfRows<kHalves, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, fetch)
+           : TileOfRows<false, kTilePixels, kTileVectors>(rows, a, end, z, panel, pixel, fetch);
     } else {
-      half ? TileOfRows<kHalves, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch)
-           : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, &fetch);
+      half ? TileOfRows<kHalves, kTilePixels, 1>(rows, a, end, z, panel, pixel, fetch)
+           : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, fetch);
     }
   };
   if (a.pixels == 1) {
@@ -238,14 +265,23 @@ void Pointwise(const PointwiseArgs& a) {
   }
   // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
   // are written from end to end. Otherwise a panel stays near while all the block's pixels pass by.
-  if (a.cm * (a.k_end - a.k_begin) * static_cast<int64_t>(sizeof(ZType)) <= kNearBytes) {
+  if (near) {
     for (int64_t g = 0; g < groups; ++g) {
       for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(g, k);
+      const int64_t pixel = g * a.pixels / groups;
+      if (in_y) ActivateY(a, pixel, (g + 1) * a.pixels / groups - pixel, given.activation);
     }
   } else {
     for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) {
+      if (k + kTileChannels < a.k_end) {
+        const int64_t bytes = panel_step * kTileChannels * static_cast<int64_t>(sizeof(ZType));
+        const char* const from =
+            reinterpret_cast<const char*>(static_cast<const ZType*>(a.panels) + (k + kTileChannels) * panel_step);
+        next = Fetch(from, bytes, panel_tiles, a.cm);
+      }
       for (int64_t g = 0; g < groups; ++g) tile(g, k);
     }
+    if (in_y) ActivateY(a, 0, a.pixels, given.activation);
   }
   if (a.stream) StreamFence();
 }

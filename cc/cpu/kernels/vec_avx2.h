@@ -30,6 +30,11 @@ inline Vec RoundNearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST
 inline Vec Pow2(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
+constexpr bool kScalesInOne = false;
+// 2^(n - 1) for whole n in [-125, 128].
+inline Vec HalfPow2(Vec n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(126)), 23));
+}
 // v 2^n for whole n in [-252, 254]: in two halves, so that results down to the subnormals and up to infinity come out
 // right.
 inline Vec ScaleByPow2(Vec v, Vec n) {
@@ -37,6 +42,7 @@ inline Vec ScaleByPow2(Vec v, Vec n) {
   return v * Pow2(half) * Pow2(n - half);
 }
 inline Vec Reciprocal(Vec v) { return Set1(1.0f) / v; }
+inline Vec Quotient(Vec a, Vec b) { return a / b; }
 inline __m256i FirstLanes(int64_t n) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);

@@ -38,6 +38,9 @@ inline HalfVec Fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, 
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+constexpr bool kScalesInOne = true;
+// 2^(n - 1) for whole n.
+inline Vec HalfPow2(Vec n) { return _mm512_scalef_ps(Set1(0.5f), n); }
 // v 2^n for whole n.
 inline Vec ScaleByPow2(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
 // 1 / v to 1 ulp for v >= 1; 0 where that is subnormal. One step of Newton's method doubles the 14 bits of the
@@ -47,6 +50,8 @@ inline Vec Reciprocal(Vec v) {
   const Vec error = _mm512_fnmadd_ps(v, y, Set1(1.0f));  // NaN where v is infinite
   return _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(v, Set1(0x1p126f), _CMP_NGT_UQ), y, error, y);
 }
+// a / b for such b.
+inline Vec Quotient(Vec a, Vec b) { return a * Reciprocal(b); }
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
 // The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.

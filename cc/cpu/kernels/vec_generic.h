@@ -36,11 +36,18 @@ inline Vec Pow2(Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
   return reinterpret_cast<Vec>(bits);
 }
+constexpr bool kScalesInOne = false;
+// 2^(n - 1) for whole n in [-125, 128].
+inline Vec HalfPow2(Vec n) {
+  const IntVec bits = (__builtin_convertvector(n, IntVec) + 126) << 23;
+  return reinterpret_cast<Vec>(bits);
+}
 inline Vec ScaleByPow2(Vec v, Vec n) {  // see vec_avx2.h
   const Vec half = RoundNearest(n * Set1(0.5f));
   return v * Pow2(half) * Pow2(n - half);
 }
 inline Vec Reciprocal(Vec v) { return Set1(1.0f) / v; }
+inline Vec Quotient(Vec a, Vec b) { return a / b; }
 
 inline Vec Opaque(Vec v) { return v; }  // see vec_avx2.h
 

@@ -26,6 +26,10 @@ class Expanded : public Call {
         strips_(plan_.by_channels ? 1 : CeilDiv(chain_.Ho, plan_.rows)),
         pieces_(CeilDiv(chain_.C, plan_.channels)),
         x_stride_(RoundUp(chain_.E, 64 / product_item_) + 64 / product_item_) {
+    // Z of nothing more is Y, and is written there.
+    to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
+            buffers_.residual == nullptr && !stream_ && chain_.M == 1 && chain_.C % kernels_.vector_floats == 0;
+    z_stride_ = to_y_ ? chain_.C : plan_.z_stride;
     if (x_stride_ * product_item_ % 4096 == 0)
       x_stride_ += 64 / product_item_;  // such rows fall into the same sets of L1
     // X of the rows that a task expands, where the products want another type.
@@ -38,16 +42,17 @@ class Expanded : public Call {
 
   std::string Run(ThreadPool* pool) const {
     const Workers workers(plan_.threads, pool);
-    const int64_t a_bytes = RoundUp(plan_.a_bytes, 64), z_bytes = RoundUp(plan_.z_bytes, 64);
+    const int64_t a_bytes = RoundUp(plan_.a_bytes, 64), z_bytes = to_y_ ? 0 : RoundUp(plan_.z_bytes, 64);
     const int64_t own = a_bytes + x_bytes_ + (plan_.by_channels ? 0 : z_bytes);
     Scratch scratch(plan_.threads * own), all(plan_.by_channels ? z_bytes : 0);
     if (scratch.data() == nullptr || all.data() == nullptr) return kOutOfMemory;
+    char* const z = to_y_ ? static_cast<char*>(buffers_.output) : all.data();
     std::vector<Worker> states(static_cast<size_t>(plan_.threads));
     for (int i = 0; i < plan_.threads; ++i) {
       Worker& w = states[static_cast<size_t>(i)];
       w.a = scratch.data() + i * own;
       w.x = w.a + a_bytes;
-      w.z = plan_.by_channels ? all.data() : w.x + x_bytes_;
+      w.z = plan_.by_channels ? z : w.x + x_bytes_;
     }
     if (plan_.by_channels) {
       Count(Way::kChannels);
@@ -56,7 +61,7 @@ class Expanded : public Call {
         const int64_t n = task / pieces_;
         Piece(n, 0, chain_.Ho, task % pieces_ * plan_.channels, &w, w.z + n * pixels_ * z_pixel_bytes());
       });
-      Finish(workers, all.data());
+      if (!to_y_) Finish(workers, all.data());
       return "";
     }
     Count(strips_ > 1 ? Way::kStrips : pieces_ > 1 ? Way::kPieces : Way::kImages);
@@ -74,7 +79,7 @@ class Expanded : public Call {
     int64_t x_n = -1, x_begin = 0, x_end = 0;  // likewise `x`
   };
 
-  int64_t z_pixel_bytes() const { return plan_.z_stride * z_item_; }
+  int64_t z_pixel_bytes() const { return z_stride_ * z_item_; }
 
   // X of rows [begin, end) of image n in the products' type, if it is of another.
   void Convert(int64_t n, int64_t begin, int64_t end, Worker* w) const {
@@ -143,7 +148,7 @@ class Expanded : public Call {
     args.first_pixel = 0;
     args.pixels = local.output_pixels();
     args.z = z + c * z_item_;
-    args.z_stride = plan_.z_stride;
+    args.z_stride = z_stride_;
     kernels_.depthwise[static_cast<int>(kernels_.z_type)](args);
   }
 
@@ -171,7 +176,10 @@ class Expanded : public Call {
   void Strip(int64_t task, int64_t next, Worker* w) const {
     const int64_t n = task / strips_, first = task % strips_ * plan_.rows;
     const int64_t last = std::min(chain_.Ho, first + plan_.rows), pixels = (last - first) * chain_.Wo;
-    for (int64_t c = 0; c < chain_.C; c += plan_.channels) Piece(n, first, last, c, w, w->z);
+    char* const z =
+        to_y_ ? static_cast<char*>(buffers_.output) + (n * pixels_ + first * chain_.Wo) * z_pixel_bytes() : w->z;
+    for (int64_t c = 0; c < chain_.C; c += plan_.channels) Piece(n, first, last, c, w, z);
+    if (to_y_) return;
     Part part = {n, first * chain_.Wo, pixels, 0, chain_.K};
     if (next == task + 1) {
       // X of the rows that the next task expands.
@@ -184,29 +192,27 @@ class Expanded : public Call {
       part.ahead = Image(next / strips_) + begin * row;
       part.ahead_bytes = std::max<int64_t>(0, end - begin) * row;
     }
-    NormalizeAndGate(n, pixels, w->z, plan_.z_stride, gate_ != nullptr);
-    Project(part, w->z, plan_.z_stride);
+    NormalizeAndGate(n, pixels, z, z_stride_, gate_ != nullptr);
+    Project(part, z, z_stride_);
   }
 
-  // Y from all of Z: by groups of pixels, and of output channels where those are too few for the threads.
+  // Y from all of Z.
   void Finish(const Workers& workers, char* all) const {
-    const bool whole = chain_.float_between() || rounds() || !chain_.has_project;
-    const int64_t tile = kernels_.tile_pixels, groups = CeilDiv(pixels_, tile), panel = kernels_.tile_channels;
-    const int64_t wanted = whole ? 1 : CeilDiv(4 * plan_.threads, chain_.N * groups);
-    const int64_t step = std::min(chain_.K, CeilDiv(CeilDiv(chain_.K, panel), wanted) * panel);
-    const int64_t shares = CeilDiv(chain_.K, step);
+    const int64_t blocks = plan_.y_blocks, panel = kernels_.tile_channels;
+    const int64_t step = CeilDiv(CeilDiv(chain_.K, panel), plan_.y_shares) * panel, shares = CeilDiv(chain_.K, step);
     if (shares > 1) Count(Way::kShares);
-    ParallelFor(workers, chain_.N * groups * shares, [&](int64_t task, int) {
-      const int64_t share = task % shares, g = task / shares % groups, n = task / shares / groups;
-      const int64_t first = g * pixels_ / groups, pixels = (g + 1) * pixels_ / groups - first;
+    ParallelFor(workers, chain_.N * blocks * shares, [&](int64_t task, int) {
+      const int64_t share = task % shares, block = task / shares % blocks, n = task / shares / blocks;
+      const int64_t first = block * pixels_ / blocks, pixels = (block + 1) * pixels_ / blocks - first;
       char* const z = all + (n * pixels_ + first) * z_pixel_bytes();
-      NormalizeAndGate(n, pixels, z, plan_.z_stride, gate_ != nullptr);
-      Project({n, first, pixels, share * step, std::min(chain_.K, (share + 1) * step)}, z, plan_.z_stride);
+      NormalizeAndGate(n, pixels, z, z_stride_, gate_ != nullptr);
+      Project({n, first, pixels, share * step, std::min(chain_.K, (share + 1) * step)}, z, z_stride_);
     });
   }
 
   const int64_t strips_, pieces_;
-  int64_t x_stride_, x_bytes_;
+  int64_t x_stride_, x_bytes_, z_stride_;
+  bool to_y_;
 };
 
 }  // namespace

@@ -150,6 +150,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   machine.z_bytes = SizeOf(kernels.z_type);
   machine.tile_pixels = kernels.tile_pixels;
   machine.tile_channels = kernels.tile_channels;
+  machine.rounds_z = kernels.round != nullptr;
   machine.product_rate = kernels.product_rate;
   return machine;
 }

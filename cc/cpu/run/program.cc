@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "cc/core/huge_pages.h"
 #include "cc/core/team.h"
 #include "cc/core/whole.h"
 #include "cc/cpu/run/executor.h"
@@ -201,10 +202,22 @@ std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program,
     packed->filters_.resize(program.steps.size());
     for (size_t i = 0; i < program.steps.size(); ++i) {
       if (!IsChain(program.steps[i])) continue;
-      packed->filters_[i] =
-          PackedFilters::Make(inferred.steps[i].chain, isa, FiltersOf(program, program.steps[i], weights));
-      if (packed->filters_[i] == nullptr) return nullptr;
-      packed->bytes_ += packed->filters_[i]->bytes();
+      packed->filters_[i] = PackedFilters::Lay(inferred.steps[i].chain, isa);
+      if (packed->filters_[i] == nullptr ||
+          __builtin_add_overflow(packed->bytes_, packed->filters_[i]->bytes(), &packed->bytes_)) {
+        return nullptr;
+      }
+    }
+    packed->memory_ = AllocateAligned<float>(packed->bytes_ / static_cast<int64_t>(sizeof(float)));
+    if (packed->memory_ == nullptr) return nullptr;
+    // In pages of 4 KB a network has more of them than a core remembers the places of.
+    PreferHugePages(packed->memory_.get(), packed->bytes_);
+    float* next = packed->memory_.get();
+    for (size_t i = 0; i < program.steps.size(); ++i) {
+      PackedFilters* const filters = packed->filters_[i].get();
+      if (filters == nullptr) continue;
+      filters->Fill(FiltersOf(program, program.steps[i], weights), next);
+      next += filters->bytes() / static_cast<int64_t>(sizeof(float));
     }
     return packed;
   } catch (const std::bad_alloc&) {

@@ -31,6 +31,7 @@ class PackedProgram {
   int64_t bytes() const { return bytes_; }
 
  private:
+  AlignedBuffer<float> memory_;  // of all filters, on large pages
   std::vector<std::unique_ptr<PackedFilters>> filters_;
   int64_t bytes_ = 0;
 };
