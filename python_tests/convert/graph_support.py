@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
@@ -41,11 +43,22 @@ def saved(build, path):
 
 
 def converted(path, **options):
-    """(rows, the largest difference over the largest output, ops after) of a file that is converted."""
+    """(rows, the largest difference over the largest output, ops after) of a file that is converted to blocks.
+
+    The difference is also that of the same file converted to networks.
+    """
+    rows, worst, ops = fused(path, "blocks", **options)
+    rows_of_networks, of_networks, _ = fused(path, "network", **options)
+    assert [dataclasses.replace(row, network=None) for row in rows_of_networks] == rows
+    return rows, max(worst, of_networks), ops
+
+
+def fused(path, fuse, **options):
+    """As `converted`, in one of the two ways."""
     source = open_source(path, **options)
     [signature] = source.signatures
     before = function(source.original(signature.name))
-    rows = graphs._fuse(signature)
+    rows = graphs._fuse(signature, fuse)
     after = function(signature)
     rng = np.random.default_rng(1)
     inputs = {

@@ -38,11 +38,12 @@ def folder(tmp_path_factory):
 
 
 def test_report(folder):
-    """4 of 4 depthwise convolutions in blocks, each other convolution with a line, and the verification."""
+    """4 of 4 depthwise convolutions in one program, each other convolution with a line, and the verification."""
     lines = (folder / "report.txt").read_text(encoding="utf-8").splitlines()
     table, [verified, last] = lines[1:-2], lines[-2:]
     assert sum(line.startswith("depthwise + 1x1 ") for line in table) == 4 and len(table) == 9
     assert sum(line.startswith("Conv2D") and "TensorFlow computes 3x3 of" in line for line in table) == 2
+    assert sum("predictions/Softmax" in line for line in table) == 9  # the program's name
     assert last == "fused: 7 ops fused"
     assert verified.startswith("verified serving_default: largest difference ")
     assert float(verified.split()[4]) < 1e-5
@@ -71,7 +72,7 @@ def test_way_back_to_litert(folder):
     from ai_edge_litert.interpreter import Interpreter
 
     done = command("fused", "stock", "--builtin", cwd=folder)
-    assert done.returncode == 0 and done.stdout.endswith("stock: stock ops in the place of 7 of this package\n")
+    assert done.returncode == 0 and done.stdout.endswith("stock: stock ops in the place of 1 of this package\n")
     stock = tf.saved_model.load(str(folder / "stock"))
     graph = stock.signatures["serving_default"].graph.as_graph_def()
     ops = {node.op for function in graph.library.function for node in function.node_def}

@@ -143,7 +143,7 @@ def test_channels_first(tmp_path):
 
     source = saved(build, tmp_path / "frozen.pb")
     [signature] = open_source(source).signatures
-    rows = graphs._fuse(signature)
+    rows = graphs._fuse(signature, "network")
     assert [row.pattern for row in rows if row.fused] == ["expand + depthwise + 1x1"]
     # TensorFlow has no such depthwise op on a CPU, so what is expected comes from the other layout.
     x = np.random.default_rng(1).standard_normal((2, 6, 8, 8)).astype("float32")
@@ -242,7 +242,7 @@ def test_inputs_without_a_shape(tmp_path):
 
     path = saved(build, tmp_path / "frozen.pb")
     [signature] = open_source(path).signatures
-    [row] = graphs._fuse(signature)
+    [row] = graphs._fuse(signature, "network")
     assert row.pattern == "depthwise + 1x1"
     x = np.random.default_rng(0).standard_normal((2, 7, 8, 6)).astype("float32")
     old, new = (function(s)(x=tf.constant(x))["y"] for s in (open_source(path).signatures[0], signature))

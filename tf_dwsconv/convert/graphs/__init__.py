@@ -17,7 +17,7 @@ from tf_dwsconv._tf import library
 from tf_dwsconv.convert import rules
 from tf_dwsconv.convert._report import Row, format_report
 from tf_dwsconv.convert._search import Search
-from tf_dwsconv.convert.graphs import _builtin, _freeze, _rewrite, _rows
+from tf_dwsconv.convert.graphs import _builtin, _freeze, _networks, _rewrite, _rows
 from tf_dwsconv.convert.graphs._reader import Reader
 from tf_dwsconv.convert.graphs._source import PathLike, Signature, open_source
 from tf_dwsconv.convert.graphs._write import check_target, write
@@ -30,6 +30,7 @@ def convert_saved_model(
     target: PathLike,
     *,
     signatures: Optional[Iterable[str]] = None,
+    fuse: str = "network",
     verbose: bool = False,
     tags: Optional[Sequence[str]] = None,
     inputs: Optional[Sequence[str]] = None,
@@ -46,6 +47,7 @@ def convert_saved_model(
         source: a SavedModel's folder, of TensorFlow 1 or 2, or a file with a frozen GraphDef.
         target: the folder to write. It loads where `tf_dwsconv` is imported.
         signatures: names of the signatures to write; None for all.
+        fuse: "network" makes one op of each large part that a program can compute; "blocks" one of each block.
         verbose: whether to print the report.
         tags: of the graph to read, where a SavedModel holds several.
         inputs, outputs: tensors of a GraphDef, by name; None for its placeholders, and for what no node reads. Their
@@ -73,6 +75,8 @@ def convert_saved_model(
     >>> [row.pattern for row in rows if row.fused]
     ['depthwise + 1x1']
     """
+    if fuse not in ("network", "blocks"):
+        raise ValueError(f"`fuse` must be 'network' or 'blocks'; given {fuse!r}.")
     path = check_target(target, source, overwrite)
     if library.block_op() is None:
         reason = "DWSCONV_DISABLE is set" if library.disabled() else library.load().reason
@@ -84,7 +88,7 @@ def convert_saved_model(
             same = "" if signature.like is None else f"it is {signature.like!r} under another name"
             rows.append(Row("signature", (signature.name,), None, same))
         if signature.like is None:
-            rows += _fuse(signature)
+            rows += _fuse(signature, fuse)
     rows += _rows.of_source(opened)
     write(opened, path, check)
     if verbose:
@@ -126,7 +130,7 @@ def is_path(model: Any) -> bool:
     return isinstance(model, (str, os.PathLike))
 
 
-def _fuse(signature: Signature) -> list[Row]:
+def _fuse(signature: Signature, fuse: str) -> list[Row]:
     """Fuses what can be in the graph of a signature; says what became of each convolution."""
     nodes = signature.nodes
     reader = Reader(nodes)
@@ -142,5 +146,8 @@ def _fuse(signature: Signature) -> list[Row]:
                 continue
             rows.placed(found, out)
             _rewrite.put(nodes, found, emission, [ref for ref in inputs if ref is not None], out)
+        _freeze.plain(nodes)
+    if fuse == "network":
+        _networks.join(nodes, rows)
         _freeze.plain(nodes)
     return rows.close()

@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> int:
             count = graphs.unfuse_saved_model(given.input, target, check=check, **options)
             done = f"stock ops in the place of {count} of this package"
         else:
-            rows = graphs.convert_saved_model(given.input, target, check=check, **options)
+            rows = graphs.convert_saved_model(given.input, target, fuse=given.fuse, check=check, **options)
             if given.report:
                 print(format_report(rows))
             fused = sum(row.fused is not None for row in rows)

@@ -188,9 +188,13 @@ class Nodes:
             depth[node.name] = max(inner, 0)
         return {name for name, number in depth.items() if number}
 
-    def specs(self) -> dict[str, tf.TensorSpec]:
-        """Shape and dtype of each tensor, as far as TensorFlow knows them."""
+    def operations(self) -> list[Any]:
+        """The nodes as TensorFlow has them, with all their attributes."""
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(self.graph_def, name="")
-        tensors = [tensor for op in graph.get_operations() for tensor in op.outputs]
+        return graph.get_operations()
+
+    def specs(self) -> dict[str, tf.TensorSpec]:
+        """Shape and dtype of each tensor, as far as TensorFlow knows them."""
+        tensors = [tensor for op in self.operations() for tensor in op.outputs]
         return {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors}

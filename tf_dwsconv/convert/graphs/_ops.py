@@ -11,7 +11,9 @@ import keras
 import numpy as np
 
 from tf_dwsconv.convert._affine import Affine
+from tf_dwsconv.convert.graphs._between import BETWEEN
 from tf_dwsconv.convert.graphs._nodes import attribute, tensor_of
+from tf_dwsconv.convert.graphs._view import done, layer_name, layout_of, named, settings
 
 L = keras.layers
 K = keras.ops
@@ -40,35 +42,10 @@ def read(reader: Any, node: Any, pattern: Any) -> Optional[str]:
     return _READERS[node.op](reader, node)
 
 
-def _name(node: Any, suffix: str = "") -> str:
-    # As `_reader.keras_name`; that module imports this one.
-    return f"{node.name}{suffix}".replace("/", "\\")
-
-
-def _options(reader: Any, node: Any, suffix: str = "") -> dict:
-    return {"name": _name(node, suffix), "dtype": reader.dtype(f"{node.name}:0")}
-
-
-def _done(reader: Any, node: Any, result: Any, *others: Any) -> None:
-    """Says that the result of a node is a tensor of the view, and that others are read with it."""
-    reader.put(f"{node.name}:0", result)
-    reader.read |= {node.name, *(other.name for other in others)}
-
-
-def _named(node: Any, result: Any) -> Any:
-    """A result of one of Keras' ops, which then has the name of the node."""
-    result._keras_history.operation.name = _name(node)
-    return result
-
-
-def _layout(node: Any) -> str:
-    return "channels_first" if attribute(node, "data_format").s == b"NCHW" else "channels_last"
-
-
 def _pair(node: Any, name: str) -> tuple[int, int]:
     """The rows and columns of an attribute that has a number for each axis."""
     numbers = list(attribute(node, name).list.i) or [1, 1, 1, 1]
-    at = 2 if _layout(node) == "channels_first" else 1
+    at = 2 if layout_of(node) == "channels_first" else 1
     return int(numbers[at]), int(numbers[at + 1])
 
 
@@ -77,7 +54,7 @@ def _pads(node: Any) -> Optional[tuple]:
     if attribute(node, "padding").s != b"EXPLICIT":
         return None
     numbers = [int(number) for number in attribute(node, "explicit_paddings").list.i]
-    at = 4 if _layout(node) == "channels_first" else 2
+    at = 4 if layout_of(node) == "channels_first" else 2
     return tuple(numbers[at : at + 2]), tuple(numbers[at + 2 : at + 4])
 
 
@@ -105,7 +82,7 @@ def _convolve(reader: Any, node: Any, end: Any, x: str, dilations: tuple, pads: 
     kernel = reader.nodes.value(node.input[1])
     if kernel is None:
         return _why_no_filter(reader, node)
-    layout, is_depthwise = _layout(node), "Depthwise" in node.op
+    layout, is_depthwise = layout_of(node), "Depthwise" in node.op
     activation, bias = _fused_ops(reader, node)
     if activation is None:
         return f"it is fused with {', '.join(op.decode() for op in attribute(node, 'fused_ops').list.s)}"
@@ -116,7 +93,7 @@ def _convolve(reader: Any, node: Any, end: Any, x: str, dilations: tuple, pads: 
         "kernel_size": kernel.shape[:2], "strides": _pair(node, "strides"), "dilation_rate": dilations,
         "data_format": layout, "activation": activation,
         "padding": "valid" if pads is not None or attribute(node, "padding").s == b"VALID" else "same",
-        **_options(reader, node),
+        **settings(reader, node),
     }  # fmt: skip
     others = [] if end is node else [end]
     if bias is None and activation == "linear":
@@ -124,7 +101,7 @@ def _convolve(reader: Any, node: Any, end: Any, x: str, dilations: tuple, pads: 
         bias, others = _bias_behind(reader, end, outputs, layout, others)
     tensor = reader.tensor(x)
     if pads is not None and np.any(pads):
-        tensor = L.ZeroPadding2D(pads, data_format=layout, **_options(reader, node, "/pads"))(tensor)
+        tensor = L.ZeroPadding2D(pads, data_format=layout, **settings(reader, node, "/pads"))(tensor)
     if is_depthwise:
         layer = L.DepthwiseConv2D(depth_multiplier=kernel.shape[3], use_bias=bias is not None, **options)
     else:
@@ -138,7 +115,7 @@ def _weighted(reader: Any, node: Any, others: list, layer: Any, x: Any, kernel: 
     layer.kernel.assign(kernel)
     if bias is not None:
         layer.bias.assign(bias)
-    _done(reader, others[-1] if others else node, result, node, *others)
+    done(reader, others[-1] if others else node, result, node, *others)
 
 
 def _why_no_filter(reader: Any, node: Any) -> str:
@@ -174,7 +151,7 @@ def _bias_behind(reader: Any, end: Any, outputs: int, layout: str, others: list)
     is_first = tensor_of(node.input[0]) == f"{end.name}:0"
     value = reader.nodes.value(node.input[1 if is_first else 0])
     if node.op == "BiasAdd":
-        fits = _layout(node) == layout and value is not None
+        fits = layout_of(node) == layout and value is not None
     else:
         rank = reader.shape(f"{node.name}:0").rank
         axis = None if value is None or rank is None else _vector_axis(value, rank)
@@ -203,12 +180,12 @@ def _batch_norm(reader: Any, node: Any) -> Optional[str]:
 
 
 def _channel_axis(reader: Any, node: Any) -> int:
-    return 1 if _layout(node) == "channels_first" else reader.shape(f"{node.name}:0").rank - 1
+    return 1 if layout_of(node) == "channels_first" else reader.shape(f"{node.name}:0").rank - 1
 
 
 def _affine(reader: Any, node: Any, x: str, scale: Any, shift: Any, axis: int, passes: int = 1) -> None:
-    layer = Affine(scale, shift, axis, passes, **_options(reader, node))
-    _done(reader, node, layer(reader.tensor(x)))
+    layer = Affine(scale, shift, axis, passes, **settings(reader, node))
+    done(reader, node, layer(reader.tensor(x)))
 
 
 def _bias_add(reader: Any, node: Any) -> Optional[str]:
@@ -223,7 +200,7 @@ def _binary(reader: Any, node: Any) -> Optional[str]:
     values = [reader.nodes.value(ref) for ref in node.input]
     word = _BINARY[node.op]
     if values[0] is None and values[1] is None:
-        _done(reader, node, _named(node, word(*(reader.tensor(ref) for ref in node.input))))
+        done(reader, node, named(node, word(*(reader.tensor(ref) for ref in node.input))))
         return None
     at = 0 if values[0] is not None else 1
     value, x = np.asarray(values[at], np.float64), node.input[1 - at]
@@ -231,7 +208,7 @@ def _binary(reader: Any, node: Any) -> Optional[str]:
     if value.size == 1 and rank is not None and value.ndim <= rank:
         operands: list = [reader.tensor(x), reader.tensor(x)]
         operands[at] = float(value.reshape(()))
-        _done(reader, node, _named(node, word(*operands)))
+        done(reader, node, named(node, word(*operands)))
         return None
     axis = None if rank is None else _vector_axis(value, rank)
     if axis is None or reader.shape(x).as_list()[axis] != value.size:
@@ -254,7 +231,7 @@ _BINARY: dict[str, Callable] = {
 
 
 def _unary(reader: Any, node: Any) -> None:
-    _done(reader, node, _named(node, _UNARY[node.op](reader.tensor(node.input[0]))))
+    done(reader, node, named(node, _UNARY[node.op](reader.tensor(node.input[0]))))
 
 
 _UNARY: dict[str, Callable] = {
@@ -265,13 +242,13 @@ _UNARY: dict[str, Callable] = {
 
 def _leaky_relu(reader: Any, node: Any) -> None:
     slope = float(attribute(node, "alpha").f) if "alpha" in node.attr else 0.2
-    _done(reader, node, _named(node, K.leaky_relu(reader.tensor(node.input[0]), negative_slope=slope)))
+    done(reader, node, named(node, K.leaky_relu(reader.tensor(node.input[0]), negative_slope=slope)))
 
 
 def _erfc(reader: Any, node: Any) -> None:
     inner = K.erf(reader.tensor(node.input[0]))
-    inner._keras_history.operation.name = _name(node, "/erf")
-    _done(reader, node, _named(node, K.subtract(1.0, inner)))
+    inner._keras_history.operation.name = layer_name(node, "/erf")
+    done(reader, node, named(node, K.subtract(1.0, inner)))
 
 
 def _clip(reader: Any, node: Any) -> Optional[str]:
@@ -279,7 +256,7 @@ def _clip(reader: Any, node: Any) -> Optional[str]:
     if any(bound is None or bound.size != 1 for bound in bounds):
         return "its bounds are no numbers"
     low, high = (float(bound.reshape(())) for bound in bounds)
-    _done(reader, node, _named(node, K.clip(reader.tensor(node.input[0]), low, high)))
+    done(reader, node, named(node, K.clip(reader.tensor(node.input[0]), low, high)))
     return None
 
 
@@ -292,8 +269,8 @@ def _pad(reader: Any, node: Any) -> Optional[str]:
     if any(rows[0]) or (any(rows[1]) and any(rows[3])):
         return "it pads with something else than zeros around a picture"
     layout, at = ("channels_last", 1) if not any(rows[3]) else ("channels_first", 2)
-    layer = L.ZeroPadding2D(tuple(rows[at : at + 2]), data_format=layout, **_options(reader, node))
-    _done(reader, node, layer(reader.tensor(node.input[0])))
+    layer = L.ZeroPadding2D(tuple(rows[at : at + 2]), data_format=layout, **settings(reader, node))
+    done(reader, node, layer(reader.tensor(node.input[0])))
     return None
 
 
@@ -312,17 +289,17 @@ def _matrix(reader: Any, node: Any, x: str, matrix: np.ndarray) -> None:
     if reader.shape(x).as_list()[-1] != matrix.shape[0]:
         raise ValueError("the channels of its input are not known")
     bias, others = _bias_behind(reader, node, matrix.shape[1], "channels_last", [])
-    layer = L.Dense(matrix.shape[1], use_bias=bias is not None, **_options(reader, node))
+    layer = L.Dense(matrix.shape[1], use_bias=bias is not None, **settings(reader, node))
     return _weighted(reader, node, others, layer, reader.tensor(x), matrix, bias)
 
 
 def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
     epsilon, scale, shift = pattern.values
-    layer = L.LayerNormalization(epsilon=epsilon, **_options(reader, node))
+    layer = L.LayerNormalization(epsilon=epsilon, **settings(reader, node))
     result = layer(reader.tensor(pattern.x))
     for weight, value in ((layer.gamma, scale), (layer.beta, shift)):
         weight.assign(np.broadcast_to(value.reshape(-1) if value.size > 1 else value.reshape(()), weight.shape))
-    _done(reader, node, result)
+    done(reader, node, result)
 
 
 _PATTERNS: dict[str, Callable] = {"dense": _dense, "layer_norm": _layer_norm}
@@ -338,4 +315,5 @@ _READERS: dict[str, Callable] = {
     "Pad": _pad,
     "PadV2": _pad,
     "MatMul": _mat_mul,
+    **BETWEEN,
 }

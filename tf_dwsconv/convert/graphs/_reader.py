@@ -12,7 +12,7 @@ from typing import Any, Optional
 import keras
 import tensorflow as tf
 
-from tf_dwsconv.convert.graphs import _ops
+from tf_dwsconv.convert.graphs import _ops, _ours
 from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, node_of, tensor_of
 from tf_dwsconv.convert.graphs._patterns import Patterns
 
@@ -35,6 +35,7 @@ class Reader:
 
     Args:
         nodes: the graph, frozen and tidy.
+        ours: whether ops of this package are read, as the layers that call them.
 
     Attributes:
         model: the Keras graph; None where nothing could be read.
@@ -42,8 +43,9 @@ class Reader:
         read: names of the nodes that are in the view.
     """
 
-    def __init__(self, nodes: Nodes):
+    def __init__(self, nodes: Nodes, ours: bool = False):
         self.nodes, self.readers, self._specs = nodes, nodes.readers(), nodes.specs()
+        self.ours = {op.name: op for op in nodes.operations() if op.type in _ours.OPS} if ours else {}
         self.reasons: dict[str, str] = {}
         self.read: set[str] = set()
         self._known = _shapes_by_filters(nodes)

@@ -30,7 +30,7 @@ def put(nodes: Nodes, found: Any, emission: Emission, inputs: list[str], out: st
     """
     specs = [tf.TensorSpec(t.shape, t.dtype) for t in emission.inputs]
     if isinstance(found, Folded):
-        place(nodes, trace(lambda x: _folded(found, x), specs), inputs, out)
+        place(nodes, trace(lambda x: _folded(found, x), specs), inputs, [out])
     else:
         put_layers(nodes, emission, specs, inputs, out)
 
@@ -46,7 +46,7 @@ def put_layers(nodes: Nodes, emission: Emission, specs: list, inputs: list[str],
         with keras.StatelessScope(state_mapping=[(v, tf.constant(value)) for v, value in values]):
             return emission.call(list(tensors))
 
-    place(nodes, trace(call, specs), inputs, out)
+    place(nodes, trace(call, specs), inputs, [out])
 
 
 def _folded(found: Folded, x: Any) -> Any:
@@ -73,27 +73,32 @@ def trace(function: Any, specs: list) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*specs).graph
 
 
-def place(nodes: Nodes, graph: Any, inputs: list[str], out: str) -> None:
-    """Puts a traced graph into another one, in the place of the node of a tensor.
+def place(nodes: Nodes, graph: Any, inputs: list[str], outs: list[str]) -> dict[str, str]:
+    """Puts a traced graph into another one, in the place of the nodes of some tensors.
 
     Args:
         nodes: the graph; is changed.
-        graph: without captures, and with one result.
+        graph: without captures.
         inputs: what it reads, as tensors of `nodes`.
-        out: the tensor that it replaces.
+        outs: the tensors that its results replace.
+
+    Returns:
+        Under which name each of `outs` is found now, of those that do not keep theirs.
     """
+    old = node_of(outs[-1])
     if graph.captures:
-        raise ValueError(f"what takes the place of {node_of(out)!r} holds state")
-    part = Nodes(graph.as_graph_def(), [graph.outputs[0].name], [t.op.name for t in graph.inputs])
+        raise ValueError(f"what takes the place of {old!r} holds state")
+    part = Nodes(graph.as_graph_def(), [t.name for t in graph.outputs], [t.op.name for t in graph.inputs])
     _freeze.tidy(part)
-    result = _without_identities(part, part.fetches[0])
+    results = [_without_identities(part, ref) for ref in part.fetches]
     given = dict(zip((t.op.name for t in graph.inputs), inputs))
-    old, names = node_of(out), {}
-    # A result that is the first of several, or an input itself, is handed on by a node of the old name.
-    takes_name = result not in {f"{name}:0" for name in given} and result.endswith(":0") and out.endswith(":0")
+    # A result that is one of several, or an input itself, is handed on by a node of the old name.
+    takes_name = len(outs) == 1 and results[0] not in {f"{name}:0" for name in given}
+    takes_name = takes_name and results[0].endswith(":0") and outs[0].endswith(":0")
+    names: dict[str, str] = {}
     for node in part:
         if node.name not in given:
-            is_last = takes_name and node.name == node_of(result)
+            is_last = takes_name and node.name == node_of(results[0])
             names[node.name] = old if is_last else nodes.new_name(f"{old}/{node.name.rpartition('/')[2]}")
             if not is_last:
                 nodes.add(tf.compat.v1.NodeDef(name=names[node.name]))
@@ -109,8 +114,11 @@ def place(nodes: Nodes, graph: Any, inputs: list[str], out: str) -> None:
             node.input[:] = [outer(ref) for ref in node.input]
             node.name = names[node.name]
             nodes.add(node)
-    if not takes_name:
-        nodes.redirect({out: outer(result)})
+    if takes_name:
+        return {}
+    moved = {out: outer(result) for out, result in zip(outs, results)}
+    nodes.redirect(moved)
+    return moved
 
 
 def _without_identities(part: Nodes, ref: str) -> str:

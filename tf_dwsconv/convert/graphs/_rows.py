@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from tf_dwsconv.convert import _cost
 from tf_dwsconv.convert._report import Row
 from tf_dwsconv.convert.graphs._nodes import Nodes, node_of
 from tf_dwsconv.convert.graphs._ops import CONVOLUTIONS
+from tf_dwsconv.convert.graphs._ours import OPS
 from tf_dwsconv.convert.graphs._reader import Reader, node_names
 from tf_dwsconv.convert.graphs._source import Source
 
@@ -17,7 +19,6 @@ _OTHERS = {
     "Conv2DBackpropInput": "a transposed convolution is none that the kernels compute",
     "Conv3D": "a convolution of volumes is none that the kernels compute",
 }
-_OURS = ("TfDwsconv>ConvBlock", "TfDwsconv>DepthwiseSepConv2D")
 
 
 class Rows:
@@ -34,6 +35,7 @@ class Rows:
         self._reasons = dict(reader.reasons)
         self._found: dict[str, Row] = {}  # by the first node
         self._inside: set[str] = set()
+        self._networks: dict[str, str] = {}  # by a node of the graph as it is then
         self._kernels = {name: _window(reader.nodes, name) for name, op in self._ops.items() if op in CONVOLUTIONS}
         self._functions = list(_in_functions(reader.nodes))
         self._quantised = [node for node in reader.nodes if "FakeQuant" in node.op]
@@ -49,6 +51,10 @@ class Rows:
         names = self._names(found)
         self._inside.update(names)
         self._found[names[0]] = Row(found.pattern, tuple(names), node_of(out), node_names(found.note))
+
+    def in_network(self, names: set[str], network: str) -> None:
+        """Nodes, fused or not, that are part of a program now."""
+        self._networks.update(dict.fromkeys(names, network))
 
     def not_placed(self, found: Any) -> None:
         """A find that begins or ends between two nodes' results."""
@@ -74,11 +80,16 @@ class Rows:
         if self._quantised:
             names = tuple(node.name for node in self._quantised)
             rows.append(Row("FakeQuant", names, None, "simulated quantisation is kept, and ends a block"))
+        rows = [self._with_network(row) for row in rows]
         if not rows:
-            ours = sum(op in _OURS for op in self._ops.values())
+            ours = sum(op in OPS for op in self._ops.values())
             reason = f"what could be fused is already: {ours} ops of this package" if ours else "no convolutions"
             rows.append(Row("graph", (), None, reason))
         return rows
+
+    def _with_network(self, row: Row) -> Row:
+        network = self._networks.get(row.fused if row.fused is not None else row.layers[0])
+        return row if network is None else dataclasses.replace(row, network=network)
 
     def _why_stock(self, name: str) -> str:
         window = self._kernels[name]

@@ -71,7 +71,8 @@ class _Names:
         return self._ends[name]
 
 
-def _assembly(graph: Graph, part: Part, name: str, names: _Names, translator: Translator) -> Assembly:
+def network(graph: Graph, part: Part, translator: Translator, name: str) -> tuple[FusedNetwork, Any]:
+    """The layer of a part, and its weights, which it gets once it is called."""
     builder = Builder()
     tensors = {id(t): builder.input(t.name, t.shape) for t in part.inputs}
     for node in part.nodes:
@@ -82,14 +83,18 @@ def _assembly(graph: Graph, part: Part, name: str, names: _Names, translator: Tr
     program, values = builder.finish(part.dtype, outputs)
     layers = [layer for node in part.nodes for layer in _layers(node)]
     with_weights = [layer for layer in layers if layer.weights] or layers
-    network = FusedNetwork(
-        program, name=name, dtype=with_weights[0].dtype_policy, trainable=all(layer.trainable for layer in with_weights)
-    )
-    step = Step(network, lambda: assign(network.values, values))
-    ends = [names.end(result, network) for result in part.outs]
+    policy = with_weights[0].dtype_policy if with_weights else part.dtype
+    made = FusedNetwork(program, name=name, dtype=policy, trainable=all(layer.trainable for layer in with_weights))
+    return made, values
+
+
+def _assembly(graph: Graph, part: Part, name: str, names: _Names, translator: Translator) -> Assembly:
+    made, values = network(graph, part, translator, name)
+    step = Step(made, lambda: assign(made.values, values))
+    ends = [names.end(result, made) for result in part.outs]
 
     def call(inputs: list) -> list:
-        results = keras.tree.flatten(network(inputs if len(inputs) > 1 else inputs[0]))
+        results = keras.tree.flatten(made(inputs if len(inputs) > 1 else inputs[0]))
         return [y if end is None else end(y) for y, end in zip(results, ends)]
 
     return Assembly(part.inputs, part.outs, call, [step, *(Step(end) for end in ends if end is not None)])

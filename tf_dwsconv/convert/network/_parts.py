@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
 
 import keras
 
@@ -106,8 +107,14 @@ class Translator:
         return True
 
 
-def find(graph: Graph, translator: Translator) -> list[Part]:
+def find(
+    graph: Graph, translator: Translator, order: Optional[list] = None, beyond: Callable[[Any], Iterable] = lambda t: ()
+) -> list[Part]:
     """The largest parts of a graph that programs can compute.
+
+    Args:
+        order: the graph's calls, each behind all that it needs; None for the graph's own order.
+        beyond: the calls that an input of the graph comes from, where the graph is a view of something larger.
 
     Each call gets a stage: as many times as the path that leads to it, at its worst, goes from calls that one kind of
     program computes to others. Neighbours of one kind and stage make a part. A path that leaves a part goes on in later
@@ -115,9 +122,12 @@ def find(graph: Graph, translator: Translator) -> list[Part]:
     """
     stages: dict[int, int] = {}
     groups = _Groups()
-    for node in graph.nodes:
-        kind, stage = translator.kind(node), 0
-        before = [producer for t in node.arguments.keras_tensors if (producer := graph.producer(t)) is not None]
+    for node in graph.nodes if order is None else order:
+        kind = translator.kind(node)
+        tensors = node.arguments.keras_tensors
+        before = [producer for t in tensors if (producer := graph.producer(t)) is not None]
+        outside = [call for t in tensors if graph.producer(t) is None for call in beyond(t)]
+        stage = max((stages[id(call)] + 1 for call in outside), default=0)
         for producer in before:
             stage = max(stage, stages[id(producer)] + (translator.kind(producer) != kind))
         stages[id(node)] = stage

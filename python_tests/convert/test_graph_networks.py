@@ -1,0 +1,140 @@
+"""Programs in the graphs that `convert_saved_model` writes: what they take in, where they end, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from graph_support import EPSILON, Weights, conv, depthwise, fused, picture, saved
+
+import tf_dwsconv
+
+pytestmark = pytest.mark.usefixtures("op_library")
+NETWORK = "TfDwsconv>Network"
+
+
+def block(x, w, channels=8):
+    y = tf.nn.relu6(depthwise(x, w(3, 3, x.shape[-1], 1)))
+    return tf.nn.relu(tf.nn.bias_add(conv(y, w(1, 1, x.shape[-1], channels)), w(channels)))
+
+
+def ops_of(build, folder, fuse="network"):
+    rows, worst, ops = fused(saved(build, folder / "frozen.pb"), fuse)
+    assert worst < 100 * EPSILON
+    return rows, [op for op in ops if op not in ("Const", "Placeholder", "Identity")]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: tf.nn.max_pool2d(x, 3, 2, "SAME"),
+        lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID"),
+        lambda x: tf.concat([x, tf.nn.tanh(x)], 3),
+        lambda x: tf.raw_ops.ResizeBilinear(images=x, size=[9, 7], half_pixel_centers=True),
+        lambda x: tf.raw_ops.ResizeNearestNeighbor(images=x, size=[4, 16], half_pixel_centers=True),
+        lambda x: x * tf.sigmoid(tf.reduce_mean(x, [1, 2], keepdims=True)),
+        lambda x: x + tf.reduce_max(x, [1, 2], keepdims=True),
+        lambda x: tf.reshape(tf.reshape(x, [-1, 64, 8]), [-1, 8, 8, 8]),
+        lambda x: tf.nn.softmax(x),
+    ],
+    ids=["max", "average", "concat", "bilinear", "nearest", "gate", "reduce max", "reshape", "softmax"],
+)
+def test_one_program(tmp_path, between):
+    w = Weights()
+
+    def build():
+        y = between(block(picture(8, 8, 4), w))
+        tf.nn.softmax(tf.reduce_mean(block(y, w, 5), [1, 2]), name="y")
+
+    rows, ops = ops_of(build, tmp_path)
+    assert ops == [NETWORK]
+    assert all(row.network == "y" for row in rows) and len(rows) == 2
+    assert NETWORK not in ops_of(build, tmp_path, "blocks")[1]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: tf.raw_ops.ResizeBilinear(images=x, size=[9, 7]),
+        lambda x: tf.nn.max_pool2d(x, 2, 2, [[0, 0], [1, 0], [0, 1], [0, 0]]),
+        lambda x: tf.transpose(x, [0, 2, 1, 3]),
+        lambda x: tf.reduce_mean(x, [0, 1], keepdims=True),
+        lambda x: tf.reshape(x, [-1, 4, 8, 8]),
+        lambda x: tf.cast(tf.cast(x, tf.float64), tf.float32),
+    ],
+    ids=["corners", "pads of a pool", "transpose", "over pictures", "other pictures", "float64"],
+)
+def test_what_programs_do_not_have_stays_between_two(tmp_path, between):
+    w = Weights()
+
+    def part(x):
+        return block(tf.nn.max_pool2d(block(x, w), 3, 1, "SAME"), w)
+
+    def build():
+        tf.identity(part(between(part(picture(8, 8, 4)))), name="y")
+
+    _, ops = ops_of(build, tmp_path)
+    assert ops.count(NETWORK) == 2 and len(ops) > 2
+
+
+def test_a_path_that_leaves_and_comes_back(tmp_path):
+    """Through a node that no layer stands for: one program of both ends would wait for itself."""
+    w = Weights()
+
+    def build():
+        y = block(block(picture(8, 8, 4), w), w)
+        around = tf.transpose(tf.transpose(y, [0, 3, 1, 2]) * 2.0, [0, 2, 3, 1])
+        tf.add(block(tf.nn.relu6(block(y, w)), w), tf.cumsum(around, 1), name="y")
+
+    _, ops = ops_of(build, tmp_path)
+    # What needs the path that comes back is not in the program.
+    assert "Cumsum" in ops and "AddV2" in ops and ops.count(NETWORK) == 1
+
+
+def several_results(x):
+    w = Weights()
+    y = block(tf.nn.max_pool2d(block(x, w), 3, 2, "SAME"), w)
+    return {"boxes": block(y, w, 12), "scores": tf.nn.softmax(tf.reduce_mean(block(y, w, 3), [1, 2])), "map": y}
+
+
+def test_several_results_there_and_back(tmp_path):
+    """In one program, under their names, in a new SavedModel, and as stock ops again."""
+    module = tf.Module()
+    module.serve = tf.function(several_results, input_signature=[tf.TensorSpec([None, None, None, 4], name="x")])
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
+    rows = tf_dwsconv.convert_saved_model(tmp_path / "saved", tmp_path / "fused")
+    networks = {row.network for row in rows if row.fused}
+    assert sum(row.fused is not None for row in rows) == 4 and len(networks) == 1 and None not in networks
+    tf_dwsconv.to_builtin(tmp_path / "fused", tmp_path / "stock")
+    x = tf.constant(np.random.default_rng(0).standard_normal((3, 10, 9, 4)), tf.float32)
+    expected = several_results(x)
+    for folder, ours in (("fused", 1), ("stock", 0)):
+        function = tf.saved_model.load(str(tmp_path / folder)).signatures["serving_default"]
+        given = function(x=x)
+        assert given.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(given[key], value, atol=100 * EPSILON, err_msg=key)
+        graph = function.graph.as_graph_def()
+        ops = [node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes]
+        assert sum(op.startswith("TfDwsconv>") for op in ops) == ours
+
+
+def test_twice_is_once(tmp_path):
+    """A graph that holds programs is read as one that does."""
+    module = tf.Module()
+    module.serve = tf.function(several_results, input_signature=[tf.TensorSpec([None, 8, 8, 4], name="x")])
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
+    tf_dwsconv.convert_saved_model(tmp_path / "saved", tmp_path / "fused")
+    rows = tf_dwsconv.convert_saved_model(tmp_path / "fused", tmp_path / "again")
+    assert "already: 1 op" in rows[0].reason and not any(row.fused for row in rows)
+    x = tf.ones([2, 8, 8, 4])
+    once, twice = (
+        tf.saved_model.load(str(tmp_path / f)).signatures["serving_default"](x=x) for f in ("fused", "again")
+    )
+    for key in once:
+        np.testing.assert_array_equal(once[key], twice[key])
+
+
+def test_bad_words(tmp_path):
+    with pytest.raises(ValueError, match=r"`fuse` must be 'network' or 'blocks'; given 'layers'"):
+        tf_dwsconv.convert_saved_model(tmp_path, tmp_path / "fused", fuse="layers")
