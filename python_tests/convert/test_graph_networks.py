@@ -18,8 +18,8 @@ def block(x, w, channels=8):
     return tf.nn.relu(tf.nn.bias_add(conv(y, w(1, 1, x.shape[-1], channels)), w(channels)))
 
 
-def ops_of(build, folder, fuse="network"):
-    rows, worst, ops = fused(saved(build, folder / "frozen.pb"), fuse)
+def ops_of(build, folder, fuse="network", **options):
+    rows, worst, ops = fused(saved(build, folder / "frozen.pb"), fuse, **options)
     assert worst < 100 * EPSILON
     return rows, [op for op in ops if op not in ("Const", "Placeholder", "Identity")]
 
@@ -89,6 +89,25 @@ def test_a_path_that_leaves_and_comes_back(tmp_path):
     _, ops = ops_of(build, tmp_path)
     # What needs the path that comes back is not in the program.
     assert "Cumsum" in ops and "AddV2" in ops and ops.count(NETWORK) == 1
+
+
+def test_loops_of_tensorflow_1_whose_variables_cross(tmp_path):
+    """What one variable gives depends on what went into the other, and the ring of the loop is no order."""
+    tf1, w = tf.compat.v1, Weights()
+
+    def build():
+        x = picture(8, 8, 4)
+        y, z = (block(tf.nn.max_pool2d(block(x, w), 3, 1, "SAME"), w) for _ in range(2))
+        _, y, z = tf1.while_loop(lambda i, y, z: i < 3, lambda i, y, z: (i + 1, z * 0.5, y + 0.1 * z), (0, y, z))
+        y, z = (tf.ensure_shape(t, [None, 8, 8, 8]) for t in (y, z))
+        tf.add(block(tf.nn.max_pool2d(block(y, w), 3, 1, "SAME"), w), z, name="y")
+
+    tf1.disable_control_flow_v2()
+    try:
+        _, ops = ops_of(build, tmp_path, outputs=["y"])
+    finally:
+        tf1.enable_control_flow_v2()
+    assert "NextIteration" in ops and ops.count(NETWORK) == 3
 
 
 def several_results(x):

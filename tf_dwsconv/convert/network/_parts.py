@@ -127,7 +127,7 @@ def find(
         tensors = node.arguments.keras_tensors
         before = [producer for t in tensors if (producer := graph.producer(t)) is not None]
         outside = [call for t in tensors if graph.producer(t) is None for call in beyond(t)]
-        stage = max((stages[id(call)] + 1 for call in outside), default=0)
+        stage = max((stages.get(id(call), -1) + 1 for call in outside), default=0)
         for producer in before:
             stage = max(stage, stages[id(producer)] + (translator.kind(producer) != kind))
         stages[id(node)] = stage
