@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import pytest
 from convert_support import chain, difference, functional, pictures
+from PIL import Image
 from test_fused_network import read_file
 
 import tf_dwsconv
@@ -58,6 +61,28 @@ def test_convert(model, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(native, "Network"), reason="this build has no native.Network")
+def test_a_picture_of_a_profile(model, capsys):
+    tf_dwsconv.save_network(tf_dwsconv.convert(model), "n.safetensors")
+    rates = ("--peak-gflops", "1e6", "--dram-gbs", "2e-9")
+    assert run(profile.main, "n.safetensors", *rates, "--plot", "p.png") == 0
+    out = capsys.readouterr().out
+    assert "limit: 1e+06 GFLOP/s (given), 2e-09 GB/s (given)" in out and "p.png: a picture" in out
+    assert Image.open("p.png").size[0] > 500
+    assert run(profile.main, "n.safetensors", "--plot", "p.png") == 1
+    assert "'p.png' exists; --overwrite writes over it" in capsys.readouterr().err
+    assert run(profile.main, "n.safetensors", "--plot", "p.what", "--repeats", "1") == 1
+    assert "path must end in one of" in capsys.readouterr().err
+
+
+def test_the_share_of_the_limit():
+    steps = [
+        {"step": i, "op": "chain", "name": f"s{i}", "shape": [1, 4], "ms": 1.0, "gflops": gflops, "gbs": gbs}
+        for i, (gflops, gbs) in enumerate(((50.0, 1.0), (2.0, 9.0), (2.0, 30.0)))
+    ]
+    lines = profile.format_profile(steps, rates=(100.0, 10.0)).splitlines()
+    assert [line.split()[-1] for line in lines] == ["limit", "50", "90", "300", "3"]
+
+
 def test_profile(model, capsys):
     tf_dwsconv.save_network(tf_dwsconv.convert(model), "n.safetensors")
     network = native.Network("n.safetensors")
@@ -66,10 +91,11 @@ def test_profile(model, capsys):
     for path in ("n.safetensors", "m.keras"):
         assert run(profile.main, path, "--batch", "2", "--repeats", "1") == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[1] for line in lines[1:-1]] == ["chain", "chain", "mean"]
-        assert "2x16x16x6" in lines[1] and lines[-1].startswith("sum")
+        assert [line.split()[1] for line in lines[1:-2]] == ["chain", "chain", "mean"]
+        assert "2x16x16x6" in lines[1] and lines[-2].startswith("sum") and lines[0].endswith("% limit")
+        assert re.fullmatch(r"limit: [\d.e+]+ GFLOP/s \(measured\), [\d.e+]+ GB/s \(measured\)", lines[-1])
     assert run(profile.main, "n.safetensors", "--repeats", "1", "--top", "1") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
     for arguments, message in (
         (["nothing.safetensors"], "nothing.safetensors"),
         (["mine.keras"], "holds 'mine' of class UnitNormalization"),
