@@ -48,7 +48,7 @@ inline Real Activate(Real x, const Activation& activation) {
       return (x - threshold) * static_cast<Real>(activation.alpha);
     }
     case ActivationKind::kPRelu:
-      break;  // of blocks, which have no plain loops
+      break;  // its slopes are weights
   }
   return x;
 }
