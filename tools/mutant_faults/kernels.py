@@ -33,8 +33,8 @@ FAULTS = (
     Fault(
         "a tile's panel of the channels before",
         "cc/cpu/kernels/pointwise_body.h",
-        "k * CeilDiv(a.cm, kPair) * kPair",
-        "(k > 0 ? k - kTileChannels : k) * CeilDiv(a.cm, kPair) * kPair",
+        "static_cast<const ZType*>(a.panels) + k * panel_step",
+        "static_cast<const ZType*>(a.panels) + (k > 0 ? k - kTileChannels : k) * panel_step",
         _LAYER,
     ),
     Fault(
