@@ -15,8 +15,7 @@ from tf_dwsconv.convert.graphs._nodes import Nodes
 from tf_dwsconv.layers import FusedConvBlock, FusedNetwork
 
 _BLOCKS = {"TfDwsconv>DepthwiseSepConv2D": signatures.read_layer, "TfDwsconv>ConvBlock": signatures.read_block}
-_NETWORK = f"TfDwsconv>{NETWORK_OP_NAME}" if ">" not in NETWORK_OP_NAME else NETWORK_OP_NAME
-OPS = (*_BLOCKS, _NETWORK)
+OPS = (*_BLOCKS, NETWORK_OP_NAME)
 _FILTERS = ("expand_filter", "depthwise_filter", "pointwise_filter")
 _VECTORS = ("expand_bias", "depthwise_bias", "bias", "expand_slopes", "depthwise_slopes", "slopes")
 
@@ -41,7 +40,7 @@ class Ours:
         self._values: dict[str, Optional[np.ndarray]] = {}
         dtype = op.outputs[0].dtype.name
         self.layer: Any
-        if op.type == _NETWORK:
+        if op.type == NETWORK_OP_NAME:
             *self.tensors, weights = op.inputs
             self._values["values"] = _value(nodes, op, weights.name)
             self.layer = FusedNetwork(op.get_attr("program").decode(), name=name, dtype=dtype)
