@@ -75,13 +75,13 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
   if (b.d_residual != nullptr) StoreResidualGradient<T>(job, workers);
   if (!job.wants_dz && !job.wants_dp && !job.wants_bias) return "";
 
-  const int64_t threads = std::min<int64_t>(std::max(options.num_threads, 1), plan.tasks());
+  const int threads = static_cast<int>(std::min<int64_t>(std::max(options.num_threads, 1), plan.tasks()));
   constexpr int64_t kFloat = sizeof(float);
-  Scratch scratch(threads * plan.scratch_floats * kFloat);
+  const WorkerScratch scratch(threads, plan.scratch_floats * kFloat);
   Scratch filters(plan.blocks * plan.filter_floats * kFloat);
   Scratch panels(job.wants_dz ? plan.blocks * plan.panel_floats * kFloat : 0);
   Scratch sums(plan.tasks() * plan.sum_floats * kFloat);
-  if (!scratch.data() || !filters.data() || !panels.data() || !sums.data()) return kOutOfMemory;
+  if (!scratch.ok() || !filters.data() || !panels.data() || !sums.data()) return kOutOfMemory;
   float* const packed_filters = reinterpret_cast<float*>(filters.data());
   float* const packed_panels = job.wants_dz ? reinterpret_cast<float*>(panels.data()) : nullptr;
   job.filters = packed_filters;
@@ -90,7 +90,7 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
 
   PackBackwardFilters(job, packed_filters, packed_panels, workers);
   ParallelFor(workers, plan.tasks(), [&](int64_t task, int worker) {
-    float* const mine = reinterpret_cast<float*>(scratch.data()) + worker * plan.scratch_floats;
+    float* const mine = reinterpret_cast<float*>(scratch.of(worker));
     RunBackwardTask(job, task / plan.blocks, task % plan.blocks, mine);
   });
   ReduceSums(job, workers);

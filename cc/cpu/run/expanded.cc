@@ -44,13 +44,14 @@ class Expanded : public Call {
     const Workers workers(plan_.threads, pool);
     const int64_t a_bytes = RoundUp(plan_.a_bytes, 64), z_bytes = to_y_ ? 0 : RoundUp(plan_.z_bytes, 64);
     const int64_t own = a_bytes + x_bytes_ + (plan_.by_channels ? 0 : z_bytes);
-    Scratch scratch(plan_.threads * own), all(plan_.by_channels ? z_bytes : 0);
-    if (scratch.data() == nullptr || all.data() == nullptr) return kOutOfMemory;
+    WorkerScratch scratch(plan_.threads, own);
+    Scratch all(plan_.by_channels ? z_bytes : 0);
+    if (!scratch.ok() || all.data() == nullptr) return kOutOfMemory;
     char* const z = to_y_ ? static_cast<char*>(buffers_.output) : all.data();
     std::vector<Worker> states(static_cast<size_t>(plan_.threads));
     for (int i = 0; i < plan_.threads; ++i) {
       Worker& w = states[static_cast<size_t>(i)];
-      w.a = scratch.data() + i * own;
+      w.a = scratch.of(i);
       w.x = w.a + a_bytes;
       w.z = plan_.by_channels ? z : w.x + x_bytes_;
     }

@@ -1,5 +1,6 @@
 #include "cc/cpu/run/scratch_pool.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
@@ -18,6 +19,7 @@ struct Entry {
 struct Pool {
   std::mutex mutex;
   std::vector<Entry> free;
+  std::vector<std::vector<Entry>> of_workers;  // by worker; what was given back last is at the end
 };
 
 Pool& ThePool() {
@@ -61,6 +63,39 @@ Scratch::~Scratch() {
     pool.free.erase(pool.free.begin() + static_cast<std::ptrdiff_t>(least));
   }
   pool.free.push_back(Entry{std::move(buffer_), capacity_});
+}
+
+WorkerScratch::WorkerScratch(int workers, int64_t bytes)
+    : buffers_(static_cast<size_t>(workers)), capacities_(static_cast<size_t>(workers), 0) {
+  Pool& pool = ThePool();
+  {
+    std::lock_guard<std::mutex> lock(pool.mutex);
+    for (size_t i = 0; i < std::min(buffers_.size(), pool.of_workers.size()); ++i) {
+      std::vector<Entry>& free = pool.of_workers[i];
+      if (free.empty()) continue;
+      buffers_[i] = std::move(free.back().buffer);
+      capacities_[i] = free.back().capacity;
+      free.pop_back();
+    }
+  }
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (buffers_[i] && capacities_[i] >= bytes) continue;
+    buffers_[i].reset();  // a worker has one buffer, which grows
+    buffers_[i] = AllocateAligned<char>(bytes);
+    capacities_[i] = buffers_[i] ? bytes : 0;
+    ok_ = ok_ && buffers_[i];
+  }
+}
+
+WorkerScratch::~WorkerScratch() {
+  Pool& pool = ThePool();
+  std::lock_guard<std::mutex> lock(pool.mutex);
+  if (pool.of_workers.size() < buffers_.size()) pool.of_workers.resize(buffers_.size());
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    std::vector<Entry>& free = pool.of_workers[i];
+    if (!buffers_[i] || capacities_[i] > kLargestKept || free.size() == kKept) continue;
+    free.push_back(Entry{std::move(buffers_[i]), capacities_[i]});
+  }
 }
 
 }  // namespace dwsconv

@@ -23,6 +23,24 @@ class Scratch {
   int64_t capacity_ = 0;
 };
 
+// Likewise `bytes` bytes for each of so many workers. A worker gets the memory that it had last, however many bytes
+// that were: what a step of a network leaves behind in a core's cache is where the next one writes. Cut from one buffer
+// they would lie elsewhere in each step, and a core would fetch lines that another has written.
+class WorkerScratch {
+ public:
+  WorkerScratch(int workers, int64_t bytes);
+  ~WorkerScratch();
+  WorkerScratch(const WorkerScratch&) = delete;
+  WorkerScratch& operator=(const WorkerScratch&) = delete;
+  bool ok() const { return ok_; }  // false when memory is out
+  char* of(int64_t worker) const { return buffers_[static_cast<size_t>(worker)].get(); }
+
+ private:
+  std::vector<AlignedBuffer<char>> buffers_;
+  std::vector<int64_t> capacities_;
+  bool ok_ = true;
+};
+
 }  // namespace dwsconv
 
 #endif  // DWSCONV_CPU_RUN_SCRATCH_POOL_H_
