@@ -12,6 +12,10 @@ constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks a
 
 // Cycles of a core, as in planner.cc: a byte that other threads have just written, or out of L3.
 constexpr double kCyclesPerByte = 1.0 / 8;
+constexpr double kDepthwiseCycles = 2.2;
+// What a piece of the channels costs beside its arithmetic, and its windows more where A does not stay in L1
+// (measured).
+constexpr double kCyclesPerPiece = 8000, kFarWindows = 1.25;
 
 // How Y is shared out once all of Z is there: what leaves no thread waiting, of that what moves the fewest bytes. Each
 // task reads its pixels of Z and its share of the filter.
@@ -39,6 +43,67 @@ void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
   }
 }
 
+// Multiply-adds of a chain's three products; the depthwise ones as those of dense products that take as long.
+struct Work {
+  double expand, depthwise, project;
+};
+
+Work WorkOf(const Chain& p) {
+  const double z = static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM());
+  return {static_cast<double>(p.H * p.W * p.E) * static_cast<double>(p.C),
+          z * static_cast<double>(p.R * p.S) * kDepthwiseCycles, p.has_project ? z * static_cast<double>(p.K) : 0};
+}
+
+// How many panels of A's channels a task takes, and how many the last thread has done at the end.
+struct Pieces {
+  int64_t panels = 0, until_end = 0;
+};
+
+Pieces ChoosePieces(const Chain& p, const Machine& machine, int threads) {
+  const int64_t panels = CeilDiv(p.C, machine.tile_channels);
+  const int64_t panel_bytes = p.H * p.W * machine.tile_channels * machine.z_bytes;
+  const double cycles = machine.vector_floats * static_cast<double>(panels);
+  const Work work = WorkOf(p);
+  Pieces best;
+  double least = -1;
+  for (int64_t each = 1; each <= panels && (each == 1 || each * panel_bytes <= kNearA); ++each) {
+    const int64_t rounds = CeilDiv(p.N * CeilDiv(panels, each), threads);
+    const double windows = work.depthwise * (each * panel_bytes <= machine.l1d_bytes ? 1 : kFarWindows);
+    const double cost = static_cast<double>(rounds * each) * (work.expand / machine.product_rate + windows) / cycles +
+                        static_cast<double>(rounds) * kCyclesPerPiece;
+    if (least >= 0 && cost >= least) continue;
+    least = cost;
+    best = {each, rounds * each};
+  }
+  return best;
+}
+
+// Whether fewer images than threads had better share the channels of A, and Z through L3, than rows, of which A's are
+// computed twice where two threads meet.
+bool ChannelsBeatStrips(const Chain& p, const Machine& machine, int threads, const Pieces& pieces) {
+  const Work work = WorkOf(p);
+  const int64_t strips = std::min(p.Ho, CeilDiv(threads, p.N));
+  int64_t most_rows = 0, most_read = 0;
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    const int64_t first = strip * p.Ho / strips, last = (strip + 1) * p.Ho / strips;
+    int64_t begin, end;
+    RowsRead(p, first, last, &begin, &end);
+    most_rows = std::max(most_rows, last - first);
+    most_read = std::max(most_read, end - begin);
+  }
+  // Strips are cut finer yet, so that the threads end together.
+  const double rounds = static_cast<double>(p.N * strips) / threads;
+  const double of_rows = rounds * static_cast<double>(most_rows) / static_cast<double>(p.Ho);
+  const double by_strips = work.expand * rounds * static_cast<double>(most_read) / static_cast<double>(p.H) +
+                           (work.depthwise + work.project) * of_rows;
+  const double panels = static_cast<double>(CeilDiv(p.C, machine.tile_channels));
+  const double others = static_cast<double>(p.N * p.output_pixels()) * static_cast<double>(p.CM()) / threads;
+  const double fetched = others * static_cast<double>(machine.z_bytes) * kCyclesPerByte * machine.vector_floats;
+  const double by_channels = (work.expand + work.depthwise) * static_cast<double>(pieces.until_end) / panels +
+                             work.project * static_cast<double>(p.N) / threads + (p.has_project ? fetched : 0);
+  return by_channels < by_strips;
+}
+
 }  // namespace
 
 bool MayCutChannels(const Chain& p, const Machine& machine) {
@@ -57,7 +122,10 @@ void FinishExpandPlan(const Chain& p, const Machine& machine, Plan* plan) {
   const int64_t a_rows = pieces ? p.H : read, images = plan->by_channels ? p.N : 1;
   plan->a_bytes = a_rows * p.W * plan->channels * zb + 64;
   plan->z_bytes = images * plan->rows * p.Wo * plan->z_stride * zb + 64;
-  plan->tasks = p.N * (plan->by_channels ? CeilDiv(p.C, plan->channels) : CeilDiv(p.Ho, plan->rows));
+  // As many strips for each thread.
+  const int64_t strips = RoundUp(CeilDiv(p.Ho, plan->rows), CeilDiv(plan->threads, p.N));
+  plan->strips = plan->by_channels || plan->channels < p.C ? 1 : std::min(p.Ho, strips);
+  plan->tasks = p.N * (plan->by_channels ? CeilDiv(p.C, plan->channels) : plan->strips);
   plan->scratch_bytes = RoundUp(plan->a_bytes, 64) + (plan->by_channels ? 0 : RoundUp(plan->z_bytes, 64));
   if (plan->by_channels) ShareOutput(p, machine, plan);
 }
@@ -79,24 +147,29 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
                 static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
 
   const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
-  const auto piece = [&](int64_t pieces) { return std::min(p.C, RoundUp(CeilDiv(p.C, pieces), panel)); };
   const int64_t z_image = p.Ho * z_row, near = std::max<int64_t>(1, CeilDiv(p.H * row_bytes, kNearA));
   const auto finished = [&] {
     FinishExpandPlan(p, machine, &plan);
     return plan;
   };
   const int64_t least_a = p.H * p.W * panel * zb;
-  if (MayCutChannels(p, machine) && z_image <= room && least_a <= kLargestZ) {
+  if (MayCutChannels(p, machine) && least_a <= kLargestZ) {
     // Whole images: no row of A is computed twice.
-    plan.channels = piece(near);
-    plan.rows = p.Ho;
-    if (p.N >= 4 * plan.threads || p.N % plan.threads == 0) return finished();
-    if (p.N * z_image <= kLargestZ) {
-      // As many pieces an image as keep all threads busy to the end.
-      const int64_t rounds = CeilDiv(p.N * near, plan.threads);
-      plan.channels = piece(CeilDiv(rounds * plan.threads, p.N));
-      plan.by_channels = true;
+    const bool enough = p.N >= 4 * plan.threads || p.N % plan.threads == 0;
+    if (enough && z_image <= room) {
+      plan.channels = std::min(p.C, RoundUp(CeilDiv(p.C, near), panel));
+      plan.rows = p.Ho;
       return finished();
+    }
+    const int64_t z_thread = p.N * z_image / plan.threads;
+    if (!enough && z_thread <= machine.l2_bytes * 3 / 4 && p.N * z_image <= kLargestZ) {
+      const Pieces pieces = ChoosePieces(p, machine, plan.threads);
+      if (ChannelsBeatStrips(p, machine, plan.threads, pieces)) {
+        plan.channels = std::min(p.C, pieces.panels * panel);
+        plan.rows = p.Ho;
+        plan.by_channels = true;
+        return finished();
+      }
     }
   }
   // Strips of rows. A's rows are kept from strip to strip, so what many rows save is only the copy of those that stay
@@ -104,10 +177,8 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   plan.channels = p.C;
   const int64_t halo = std::max<int64_t>(0, (p.R - 1) * p.dilation_h + 1 - p.stride_h);
   const int64_t fit = (room - halo * row_bytes) / std::max<int64_t>(1, p.stride_h * row_bytes + z_row);
-  // Enough strips for the threads, and those of one thread of equal height.
-  const int64_t strips = p.N >= plan.threads ? 1 : CeilDiv(plan.threads, p.N);
-  const int64_t rows = std::clamp<int64_t>(fit, 1, std::max<int64_t>(1, CeilDiv(p.Ho, strips)));
-  plan.rows = CeilDiv(p.Ho, CeilDiv(CeilDiv(p.Ho, rows), strips) * strips);
+  const int64_t each = CeilDiv(p.Ho, p.N >= plan.threads ? 1 : CeilDiv(plan.threads, p.N));
+  plan.rows = std::clamp<int64_t>(fit, 1, each);
   return finished();
 }
 

@@ -39,14 +39,54 @@ TEST(ExpandPlan, RowsAndChannelsAreWithinTheChain) {
       ASSERT_EQ(plan.rows, p.Ho);
     }
     // A holds the rows that a strip reads, at least of the pieces of their channels.
-    for (int64_t first = 0; first < p.Ho; first += plan.rows) {
+    ASSERT_GE(plan.strips, 1);
+    ASSERT_LE(plan.strips, p.Ho);
+    for (int64_t strip = 0; strip < plan.strips; ++strip) {
+      const int64_t first = strip * p.Ho / plan.strips, last = (strip + 1) * p.Ho / plan.strips;
+      ASSERT_LE(last - first, plan.rows);
       int64_t begin, end;
-      RowsRead(p, first, std::min(p.Ho, first + plan.rows), &begin, &end);
+      RowsRead(p, first, last, &begin, &end);
       ASSERT_GE(plan.a_bytes, (end - begin) * p.W * plan.channels * m.z_bytes);
     }
-    pieces += plan.channels < p.C, by_channels += plan.by_channels, strips += plan.rows < p.Ho;
+    pieces += plan.channels < p.C, by_channels += plan.by_channels, strips += plan.strips > 1;
   }
   EXPECT_TRUE(pieces > 20 && by_channels > 20 && strips > 100) << pieces << " " << by_channels << " " << strips;
+}
+
+// A block of MobileNetV2 at batch 1, on a machine with 512 KB of L2.
+Chain Block(int64_t side, int64_t expansion, int64_t channels) {
+  Chain p;
+  p.N = p.M = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
+  p.H = p.W = p.Ho = p.Wo = side;
+  p.E = expansion;
+  p.C = channels;
+  p.K = expansion;
+  p.R = p.S = 3;
+  p.pad_top = p.pad_left = 1;
+  p.has_depthwise = p.has_project = true;
+  return p;
+}
+
+Machine TwoThreads() {
+  Machine m;
+  m.threads = 2;
+  m.l2_bytes = 512 << 10;
+  m.vector_floats = 8;
+  m.tile_channels = 16;
+  return m;
+}
+
+TEST(ExpandPlan, ThreadsGetEqualShares) {
+  // 14 rows in strips of 4 would be 4 + 4 for one thread and 4 + 2 for the other, and A's rows between them twice.
+  const Plan channels = MakePlan(Block(14, 64, 384), TwoThreads());
+  EXPECT_TRUE(channels.by_channels);
+  EXPECT_EQ(channels.tasks % 2, 0);
+  EXPECT_EQ(384 % channels.channels, 0);
+  // Nine panels of channels would be 5 + 4; rows are 14 + 14.
+  const Plan strips = MakePlan(Block(28, 24, 144), TwoThreads());
+  EXPECT_FALSE(strips.by_channels);
+  EXPECT_GT(strips.strips, 2);
+  EXPECT_EQ(strips.strips % 2, 0);
 }
 
 TEST(RowsRead, AreThoseUnderTheTaps) {

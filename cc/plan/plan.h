@@ -55,11 +55,11 @@ struct Plan {
   int64_t block_pixels = 0, block_channels = 0;
   int64_t repeat_bytes = 0;  // of scratch_bytes, at its end: the block's rows of X where RepeatsInput, else 0
 
-  // Behind an expansion A, several times the size of X, never exists as a whole. A task is `rows` output rows of one
-  // image. It computes A's rows below their windows, `channels` of them at a time (all, or a multiple of the register
-  // tile), then as many channels of Z, and at last Y. With all channels at a time a thread keeps the rows that its next
-  // task reads again. Its scratch is A and Z.
-  int64_t rows = 0, channels = 0;
+  // Behind an expansion A, several times the size of X, never exists as a whole. A task is one of
+  // `strips` of an image, of `rows` output rows at most. It computes A's rows below their windows, `channels` of them
+  // at a time (all, or a multiple of the register tile), then as many channels of Z, and at last Y. With all channels
+  // at a time a thread keeps the rows that its next task reads again. Its scratch is A and Z.
+  int64_t rows = 0, channels = 0, strips = 1;
   // With few small images the tasks are (image, channels) first, until all of Z is there, and then parts of Y: of an
   // image y_blocks of pixels times y_shares of output channels.
   bool by_channels = false;

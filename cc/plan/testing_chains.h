@@ -105,15 +105,16 @@ inline std::string Told(const Chain& p, const Machine& m) {
 inline bool operator==(const Plan& a, const Plan& b) {
   return a.block_pixels == b.block_pixels && a.block_channels == b.block_channels && a.tasks == b.tasks &&
          a.threads == b.threads && a.scratch_bytes == b.scratch_bytes && a.z_stride == b.z_stride &&
-         a.repeat_bytes == b.repeat_bytes && a.stream == b.stream && a.rows == b.rows && a.channels == b.channels &&
-         a.by_channels == b.by_channels && a.a_bytes == b.a_bytes && a.z_bytes == b.z_bytes;
+         a.repeat_bytes == b.repeat_bytes && a.stream == b.stream && a.rows == b.rows && a.strips == b.strips &&
+         a.channels == b.channels && a.by_channels == b.by_channels && a.a_bytes == b.a_bytes && a.z_bytes == b.z_bytes;
 }
 
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {
   return out << plan.block_pixels << "x" << plan.block_channels << ", " << plan.tasks << " tasks, " << plan.threads
              << " threads, " << plan.scratch_bytes << " bytes, stride " << plan.z_stride << ", repeat "
-             << plan.repeat_bytes << (plan.stream ? ", stream" : "") << "; " << plan.rows << " rows x " << plan.channels
-             << (plan.by_channels ? " apart, " : ", ") << plan.a_bytes << " + " << plan.z_bytes;
+             << plan.repeat_bytes << (plan.stream ? ", stream" : "") << "; " << plan.strips << " strips of "
+             << plan.rows << " rows x " << plan.channels << (plan.by_channels ? " apart, " : ", ") << plan.a_bytes
+             << " + " << plan.z_bytes;
 }
 
 }  // namespace dwsconv

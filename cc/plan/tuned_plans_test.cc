@@ -218,7 +218,7 @@ TEST(ApplyPlanChoice, SaysWhatIsWrong) {
     return ApplyPlanChoice(expanded, m, {0, 0, 2, false, rows, channels, by_channels}, &plan);
   };
   EXPECT_EQ(strips(3, 64, false), "");
-  EXPECT_EQ(plan.tasks, 3);
+  EXPECT_EQ(plan.tasks, 4);  // of 2 rows: as many for each thread
   EXPECT_EQ(strips(8, 16, true), "");
   EXPECT_EQ(plan.tasks, 4);
   EXPECT_EQ(strips(9, 64, false), "rows must be 1 to 8 (Ho), but is 9");

@@ -26,9 +26,8 @@ class Blocks : public Call {
     const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes : plan_.scratch_bytes;
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
-    ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_, [&](int64_t task, int64_t next, int worker) {
-      Task(task, next, scratch.of(worker));
-    });
+    ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_,
+                     [&](int64_t task, int64_t next, int worker) { Task(task, next, scratch.of(worker)); });
     return "";
   }
 

@@ -23,7 +23,7 @@ class Expanded : public Call {
  public:
   explicit Expanded(const Call& call)
       : Call(call),
-        strips_(plan_.by_channels ? 1 : CeilDiv(chain_.Ho, plan_.rows)),
+        strips_(plan_.strips),
         pieces_(CeilDiv(chain_.C, plan_.channels)),
         x_stride_(RoundUp(chain_.E, 64 / product_item_) + 64 / product_item_) {
     // Z of nothing more is Y, and is written there.
@@ -80,6 +80,9 @@ class Expanded : public Call {
     int64_t x_n = -1, x_begin = 0, x_end = 0;  // likewise `x`
   };
 
+  // Output rows [first, last) of a strip.
+  int64_t FirstRow(int64_t task) const { return task % strips_ * chain_.Ho / strips_; }
+  int64_t LastRow(int64_t task) const { return (task % strips_ + 1) * chain_.Ho / strips_; }
   int64_t z_pixel_bytes() const { return z_stride_ * z_item_; }
 
   // X of rows [begin, end) of image n in the products' type, if it is of another.
@@ -175,8 +178,7 @@ class Expanded : public Call {
   }
 
   void Strip(int64_t task, int64_t next, Worker* w) const {
-    const int64_t n = task / strips_, first = task % strips_ * plan_.rows;
-    const int64_t last = std::min(chain_.Ho, first + plan_.rows), pixels = (last - first) * chain_.Wo;
+    const int64_t n = task / strips_, first = FirstRow(task), last = LastRow(task), pixels = (last - first) * chain_.Wo;
     char* const z =
         to_y_ ? static_cast<char*>(buffers_.output) + (n * pixels_ + first * chain_.Wo) * z_pixel_bytes() : w->z;
     for (int64_t c = 0; c < chain_.C; c += plan_.channels) Piece(n, first, last, c, w, z);
@@ -186,8 +188,7 @@ class Expanded : public Call {
       // X of the rows that the next task expands.
       const int64_t row = chain_.W * chain_.E * item_;
       int64_t begin, end, done, unused;
-      const int64_t next_first = next % strips_ * plan_.rows;
-      RowsRead(chain_, next_first, std::min(chain_.Ho, next_first + plan_.rows), &begin, &end);
+      RowsRead(chain_, FirstRow(next), LastRow(next), &begin, &end);
       RowsRead(chain_, first, last, &unused, &done);
       if (next / strips_ == n) begin = std::max(begin, done);
       part.ahead = Image(next / strips_) + begin * row;

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <mutex>
 #include <utility>
+#include <vector>
+
+#include "cc/core/huge_pages.h"
+#include "cc/core/whole.h"
 
 namespace dwsconv {
 namespace {
@@ -19,12 +23,17 @@ struct Entry {
 struct Pool {
   std::mutex mutex;
   std::vector<Entry> free;
-  std::vector<std::vector<Entry>> of_workers;  // by worker; what was given back last is at the end
+  std::vector<WorkerScratch::Memory> of_workers;  // what was given back last is at the end
 };
 
 Pool& ThePool() {
   static Pool* pool = new Pool;  // never destroyed: threads may outlive static destructors
   return *pool;
+}
+
+// What is kept lies on large pages; *bytes becomes what there is.
+AlignedBuffer<char> Allocate(int64_t* bytes) {
+  return *bytes > kLargestKept ? AllocateAligned<char>(*bytes) : AllocateHuge(bytes);
 }
 
 }  // namespace
@@ -45,7 +54,7 @@ Scratch::Scratch(int64_t bytes) {
       return;
     }
   }
-  buffer_ = AllocateAligned<char>(bytes);
+  buffer_ = Allocate(&bytes);
   capacity_ = buffer_ ? bytes : 0;
 }
 
@@ -65,37 +74,33 @@ Scratch::~Scratch() {
   pool.free.push_back(Entry{std::move(buffer_), capacity_});
 }
 
-WorkerScratch::WorkerScratch(int workers, int64_t bytes)
-    : buffers_(static_cast<size_t>(workers)), capacities_(static_cast<size_t>(workers), 0) {
+WorkerScratch::WorkerScratch(int workers, int64_t bytes) {
   Pool& pool = ThePool();
   {
     std::lock_guard<std::mutex> lock(pool.mutex);
-    for (size_t i = 0; i < std::min(buffers_.size(), pool.of_workers.size()); ++i) {
-      std::vector<Entry>& free = pool.of_workers[i];
-      if (free.empty()) continue;
-      buffers_[i] = std::move(free.back().buffer);
-      capacities_[i] = free.back().capacity;
-      free.pop_back();
+    if (!pool.of_workers.empty()) {
+      memory_ = std::move(pool.of_workers.back());
+      pool.of_workers.pop_back();
     }
   }
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    if (buffers_[i] && capacities_[i] >= bytes) continue;
-    buffers_[i].reset();  // a worker has one buffer, which grows
-    buffers_[i] = AllocateAligned<char>(bytes);
-    capacities_[i] = buffers_[i] ? bytes : 0;
-    ok_ = ok_ && buffers_[i];
+  if (memory_.workers >= workers && memory_.stride >= bytes) return;
+  // It grows in both directions, so that calls of different kinds end with one that serves them all.
+  int64_t all = std::max<int64_t>(memory_.workers, workers);
+  int64_t stride = RoundUp(std::max(memory_.stride, bytes), 64), capacity;
+  memory_.buffer.reset();
+  if (__builtin_mul_overflow(all, stride, &capacity) || capacity > kLargestKept) {
+    all = workers;
+    stride = RoundUp(bytes, 64);
+    if (__builtin_mul_overflow(all, stride, &capacity)) return;
   }
+  memory_ = {Allocate(&capacity), all, stride};
 }
 
 WorkerScratch::~WorkerScratch() {
+  if (!memory_.buffer || memory_.workers * memory_.stride > kLargestKept) return;
   Pool& pool = ThePool();
   std::lock_guard<std::mutex> lock(pool.mutex);
-  if (pool.of_workers.size() < buffers_.size()) pool.of_workers.resize(buffers_.size());
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    std::vector<Entry>& free = pool.of_workers[i];
-    if (!buffers_[i] || capacities_[i] > kLargestKept || free.size() == kKept) continue;
-    free.push_back(Entry{std::move(buffers_[i]), capacities_[i]});
-  }
+  if (pool.of_workers.size() < kKept) pool.of_workers.push_back(std::move(memory_));
 }
 
 }  // namespace dwsconv

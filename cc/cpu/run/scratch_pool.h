@@ -3,7 +3,6 @@
 #define DWSCONV_CPU_RUN_SCRATCH_POOL_H_
 
 #include <cstdint>
-#include <vector>
 
 #include "cc/core/aligned_buffer.h"
 
@@ -23,22 +22,25 @@ class Scratch {
   int64_t capacity_ = 0;
 };
 
-// Likewise `bytes` bytes for each of so many workers. A worker gets the memory that it had last, however many bytes
-// that were: what a step of a network leaves behind in a core's cache is where the next one writes. Cut from one buffer
-// they would lie elsewhere in each step, and a core would fetch lines that another has written.
+// A lease on `bytes` bytes for each of so many workers. A worker finds the memory that it had last, however many bytes
+// that were: where a step of a network writes, the step before has left lines in the same core's cache. Cut from a
+// buffer of the right size, they would lie elsewhere in each step, and often be another core's.
 class WorkerScratch {
  public:
   WorkerScratch(int workers, int64_t bytes);
   ~WorkerScratch();
   WorkerScratch(const WorkerScratch&) = delete;
   WorkerScratch& operator=(const WorkerScratch&) = delete;
-  bool ok() const { return ok_; }  // false when memory is out
-  char* of(int64_t worker) const { return buffers_[static_cast<size_t>(worker)].get(); }
+  bool ok() const { return memory_.buffer != nullptr; }  // false when memory is out
+  char* of(int64_t worker) const { return memory_.buffer.get() + worker * memory_.stride; }
+
+  struct Memory {
+    AlignedBuffer<char> buffer;
+    int64_t workers = 0, stride = 0;  // bytes from a worker to the next
+  };
 
  private:
-  std::vector<AlignedBuffer<char>> buffers_;
-  std::vector<int64_t> capacities_;
-  bool ok_ = true;
+  Memory memory_;
 };
 
 }  // namespace dwsconv
