@@ -9,6 +9,7 @@ namespace dwsconv {
 namespace {
 
 constexpr int64_t kMostRepeatedFloats = 64 << 10;
+constexpr int64_t kFewestTilesInRow = 4;        // of pixels, for products that take each row by itself
 constexpr int64_t kTooMuch = int64_t{1} << 48;  // floats; no plan asks for that many
 
 int64_t ZStride(const Chain& chain, const Machine& machine) {
@@ -54,6 +55,11 @@ bool RepeatsInput(const Chain& p, int64_t vector_floats) {
 
 bool IsPointwise(const Chain& c) {
   return c.R == 1 && c.S == 1 && c.stride_h == 1 && c.stride_w == 1 && c.Ho == c.H && c.Wo == c.W;
+}
+
+bool ReadsWindows(const Chain& c, int64_t tile_pixels, int64_t product_depth) {
+  return !c.has_depthwise && c.has_project && c.E == 0 && !IsPointwise(c) && c.dilation_w == 1 && !c.float_between() &&
+         c.dtype == DType::kFloat32 && product_depth == 1 && c.Wo >= kFewestTilesInRow * tile_pixels;
 }
 
 Chain PlannedAs(const Chain& chain) {

@@ -42,6 +42,12 @@ bool RepeatsInput(const Chain& chain, int64_t vector_floats);
 // A dense convolution of which each pixel needs one.
 bool IsPointwise(const Chain& chain);
 
+// A dense convolution whose products read X under their windows, wherever those are inside the image: runs of S*C
+// numbers in each of R rows. What lies under windows that reach past an edge is copied, as it is of all windows
+// elsewhere: where an instruction takes several terms of a sum, and in rows of a few pixels, where products by rows are
+// slow.
+bool ReadsWindows(const Chain& chain, int64_t tile_pixels, int64_t product_depth);
+
 struct Plan {
   int64_t tasks = 0;
   int threads = 1;            // used, at most Machine::threads

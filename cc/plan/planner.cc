@@ -21,8 +21,10 @@ constexpr int64_t kGroupedRows = 3;
 constexpr double kCyclesPerByte = 1.0 / 8;
 constexpr double kCyclesPerNearByte = 1.0 / 128;
 constexpr double kCyclesPerTask = 500;
+constexpr double kFlopsPerCycle = 32;
 constexpr double kLeastTilePixels = 4, kPixelsPerTile = 0.25;
-constexpr int64_t kMostEqualBlocks = 8;  // a thread
+constexpr int64_t kMostEqualBlocks = 8;                   // a thread
+constexpr int64_t kWindowTasks = 8, kMostWindowRows = 8;  // likewise, of dense convolutions by rows
 
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
@@ -125,7 +127,10 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
   const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
   const double flops = 2.0 * static_cast<double>(chain.N) * static_cast<double>(pixels) *
                        static_cast<double>(chain.CM()) * static_cast<double>(chain.R * chain.S + chain.K);
-  const int threads = static_cast<int>(std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads));
+  // Few pixels wait for the filter, which is read once a call, from far away.
+  const double filter_bytes = static_cast<double>(chain.CM()) * static_cast<double>(chain.K * machine.z_bytes);
+  const double work = std::max(flops, filter_bytes * kCyclesPerByte * kFlopsPerCycle);
+  const int threads = static_cast<int>(std::clamp<double>(work / machine.flops_per_thread, 1.0, machine.threads));
   // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
   const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);
   const double x = static_cast<double>(chain.H * chain.W * chain.C);
@@ -195,6 +200,14 @@ Plan MakePlan(const Chain& chain, const Machine& machine) {
   const Chain planned = PlannedAs(chain);
   Plan plan = SearchBlocks(planned, machine);
   if (chain.has_depthwise || IsPointwise(chain)) return plan;
+  if (ReadsWindows(chain, machine.tile_pixels, machine.product_depth)) {
+    // Whole rows, of which a part of X stays near; their scratch is for the windows at the edges.
+    const int64_t fit = std::max<int64_t>(1, kLargestScratch / 4 / (plan.z_stride * machine.z_bytes));
+    const int64_t rows = std::clamp<int64_t>(chain.N * chain.Ho / (kWindowTasks * plan.threads), 1, kMostWindowRows);
+    plan.block_pixels = chain.Wo <= fit ? std::min(rows, fit / chain.Wo) * chain.Wo : fit;
+    FinishPlan(planned, machine, &plan);
+    return plan;
+  }
   // What lies under the windows of a dense convolution is several times X: it had better stay in L1.
   const int64_t fit = machine.l1d_bytes / 2 / (plan.z_stride * machine.z_bytes) / machine.tile_pixels;
   plan.block_pixels = std::min(plan.block_pixels, std::max<int64_t>(fit, 4) * machine.tile_pixels);

@@ -149,7 +149,15 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+  if constexpr (kPair == 1) {
+    const int64_t run = a.z_rows == 1 ? a.cm : a.cm / a.z_rows;
+#pragma GCC unroll 1
+    for (int64_t r = 0; r < a.z_rows; ++r, z += a.z_row_step, panel += run * kTileChannels) {
+      MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, run, panel, acc, fetch);
+    }
+  } else {
+    MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+  }
   FinishTile(a, end, acc, pixel);
 }
 
@@ -250,7 +258,7 @@ void Pointwise(const PointwiseArgs& given) {
            : TileOfRows<false, kTilePixels, 1>(rows, a, end, z, panel, pixel, fetch);
     }
   };
-  if (a.pixels == 1) {
+  if (a.pixels == 1 && a.z_rows == 1) {
     constexpr int64_t kWide = kRowPanels * kTileChannels;
     int64_t k = a.k_begin;
     end.lanes = kTileChannels;

@@ -20,6 +20,7 @@ class Blocks : public Call {
     from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.float_between() && IsPointwise(chain_);
     to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
             buffers_.residual == nullptr && !stream_ && layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
+    reads_windows_ = ReadsWindows(chain_, kernels_.tile_pixels, kernels_.depth) && kernels_.round == nullptr;
   }
 
   std::string Run(ThreadPool* pool) const {
@@ -56,8 +57,49 @@ class Blocks : public Call {
       Project(part, image + first * chain_.C * item_, chain_.C, /*from_x=*/true);
       return;
     }
+    if (reads_windows_) {
+      Windows(part, image, scratch);
+      return;
+    }
     Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + plan_.scratch_bytes - plan_.repeat_bytes);
     Project(part, scratch, plan_.z_stride);
+  }
+
+  // A dense convolution row by row: the products read X where a window is inside the image, and a copy elsewhere.
+  void Windows(const Part& part, const char* image, char* scratch) const {
+    const Chain& c = chain_;
+    // Columns whose windows are inside.
+    const int64_t left = CeilDiv(c.pad_left, c.stride_w);
+    const int64_t right = c.W + c.pad_left < c.S ? 0 : (c.W + c.pad_left - c.S) / c.stride_w + 1;
+    const int64_t end = part.first + part.pixels;
+    for (int64_t pixel = part.first; pixel < end;) {
+      const int64_t row = pixel / c.Wo, q = pixel % c.Wo, last = std::min(c.Wo, q + end - pixel);
+      const int64_t h = row * c.stride_h - c.pad_top;
+      const bool inside = h >= 0 && h + (c.R - 1) * c.dilation_h < c.H && std::max(q, left) < std::min(last, right);
+      const int64_t from = inside ? std::max(q, left) : last, to = inside ? std::min(last, right) : last;
+      const auto columns = [&](int64_t begin, int64_t stop) {
+        Part some = part;
+        some.first = pixel - q + begin;
+        some.pixels = stop - begin;
+        return some;
+      };
+      const auto copied = [&](int64_t begin, int64_t stop) {
+        if (begin >= stop) return;
+        const Part some = columns(begin, stop);
+        Depthwise(image, part.n, some.first, some.pixels, scratch, plan_.z_stride, nullptr);
+        Project(some, scratch, plan_.z_stride);
+      };
+      copied(q, from);
+      if (inside) {
+        Part some = columns(from, to);
+        some.z_rows = c.R;
+        some.z_row_step = c.dilation_h * c.W * c.C;
+        const int64_t at = (h * c.W + from * c.stride_w - c.pad_left) * c.C;
+        Project(some, image + at * item_, c.stride_w * c.C, /*from_x=*/true);
+        copied(to, last);
+      }
+      pixel += last - q;
+    }
   }
 
   // Z of `pixels` pixels, with all that happens to it. `repeat` is memory for RepeatedDepthwise.
@@ -126,7 +168,7 @@ class Blocks : public Call {
   }
 
   const int64_t blocks_, shares_, row_bytes_, image_bytes_;
-  bool from_x_, to_y_;
+  bool from_x_, to_y_, reads_windows_;
 };
 
 }  // namespace

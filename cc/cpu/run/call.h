@@ -54,6 +54,7 @@ class Call {
     int64_t n, first, pixels, k, k_end;
     const char* ahead = nullptr;
     int64_t ahead_bytes = 0;
+    int64_t z_rows = 1, z_row_step = 0;  // as in PointwiseArgs
   };
 
   // z_stride in elements of z_type, or with from_x in those of X, which lies where Z would.

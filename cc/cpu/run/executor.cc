@@ -47,6 +47,8 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   args.z_padded = rounded && args.z_stride >= RoundUp(cm_, kernels_.depth);
   args.pixels = part.pixels;
   args.cm = cm_;
+  args.z_rows = part.z_rows;
+  args.z_row_step = part.z_row_step;
   args.panels = packed_.project().panels;
   args.bias = packed_.project().bias;
   args.slopes = packed_.project().slopes;
