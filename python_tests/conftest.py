@@ -124,6 +124,17 @@ def op_calls(counter: str = "dwsconv_calls") -> dict:
     return calls
 
 
+def chain_ways(word: str) -> int:
+    """How often this process went one way of cutting a chain; the words are in cc/cpu/run/executor.h."""
+    from tf_dwsconv._tf import library as _library
+
+    count = ctypes.CDLL(_library.load().path).dwsconv_block_ways
+    count.restype = ctypes.c_int64
+    assert count(b"nowhere") == -1
+    assert count(word.encode()) >= 0
+    return count(word.encode())
+
+
 @pytest.fixture(scope="session")
 def op_library():
     """For tests of the fused kernels: without the library they fail, rather than pass on stock ops."""

@@ -84,7 +84,7 @@ int64_t dwsconv_calls(const char* isa) {
 }
 
 // How often a way of cutting an expanded chain was gone (cc/cpu/run/executor.h), or -1 for a word that is none.
-int64_t dwsconv_block_ways(const char* way) { return way == nullptr ? -1 : dwsconv::ExpandWay(way); }
+int64_t dwsconv_block_ways(const char* way) { return way == nullptr ? -1 : dwsconv::ChainWay(way); }
 
 int64_t dwsconv_pack_calls() { return dwsconv::PackCalls(); }
 

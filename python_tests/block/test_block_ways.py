@@ -6,16 +6,14 @@ What decides is the size of L2, the number of threads and the images. So a proce
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 
 import pytest
-from conftest import check_python
+from conftest import chain_ways, check_python
 
 from tf_dwsconv import native
-from tf_dwsconv._tf import library as _library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -48,10 +46,7 @@ BLOCKS = {
 
 def ways():
     """How often each way was gone in this process."""
-    count = ctypes.CDLL(_library.load().path).dwsconv_block_ways
-    count.restype = ctypes.c_int64
-    assert count(b"nowhere") == -1
-    return {word: count(word.encode()) for word in WORDS}
+    return {word: chain_ways(word) for word in WORDS}
 
 
 def run_all():
@@ -107,16 +102,18 @@ SMALL = ("few pixels", "few pixels, stride 2", "one pixel")
 
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in SMALL])
 def test_strips_where_l2_is_small(found, block):
-    """Rows are kept wherever a strip reads what the one before has read."""
+    """Rows are kept wherever a strip reads what the one before has read. Several threads may share the channels."""
     kept = set() if block == "stride 3 of 2 rows" else {"kept"}
-    for gone in ways_of(found["strips of a row"], block):
+    for gone in ways_of(found["strips of a row"], block, threads=(1,)):
         assert gone == {"strips"} | kept
+    for gone in ways_of(found["strips of a row"], block):
+        assert gone - {"shares"} == {"channels"} or gone - {"kept"} == {"strips"}
 
 
 @pytest.mark.parametrize("block", ["plain", "two images", "dilated", "no 1x1 at the end", "gate and norm"])
 def test_strips_of_several_rows(found, block):
-    gone = ways_of(found["strips"], block, threads=(1, 2))
-    assert gone == [{"strips", "kept"}] * 4 * len(native.cpu_info()["isas"])
+    gone = ways_of(found["strips"], block, threads=(1,))
+    assert gone == [{"strips", "kept"}] * 3 * len(native.cpu_info()["isas"])
 
 
 def test_whole_images_and_pieces_of_channels(found):
@@ -124,16 +121,18 @@ def test_whole_images_and_pieces_of_channels(found):
     one_thread = {"plain": "pieces", "stride 2": "pieces", "two images": "pieces", "eight images": "images"}
     for block, way in {**one_thread, "pads": "images", "two filters a channel": "images"}.items():
         assert all(gone == {way} for gone in ways_of(runs, block, threads=(1,))), block
-    for block in ("plain", "stride 2", "dilated", "stride 3 of 2 rows"):
-        # One image, so that the threads share its channels, and those of Y or its pixels.
-        assert all(gone - {"shares"} == {"channels"} for gone in ways_of(runs, block, threads=(2, 3, 8))), block
-    assert all(gone - {"shares"} == {"channels"} for gone in ways_of(runs, "eight images", threads=(3,)))
+    for block in ("plain", "stride 2", "dilated"):
+        # One image: the threads share its channels, and those of Y or its pixels, unless some would wait longer then.
+        for gone in ways_of(runs, block, threads=(2, 3, 8)):
+            assert gone - {"shares"} == {"channels"} or gone - {"kept"} == {"strips"}, block
+    # No row of A is read by two strips of this one.
+    assert all(gone == {"strips"} for gone in ways_of(runs, "stride 3 of 2 rows", threads=(2,)))
 
 
-def test_shares_of_the_output_channels_where_pixels_are_few(found):
+def test_channels_where_pixels_are_few(found):
     for machine in ("strips", "whole images"):
         for block in ("few pixels", "few pixels, stride 2"):
-            assert all(gone == {"channels", "shares"} for gone in ways_of(found[machine], block, threads=(8,)))
+            assert all("channels" in gone for gone in ways_of(found[machine], block, threads=(2,)))
 
 
 def test_there_is_no_way_that_no_run_went(found):

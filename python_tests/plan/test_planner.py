@@ -93,3 +93,20 @@ def test_this_machine_is_planned_for():
     told = native.plan(*shapes_of(problem), num_threads=2, variant="fused")
     assert {name: told[name] for name in given if name in told} == {name: given[name] for name in given if name in told}
     assert told["block_pixels"] > 0
+
+
+def test_threads_behind_an_expansion_get_equal_shares():
+    """One image: nobody waits for a strip of rows, and channels are shared where rows would be computed twice."""
+
+    def block(high, expansion, channels, kernel, threads):
+        shapes = (1, high, high, expansion), (kernel, kernel, channels, 1), (1, 1, channels, expansion)
+        return native.plan(
+            *shapes, expand_filter_shape=(1, 1, expansion, channels), padding="SAME", num_threads=threads
+        )
+
+    for high, expansion, channels in ((56, 24, 144), (112, 16, 96), (50, 24, 100)):
+        for threads in (2, 4, 6):
+            strips = block(high, expansion, channels, 3, threads)
+            assert strips["by_channels"] or strips["tasks"] % threads == 0 or strips["tasks"] == high, strips
+    # Of 14 rows seven more would be computed twice, or with strips of one row four of five.
+    assert block(14, 64, 384, 5, 2)["by_channels"]

@@ -159,4 +159,32 @@ FAULTS = (
         "false",
         ("op/test_filter_cache.py",),
     ),
+    Fault(
+        "a window at the left edge reads the row before",
+        "cc/cpu/run/blocks.cc",
+        "CeilDiv(c.pad_left, c.stride_w)",
+        "c.pad_left / (c.stride_w + 1)",
+        ("block/test_conv_block.py::test_dense_convolution_reads_its_windows",),
+    ),
+    Fault(
+        "a window at the right edge reads the row below",
+        "cc/cpu/run/blocks.cc",
+        "(c.W + c.pad_left - c.S) / c.stride_w + 1",
+        "(c.W + c.pad_left - c.S) / c.stride_w + 2",
+        ("block/test_conv_block.py::test_dense_convolution_reads_its_windows",),
+    ),
+    Fault(
+        "windows without holes between their rows",
+        "cc/cpu/run/blocks.cc",
+        "c.dilation_h * c.W * c.C;",
+        "c.W * c.C;",
+        ("block/test_conv_block.py::test_dense_convolution_reads_its_windows",),
+    ),
+    Fault(
+        "workers share their scratch",
+        "cc/cpu/run/scratch_pool.h",
+        "worker * memory_.stride",
+        "0 * worker * memory_.stride",
+        ("block/test_block_ways.py",),
+    ),
 )

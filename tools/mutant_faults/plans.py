@@ -6,10 +6,10 @@ FAULTS = (
     Fault(
         "small problems on all threads",
         "cc/plan/planner.cc",
-        "flops / machine.flops_per_thread",
+        "work / machine.flops_per_thread",
         "static_cast<double>(machine.threads)",
         ("plan/test_planner.py::test_small_problems_take_one_thread",),
-        at="std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads)",
+        at="std::clamp<double>(work / machine.flops_per_thread, 1.0, machine.threads)",
     ),
     Fault(
         "blocks larger than their scratch",
@@ -39,5 +39,19 @@ FAULTS = (
         "int64_t{0}",
         ("plan/test_tune_plans.py", "plan/test_tune_file.py"),
         at="          p.H,\n",
+    ),
+    Fault(
+        "one thread has a strip more than another",
+        "cc/plan/expand_plan.cc",
+        "RoundUp(CeilDiv(p.Ho, plan->rows), CeilDiv(plan->threads, p.N))",
+        "CeilDiv(p.Ho, plan->rows)",
+        ("plan/test_planner.py::test_threads_behind_an_expansion_get_equal_shares",),
+    ),
+    Fault(
+        "rows twice where channels would be shared",
+        "cc/plan/expand_plan.cc",
+        "return by_channels < by_strips;",
+        "return by_channels < 0 * by_strips;",
+        ("plan/test_planner.py::test_threads_behind_an_expansion_get_equal_shares",),
     ),
 )

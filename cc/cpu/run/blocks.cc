@@ -27,6 +27,7 @@ class Blocks : public Call {
     const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes : plan_.scratch_bytes;
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
+    if (reads_windows_) Count(Way::kWindows);
     ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_,
                      [&](int64_t task, int64_t next, int worker) { Task(task, next, scratch.of(worker)); });
     return "";

@@ -9,6 +9,10 @@
 
 namespace dwsconv {
 
+// The ways of ChainWay.
+enum class Way : int { kImages, kPieces, kChannels, kShares, kStrips, kKept, kWindows };
+void Count(Way way);
+
 // A chain, its buffers and its plan, and the steps that end each task.
 class Call {
  public:

@@ -1,6 +1,8 @@
 #include "cc/cpu/run/executor.h"
 
 #include <algorithm>
+#include <atomic>
+#include <iterator>
 #include <vector>
 
 #include "cc/core/half.h"
@@ -10,6 +12,9 @@
 
 namespace dwsconv {
 namespace {
+
+constexpr const char* kWays[] = {"images", "pieces", "channels", "shares", "strips", "kept", "windows"};
+std::atomic<int64_t> ways[std::size(kWays)];
 
 // Rows of Z from its own channel order, m * C + c, to TensorFlow's, c * M + m: where they are the output.
 template <typename T>
@@ -37,6 +42,15 @@ void GateToFloat(const Chain& c, const void* from, int64_t stride, float* to) {
 }
 
 }  // namespace
+
+void Count(Way way) { ways[static_cast<int>(way)].fetch_add(1, std::memory_order_relaxed); }
+
+int64_t ChainWay(const std::string& way) {
+  for (size_t i = 0; i < std::size(kWays); ++i) {
+    if (way == kWays[i]) return ways[i].load(std::memory_order_relaxed);
+  }
+  return -1;
+}
 
 void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_x) const {
   const int64_t at = (part.n * pixels_ + part.first) * chain_.K * item_;

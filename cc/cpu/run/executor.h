@@ -19,11 +19,12 @@ constexpr char kOutOfMemory[] = "out of memory for the working buffers of the de
 std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan,
                     ThreadPool* pool);
 
-// How often this process went a way of cutting a chain that begins with an expansion, for tests; -1 for a word that is
-// none. Of calls: "images", whole ones, all channels at a time; "pieces", whole ones, channels piece by piece;
+// How often this process went a way of cutting a chain, for tests; -1 for a word that is none. Of calls that begin with
+// an expansion: "images", whole ones, all channels at a time; "pieces", whole ones, channels piece by piece;
 // "channels", pieces of channels as tasks; "shares", those whose output channels were shared out, too; "strips", of
-// rows. Of strips: "kept", those that found rows of A kept from the strip before.
-int64_t ExpandWay(const std::string& way);
+// rows. Of strips: "kept", those that found rows of A kept from the strip before. Of dense convolutions: "windows",
+// whose products read X.
+int64_t ChainWay(const std::string& way);
 
 }  // namespace dwsconv
 

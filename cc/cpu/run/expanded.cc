@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <iterator>
 #include <vector>
 
 #include "cc/core/whole.h"
@@ -10,13 +8,6 @@
 
 namespace dwsconv {
 namespace {
-
-// The ways of ExpandWay, and their words.
-enum class Way : int { kImages, kPieces, kChannels, kShares, kStrips, kKept };
-constexpr const char* kWays[] = {"images", "pieces", "channels", "shares", "strips", "kept"};
-std::atomic<int64_t> ways[std::size(kWays)];
-
-void Count(Way way) { ways[static_cast<int>(way)].fetch_add(1, std::memory_order_relaxed); }
 
 // Behind an expansion: strips of rows, whole images, or pieces of the channels.
 class Expanded : public Call {
@@ -220,12 +211,5 @@ class Expanded : public Call {
 }  // namespace
 
 std::string RunExpanded(const Call& call, ThreadPool* pool) { return Expanded(call).Run(pool); }
-
-int64_t ExpandWay(const std::string& way) {
-  for (size_t i = 0; i < std::size(kWays); ++i) {
-    if (way == kWays[i]) return ways[i].load(std::memory_order_relaxed);
-  }
-  return -1;
-}
 
 }  // namespace dwsconv
