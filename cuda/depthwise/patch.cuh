@@ -125,8 +125,9 @@ DWS_DEVICE void PatchWords(uint32_t (&words)[kPatchPixels], PatchSums<T>& sums, 
   const WordClamp clamp = WordClamp::Of(activation, T());
   DWS_UNROLL
   for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
-    words[pixel] = clamp(PatchWord<T>(sums, pixel / kPatch, pixel % kPatch), T());
+    words[pixel] = PatchWord<T>(sums, pixel / kPatch, pixel % kPatch);
   }
+  clamp.All(words, T());
 }
 
 }  // namespace cuda
