@@ -301,6 +301,13 @@ void Wait(int pending) {
   }
 }
 
+const void* SharedWords(const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(from) % bytes != 0 || !IsShared(from, bytes)) {
+    Fail("words that are outside shared memory, or askew");
+  }
+  return from;
+}
+
 void LoadMatrices(uint32_t* words, const void* row, bool transposed) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0 || !IsShared(row, 16)) {
     Fail("a row of a matrix that is outside shared memory, or askew");
