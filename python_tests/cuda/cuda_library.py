@@ -78,7 +78,7 @@ class Library:
         self.handle.dwsconv_cuda_plan.restype = self.handle.dwsconv_cuda_run.restype = ctypes.c_char_p
         self.handle.dwsconv_cuda_calls.restype = ctypes.c_int64
 
-    def calls(self, paths=("direct", "two_step", "stream")) -> dict:
+    def calls(self, paths=("direct", "two_step", "stream", "tensor_stream")) -> dict:
         """Calls so far by path."""
         return {path: self.handle.dwsconv_cuda_calls({**PATHS, **BLOCK_PATHS}[path]) for path in paths}
 
