@@ -33,12 +33,14 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   const double pixels = tile->tile_rows * tile->tile_columns, product = ProductPerCycle(p, machine, options.math);
   // For 8 channels two taps are a product of 16 x 8 x 16, a last one of 16 x 8 x 8: of which an eighth is of use.
   const double depthwise = tensor ? Real(p.R * (p.S / 2 * 16 + 8)) / product : Real(p.R * p.S) / machine.rates.fma;
-  const double compute = pixels * tile->channels * depthwise + pixels * tile->channels * tile->out_channels / product +
-                         pixels * tile->out_channels / machine.rates.outputs;
+  const double warps = Real(tile->blocks_per_multiprocessor) * tile->threads / 32;
+  // A warp runs on one of a multiprocessor's four parts.
+  const double compute = (pixels * tile->channels * depthwise + pixels * tile->channels * tile->out_channels / product +
+                          pixels * tile->out_channels / machine.rates.outputs) *
+                         std::max(1.0, 4 / warps);
   const double columns = std::min<double>(tile->in_columns, Real(p.W));
   const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
   // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
-  const double warps = Real(tile->blocks_per_multiprocessor) * tile->threads / 32;
   const double shown = compute * 0.02 * std::max(1.0, 12 / warps);
   CutRows(p, machine, residents, StepCycles(machine, residents, compute, moved) + shown, 1500, 0, options.segments,
           tile);
@@ -49,10 +51,9 @@ std::string StreamRefuses(const Chain& p, const CudaMachine& machine, CudaMath m
   const std::string path = tensor ? "path tensor_stream" : "path stream";
   if (tensor && (!HasFastWindow(p) || p.R > 5 || p.dtype == DType::kFloat32 || p.K > kTensorStreamOutChannels)) {
     return path +
-           " has kernels for 16-bit elements, 3x3 and 5x5 windows with stride 1 or 2, dilation 1 and depth multiplier "
-           "1, "
-           "and up to " +
-           std::to_string(kTensorStreamOutChannels) + " output channels alone";
+           " is for 16-bit elements, 3x3 and 5x5 windows with stride 1 or 2, dilation 1, depth multiplier 1, and up "
+           "to " +
+           std::to_string(kTensorStreamOutChannels) + " output channels";
   }
   if (!HasFastWindow(p)) {
     return path +
