@@ -43,6 +43,7 @@ struct BlockStripArgs {
   bool y_words;                            // without P: whole words in a row of Y, and aligned
   // As in CudaTile.
   int tile_rows, tile_columns, in_columns, ring_rows, depth, channels, out_channels, warp_channels;
+  int column_units;  // of A: what a warp sums at a time of its channels
   int strips, segments, segment_rows;
   int expand_offset_bytes, d_offset_bytes, p_offset_bytes, bias_offset_bytes;
   int x_offset_bytes, ring_offset_bytes, z_offset_bytes;
@@ -172,12 +173,10 @@ template <typename Policy, typename Win>
 DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace<Win>& place,
                            const BlockStripShared<typename Policy::Element>& shared, int first, int count) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int pixels = count * args.in_columns,
-            column_units = (args.channels + kTiles * kTileColumns - 1) / (kTiles * kTileColumns);
-  const int units = (pixels + kWarpRows - 1) / kWarpRows * column_units;
+  const int pixels = count * args.in_columns, units = (pixels + kWarpRows - 1) / kWarpRows * args.column_units;
   for (int unit = warp; unit < units; unit += kBlockStripWarps) {
-    const int first_pixel = unit / column_units * kWarpRows,
-              first_channel = unit % column_units * kTiles * kTileColumns;
+    const int first_pixel = unit / args.column_units * kWarpRows;
+    const int first_channel = unit % args.column_units * kTiles * kTileColumns;
     const int left = (args.channels - first_channel) / kTileColumns, tiles = left < kTiles ? left : kTiles;
     Sums sums;
     ClearSums(sums);
