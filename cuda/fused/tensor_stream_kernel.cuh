@@ -31,9 +31,10 @@
 namespace dwsconv {
 namespace cuda {
 
-// Output channels by 64: a thread has half as many sums.
-template <int kHalves>
-constexpr int kTensorStreamThreads = kHalves == 1 ? 384 : 256;
+// Of a block, at most. kHalves: output channels by 64. A thread with half as many sums, and fewer taps, gets by with
+// fewer registers.
+template <int kWindow, int kHalves>
+constexpr int kTensorStreamThreads = kWindow == 3 && kHalves == 1 ? 384 : 256;
 
 // Where the ring has a row's elements: 8 channels of all columns, 16 bytes a column, then the next 8. With stride 2 the
 // even columns come first. So 8 pixels side by side are 128 bytes for ldmatrix, and every tap lies at a constant
@@ -328,7 +329,8 @@ DWS_DEVICE void TensorTile(const StreamArgs& args, const StreamPlace<Win>& place
 }
 
 template <typename T, typename Win, int kHalves>
-__global__ void __launch_bounds__(kTensorStreamThreads<kHalves>, 1) TensorStreamKernel(const StreamArgs args) {
+__global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
+    TensorStreamKernel(const StreamArgs args) {
   StreamThread me;
   me.Find(args, T());
   const TensorStreamShared<T> shared(args, GroupOf(args));

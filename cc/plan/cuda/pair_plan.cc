@@ -15,7 +15,7 @@ double Bytes(const Chain& p, int64_t elements) { return Real(elements) * Real(Si
 
 // Threads that a block of the fused kernels may have: kStreamThreads of cuda/fused/stream_kernel.cuh,
 // kTensorStreamThreads of tensor_stream_kernel.cuh. With fewer a thread may have all 255 registers.
-int StreamThreads(const Chain& p, bool tensor) { return (tensor ? p.K <= 64 : p.R == 3) ? 384 : 256; }
+int StreamThreads(const Chain& p, bool tensor) { return p.R == 3 && (!tensor || p.K <= 64) ? 384 : 256; }
 
 // Blocks with this tile that one multiprocessor holds.
 int BlocksPerMultiprocessor(const CudaMachine& machine, const CudaTile& tile, int most_threads) {
