@@ -26,6 +26,9 @@ const char* RunDepthwiseGradient(const Call& call, const CudaStep& step) {
   }
   SetImage(p, &args);
   const int64_t words = p.C * SizeOf(p.dtype) / 4;
+  args.words = static_cast<int>(words);
+  args.x_row_words = p.W * words;
+  args.dz_row_words = p.Wo * words;
   args.groups = static_cast<int>(CeilDiv(words, kGradientGroupWords));
   args.group_words = static_cast<int>(CeilDiv(words, args.groups));
   args.patch_rows = static_cast<int>(GradientPatches(p.H, p.stride_h, p.pad_top));

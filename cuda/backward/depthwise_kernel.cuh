@@ -3,6 +3,7 @@
 #define DWSCONV_CUDA_BACKWARD_DEPTHWISE_KERNEL_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cc/plan/cuda/tile.h"
 #include "cuda/backward/fragments.cuh"
@@ -24,6 +25,9 @@ struct DepthwiseGradientArgs {
   int patch_rows, patch_columns;  // of an image
   int64_t patches, part_patches;  // of all images, and of a part
   int64_t items;                  // parts * groups
+  // What the kernel would otherwise keep in registers.
+  int words;                          // of a pixel
+  int64_t x_row_words, dz_row_words;  // of a row of X; of dZ
 };
 
 // A patch of dX, kPatch x kPatch pixels of which the first has a tap of dZ, and the dZ that it reads.
@@ -36,10 +40,11 @@ struct GradientPatch {
   DWS_DEVICE static constexpr int Tap(int a, int j) { return a - kStride * (j - kAbove); }
 };
 
-// Blocks of a multiprocessor that there are to be registers for.
+// Blocks of a multiprocessor that there are to be registers for. bfloat16 spills with four, float16 does not.
 template <typename T, typename Win>
 constexpr int DepthwiseGradientBlocks() {
-  return ResidentBlocks(sizeof(T) == 4 ? 4 : Win::kSize > 3 ? 2 : Win::kStride == 1 ? 4 : 3);
+  constexpr bool kFour = Win::kStride == 1 && !std::is_same<T, BFloat16>::value;
+  return ResidentBlocks(sizeof(T) == 4 ? 4 : Win::kSize > 3 ? 2 : kFour ? 4 : 3);
 }
 
 // A kernel for one window, M = 1, and channels in whole words. A thread has one word of channels; each element of dZ
@@ -51,7 +56,6 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
   using Patch = GradientPatch<Win>;
   constexpr int kElements = Word<T>::kElements;
   float* const shared = reinterpret_cast<float*>(SharedMemory());  // [lanes][taps][group_words * kElements]
-  const int words = args.C / kElements;
   const int lanes = kDepthwiseGradientThreads / args.group_words;
   const int lane = static_cast<int>(threadIdx.x) / args.group_words;
   const int word_of_group = static_cast<int>(threadIdx.x) - lane * args.group_words;
@@ -59,12 +63,12 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
     const int group = static_cast<int>(item % args.groups);
     const int64_t part = item / args.groups;
     const int word = group * args.group_words + word_of_group;
-    const bool active = lane < lanes && word < words;
+    const bool active = lane < lanes && word < args.words;
     float weights[kInput ? Win::kTaps : 1][kElements], taps[kFilter ? Win::kTaps : 1][kElements];
     DWS_UNROLL
     for (int tap = 0; tap < Win::kTaps; ++tap) {
       if (kInput && active) {
-        WidenWord(static_cast<const uint32_t*>(args.d)[tap * words + word], weights[kInput ? tap : 0], T());
+        WidenWord(static_cast<const uint32_t*>(args.d)[tap * args.words + word], weights[kInput ? tap : 0], T());
       }
       DWS_UNROLL
       for (int e = 0; e < kElements; ++e) taps[kFilter ? tap : 0][e] = 0.f;
@@ -77,9 +81,8 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
       const int row = static_cast<int>(rest % args.patch_rows) * kPatch - args.pad_top % Win::kStride;
       const int64_t image = rest / args.patch_rows;
       const uint32_t rows = InsideMask(row, args.H, kPatch), columns = InsideMask(column, args.W, kPatch);
-      const int64_t x_row_words = static_cast<int64_t>(args.W) * words;
       const int64_t x_at =
-          image * args.H * x_row_words + row * x_row_words + static_cast<int64_t>(column) * words + word;
+          image * args.H * args.x_row_words + row * args.x_row_words + static_cast<int64_t>(column) * args.words + word;
       float x[kFilter ? kPatchPixels : 1][kElements], sums[kInput ? kPatchPixels : 1][kElements];
       DWS_UNROLL
       for (int i = 0; i < kPatchPixels * kElements; ++i) sums[kInput ? i / kElements : 0][i % kElements] = 0.f;
@@ -88,7 +91,8 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
         DWS_UNROLL
         for (int i = 0; i < kPatchPixels; ++i) {
           const int a = i / kPatch, b = i % kPatch;
-          const uint32_t* const from = static_cast<const uint32_t*>(args.x) + x_at + a * x_row_words + b * words;
+          const uint32_t* const from =
+              static_cast<const uint32_t*>(args.x) + x_at + a * args.x_row_words + b * args.words;
           x_words[i] = ((rows >> a) & (columns >> b) & 1u) != 0 ? *from : 0u;
         }
         DWS_UNROLL
@@ -98,20 +102,22 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
       const int top = (row + args.pad_top) / Win::kStride - Patch::kAbove;
       const int left = (column + args.pad_left) / Win::kStride - Patch::kAbove;
       const uint32_t dz_rows = InsideMask(top, args.Ho, Patch::kIn), dz_columns = InsideMask(left, args.Wo, Patch::kIn);
-      const int64_t dz_row_words = static_cast<int64_t>(args.Wo) * words;
-      const uint32_t* const dz = static_cast<const uint32_t*>(args.dz) + image * args.Ho * dz_row_words +
-                                 top * dz_row_words + static_cast<int64_t>(left) * words + word;
+      const uint32_t* const dz = static_cast<const uint32_t*>(args.dz) + image * args.Ho * args.dz_row_words +
+                                 top * args.dz_row_words + static_cast<int64_t>(left) * args.words + word;
+      // Half a row at a time where there are no registers for a whole one.
+      constexpr int kParts = Patch::kIn % 2 == 0 ? 2 : 1, kTogether = Patch::kIn / kParts;
       DWS_UNROLL
-      for (int j = 0; j < Patch::kIn; ++j) {
+      for (int half_row = 0; half_row < Patch::kIn * kParts; ++half_row) {
+        const int j = half_row / kParts, first = half_row % kParts * kTogether;
         if (((dz_rows >> j) & 1u) == 0) continue;
-        const uint32_t* const dz_row = dz + j * dz_row_words;
-        uint32_t dz_words[Patch::kIn];
-        LoadRow<Patch::kIn>(dz_words, dz_columns, [&](int i) { return dz_row[i * words]; });
+        const uint32_t* const dz_row = dz + j * args.dz_row_words;
+        uint32_t dz_words[kTogether];
+        LoadRow<kTogether>(dz_words, dz_columns >> first, [&](int i) { return dz_row[(first + i) * args.words]; });
         DWS_UNROLL
-        for (int i = 0; i < Patch::kIn; ++i) {
+        for (int i = first; i < first + kTogether; ++i) {
           if (((dz_columns >> i) & 1u) == 0) continue;
           float gradient[kElements];
-          WidenWord(dz_words[i], gradient, T());
+          WidenWord(dz_words[i - first], gradient, T());
           DWS_UNROLL
           for (int a = 0; a < kPatch; ++a) {
             const int r = Patch::Tap(a, j);
@@ -142,7 +148,7 @@ __global__ void __launch_bounds__(kDepthwiseGradientThreads, DepthwiseGradientBl
         for (int i = 0; i < kPatchPixels; ++i) {
           const int a = i / kPatch, b = i % kPatch;
           if (((rows >> a) & (columns >> b) & 1u) != 0) {
-            dx[a * x_row_words + b * words] = NarrowWord(sums[kInput ? i : 0], T());
+            dx[a * args.x_row_words + b * args.words] = NarrowWord(sums[kInput ? i : 0], T());
           }
         }
       }

@@ -1,5 +1,8 @@
 """Times the same layers by several libraries in turn: `ab.py OUT LIBRARY LIBRARY...`.
 
+LIBRARY@PATH is a library on one path, such as LIBRARY@stream beside LIBRARY@tensor_stream: the switch between kernels
+that one library has. Layers that the path does not take are left out there.
+
 One visit to a card measures each change: `tools/cuda_ab.sh REVISION...` builds a library of each commit beforehand. Of
 each layer all libraries are timed in turn, several rounds of them, so that a clock that falls is everybody's. Each row
 is in OUT/ab.jsonl and printed as soon as it is measured; OUT/ab.md has all of them.
@@ -42,7 +45,7 @@ def in_turn(measures: dict, rounds: int) -> dict:
 
 
 def add_rows(rows: Rows, libraries: dict, measures_of, rounds: int) -> None:
-    """A row of each layer: microseconds by library, and how much faster the last is than the first."""
+    """A row of each layer: microseconds by library, and how much faster the last is than the first that ran."""
     for layer in LAYERS:
 
         def measure(layer=layer):
@@ -64,23 +67,39 @@ def on_card(layer: str, libraries: dict) -> dict:
 
     n, size, c, k, kernel, stride, activation = LAYERS[layer]
     measures = {}
-    for name, library in libraries.items():
-        made = Layer(library, n, size, c, k, kernel, stride, "float16", activation=activation)
+    for name, (library, path) in libraries.items():
+        options = {"activation": activation, "path": path}
+        try:
+            made = Layer(library, n, size, c, k, kernel, stride, "float16", **options)
+        except ValueError:
+            if path == "auto":
+                raise
+            continue  # the path does not take this layer
         measures[name] = functools.partial(microseconds, made, graph_of(made.ours), seconds)
     return measures
+
+
+def named(given: list[str], library_of) -> dict:
+    """(library, path) by a name, of what the command names: FILE or FILE@PATH."""
+    found = {}
+    for word in given:
+        file, _, path = word.partition("@")
+        name = Path(file).stem.removeprefix("libdwsconv_cuda_")
+        found[f"{name} {path}" if path else name] = (library_of(Path(file)), path or "auto")
+    return found
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("libraries", type=Path, nargs="+", help="the one that others are compared with first")
+    parser.add_argument("libraries", nargs="+", help="files, or FILE@PATH; the one that others are compared with first")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT / "python_tests" / "cuda"))
     from cuda_library import Library
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    libraries = {path.stem.removeprefix("libdwsconv_cuda_"): Library(path) for path in arguments.libraries}
+    libraries = named(arguments.libraries, functools.lru_cache(Library))
     rows = Rows(arguments.out / "ab.jsonl")
     add_rows(rows, libraries, on_card, arguments.rounds)
     medians = [row["first/last"] for row in rows.good]

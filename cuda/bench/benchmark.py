@@ -103,13 +103,14 @@ class Layer:
     """One layer's buffers, several sets of them, and the ways to run it."""
 
     def __init__(self, library, n, size, c, k, kernel, stride, dtype, padding="SAME", math_mode="exact",
-                 activation="none"):  # fmt: skip
+                 activation="none", path="auto"):  # fmt: skip
         self.library, self.dtype, self.torch_dtype = library, dtype, DTYPES[dtype]
         self.shape = (n, size, size, c)
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.call = Call(
             library, self.shape, (kernel, kernel, c, 1), (1, 1, c, k), dtype,
             bias=True, strides=(stride, stride), padding=padding, math=math_mode, activation=(activation, 0.2),
+            path=path,
         )  # fmt: skip
         itemsize = self.torch_dtype.itemsize
         self.pixels = math.prod(self.call.plan.output[:3])

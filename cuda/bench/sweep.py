@@ -46,11 +46,12 @@ TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 32), (16, 8))
 def plans_of(library, layer: tuple, dtype: str):
     """The options of all plans of a layer, two_step's too, that the planner can make."""
     yield {"path": "two_step"}
-    for tile, groups, segments in itertools.product(TILES, (1, 2, 3), (1, 2, 4)):
-        options = {"path": "stream", "tile": tile, "groups": groups, "segments": segments}
+    cuts = itertools.product(("stream", "tensor_stream"), TILES, (1, 2, 3), (1, 2, 4))
+    for path, tile, groups, segments in cuts:
+        options = {"path": path, "tile": tile, "groups": groups, "segments": segments}
         try:
             call_of(library, layer, dtype, options)
-        except ValueError:  # it has no room
+        except ValueError:  # it has no room, or no such tile
             continue
         yield options
 

@@ -19,14 +19,18 @@ const char* RunWindow(const Call& call, const CudaStep& step) {
   args.mid = OnDevice(p.mid);
   args.normalize = step.normalize;
   args.epsilon = call.chain.epsilon;
-  args.N = p.N;
   SetImage(p, &args);
   const int64_t words = p.C * SizeOf(p.dtype) / 4;
+  args.words = static_cast<int>(words);
+  args.row_words = p.W * words;
+  args.patch_rows = static_cast<int>(CeilDiv(p.Ho, kPatch));
+  args.patch_columns = static_cast<int>(CeilDiv(p.Wo, kPatch));
+  args.patches = p.N * args.patch_rows * args.patch_columns;
   // Chunks of channels as even as they get, in whole warps.
   const int64_t chunks = CeilDiv(words, kBlockWindowThreads);
   if (args.normalize && chunks > 1) return "the norm in the kernel for windows is for fewer channels";
   const int threads = static_cast<int>(RoundUp(CeilDiv(words, chunks), 32));
-  args.items = CeilDiv(words, threads) * p.N * CeilDiv(p.Ho, kPatch) * CeilDiv(p.Wo, kPatch);
+  args.items = CeilDiv(words, threads) * args.patches;
   // Blocks that run side by side, by some 168 registers a thread, and runs that keep them all busy to the end.
   const int64_t slots = int64_t{call.plan.multiprocessors} * std::max(1, 65536 / (168 * threads));
   args.items_of_run = std::max<int64_t>(1, std::min<int64_t>(8, args.items / (4 * slots)));

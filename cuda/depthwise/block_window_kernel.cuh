@@ -25,9 +25,11 @@ struct BlockWindowArgs {
   DeviceActivation mid;
   bool normalize;
   float epsilon;
-  int64_t N;
   int H, W, C, Ho, Wo, pad_top, pad_left;
-  int64_t items, items_of_run;  // chunks of channels by patches; with a norm there is one chunk
+  // What the kernel would otherwise keep in registers.
+  int words, patch_rows, patch_columns;  // of a pixel; of an image
+  int64_t patches, row_words;            // of all images; of X
+  int64_t items, items_of_run;           // chunks of channels by patches; with a norm there is one chunk
 };
 
 // A block takes a run of patches of 4 x 4 pixels side by side, so that it finds its weights and most of the next
@@ -35,20 +37,17 @@ struct BlockWindowArgs {
 template <typename T, typename Win>
 __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(const BlockWindowArgs args) {
   constexpr int kElements = Word<T>::kElements;
-  const int words = args.C / kElements;
-  const int patch_columns = (args.Wo + kPatch - 1) / kPatch, patch_rows = (args.Ho + kPatch - 1) / kPatch;
-  const int64_t patches = args.N * patch_rows * patch_columns;
   for (int64_t i = 0;; ++i) {
     const int64_t run = i / args.items_of_run * gridDim.x + blockIdx.x;
     const int64_t item = run * args.items_of_run + i % args.items_of_run;
     if (item >= args.items) break;
-    const int64_t patch = item % patches;
-    const int word = static_cast<int>(item / patches) * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
-    const bool active = word < words;
-    const int64_t rest = patch / patch_columns, image = rest / patch_rows;
-    const int column = static_cast<int>(patch - rest * patch_columns) * kPatch;
-    const int row = static_cast<int>(rest - image * patch_rows) * kPatch;
-    const int64_t row_words = static_cast<int64_t>(args.W) * words;
+    const int64_t patch = item % args.patches;
+    const int word =
+        static_cast<int>(item / args.patches) * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x);
+    const bool active = word < args.words;
+    const int64_t rest = patch / args.patch_columns, image = rest / args.patch_rows;
+    const int column = static_cast<int>(patch - rest * args.patch_columns) * kPatch;
+    const int row = static_cast<int>(rest - image * args.patch_rows) * kPatch;
     PatchSums<T> sums;
     float* const flat = &sums[0][0];
     if (active) {
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(cons
       float weights[Win::kTaps][kElements];
       DWS_UNROLL
       for (int tap = 0; tap < Win::kTaps; ++tap) {
-        WidenWord(static_cast<const uint32_t*>(args.d)[tap * words + word], weights[tap], T());
+        WidenWord(static_cast<const uint32_t*>(args.d)[tap * args.words + word], weights[tap], T());
       }
       float bias[kElements];
       DWS_UNROLL
@@ -73,10 +72,10 @@ __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(cons
         DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
       };
       const int in_row = row * Win::kStride - args.pad_top, in_column = column * Win::kStride - args.pad_left;
-      const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * args.H * row_words + in_row * row_words +
-                                static_cast<int64_t>(in_column) * words + word;
+      const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * args.H * args.row_words +
+                                in_row * args.row_words + static_cast<int64_t>(in_column) * args.words + word;
       SumPatch<T, Win>(sums, weights, InsideMask(in_row, args.H, Win::kIn), InsideMask(in_column, args.W, Win::kIn),
-                       Load{x, row_words, words});
+                       Load{x, args.row_words, args.words});
       ActivateAll<T>(sums, args.mid);
     }
     if (args.normalize) {
@@ -113,17 +112,17 @@ __global__ void __launch_bounds__(kBlockWindowThreads, 1) BlockWindowKernel(cons
     if (!active) continue;
     if (args.gate != nullptr) {
       float factors[kElements];
-      WidenWord(static_cast<const uint32_t*>(args.gate)[image * words + word], factors, T());
+      WidenWord(static_cast<const uint32_t*>(args.gate)[image * args.words + word], factors, T());
       DWS_UNROLL
       for (int i = 0; i < kPatchPixels * kElements; ++i) flat[i] *= factors[i % kElements];
     }
-    const int64_t first = ((image * args.Ho + row) * args.Wo + column) * words + word;
+    const int64_t first = ((image * args.Ho + row) * args.Wo + column) * args.words + word;
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {
       DWS_UNROLL
       for (int b = 0; b < kPatch; ++b) {
         if (row + a >= args.Ho || column + b >= args.Wo) continue;
-        const int64_t at = first + (static_cast<int64_t>(a) * args.Wo + b) * words;
+        const int64_t at = first + (static_cast<int64_t>(a) * args.Wo + b) * args.words;
         if (args.residual != nullptr) {
           float other[kElements];
           WidenWord(static_cast<const uint32_t*>(args.residual)[at], other, T());

@@ -56,18 +56,23 @@ template <typename T, typename Win, typename Load>
 DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
                          uint32_t columns, Load load) {
   constexpr int kElements = Word<T>::kElements;
+  // Half a row at a time where the weights leave no registers for a whole one.
+  constexpr int kTogether = Win::kSize < 7 ? Win::kIn : Win::kIn / 2;
+  static_assert(Win::kIn % kTogether == 0, "halves are whole");
   float* const flat = &sums[0][0];
   DWS_UNROLL
-  for (int j = 0; j < Win::kIn; ++j) {
+  for (int part = 0; part < Win::kIn * (Win::kIn / kTogether); ++part) {
+    const int j = part / (Win::kIn / kTogether), first = part % (Win::kIn / kTogether) * kTogether;
     if (((rows >> j) & 1u) == 0) continue;
     const auto row = load(j);
-    uint32_t words[Win::kIn];
-    LoadRow<Win::kIn>(words, columns, [&](int i) { return load(row, i); });
+    uint32_t words[kTogether];
+    const uint32_t inside = columns == kAllInside ? kAllInside : columns >> first;
+    LoadRow<kTogether>(words, inside, [&](int i) { return load(row, first + i); });
     DWS_UNROLL
-    for (int i = 0; i < Win::kIn; ++i) {
+    for (int i = first; i < first + kTogether; ++i) {
       if (((columns >> i) & 1u) == 0) continue;
       float x[kElements];
-      WidenWord(words[i], x, T());
+      WidenWord(words[i - first], x, T());
       DWS_UNROLL
       for (int a = 0; a < kPatch; ++a) {
         const int r = j - a * Win::kStride;
@@ -125,8 +130,9 @@ DWS_DEVICE void PatchWords(uint32_t (&words)[kPatchPixels], PatchSums<T>& sums, 
   const WordClamp clamp = WordClamp::Of(activation, T());
   DWS_UNROLL
   for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
-    words[pixel] = clamp(PatchWord<T>(sums, pixel / kPatch, pixel % kPatch), T());
+    words[pixel] = PatchWord<T>(sums, pixel / kPatch, pixel % kPatch);
   }
+  clamp.All(words, T());
 }
 
 }  // namespace cuda

@@ -138,6 +138,15 @@ DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, T) {
   return NarrowWord(values, T());
 }
 
+template <typename T>
+DWS_DEVICE uint32_t ProbeWord(uint32_t probe, uint32_t word, T) {
+  float values[2], probes[2];
+  WidenWord(word, values, T());
+  WidenWord(probe, probes, T());
+  for (int e = 0; e < 2; ++e) probes[e] = fmaf(values[e], 0.f, probes[e]);
+  return NarrowWord(probes, T());
+}
+
 #else
 
 DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, Float16) {
@@ -162,6 +171,18 @@ DWS_DEVICE uint32_t ClampWord(uint32_t word, uint32_t low, uint32_t high, BFloat
   asm("min.NaN.bf16x2 %0, %0, %1;\n" : "+r"(word) : "r"(high));
 #endif
   return word;  // before 8.0 the planner gives bfloat16 the direct kernel
+}
+
+// The probe, and zero times both elements of a word: it stays zero where they are finite, and gets NaN where not.
+DWS_DEVICE uint32_t ProbeWord(uint32_t probe, uint32_t word, Float16) {
+  asm("fma.rn.f16x2 %0, %1, %2, %0;\n" : "+r"(probe) : "r"(word), "r"(0));
+  return probe;
+}
+DWS_DEVICE uint32_t ProbeWord(uint32_t probe, uint32_t word, BFloat16) {
+#if __CUDA_ARCH__ >= 800
+  asm("fma.rn.bf16x2 %0, %1, %2, %0;\n" : "+r"(probe) : "r"(word), "r"(0));
+#endif
+  return probe;
 }
 
 #endif  // DWSCONV_SHIM

@@ -59,6 +59,66 @@ DWS_DEVICE void MultiplyAdd(float* sums, const uint32_t (&a)[4], uint32_t b0, ui
 #endif
 }
 
+// The same, but sums = from + a * b.
+DWS_DEVICE void MultiplyAddTo(float* sums, const float* from, const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                              Float16) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
+      : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]), "f"(from[2]),
+        "f"(from[3]));
+#else
+  for (int i = 0; i < 4; ++i) sums[i] = from[i];
+  MultiplyAdd(sums, a, b0, b1, Float16());
+#endif
+}
+DWS_DEVICE void MultiplyAddTo(float* sums, const float* from, const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                              BFloat16) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
+      : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]), "f"(from[2]),
+        "f"(from[3]));
+#else
+  for (int i = 0; i < 4; ++i) sums[i] = from[i];
+  MultiplyAdd(sums, a, b0, b1, BFloat16());
+#endif
+}
+
+// The same with half the depth, 8: a's and b's first halves.
+DWS_DEVICE void MultiplyAddHalf(float* sums, uint32_t a0, uint32_t a1, uint32_t b0, Float16) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+               : "r"(a0), "r"(a1), "r"(b0));
+}
+
+DWS_DEVICE void MultiplyAddHalf(float* sums, uint32_t a0, uint32_t a1, uint32_t b0, BFloat16) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+               : "r"(a0), "r"(a1), "r"(b0));
+#else
+  __trap();
+#endif
+}
+
+// Words of shared memory, aligned to all of them, in lanes that take part; the others keep what they have. By one
+// instruction: a choice would need registers for both, or a move for each word.
+DWS_DEVICE void LoadWordsIf(uint32_t (&words)[4], const void* from, bool takes_part) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n@p ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n}\n"
+               : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
+               : "r"(SharedAddress(from)), "r"(static_cast<int>(takes_part))
+               : "memory");
+}
+DWS_DEVICE void LoadWordsIf(uint32_t (&words)[2], const void* from, bool takes_part) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\n@p ld.shared.v2.b32 {%0,%1}, [%2];\n}\n"
+               : "+r"(words[0]), "+r"(words[1])
+               : "r"(SharedAddress(from)), "r"(static_cast<int>(takes_part))
+               : "memory");
+}
+
 // sums[16 x 8] += a[16 x 8] * b[8 x 8] in TF32. Lane l holds of a rows g, g + 8, g, g + 8 of columns t, t, t + 4, t +
 // 4; of b rows t and t + 4, column g.
 DWS_DEVICE void MultiplyAddTf32(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -167,15 +167,15 @@ DWS_DEVICE uint4 LoadSome(const T* from, int count) {
 }
 
 template <typename T>
-DWS_DEVICE void StoreSome(T* to, const uint32_t (&words)[4], int count) {
+DWS_DEVICE void StoreSome(T* to, const uint32_t* words, int count) {
   DWS_UNROLL
   for (int e = 0; e < 8; ++e) {
     if (e < count) to[e].bits = static_cast<uint16_t>(words[e / 2] >> 16 * (e & 1));
   }
 }
 
-// StoreTile of 16-bit elements where P's columns were permuted, and the sums have the bias already: 16 bytes of Y a
-// lane. first_column: the warp's first channel.
+// StoreTile of 16-bit elements where P's columns were permuted: 16 bytes of Y a lane. first_column: the warp's first
+// channel.
 template <typename T>
 DWS_DEVICE void StorePermuted(Sums& sums, int lane, int tiles, int first_column, const int (&rows)[4],
                               const float* bias, const OutputArgs& out) {
@@ -222,26 +222,25 @@ DWS_DEVICE void StorePermuted(Sums& sums, int lane, int tiles, int first_column,
   DWS_UNROLL
   for (int pair = 0; pair < kTiles / 2; ++pair) {
     const int left = 2 * pair < tiles ? out.channels - first_column - pair * 2 * kTileColumns : 0;
-    uint32_t words[4][4];
+    uint32_t words[16];
     DWS_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      DWS_UNROLL
-      for (int w = 0; w < 4; ++w) {
-        const float values[2] = {PermutedSum(sums, pair, i, 2 * w), PermutedSum(sums, pair, i, 2 * w + 1)};
-        words[i][w] = clamp(NarrowWord(values, T()), T());
-      }
+    for (int w = 0; w < 16; ++w) {
+      const float values[2] = {PermutedSum(sums, pair, w / 4, w % 4 * 2),
+                               PermutedSum(sums, pair, w / 4, w % 4 * 2 + 1)};
+      words[w] = NarrowWord(values, T());
     }
+    clamp.All(words, T());
     if (out.vector) {
       DWS_UNROLL
       for (int i = 0; i < 4; ++i) {
         if (rows[i] < 0 || left <= 0) continue;
         *reinterpret_cast<uint4*>(y + rows[i] + pair * 2 * kTileColumns) =
-            make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+            make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
       }
     } else {
       DWS_UNROLL
       for (int i = 0; i < 4; ++i) {
-        if (rows[i] >= 0) StoreSome(y + rows[i] + pair * 2 * kTileColumns, words[i], left);
+        if (rows[i] >= 0) StoreSome(y + rows[i] + pair * 2 * kTileColumns, words + 4 * i, left);
       }
     }
   }

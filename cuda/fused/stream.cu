@@ -7,8 +7,13 @@ namespace cuda {
 // Compiled by one file for each policy: see stream_launch.cuh.
 template <typename Policy>
 const char* LaunchStream(const Chain& p, const Launch& launch, const StreamArgs& args);
+template <typename T>
+const char* LaunchTensorStream(const Chain& p, const Launch& launch, const StreamArgs& args);
 
-const char* RunStream(const Call& call, const CudaStep& step) {
+namespace {
+
+// What both kernels take.
+StreamArgs ArgsOf(const Call& call, const CudaStep& step) {
   const Chain& p = call.p;
   const CudaTile& tile = step.tile;
   const Matrix matrix(call, step);
@@ -36,10 +41,28 @@ const char* RunStream(const Call& call, const CudaStep& step) {
   args.word_step = args.group_threads % words;
   args.copy_step = args.group_threads / (words / 4);
   args.image_outputs = static_cast<int>(p.output_pixels() * p.K);
+  return args;
+}
+
+Launch LaunchOf(const Call& call, const CudaTile& tile) {
   const int64_t slots = int64_t{call.plan.multiprocessors} * tile.blocks_per_multiprocessor;
-  const Launch launch{std::min(CeilDiv(tile.items, tile.groups), slots), tile.threads, tile.shared_bytes, call.stream};
-  return WithPolicy(p.dtype, call.plan.math,
-                    [&](auto policy) { return LaunchStream<decltype(policy)>(p, launch, args); });
+  return {std::min(CeilDiv(tile.items, tile.groups), slots), tile.threads, tile.shared_bytes, call.stream};
+}
+
+}  // namespace
+
+const char* RunStream(const Call& call, const CudaStep& step) {
+  const StreamArgs args = ArgsOf(call, step);
+  const Launch launch = LaunchOf(call, step.tile);
+  return WithPolicy(call.p.dtype, call.plan.math,
+                    [&](auto policy) { return LaunchStream<decltype(policy)>(call.p, launch, args); });
+}
+
+const char* RunTensorStream(const Call& call, const CudaStep& step) {
+  const StreamArgs args = ArgsOf(call, step);
+  const Launch launch = LaunchOf(call, step.tile);
+  if (call.p.dtype == DType::kFloat16) return LaunchTensorStream<Float16>(call.p, launch, args);
+  return LaunchTensorStream<BFloat16>(call.p, launch, args);
 }
 
 }  // namespace cuda

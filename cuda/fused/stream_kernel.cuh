@@ -21,6 +21,7 @@
 #include "cuda/device/load.cuh"
 #include "cuda/device/platform.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/fused/stream_parts.cuh"
 
 namespace dwsconv {
 namespace cuda {
@@ -28,26 +29,6 @@ namespace cuda {
 // Of a block, at most: what leaves a thread the registers that its window takes.
 template <int kWindow>
 constexpr int kStreamThreads = kWindow == 3 ? 384 : 256;
-
-struct StreamArgs {
-  const void *x, *d, *p;              // [N,H,W,C], [R,S,C], [C,K]
-  const void *depthwise_bias, *bias;  // [C], [K], or null
-  OutputArgs out;
-  DeviceActivation mid;
-  int H, W, C, Ho, Wo;
-  int pad_top, pad_left;
-  bool x_vector, p_vector;  // whole 16-byte vectors of channels, and pointers aligned to them
-  // As in CudaTile.
-  int tile_rows, tile_columns, tile_columns_log2, in_columns, channels, ring_rows, out_channels, warp_channels;
-  int strips, segments, segment_rows;
-  int groups, group_threads, group_threads_log2;
-  int word_step, patch_step;  // from one of a thread's units of the depthwise half to the next
-  int copy_step;              // columns from one that it copies to the next
-  int z_pitch, p_pitch;
-  int p_offset_bytes, d_offset_bytes, bias_offset_bytes, z_offset_bytes, ring_offset_bytes, group_bytes;
-  int items;
-  int image_outputs;  // Ho * Wo * K
-};
 
 // A block's shared memory, as one group sees it.
 template <typename T>
@@ -70,28 +51,6 @@ struct StreamShared {
   }
 };
 
-// Which of the block's groups a thread is in, and which of the group's threads it is.
-DWS_DEVICE int GroupOf(const StreamArgs& args) { return static_cast<int>(threadIdx.x) >> args.group_threads_log2; }
-DWS_DEVICE int IndexInGroup(const StreamArgs& args) { return static_cast<int>(threadIdx.x) & (args.group_threads - 1); }
-
-// A thread's part in its group, found once: the divisions are done here.
-struct StreamThread {
-  int word, patch;                // the first unit of the depthwise half that is its own
-  int copy_channel, copy_column;  // what it copies of a row: this piece of this column and every copy_step-th after it
-
-  template <typename T>
-  DWS_DEVICE void Find(const StreamArgs& args, T) {
-    constexpr int kVector = 16 / sizeof(T);
-    const int words = args.channels / Word<T>::kElements, pieces = args.channels / kVector;
-    const int index = IndexInGroup(args);
-    patch = index / words;
-    word = index - patch * words;
-    copy_column = index / pieces;
-    copy_channel = (index - copy_column * pieces) * kVector;
-    if (copy_column >= args.copy_step) copy_column = args.in_columns;  // it copies nothing
-  }
-};
-
 // What stays for the whole kernel: filters and biases. Whether this thread saw a tap of D that is infinite or no
 // number.
 template <typename Policy, int kTaps>
@@ -105,104 +64,11 @@ DWS_DEVICE bool LoadFilters(const StreamArgs& args, const StreamShared<typename 
   return infinite;
 }
 
-// Where a group is: a strip of one image's columns, a segment of its rows.
-struct StreamPlace {
-  int image;
-  int row, end_row, column;  // of Y
-  int in_row, in_column;     // of X: of the first tap; negative in the padding
-};
-
-template <typename Win>
-DWS_DEVICE StreamPlace PlaceOf(const StreamArgs& args, int item) {
-  StreamPlace place;
-  const int rest = item / args.strips, strip = item - rest * args.strips;
-  place.image = rest / args.segments;
-  const int segment = rest - place.image * args.segments;
-  place.row = segment * args.segment_rows;
-  place.end_row = place.row + args.segment_rows < args.Ho ? place.row + args.segment_rows : args.Ho;
-  place.column = strip * args.tile_columns;
-  place.in_row = place.row * Win::kStride - args.pad_top;
-  place.in_column = place.column * Win::kStride - args.pad_left;
-  return place;
-}
-
-// The item that PlaceOf made a place of: one register less to keep.
-DWS_DEVICE int ItemOf(const StreamArgs& args, const StreamPlace& place) {
-  return (place.image * args.segments + place.row / args.segment_rows) * args.strips +
-         (place.column >> args.tile_columns_log2);
-}
-
-// What of X a group copies next.
-template <typename T>
-struct StreamCopy {
-  const T* from;  // the row of X that is next, at place.in_column and the thread's channels; maybe outside
-  int at;         // where it goes in the ring, in elements
-
-  DWS_DEVICE void Begin(const StreamArgs& args, const StreamThread& me, const StreamPlace& place) {
-    at = 0;
-    from = static_cast<const T*>(args.x) +
-           ((static_cast<int64_t>(place.image) * args.H + place.in_row) * args.W + place.in_column) * args.C +
-           me.copy_channel;
-  }
-
-  // Starts the copies of `count` rows, which is row `first` below place.in_row and the next ones; zeros for what is
-  // outside the image.
-  DWS_DEVICE void Rows(const StreamArgs& args, const StreamThread& me, const StreamPlace& place, T* ring, int first,
-                       int count) {
-    int y = place.in_row + first;
-    const int row_elements = args.in_columns * args.channels, ring_elements = args.ring_rows * row_elements;
-    const int64_t image_row = static_cast<int64_t>(args.W) * args.C;
-    if (args.x_vector) {
-      T* const to_channel = ring + me.copy_channel;
-      // Four rows at a time: copies side by side cost fewer instructions.
-      for (int row = 0; row < count; row += 4) {
-        int to_row[4];
-        bool inside[4];
-        DWS_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          to_row[i] = at;
-          inside[i] = me.copy_channel < args.C && static_cast<unsigned>(y + i) < static_cast<unsigned>(args.H);
-          if (row + i < count) at = at + row_elements == ring_elements ? 0 : at + row_elements;
-        }
-        DWS_ROLLED
-        for (int column = me.copy_column; column < args.in_columns; column += args.copy_step) {
-          const bool in_row = static_cast<unsigned>(place.in_column + column) < static_cast<unsigned>(args.W);
-          const T* const from_column = from + column * args.C;
-          T* const to = to_channel + column * args.channels;
-          if (row + 4 <= count) {
-            DWS_UNROLL
-            for (int i = 0; i < 4; ++i) CopyAsync16(to + to_row[i], from_column + i * image_row, in_row && inside[i]);
-          } else {
-            DWS_UNROLL
-            for (int i = 0; i < 3; ++i) {
-              if (row + i < count) CopyAsync16(to + to_row[i], from_column + i * image_row, in_row && inside[i]);
-            }
-          }
-        }
-        const int done = count - row < 4 ? count - row : 4;
-        from += done * image_row;
-        y += done;
-      }
-      return;
-    }
-    for (int row = 0; row < count; ++row) {
-      for (int i = IndexInGroup(args); i < row_elements; i += args.group_threads) {
-        const int column = i / args.channels, channel = i - column * args.channels, x = place.in_column + column;
-        const bool valid = y >= 0 && y < args.H && x >= 0 && x < args.W && channel < args.C;
-        ring[at + i] = valid ? from[static_cast<int64_t>(column) * args.C + channel - me.copy_channel] : Narrow<T>(0.f);
-      }
-      at = at + row_elements == ring_elements ? 0 : at + row_elements;
-      from += image_row;
-      ++y;
-    }
-  }
-};
-
 // The depthwise half of one patch by plain loops, taps outside the image left out: for filters with an infinity or a
 // NaN, which times the zeros around the image would be NaN.
 template <typename T, typename Win>
-DWS_DEVICE void MaskedPatch(const StreamArgs& args, const StreamPlace& place, const StreamShared<T>& shared, int word,
-                            int top, int row, int column, int top_slot) {
+DWS_DEVICE void MaskedPatch(const StreamArgs& args, const StreamPlace<Win>& place, const StreamShared<T>& shared,
+                            int word, int top, int row, int column, int top_slot) {
   constexpr int kElements = Word<T>::kElements;
   const int words = args.channels / kElements;
   DWS_ROLLED
@@ -214,7 +80,7 @@ DWS_DEVICE void MaskedPatch(const StreamArgs& args, const StreamPlace& place, co
     DWS_ROLLED
     for (int tap = 0; tap < Win::kTaps; ++tap) {
       const int j = a * Win::kStride + tap / Win::kSize, i = b * Win::kStride + tap % Win::kSize;
-      const int y = place.in_row + top * Win::kStride + j, x = place.in_column + i;
+      const int y = place.InRow(args) + top * Win::kStride + j, x = place.InColumn(args) + i;
       if (y < 0 || y >= args.H || x < 0 || x >= args.W) continue;
       const int slot = top_slot + j < args.ring_rows ? top_slot + j : top_slot + j - args.ring_rows;
       float inputs[kElements], weights[kElements];
@@ -234,7 +100,7 @@ DWS_DEVICE void MaskedPatch(const StreamArgs& args, const StreamPlace& place, co
 // The depthwise half of one tile: from the ring to Z. `top` is the tile's first row below place.row, top_slot the place
 // in the ring of the first row that it reads.
 template <typename T, typename Win>
-DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, const StreamPlace& place,
+DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, const StreamPlace<Win>& place,
                               const StreamShared<T>& shared, int top, int top_slot, bool infinite_filter) {
   constexpr int kElements = Word<T>::kElements;
   const int words = args.channels / kElements;
@@ -243,7 +109,7 @@ DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, co
   const int row_words = args.in_columns * words, ring_words = args.ring_rows * row_words;
   float weights[Win::kTaps][kElements];
   int word_before = -1;
-  int word = me.word - args.word_step, patch = me.patch - args.patch_step;
+  int word = me.FirstWord() - args.word_step, patch = me.FirstPatch() - args.patch_step;
   for (;;) {
     word += args.word_step;
     patch += args.patch_step;
@@ -300,8 +166,8 @@ DWS_DEVICE void DepthwiseTile(const StreamArgs& args, const StreamThread& me, co
 }
 
 // Z times P for the pixels of one tile, and Y.
-template <typename Policy>
-DWS_DEVICE void MultiplyTile(const StreamArgs& args, const StreamPlace& place,
+template <typename Policy, typename Win>
+DWS_DEVICE void MultiplyTile(const StreamArgs& args, const StreamPlace<Win>& place,
                              const StreamShared<typename Policy::Element>& shared, int top) {
   using T = typename Policy::Element;
   const int lane = IndexInGroup(args) % 32, warp = IndexInGroup(args) / 32;
@@ -351,8 +217,8 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
   const int advance = args.tile_rows * Win::kStride;                    // rows of X from one step to the next
   const int window = (args.tile_rows - 1) * Win::kStride + Win::kSize;  // rows of X that a step reads
   const int first_item = static_cast<int>(blockIdx.x) * args.groups + GroupOf(args);
-  StreamPlace place{};
-  StreamCopy<T> copy{};
+  StreamPlace<Win> place{};
+  StreamCopy<T, Win, PixelRing> copy{};
   if (first_item < args.items) {
     place = PlaceOf<Win>(args, first_item);
     copy.Begin(args, me, place);
@@ -376,7 +242,7 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
       DepthwiseTile<T, Win>(args, me, place, shared, top, top_slot, infinite_filter);
       // Z is whole, and nobody reads this step's rows any more.
       SyncGroup(GroupOf(args), args.group_threads);
-      MultiplyTile<Policy>(args, place, shared, top);
+      MultiplyTile<Policy, Win>(args, place, shared, top);
       top_slot += advance;
       if (top_slot >= args.ring_rows) top_slot -= args.ring_rows;
     }

@@ -34,6 +34,7 @@ const char* RunStrip(const Call& call, const CudaStep& step) {
   args.y_words = p.C * SizeOf(p.dtype) % 4 == 0 && call.Aligned(args.out.y, 4);
   SetTile(tile, &args);
   args.depth = tile.depth, args.warp_channels = tile.warp_channels;
+  args.column_units = static_cast<int>(CeilDiv(tile.channels, kTiles * kTileColumns));
   args.expand_offset_bytes = tile.expand_offset_bytes, args.x_offset_bytes = tile.x_offset_bytes;
   args.x_pitch = tile.x_pitch, args.expand_pitch = tile.expand_pitch, args.ring_pitch = tile.ring_pitch;
   const int64_t slots = int64_t{call.plan.multiprocessors} * tile.blocks_per_multiprocessor;

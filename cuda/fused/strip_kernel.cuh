@@ -43,11 +43,12 @@ struct BlockStripArgs {
   bool y_words;                            // without P: whole words in a row of Y, and aligned
   // As in CudaTile.
   int tile_rows, tile_columns, in_columns, ring_rows, depth, channels, out_channels, warp_channels;
+  int column_units;  // of A: what a warp sums at a time of its channels
   int strips, segments, segment_rows;
   int expand_offset_bytes, d_offset_bytes, p_offset_bytes, bias_offset_bytes;
   int x_offset_bytes, ring_offset_bytes, z_offset_bytes;
   int x_pitch, expand_pitch, ring_pitch, p_pitch;  // of the ring, and of Z
-  int64_t items;
+  int items;
 };
 
 template <typename T>
@@ -71,27 +72,42 @@ struct BlockStripShared {
 };
 
 // Where a block is: a strip of one image's columns, a segment of its rows.
+template <typename Win>
 struct BlockStripPlace {
-  int64_t image;
-  int row, end_row, column;  // of Y
-  int in_row, in_column;     // of A: of the first tap; negative in the padding
-  int in_rows;               // rows of A below in_row that are inside the image and needed
+  int image;
+  int row, column;  // of Y
+
+  // Of Y: behind the last one.
+  DWS_DEVICE int EndRow(const BlockStripArgs& args) const {
+    return row + args.segment_rows < args.Ho ? row + args.segment_rows : args.Ho;
+  }
+
+  // Of A: of the first tap; negative in the padding.
+  DWS_DEVICE int InRow(const BlockStripArgs& args) const { return row * Win::kStride - args.pad_top; }
+  DWS_DEVICE int InColumn(const BlockStripArgs& args) const { return column * Win::kStride - args.pad_left; }
+
+  // Rows of A below InRow that are inside the image and needed.
+  DWS_DEVICE int InRows(const BlockStripArgs& args) const {
+    const int needed = (EndRow(args) - 1 - row) * Win::kStride + Win::kSize, left = args.H - InRow(args);
+    return left < needed ? left : needed;
+  }
 };
 
+// Numbers that follow from these are computed where they are used, as registers are few.
 template <typename Win>
-DWS_DEVICE BlockStripPlace PlaceOfStrip(const BlockStripArgs& args, int64_t item) {
-  BlockStripPlace place;
-  const int strip = static_cast<int>(item % args.strips);
-  const int64_t rest = item / args.strips;
+DWS_DEVICE BlockStripPlace<Win> PlaceOfStrip(const BlockStripArgs& args, int item) {
+  BlockStripPlace<Win> place;
+  const int rest = item / args.strips, strip = item - rest * args.strips;
   place.image = rest / args.segments;
-  place.row = static_cast<int>(rest - place.image * args.segments) * args.segment_rows;
-  place.end_row = place.row + args.segment_rows < args.Ho ? place.row + args.segment_rows : args.Ho;
+  place.row = (rest - place.image * args.segments) * args.segment_rows;
   place.column = strip * args.tile_columns;
-  place.in_row = place.row * Win::kStride - args.pad_top;
-  place.in_column = place.column * Win::kStride - args.pad_left;
-  const int needed = (place.end_row - 1 - place.row) * Win::kStride + Win::kSize;
-  place.in_rows = args.H - place.in_row < needed ? args.H - place.in_row : needed;
   return place;
+}
+
+// The item that PlaceOfStrip made a place of.
+template <typename Win>
+DWS_DEVICE int ItemOfStrip(const BlockStripArgs& args, const BlockStripPlace<Win>& place) {
+  return (place.image * args.segments + place.row / args.segment_rows) * args.strips + place.column / args.tile_columns;
 }
 
 // A row-major matrix to shared memory, zeros past its rows and columns. The copies are not committed.
@@ -119,18 +135,18 @@ DWS_DEVICE void LoadPaddedBias(float* shared, int padded, const void* bias, int 
   }
 }
 
-// Starts the copies of rows [first, first + count) of X below place.in_row. Pixels outside the image stay as they are:
-// what is made of them is dropped.
-template <typename T>
-DWS_DEVICE void LoadStripRows(const BlockStripArgs& args, const BlockStripPlace& place, T* shared, int first,
+// Starts the copies of rows [first, first + count) of X below the place's first one. Pixels outside the image stay as
+// they are: what is made of them is dropped.
+template <typename T, typename Win>
+DWS_DEVICE void LoadStripRows(const BlockStripArgs& args, const BlockStripPlace<Win>& place, T* shared, int first,
                               int count) {
-  const T* const image = static_cast<const T*>(args.x) + place.image * args.H * args.W * args.E;
+  const T* const image = static_cast<const T*>(args.x) + static_cast<int64_t>(place.image) * args.H * args.W * args.E;
   const int width = args.x_vector ? 16 / static_cast<int>(sizeof(T)) : 1, pieces = args.depth / width;
   for (int i = threadIdx.x; i < count * args.in_columns * pieces; i += kBlockStripThreads) {
     const int pixel = i / pieces, channel = (i - pixel * pieces) * width;
-    const int row = pixel / args.in_columns, x = place.in_column + pixel - row * args.in_columns;
-    const int y = place.in_row + first + row;
-    if (y < 0 || first + row >= place.in_rows || x < 0 || x >= args.W) continue;
+    const int row = pixel / args.in_columns, x = place.InColumn(args) + pixel - row * args.in_columns;
+    const int y = place.InRow(args) + first + row;
+    if (y < 0 || first + row >= place.InRows(args) || x < 0 || x >= args.W) continue;
     const bool valid = channel < args.E;
     const T* const from = image + (static_cast<int64_t>(y) * args.W + x) * args.E + (valid ? channel : 0);
     T* const to = shared + pixel * args.x_pitch + channel;
@@ -151,18 +167,16 @@ DWS_DEVICE void StoreSums(T* to, const float* pair) {
   *reinterpret_cast<uint32_t*>(to) = NarrowWord(values, T());
 }
 
-// Rows [first, first + count) of A below place.in_row, from X in shared memory to the ring; zeros for pixels outside
-// the image.
-template <typename Policy>
-DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& place,
+// Rows [first, first + count) of A below the place's first one, from X in shared memory to the ring; zeros for pixels
+// outside the image.
+template <typename Policy, typename Win>
+DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace<Win>& place,
                            const BlockStripShared<typename Policy::Element>& shared, int first, int count) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int pixels = count * args.in_columns,
-            column_units = (args.channels + kTiles * kTileColumns - 1) / (kTiles * kTileColumns);
-  const int units = (pixels + kWarpRows - 1) / kWarpRows * column_units;
+  const int pixels = count * args.in_columns, units = (pixels + kWarpRows - 1) / kWarpRows * args.column_units;
   for (int unit = warp; unit < units; unit += kBlockStripWarps) {
-    const int first_pixel = unit / column_units * kWarpRows,
-              first_channel = unit % column_units * kTiles * kTileColumns;
+    const int first_pixel = unit / args.column_units * kWarpRows;
+    const int first_channel = unit % args.column_units * kTiles * kTileColumns;
     const int left = (args.channels - first_channel) / kTileColumns, tiles = left < kTiles ? left : kTiles;
     Sums sums;
     ClearSums(sums);
@@ -179,7 +193,7 @@ DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& pl
     for (int i = 0; i < Policy::kRows; ++i) {
       const int pixel = first_pixel + Policy::Row(lane, i);
       const int row = pixel / args.in_columns, column = pixel - row * args.in_columns;
-      const int y = place.in_row + first + row, x = place.in_column + column;
+      const int y = place.InRow(args) + first + row, x = place.InColumn(args) + column;
       rows[i] = pixel < pixels ? ((first + row) % args.ring_rows * args.in_columns + column) * args.ring_pitch : -1;
       if (y >= 0 && y < args.H && x >= 0 && x < args.W) inside |= 1u << i;
     }
@@ -191,10 +205,11 @@ DWS_DEVICE void ExpandRows(const BlockStripArgs& args, const BlockStripPlace& pl
 }
 
 // The depthwise sums of one patch by plain loops, taps outside the image left out: for filters with an infinity or a
-// NaN, which times the zeros around the image would be NaN. `first` is the patch's first row of A below place.in_row.
+// NaN, which times the zeros around the image would be NaN. `first` is the patch's first row of A below the place's
+// first one.
 template <typename T, typename Win>
-DWS_DEVICE void MaskedSums(const BlockStripArgs& args, const BlockStripPlace& place, const BlockStripShared<T>& shared,
-                           PatchSums<T>& sums, int word, int first, int in_column) {
+DWS_DEVICE void MaskedSums(const BlockStripArgs& args, const BlockStripPlace<Win>& place,
+                           const BlockStripShared<T>& shared, PatchSums<T>& sums, int word, int first, int in_column) {
   constexpr int kElements = Word<T>::kElements;
   const int words = args.channels / kElements, ring_words = args.ring_pitch / kElements;
   DWS_ROLLED
@@ -205,7 +220,7 @@ DWS_DEVICE void MaskedSums(const BlockStripArgs& args, const BlockStripPlace& pl
     for (int pixel = 0; pixel < kPatchPixels; ++pixel) {
       const int row = first + pixel / kPatch * Win::kStride + tap / Win::kSize;
       const int column = in_column + pixel % kPatch * Win::kStride + tap % Win::kSize;
-      const int y = place.in_row + row, x = place.in_column + column;
+      const int y = place.InRow(args) + row, x = place.InColumn(args) + column;
       if (y < 0 || y >= args.H || x < 0 || x >= args.W) continue;
       const int at = (row % args.ring_rows * args.in_columns + column) * ring_words + word;
       float inputs[kElements];
@@ -221,25 +236,26 @@ DWS_DEVICE void MaskedSums(const BlockStripArgs& args, const BlockStripPlace& pl
 
 // The depthwise half of one tile: from the ring to Z, or to Y. `top` is the tile's first row below place.row.
 template <typename T, typename Win>
-DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPlace& place,
+DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPlace<Win>& place,
                                  const BlockStripShared<T>& shared, int top, bool infinite_filter) {
   constexpr int kElements = Word<T>::kElements;
   const int words = args.channels / kElements, ring_words = args.ring_pitch / kElements;
   const int patch_columns = args.tile_columns / kPatch;
   const int units = words * patch_columns * (args.tile_rows / kPatch);
-  T* const image = static_cast<T*>(args.out.y) + place.image * args.Ho * args.Wo * args.C;  // without P
+  T* const image =
+      static_cast<T*>(args.out.y) + static_cast<int64_t>(place.image) * args.Ho * args.Wo * args.C;  // without P
   for (int unit = threadIdx.x; unit < units; unit += kBlockStripThreads) {
     const int patch = unit / words, word = unit - patch * words;
     const int row = patch / patch_columns * kPatch, column = patch % patch_columns * kPatch;
     const int out_row = place.row + top + row, out_column = place.column + column;
-    if (out_row >= place.end_row || out_column >= args.Wo) continue;
+    if (out_row >= place.EndRow(args) || out_column >= args.Wo) continue;
     PatchSums<T> sums;
     float* const flat = &sums[0][0];
     DWS_UNROLL
     for (int i = 0; i < kPatchPixels * kElements; ++i) {
       flat[i] = shared.depthwise_bias[word * kElements + i % kElements];
     }
-    const int first = (top + row) * Win::kStride;  // row of A below place.in_row
+    const int first = (top + row) * Win::kStride;  // row of A below the place's first one
     const int in_column = column * Win::kStride;
     struct Load {
       const uint32_t* ring;
@@ -275,7 +291,7 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
           *reinterpret_cast<uint32_t*>(z) = NarrowWord(values, T());
           continue;
         }
-        if (out_row + a >= place.end_row || out_column + b >= args.Wo) continue;
+        if (out_row + a >= place.EndRow(args) || out_column + b >= args.Wo) continue;
         T* const y = image + ((out_row + a) * args.Wo + out_column + b) * args.C + word * kElements;
         const int left = args.C - word * kElements;
         if (args.y_words) {
@@ -292,32 +308,32 @@ DWS_DEVICE void DepthwiseOfStrip(const BlockStripArgs& args, const BlockStripPla
 }
 
 // Z times P for the pixels of one tile, and Y.
-template <typename Policy>
-DWS_DEVICE void MultiplyOfStrip(const BlockStripArgs& args, const BlockStripPlace& place,
+template <typename Policy, typename Win>
+DWS_DEVICE void MultiplyOfStrip(const BlockStripArgs& args, const BlockStripPlace<Win>& place,
                                 const BlockStripShared<typename Policy::Element>& shared, int top) {
   using T = typename Policy::Element;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  OutputArgs out = args.out;
-  const int64_t image = place.image * args.Ho * args.Wo * out.channels;
-  out.y = static_cast<T*>(out.y) + image;
-  if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + image;
   const int groups = args.tile_rows * args.tile_columns / kWarpRows;
   const int units = groups * ((args.out_channels + args.warp_channels - 1) / args.warp_channels);
   for (int unit = warp; unit < units; unit += kBlockStripWarps) {
     const int first_pixel = unit % groups * kWarpRows, first_channel = unit / groups * args.warp_channels;
     const int most = args.warp_channels / kTileColumns, left = (args.out_channels - first_channel) / kTileColumns;
     const int tiles = left < most ? left : most;
+    Sums sums;
+    ClearSums(sums);
+    Policy::Multiply(sums, shared.z + first_pixel * args.ring_pitch, args.ring_pitch, shared.p + first_channel,
+                     args.p_pitch, args.channels, tiles, lane);
+    OutputArgs out = args.out;
+    const int64_t image = static_cast<int64_t>(place.image) * args.Ho * args.Wo * out.channels;
+    out.y = static_cast<T*>(out.y) + image;
+    if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + image;
     int rows[Policy::kRows];
     DWS_UNROLL
     for (int i = 0; i < Policy::kRows; ++i) {
       const int pixel = first_pixel + Policy::Row(lane, i), tile_row = pixel / args.tile_columns;
       const int row = place.row + top + tile_row, column = place.column + pixel - tile_row * args.tile_columns;
-      rows[i] = row < place.end_row && column < args.Wo ? (row * args.Wo + column) * out.channels : -1;
+      rows[i] = row < place.EndRow(args) && column < args.Wo ? (row * args.Wo + column) * out.channels : -1;
     }
-    Sums sums;
-    ClearSums(sums);
-    Policy::Multiply(sums, shared.z + first_pixel * args.ring_pitch, args.ring_pitch, shared.p + first_channel,
-                     args.p_pitch, args.channels, tiles, lane);
     StoreTile<Policy>(sums, lane, tiles, first_channel, rows, shared.bias, out);
   }
 }
@@ -345,28 +361,34 @@ __global__ void __launch_bounds__(kBlockStripThreads, DWS_BLOCK_STRIP_BLOCKS)
     LoadPaddedBias<T>(shared.bias, args.out_channels, args.bias, args.out.channels);
   }
   const int advance = args.tile_rows * Win::kStride;  // rows of A from one step to the next
-  for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const BlockStripPlace place = PlaceOfStrip<Win>(args, item);
-    int first = 0, count = args.ring_rows;
-    LoadStripRows(args, place, shared.x, first, count);
+  if (static_cast<int>(blockIdx.x) >= args.items) return;
+  BlockStripPlace<Win> place = PlaceOfStrip<Win>(args, static_cast<int>(blockIdx.x));
+  for (;;) {
+    LoadStripRows(args, place, shared.x, 0, args.ring_rows);
     CommitCopies();
-    for (int top = 0; place.row + top < place.end_row; top += args.tile_rows) {
+    for (int top = 0; place.row + top < place.EndRow(args); top += args.tile_rows) {
+      // Rows of A that are new to this step.
+      const int count = top == 0 ? args.ring_rows : advance;
+      const int first = top == 0 ? 0 : args.ring_rows - advance + top * Win::kStride;
       WaitForCopies<0>();
       // This step's rows of X have come, and nobody reads the step before's A and Z any more.
       SyncBlock();
-      ExpandRows<Policy>(args, place, shared, first, count);
+      ExpandRows<Policy, Win>(args, place, shared, first, count);
       // A is whole, and nobody reads X any more.
       SyncBlock();
-      first += count;
-      count = advance;
-      if (place.row + top + args.tile_rows < place.end_row) LoadStripRows(args, place, shared.x, first, count);
+      if (place.row + top + args.tile_rows < place.EndRow(args)) {
+        LoadStripRows(args, place, shared.x, args.ring_rows + top * Win::kStride, advance);
+      }
       CommitCopies();
       DepthwiseOfStrip<T, Win>(args, place, shared, top, infinite);
       if (args.p == nullptr) continue;
       // Z is whole.
       SyncBlock();
-      MultiplyOfStrip<Policy>(args, place, shared, top);
+      MultiplyOfStrip<Policy, Win>(args, place, shared, top);
     }
+    const int item = ItemOfStrip(args, place) + static_cast<int>(gridDim.x);
+    if (item >= args.items) return;
+    place = PlaceOfStrip<Win>(args, item);
   }
 }
 

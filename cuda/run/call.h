@@ -63,6 +63,7 @@ Run RunDenseProduct;
 
 Run RunDirect;
 Run RunStream;
+Run RunTensorStream;
 Run RunStrip;
 
 Run RunGradientStream;

@@ -17,7 +17,7 @@ Run* const kRuns[] = {
     RunTranspose, RunTranspose, RunTranspose,
     RunDepthwise, RunDepthwise, RunToeplitz, RunWindow, RunPixels,
     RunProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
-    RunDirect, RunStream, RunStrip,
+    RunDirect, RunStream, RunTensorStream, RunStrip,
     RunGradientStream, RunColumns, RunBetweenFactors, RunOutputGradient, RunBetweenGradient, RunFilterProduct,
     RunDepthwiseGradient, RunReduce, RunReduce,
 };

@@ -143,19 +143,22 @@ void PrepareShared(int64_t bytes) {
   shared_bytes_of_block = bytes;
 }
 
+// Lets the threads at a barrier go on where all that it takes are there.
+bool ReleaseBarrier(int barrier) {
+  const auto waits = [barrier](const Fibre& f) { return f.state == State::kAtBarrier && f.barrier == barrier; };
+  const auto begin = fibres.begin(), end = fibres.begin() + threads_of_block;
+  const auto first = std::find_if(begin, end, waits);
+  if (first == end || std::count_if(begin, end, waits) != first->barrier_threads) return false;
+  for (auto fibre = begin; fibre != end; ++fibre) {
+    if (waits(*fibre)) fibre->state = State::kReady;
+  }
+  return true;
+}
+
 // Whoever can go on again goes on. False where nobody can, and not all are done.
 bool Release() {
   bool released = false;
-  for (int barrier = 0; barrier < kBarriers; ++barrier) {
-    const auto waits = [barrier](const Fibre& f) { return f.state == State::kAtBarrier && f.barrier == barrier; };
-    const auto begin = fibres.begin(), end = fibres.begin() + threads_of_block;
-    const auto first = std::find_if(begin, end, waits);
-    if (first == end || std::count_if(begin, end, waits) != first->barrier_threads) continue;
-    for (auto fibre = begin; fibre != end; ++fibre) {
-      if (waits(*fibre)) fibre->state = State::kReady;
-    }
-    released = true;
-  }
+  for (int barrier = 0; barrier < kBarriers; ++barrier) released = ReleaseBarrier(barrier) || released;
   for (int warp = 0; warp < threads_of_block; warp += kWarp) {
     const auto first = fibres.begin() + warp;
     if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) continue;
@@ -165,8 +168,9 @@ bool Release() {
   return released;
 }
 
-// Lets the warp of a thread go on where all of its lanes are at an instruction of the warp.
+// Lets the warp of a thread go on: all lanes are at an instruction of it, or all threads at its barrier.
 bool ReleaseWarp(int thread) {
+  if (fibres[thread].state == State::kAtBarrier) return ReleaseBarrier(fibres[thread].barrier);
   const auto first = fibres.begin() + thread / kWarp * kWarp;
   if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) return false;
   for (int i = 0; i < kWarp; ++i) first[i].state = State::kReady;
@@ -192,17 +196,19 @@ void RunBlock(int threads) {
     if (order_seed > 1) std::shuffle(order.begin(), order.end(), random);
     for (int i : order) {
       Run(i);
-      // By odd seeds a warp goes on at once, up to a barrier before others have begun: the instructions that keep its
-      // lanes together are no barrier for other warps.
+      // By odd seeds a warp goes on at once, before others have begun, up to a barrier that some have yet to reach:
+      // what keeps its lanes together, or its group, is no barrier for others.
       while (order_seed > 2 && order_seed % 2 == 1 && error.empty() && ReleaseWarp(i)) {
         for (int lane = 0; lane < kWarp; ++lane) Run(i / kWarp * kWarp + lane);
       }
       if (!error.empty()) return;
     }
-    if (std::all_of(fibres.begin(), fibres.begin() + threads, [](const Fibre& f) { return f.state == State::kDone; })) {
-      return;
-    }
-    if (!Release()) error = "a barrier or a warp's instruction that not all of its threads reach";
+    const auto any = [threads](State state) {
+      return std::any_of(fibres.begin(), fibres.begin() + threads, [=](const Fibre& f) { return f.state == state; });
+    };
+    if (!any(State::kReady) && !any(State::kAtBarrier) && !any(State::kAtWarp)) return;
+    if (!any(State::kReady) && !Release())
+      error = "a barrier or a warp's instruction that not all of its threads reach";
   }
 }
 
@@ -299,6 +305,13 @@ void Wait(int pending) {
     }
     groups.erase(groups.begin());
   }
+}
+
+const void* SharedWords(const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(from) % bytes != 0 || !IsShared(from, bytes)) {
+    Fail("words that are outside shared memory, or askew");
+  }
+  return from;
 }
 
 void LoadMatrices(uint32_t* words, const void* row, bool transposed) {

@@ -55,6 +55,8 @@ void StartCopy(void* shared, const void* global, bool valid);
 void Commit();
 void Wait(int pending);
 void LoadMatrices(uint32_t* words, const void* row, bool transposed);
+// The same address, if it is one of shared memory that is a multiple of `bytes`.
+const void* SharedWords(const void* from, int bytes);
 // a: the lane's `words` words of a, then its two of b. Elements are read by `widen` from 16-bit halves, or are floats.
 enum class Product { kFloat16, kBFloat16, kTf32 };
 void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Product product);
@@ -94,6 +96,20 @@ inline void MultiplyAdd(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32
 }
 inline void MultiplyAdd(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, BFloat16) {
   shim::MultiplyAdd(sums, a, b0, b1, shim::Product::kBFloat16);
+}
+template <typename T>
+void MultiplyAddTo(float* sums, const float* from, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
+  memcpy(sums, from, 4 * sizeof(float));
+  MultiplyAdd(sums, a, b0, b1, T());
+}
+template <typename T>
+void MultiplyAddHalf(float* sums, uint32_t a0, uint32_t a1, uint32_t b0, T) {
+  const uint32_t a[4] = {a0, a1, 0, 0};
+  MultiplyAdd(sums, a, b0, 0, T());
+}
+template <int kWords>
+void LoadWordsIf(uint32_t (&words)[kWords], const void* from, bool takes_part) {
+  if (takes_part) memcpy(words, shim::SharedWords(from, 4 * kWords), 4 * kWords);
 }
 inline void MultiplyAddTf32(float* sums, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   shim::MultiplyAdd(sums, a, b0, b1, shim::Product::kTf32);

@@ -82,6 +82,11 @@ def draw_case(seed: int) -> tuple:
     return shape, dtype, math, path, cut
 
 
+def takes_tensor_stream(window: int, filters: int, dtype: str) -> bool:
+    """Whether a layer that the fused kernel takes has the one on tensor cores too."""
+    return window in (3, 5) and filters <= 128 and dtype in ("float16", "bfloat16")
+
+
 def tolerance(x, layer, residual, expected, dtype: str, math: str) -> float:
     """What rounding may do to the largest output.
 

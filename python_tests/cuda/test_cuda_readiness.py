@@ -220,6 +220,15 @@ def test_libraries_are_timed_in_turn():
     assert order[:4] == ["before", "after", "before", "after"]
 
 
+def test_a_library_may_be_timed_on_one_path():
+    found = ab.named(["a/libdwsconv_cuda_1234567.so", "b/libdwsconv_cuda.so@stream", "b/libdwsconv_cuda.so"], str)
+    assert found == {
+        "1234567": ("a/libdwsconv_cuda_1234567.so", "auto"),
+        "libdwsconv_cuda stream": ("b/libdwsconv_cuda.so", "stream"),
+        "libdwsconv_cuda": ("b/libdwsconv_cuda.so", "auto"),
+    }
+
+
 def test_the_sweep_finds_the_rates_that_a_card_has(tmp_path):
     """Times that the model gives by other rates: fitted to them it is right, and the header says so."""
     library = Library(build_shim())

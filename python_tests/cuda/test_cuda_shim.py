@@ -76,7 +76,7 @@ def test_the_program_that_checks_a_card_finds_nothing_off_here(tmp_path):
 
 
 def test_random_layers_agree_with_float64(library, conflicts):
-    before = library.calls()
+    before = library.calls(("direct", "two_step", "stream"))
 
     skipped = 0
     for seed in range(600):
@@ -96,7 +96,7 @@ def test_random_layers_agree_with_float64(library, conflicts):
             )
         except NoRoomError:
             skipped += 1
-    ran = {path: calls - before[path] for path, calls in library.calls().items()}
+    ran = {path: calls - before[path] for path, calls in library.calls(before).items()}
     assert min(ran.values()) >= 50, ran
     assert skipped <= 60
     assert conflicts() == 0
@@ -275,6 +275,6 @@ def test_planner_chooses_the_path(library, size, channels, filters, window, batc
     call = Call(
         library, (batch, size, size, channels), (window, window, channels, 1), (1, 1, channels, filters), "float16"
     )
-    assert call.plan.text.startswith(path + " ")
+    assert call.plan.text.split()[0].removeprefix("tensor_") == path  # by either fused kernel
     compulsory = 2 * batch * size * size * (channels + filters)
     assert call.plan.modelled_us >= compulsory / 4.3e6

@@ -216,7 +216,8 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   if (chain.E > 0 || !chain.has_depthwise || !chain.has_project || chain.normalize || chain.has_gate) {
     return "gradients are those of a depthwise and a pointwise convolution alone";
   }
-  if (options.path != CudaPath::kAuto && options.path < CudaPath::kGeneral) {
+  if (options.path == CudaPath::kTensorStream ||
+      (options.path != CudaPath::kAuto && options.path < CudaPath::kGeneral)) {
     return std::string("path ") + CudaPathName(options.path) + " has no gradients: general, steps and fused have";
   }
   WantedGradients wanted = *options.gradients;

@@ -13,68 +13,95 @@ constexpr int kMostGroups = 4;           // of a block's threads
 
 double Bytes(const Chain& p, int64_t elements) { return Real(elements) * Real(SizeOf(p.dtype)); }
 
-// Threads that a block of the fused kernel may have: kStreamThreads of cuda/fused/stream_kernel.cuh.
-int StreamThreads(const Chain& p) { return p.R == 3 ? 384 : 256; }
+// Threads that a block of the fused kernels may have: kStreamThreads of cuda/fused/stream_kernel.cuh,
+// kTensorStreamThreads of tensor_stream_kernel.cuh. With fewer a thread may have all 255 registers.
+int StreamThreads(const Chain& p, bool tensor) { return p.R == 3 && (!tensor || p.K <= 64) ? 384 : 256; }
 
 // Blocks with this tile that one multiprocessor holds.
-int BlocksPerMultiprocessor(const Chain& p, const CudaMachine& machine, const CudaTile& tile) {
+int BlocksPerMultiprocessor(const CudaMachine& machine, const CudaTile& tile, int most_threads) {
   const int64_t by_shared = machine.multiprocessor_shared_bytes / (tile.shared_bytes + kBlockReservedBytes);
   // Of a thread, at most: what the launch bounds leave it. docs/cuda.md has the compiler's report.
-  const int registers = p.R == 3 ? 168 : 255;
+  const int registers = most_threads == 384 ? 168 : 255;
   const int64_t by_registers = 65536 / (int64_t{registers} * tile.threads);
   return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({by_shared, by_registers, 16})));
 }
 
-// Cuts the rows into segments and models the time.
-void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTile* tile) {
-  tile->blocks_per_multiprocessor = BlocksPerMultiprocessor(p, machine, *tile);
+// Cuts the rows into segments and models the time. tensor: the depthwise half is on tensor cores.
+void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, bool tensor, CudaTile* tile) {
+  tile->blocks_per_multiprocessor = BlocksPerMultiprocessor(machine, *tile, StreamThreads(p, tensor));
   const int residents = tile->blocks_per_multiprocessor * tile->groups;  // groups of a multiprocessor
-  const double pixels = tile->tile_rows * tile->tile_columns;
-  const double compute = pixels * tile->channels * Real(p.R * p.S) / machine.rates.fma +
-                         pixels * tile->channels * tile->out_channels / ProductPerCycle(p, machine, options.math) +
-                         pixels * tile->out_channels / machine.rates.outputs;
+  const double pixels = tile->tile_rows * tile->tile_columns, product = ProductPerCycle(p, machine, options.math);
+  // For 8 channels two taps are a product of 16 x 8 x 16, a last one of 16 x 8 x 8: of which an eighth is of use.
+  const double depthwise = tensor ? Real(p.R * (p.S / 2 * 16 + 8)) / product : Real(p.R * p.S) / machine.rates.fma;
+  const double warps = Real(tile->blocks_per_multiprocessor) * tile->threads / 32;
+  // A warp runs on one of a multiprocessor's four parts.
+  const double compute = (pixels * tile->channels * depthwise + pixels * tile->channels * tile->out_channels / product +
+                          pixels * tile->out_channels / machine.rates.outputs) *
+                         std::max(1.0, 4 / warps);
   const double columns = std::min<double>(tile->in_columns, Real(p.W));
   const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
   // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
-  const double warps = static_cast<double>(residents) * pixels / 16;
   const double shown = compute * 0.02 * std::max(1.0, 12 / warps);
   CutRows(p, machine, residents, StepCycles(machine, residents, compute, moved) + shown, 1500, 0, options.segments,
           tile);
 }
 
-// The fused kernel, or why it cannot run. The best tile of those that fit, or the one asked for.
-std::string PlanStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTile* best) {
+// Why the fused kernel, on tensor cores or not, does not take this layer; or "".
+std::string StreamRefuses(const Chain& p, const CudaMachine& machine, CudaMath math, bool tensor) {
+  const std::string path = tensor ? "path tensor_stream" : "path stream";
+  if (tensor && (!HasFastWindow(p) || p.R > 5 || p.dtype == DType::kFloat32 || p.K > kTensorStreamOutChannels)) {
+    return path +
+           " is for 16-bit elements, 3x3 and 5x5 windows with stride 1 or 2, dilation 1, depth multiplier 1, and up "
+           "to " +
+           std::to_string(kTensorStreamOutChannels) + " output channels";
+  }
   if (!HasFastWindow(p)) {
-    return "path stream has kernels for 3x3 and 5x5 windows with stride 1 or 2 and for 7x7 with stride 1, each with "
+    return path +
+           " has kernels for 3x3 and 5x5 windows with stride 1 or 2 and for 7x7 with stride 1, each with "
            "dilation 1 and depth multiplier 1 alone";
   }
-  if (!HasProduct(p, machine, options.math)) return "path stream needs a card of compute capability 8.0 or more";
+  if (!HasProduct(p, machine, math)) return path + " needs a card of compute capability 8.0 or more";
   if (!SizesFit(p) || p.C > 512 || p.K > 4096 || p.output_pixels() > std::numeric_limits<int>::max() / p.K) {
-    return "path stream is not for sizes as large as these";
+    return path + " is not for sizes as large as these";
   }
+  return "";
+}
+
+// A fused kernel, or why it cannot run. The best tile of those that fit, or the one asked for.
+std::string PlanStream(const Chain& p, const CudaMachine& machine, const CudaOptions& options, bool tensor,
+                       CudaTile* best) {
+  const std::string refused = StreamRefuses(p, machine, options.math, tensor);
+  if (!refused.empty()) return refused;
+  const int pixel_threads = tensor ? 1 : 2, most_threads = StreamThreads(p, tensor);
   ForEachTile(32, options, [&](CudaTile tile) {
-    const int pixels = tile.tile_rows * tile.tile_columns;
+    if (tensor && tile.tile_columns != kTensorStreamColumns) return;
+    const int threads = tile.tile_rows * tile.tile_columns * pixel_threads;
     // A thread copies 16 bytes of a pixel at a time, so a pixel has no more of them than a group has threads.
-    if (RoundUp(p.C, 16) * SizeOf(p.dtype) / 16 > 2 * pixels) return;
-    const int most = std::min(StreamThreads(p) / (2 * pixels), kMostGroups);
+    if (RoundUp(p.C, 16) * SizeOf(p.dtype) / 16 > threads) return;
+    const int most = std::min(most_threads / threads, kMostGroups);
     for (tile.groups = 1; tile.groups <= most; ++tile.groups) {
       if (options.groups > 0 && options.groups != tile.groups) continue;
-      LayOutStream(p, &tile);
+      if (tensor) {
+        LayOutTensorStream(p, &tile);
+      } else {
+        LayOutStream(p, &tile);
+      }
       if (tile.shared_bytes > machine.block_shared_bytes) break;
-      FinishStream(p, machine, options, &tile);
+      FinishStream(p, machine, options, tensor, &tile);
       if (tile.items > 0 && (best->items == 0 || tile.modelled_us < best->modelled_us)) *best = tile;
     }
   });
   if (best->items > 0) return "";
+  const std::string path = tensor ? "path tensor_stream" : "path stream";
   if (options.tile_columns > 0 || options.groups > 0) {
-    return "path stream has no tile of " + std::to_string(options.tile_rows) + "x" +
-           std::to_string(options.tile_columns) + " in " + std::to_string(options.groups) +
-           " groups that fits (0: any): 32, 64 or 128 pixels, 4, 8, 16 or 32 columns, at least 4 rows, two threads "
-           "of " +
-           std::to_string(StreamThreads(p)) + " for each pixel of a group, and " +
+    return path + " has no tile of " + std::to_string(options.tile_rows) + "x" + std::to_string(options.tile_columns) +
+           " in " + std::to_string(options.groups) + " groups that fits (0: any): " +
+           (tensor ? "4 or 8 rows of 16 columns, a thread of "
+                   : "32, 64 or 128 pixels, 4, 8, 16 or 32 columns, at least 4 rows, two threads of ") +
+           std::to_string(most_threads) + " for each pixel of a group, and " +
            std::to_string(machine.block_shared_bytes) + " bytes of shared memory";
   }
-  return "path stream does not fit into the " + std::to_string(machine.block_shared_bytes) +
+  return path + " does not fit into the " + std::to_string(machine.block_shared_bytes) +
          " bytes of shared memory that a block may have";
 }
 
@@ -138,37 +165,49 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
 
 std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTensor from,
                      CudaPlan* plan) {
+  const size_t before = plan->steps.size();
   CudaStep stream{CudaKernel::kStream, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  CudaStep tensor{CudaKernel::kTensorStream, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep depthwise{CudaKernel::kDepthwise, from, CudaTensor::kDepthwiseFilter, CudaTensor::kZ};
   CudaStep direct{CudaKernel::kDirect, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep product{CudaKernel::kProduct, CudaTensor::kZ, CudaTensor::kPointwiseFilter, CudaTensor::kY};
-  stream.residual = direct.residual = product.residual = p.has_residual;
+  stream.residual = tensor.residual = direct.residual = product.residual = p.has_residual;
   plan->path = CudaPath::kDirect;
   if (options.path == CudaPath::kDirect || options.path == CudaPath::kGeneral || p.H * p.W == 0) {
     plan->steps.push_back(direct);
     return "";
   }
-  double two_step_us = 0;
-  std::string stream_error = "not asked for", two_step_error = stream_error;
   const bool any = options.path == CudaPath::kAuto;
-  if (any || options.path == CudaPath::kStream) stream_error = PlanStream(p, machine, options, &stream.tile);
-  if (any || options.path == CudaPath::kTwoStep) {
-    two_step_error = PlanTwoStep(p, machine, options.math, &depthwise, &two_step_us);
+  double least = std::numeric_limits<double>::infinity();
+  std::string error;
+  // The quickest of those that run; of equals the first.
+  const auto consider = [&](CudaPath path, const std::string& refused, double us, std::vector<CudaStep> steps) {
+    if (!any) error = refused;
+    if (!refused.empty() || us >= least) return;
+    least = us;
+    plan->path = path;
+    plan->steps.resize(before);
+    plan->steps.insert(plan->steps.end(), steps.begin(), steps.end());
+  };
+  if (any || options.path == CudaPath::kStream) {
+    const std::string refused = PlanStream(p, machine, options, false, &stream.tile);
+    consider(CudaPath::kStream, refused, stream.tile.modelled_us, {stream});
   }
-  const bool streams = stream_error.empty(), two_step = two_step_error.empty();
-  if (!any && !streams && !two_step) return options.path == CudaPath::kStream ? stream_error : two_step_error;
-  if (streams && (!two_step || stream.tile.modelled_us <= two_step_us)) {
-    plan->path = CudaPath::kStream;
-    plan->steps.push_back(stream);
-    plan->modelled_us += stream.tile.modelled_us;
-  } else if (two_step) {
-    plan->path = CudaPath::kTwoStep;
-    plan->steps.insert(plan->steps.end(), {depthwise, product});
-    plan->modelled_us += two_step_us;
-  } else {
+  if (any || options.path == CudaPath::kTensorStream) {
+    const std::string refused = PlanStream(p, machine, options, true, &tensor.tile);
+    consider(CudaPath::kTensorStream, refused, tensor.tile.modelled_us, {tensor});
+  }
+  if (any || options.path == CudaPath::kTwoStep) {
+    double us = 0;
+    const std::string refused = PlanTwoStep(p, machine, options.math, &depthwise, &us);
+    consider(CudaPath::kTwoStep, refused, us, {depthwise, product});
+  }
+  if (plan->steps.size() > before) {
+    plan->modelled_us += least;
+  } else if (any) {
     plan->steps.push_back(direct);
   }
-  return "";
+  return error;
 }
 
 }  // namespace dwsconv

@@ -230,6 +230,7 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
     case CudaKernel::kDirect:
       return pair + tf32;
     case CudaKernel::kStream:
+    case CudaKernel::kTensorStream:
       return pair + tf32 + DescribeTile(step.tile) + " groups " + std::to_string(step.tile.groups) + " threads " +
              std::to_string(step.tile.threads) + " shared " + std::to_string(step.tile.shared_bytes) + blocks;
     case CudaKernel::kStrip:
@@ -254,7 +255,8 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
 }  // namespace
 
 const char* CudaPathName(CudaPath path) {
-  const char* const names[kCudaPaths] = {"auto", "direct", "two_step", "stream", "general", "steps", "fused"};
+  const char* const names[kCudaPaths] = {"auto",    "direct", "two_step", "stream",
+                                         "general", "steps",  "fused",    "tensor_stream"};
   return names[static_cast<int>(path)];
 }
 
@@ -308,7 +310,8 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
 
 std::string DescribeCudaPlan(const CudaPlan& plan) {
   if (plan.path == CudaPath::kAuto) return "nothing";
-  const bool pair = plan.path == CudaPath::kDirect || plan.path == CudaPath::kTwoStep || plan.path == CudaPath::kStream;
+  const bool pair = plan.path == CudaPath::kDirect || plan.path == CudaPath::kTwoStep ||
+                    plan.path == CudaPath::kStream || plan.path == CudaPath::kTensorStream;
   std::string text;
   const auto add = [&text](const std::string& word) {
     if (!word.empty()) text += (text.empty() ? "" : ", ") + word;

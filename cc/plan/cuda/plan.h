@@ -43,8 +43,10 @@ enum class CudaPath : int {
   kGeneral = 4,  // plain kernels: anything, on any card
   kSteps = 5,    // fast kernels, one or more stages each
   kFused = 6,    // gradients in two kernels: X, dY, Y to dZ, dP and biases' gradients; X and dZ to dX and dD
+  // A depthwise convolution and a 1x1 one again: kStream with the depthwise half on tensor cores too.
+  kTensorStream = 7,
 };
-constexpr int kCudaPaths = 7;
+constexpr int kCudaPaths = 8;
 
 const char* CudaPathName(CudaPath path);  // "direct", "two_step", ...
 
@@ -88,9 +90,11 @@ enum class CudaKernel : int {
   kGatedProduct,
   kDenseProduct,
   kConvolution,
-  // Several stages: depthwise and 1x1 by plain loops; the same fused; with the expansion too.
+  // Several stages: depthwise and 1x1 by plain loops; the same fused, on CUDA and tensor cores, or on the latter alone;
+  // with the expansion too.
   kDirect,
   kStream,
+  kTensorStream,
   kStrip,
   // Gradients.
   kGradientStream,     // kFused's first kernel

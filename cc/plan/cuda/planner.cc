@@ -87,6 +87,26 @@ void LayOutStream(const Chain& p, CudaTile* tile) {
   tile->shared_bytes = common + tile->groups * group_bytes;
 }
 
+void LayOutTensorStream(const Chain& p, CudaTile* tile) {
+  const int element = static_cast<int>(SizeOf(p.dtype)), pixels = tile->tile_rows * tile->tile_columns;
+  const int window = static_cast<int>(p.R), stride = static_cast<int>(p.stride_h);
+  tile->threads = pixels * tile->groups;
+  tile->channels = Padded(p.C, 16);
+  tile->out_channels = Padded(p.K, 64);
+  tile->p_pitch = PPitch(tile->out_channels);
+  SetInput(p, true, tile);
+  SharedLayout shared;
+  tile->p_offset_bytes = shared.Place(int64_t{tile->channels} * tile->p_pitch * element);
+  tile->d_offset_bytes = shared.Place(int64_t{tile->channels / 16} * TensorStreamFilterBytes(window));
+  tile->bias_offset_bytes = shared.Place(int64_t{tile->channels + tile->out_channels} * 4);
+  const int64_t common = shared.at;
+  tile->ring_offset_bytes =
+      shared.Place(int64_t{tile->ring_rows} * (tile->channels / 8) * TensorStreamPitch(window, stride) * 16);
+  const int64_t group_bytes = shared.at - common;
+  tile->group_bytes = static_cast<int>(std::min<int64_t>(group_bytes, kMostInt));
+  tile->shared_bytes = common + tile->groups * group_bytes;
+}
+
 void LayOutStrip(const Chain& chain, CudaTile* tile) {
   const Chain& p = chain;
   const int element = static_cast<int>(SizeOf(p.dtype)), pixels = tile->tile_rows * tile->tile_columns;
