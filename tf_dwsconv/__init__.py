@@ -20,7 +20,7 @@ from tf_dwsconv import _registration
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from tf_dwsconv import activations, analysis, layers, native, ops, tune
-    from tf_dwsconv.convert import Converter, save_network, to_builtin
+    from tf_dwsconv.convert import Converter, convert_saved_model, save_network, to_builtin
     from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock, FusedNetwork
     from tf_dwsconv.ops import depthwise_sep_conv2d
 

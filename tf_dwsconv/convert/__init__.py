@@ -170,7 +170,7 @@ def _apart(model: Any) -> Any:
     return Rebuilder(lambda part: unfuser.plan(Graph(part), isinstance(part, keras.Sequential)), Report()).model(model)
 
 
-def save_network(model: Any, path: Any, *, overwrite: bool = False) -> None:
+def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False) -> None:
     """Writes the file of a network, which `tf_dwsconv.native.Network` runs without TensorFlow.
 
     Args:

@@ -54,7 +54,7 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     ('FusedNetwork', [(252,)])
     """
 
-    def __init__(self, program, **kwargs):
+    def __init__(self, program: str | Program, **kwargs: Any) -> None:
         check_backend("FusedNetwork", "stock layers")
         super().__init__(**kwargs)
         given = program if isinstance(program, Program) else Program.from_text(program)
@@ -88,12 +88,12 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     def _joined(self, outputs: list) -> Any:
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._refuse_caller()
         self.compute_output_shape(input_shape)  # raises where shapes do not fit
         self.values = self.add_weight(name="values", shape=(self._program.count,), initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         _tf_keras.refuse_inputs(inputs)
         tensors = [dispatch.convert(t, "inputs", None) for t in self._split(inputs)]
         values = value(self.values, tensors[0].dtype)
@@ -101,12 +101,12 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
             dispatch.convert(tensor, "inputs", tensors[0].dtype)
         return self._joined(programs.run(self._program, tensors, values))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shapes = [input_shape] if _is_shape(input_shape) else input_shape
         found = _program_shapes.infer(self._program, [tuple(shape) for shape in shapes])
         return self._joined([tuple(found[output.tensor]) for output in self._program.outputs])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "program": self._program.text}
 
 
