@@ -21,8 +21,9 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     """A network as one op: a program of steps, which runs from its inputs to its outputs without TensorFlow between.
 
     `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; you need not
-    write programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The gradient
-    is computed step by step: to train, use `convert(model, fuse="blocks")`, which keeps a layer for each block. Like `DepthwiseSepConv2D`, it stays out of XLA.
+    write programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The gradient is
+    computed step by step: to train, use `convert(model, fuse="blocks")`, which keeps a layer for each block. Like
+    `DepthwiseSepConv2D`, it stays out of XLA.
 
     Args:
         program: the text of a program, docs/program.md.
