@@ -245,6 +245,20 @@ def test_links_between_pages():
     assert found > 60
 
 
+def test_pages_name_this_version():
+    """README's wheel and how to cite, the newest entry of the changes, and the example of a wheel's name."""
+    readme, changes, installing = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md", "docs/installing.md")
+    )
+    version = re.escape(tf_dwsconv.__version__)
+    assert set(re.findall(r"tf_dwsconv-([\d.]+)\+|version = \{([\d.]+)\}", readme)) == {
+        (tf_dwsconv.__version__, ""),
+        ("", tf_dwsconv.__version__),
+    }
+    assert re.search(r"^## (\S+)$", changes, re.MULTILINE)[1] == tf_dwsconv.__version__
+    assert re.search(rf"tf_dwsconv-{version}\+tf", installing)
+
+
 def test_the_api_pages_hold_every_public_name():
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("api*.md"))
     shown = set(re.findall(r"^\.\. auto\w+:: tf_dwsconv\.(?:convert\.)?(\w+)$", text, re.MULTILINE))
