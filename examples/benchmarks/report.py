@@ -351,7 +351,7 @@ def main(argv: list[str]) -> int:
         name: (PARTS[name].title, [each for each in compared if each["part"] == name and each["reported"] is not None])
         for name in names
     }
-    summary = here.summary(all_found)
+    summary = here.summary(all_found, {name: PARTS[name].title for name in names}, is_trial=form == "tiny")
     parts = [
         summary,
         here.words(),

@@ -37,7 +37,7 @@ def test_ratios_are_times_of_the_others_over_ours():
     assert comparisons[0].mean() == pytest.approx(4.0)
     assert [ratio.case for ratio in comparisons[0].ends()] == ["a", "b"]
     assert len(absent) == 3 and "LiteRT, XNNPACK (one layer on NumPy arrays)" in absent
-    html = here.summary({"mobilenet": part(rows)})
+    html = here.summary({"mobilenet": part(rows)}, {})
     assert "4 times as fast as" in html and "2 times as slow as PyTorch" in html and "OpenVINO" in html
     assert html.count('class="faster"') == html.count('class="slower"') == 1
 
@@ -66,18 +66,24 @@ def test_times_that_overlap_are_marked(low, is_unclear):
     rows = [layer_row("ours", 2.0, 1.8, 2.1), layer_row("separable", 2.5, low, 2.7)]
     (found,), _ = here.compare({"layer": part(rows)})
     assert found.ratios[0].unclear is is_unclear
-    assert ("~ unclear in 1 of 1" in here.summary({"layer": part(rows)})) is is_unclear
+    assert ("~ unclear in 1 of 1" in here.summary({"layer": part(rows)}, {})) is is_unclear
 
 
 def test_a_loaded_machine_is_told_before_any_figure():
     rows = [layer_row("ours", 2.0), layer_row("separable", 3.0)]
-    html = here.summary({"layer": part(rows, loaded=True)})
-    assert -1 < html.find("LOADED MACHINE") < html.find("1.5 times")
-    assert "LOADED" not in here.summary({"layer": part(rows)})
+    html = here.summary({"layer": part(rows, loaded=True)}, {"layer": "The layer"})
+    assert -1 < html.find("LOADED MACHINE") < html.find("The layer") < html.find("1.5 times")
+    assert "LOADED" not in here.summary({"layer": part(rows)}, {})
+    assert "TRIAL" in here.summary({"layer": part(rows)}, {}, is_trial=True)
+
+
+@pytest.mark.parametrize("ms, words", [(3.0, "1.5 times as fast"), (1.98, "about as fast"), (1.0, "2 times as slow")])
+def test_the_sentence_of_a_comparison(ms, words):
+    assert words in here.summary({"layer": part([layer_row("ours", 2.0), layer_row("separable", ms)])}, {})
 
 
 def test_nothing_to_compare_is_no_summary():
-    assert here.summary({"ladder": part([], "sizes")}) == ""
+    assert here.summary({"ladder": part([], "sizes")}, {}) == ""
 
 
 def test_every_variant_is_explained():

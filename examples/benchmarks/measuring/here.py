@@ -109,7 +109,9 @@ def _sentence(comparison: Comparison) -> str:
     """The comparison in words."""
     mean, count = comparison.mean(), len(comparison.ratios)
     of = f"geometric mean of {count} cases" if count > 1 else comparison.ratios[0].case
-    if mean >= 1:
+    if 0.95 <= mean <= 1.05:
+        return f"{comparison.way}: about as fast as {comparison.other} ({of})."
+    if mean > 1:
         return f"{comparison.way}: {mean:.2g} times as fast as {comparison.other} ({of})."
     return f"{comparison.way}: {1 / mean:.2g} times as slow as {comparison.other} ({of})."
 
@@ -163,8 +165,14 @@ def _row(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def summary(found: dict[str, dict[str, Any]]) -> str:
-    """The section's HTML; "" where the parts of this run timed nothing that could be compared."""
+def summary(found: dict[str, dict[str, Any]], titles: dict[str, str], is_trial: bool = False) -> str:
+    """The section's HTML; "" where the parts of this run timed nothing that could be compared.
+
+    Args:
+        found: the results of the parts that ran, by name.
+        titles: of the parts, by name.
+        is_trial: whether figures of this run mean nothing.
+    """
     comparisons, absent = compare(found)
     if not comparisons:
         return ""
@@ -177,8 +185,15 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
         "(~) where the quartiles of the two times overlap.</p>"
     ]
     if loaded:
-        words = "LOADED MACHINE: others used its cores while these parts ran, so the ratios are rough: "
-        parts.insert(0, f'<p class="failed">{words}{page.text(", ".join(loaded))}.</p>')
+        words = "LOADED MACHINE: other processes used its cores while these parts ran, so the ratios are rough: "
+        parts.insert(
+            0, f'<p class="failed">{words}{page.text("; ".join(titles.get(name, name) for name in loaded))}.</p>'
+        )
+    if is_trial:
+        words = (
+            "TRIAL: this run only checks that all programs work. Its calls are too few for figures to mean anything."
+        )
+        parts.insert(0, f'<p class="failed">{words}</p>')
     parts.append("<ul>" + "".join(f"<li>{page.text(_sentence(each))}</li>" for each in comparisons) + "</ul>")
     parts.append(_bars(comparisons))
     parts.append(page.table(COLUMNS, [_row(each) for each in comparisons]))
@@ -209,7 +224,7 @@ WORDS = (
     ("roofline", "The speed that the limit allows, drawn over arithmetic intensity."),
     ("ladder", "One layer computed by ever faster code, step by step, from plain loops to the fused kernel."),
     ("difference", "The largest from the first of the list, relative to the largest element: rounding."),
-    ("reported", "What one of the two sources measured on its own hardware."),
+    ("reported", "What one of the two sources measured on its own hardware: the GPU study, or the report (CS 267)."),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ th { background: #f0f4f2; } td.text, th.text { text-align: left; } td.long { whi
 tr:nth-child(even) td { background: #fafafa; }
 figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 figcaption { font-size: 13px; color: #555; } code { background: #f3f3f3; padding: .05rem .25rem; font-size: 12.5px; }
+.bar + table { margin-top: 1rem; }
 .note { color: #555; font-size: 13.5px; margin: .25rem 0; } .failed { background: #fdd; padding: .6rem; }
 nav { columns: 2; font-size: 14px; } nav ul { margin-top: 0; }
 th.part { background: #e3eee8; text-align: left; } summary { cursor: pointer; color: #165; margin: .3rem 0; }
