@@ -42,8 +42,8 @@ inside() {
     "$system" "$system" env -i PATH=/usr/bin:/bin HOME=/root PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$@"
 }
 inside python3 -c 'import os, sys; print(">>", " ".join(os.confstr("CS_GNU_LIBC_VERSION").split()), "and Python", sys.version.split()[0])'
-inside python3 -m venv /venv
-inside /venv/bin/pip install --quiet --disable-pip-version-check "/tmp/$(basename "$wheel")"
+inside python3 -m venv /tried
+inside /tried/bin/pip install --quiet --disable-pip-version-check "/tmp/$(basename "$wheel")"
 for disabled in "" 1; do
-  inside env DWSCONV_DISABLE=$disabled /venv/bin/python -m tf_dwsconv
+  inside env DWSCONV_DISABLE=$disabled /tried/bin/python -m tf_dwsconv
 done
