@@ -1,14 +1,14 @@
 """Fused depthwise-separable convolutions for Keras and TensorFlow.
 
-    layer = tf_dwsconv.DepthwiseSepConv2D(64, 3)           # in the place of keras.layers.SeparableConv2D
+    layer = tf_dwsconv.DepthwiseSepConv2D(64, 3)           # replaces keras.layers.SeparableConv2D
     y = tf_dwsconv.depthwise_sep_conv2d(x, depthwise_filter, pointwise_filter)
     fused = tf_dwsconv.convert(model)                      # a whole Keras model, batch norms folded
     tf_dwsconv.native                                      # the same kernels on NumPy arrays, without TensorFlow
     tf_dwsconv.analysis                                    # FLOPs, communication bounds, tilings
     tf_dwsconv.tune                                        # faster plans, found by measuring on this machine
 
-Importing this package imports neither TensorFlow nor Keras. What has to be known to them (the op, its gradient, the
-layer's name in saved models) is registered as soon as they are there, whichever is imported first.
+Importing this package imports neither TensorFlow nor Keras. It registers the op, its gradient and the layers' names in
+saved models with them as soon as they are imported, in either order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tf_dwsconv import _registration
 
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from tf_dwsconv import activations, analysis, layers, native, ops, tune
-    from tf_dwsconv.convert import Converter, save_network, to_builtin
+    from tf_dwsconv.convert import Converter, convert_saved_model, save_network, to_builtin
     from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock, FusedNetwork
     from tf_dwsconv.ops import depthwise_sep_conv2d
 

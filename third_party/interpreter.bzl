@@ -17,7 +17,8 @@ def ask(ctx, code, what):
     python = ctx.os.environ.get("DWSCONV_PYTHON", "")
     if not python:
         python = str(ctx.path(Label("//:WORKSPACE")).dirname) + "/.venv/bin/python"
-    result = ctx.execute([python, "-c", code], environment = {"TF_CPP_MIN_LOG_LEVEL": "3"})
+    # The first import of a TensorFlow that has just been installed takes minutes on a slow disk.
+    result = ctx.execute([python, "-c", code], timeout = 7200, environment = {"TF_CPP_MIN_LOG_LEVEL": "3"})
     if result.return_code != 0:
         fail("\n".join([
             "cannot find %s with the Python interpreter %s" % (what, python),

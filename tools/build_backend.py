@@ -22,7 +22,8 @@ from setuptools.build_meta import (  # noqa: F401  (pip calls them)
     prepare_metadata_for_build_editable,
 )
 
-DEBIAN = "g++ bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib"
+DEBIAN = "g++ bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib nlohmann-json3-dev"
+JSON = Path("/usr/include/nlohmann/json.hpp")
 
 
 def pin(name):
@@ -43,10 +44,12 @@ def check_tools():
     if sys.platform != "linux" or platform.machine() != "x86_64":
         fail(f"tf_dwsconv is built for Linux on x86-64; this is {sys.platform} on {platform.machine()}.")
     missing = [tool for tool in ("g++", os.environ.get("BAZEL", "bazel")) if shutil.which(tool) is None]
+    if not JSON.exists() and os.geteuid() != 0:  # as root, tools/build.sh installs it on Debian
+        missing.append(str(JSON))
     if missing:
         fail(
             f"tf_dwsconv builds its libraries with g++ and Bazel, and {' and '.join(missing)} cannot be found. Install "
-            f"them (Debian 12: apt-get install {DEBIAN}), or install a wheel of tf_dwsconv, which needs neither."
+            f"them (Debian 12: apt-get install {DEBIAN}), or install a wheel of tf_dwsconv, which needs none of them."
         )
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `common`
 
 from absl import app, flags
 from common import options, record
-from measuring import machine, page, plots, results, sources
+from measuring import here, machine, page, plots, results, sources
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 FORMS = ("short", "long", "tiny")
@@ -89,7 +89,7 @@ PARTS = {
         "Layers of MobileNetV1",
         "The layers of the network that the report put its layer into, one at a time, batch 1.",
         "benchmarks/benchmark_layer.py",
-        flags="--suite=mobilenet --variants=separable,ours,native,torch",
+        flags="--suite=mobilenet --variants=separable,ours,native,torch,litert,onnxruntime,openvino",
         short="--seconds=0.4",
         long="--seconds=2",
         tiny=QUICK,
@@ -119,7 +119,7 @@ PARTS = {
         "Section 6.3: with ConvNeXt's channels the report's layer was 2.8 times as slow as PyTorch's. 7x7 and as many "
         "channels as its stages have, to four times as many.",
         "benchmarks/benchmark_layer.py",
-        flags="--variants=separable,ours,native,torch",
+        flags="--variants=separable,ours,native,torch,litert,onnxruntime,openvino",
         short="--suite=convnext --seconds=1",
         long="--suite=convnext --seconds=5",
         tiny=f"--shape=1,8,8,4 --filters=16 --kernel_size=7 {QUICK}",
@@ -305,6 +305,7 @@ def main(argv: list[str]) -> int:
     output = record.make_folder("output", _OUTPUT.value)
     start = time.perf_counter()
     chapters, failures, compared = [], [], []
+    all_found: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
     for number, name in enumerate(names, 1):
         part, folder = PARTS[name], output / name
@@ -319,6 +320,7 @@ def main(argv: list[str]) -> int:
             continue
         chapter, found = part_section(name, part, command, seconds, folder)
         chapters.append(chapter)
+        all_found[name] = found
         settings = {**found["settings"], **settings}
         compared += [{"part": name, **each} for each in found["comparisons"]]
     seconds = time.perf_counter() - start
@@ -349,7 +351,10 @@ def main(argv: list[str]) -> int:
         name: (PARTS[name].title, [each for each in compared if each["part"] == name and each["reported"] is not None])
         for name in names
     }
+    summary = here.summary(all_found, {name: PARTS[name].title for name in names}, is_trial=form == "tiny")
     parts = [
+        summary,
+        here.words(),
         page.section("run", "The run and the machine", [page.facts(shown)]),
         page.section(
             "sources",
@@ -364,9 +369,14 @@ def main(argv: list[str]) -> int:
         ),
         *chapters,
     ]
-    contents = {"run": "The run and the machine", "sources": "What the sources reported"}
+    contents = {"here": "Here and now"} if summary else {}
+    contents |= {
+        "words": "Words on this page",
+        "run": "The run and the machine",
+        "sources": "What the sources reported",
+    }
     contents |= {name: PARTS[name].title for name in names}
-    text = page.page("tf_dwsconv: the sources' measurements on this machine", parts, contents)
+    text = page.page("tf_dwsconv, measured on this machine", parts, contents)
     (output / "report.html").write_text(text, encoding="utf-8")
     record.write_json(output / "report.json", {"settings": settings, "failed": failures, "comparisons": compared})
     if compared:

@@ -65,6 +65,30 @@ def test_without_bazel_one_line_says_what_to_do(sdist, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_user_is_told_of_a_missing_header_before_anything_is_fetched(tmp_path):
+    """Only root has nlohmann-json installed by the build itself; root is played here."""
+    program = """
+import os, pathlib, sys
+import build_backend
+os.geteuid = lambda: int(sys.argv[1])
+build_backend.JSON = pathlib.Path("missing.hpp")
+build_backend.shutil.which = lambda name: name
+build_backend.check_tools()
+print("fine")
+"""
+    for user, status, words in ((0, 0, "fine"), (1000, 1, "missing.hpp cannot be found. Install them")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(user)],
+            env={**{k: v for k, v in os.environ.items() if k != "DWSCONV_PREBUILT"}, "PYTHONPATH": str(ROOT / "tools")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status and words in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_tensorflow_is_refused(tmp_path):
     program = "import build_backend; print(build_backend.get_requires_for_build_wheel())"
     for given, words in (("2.20", "tensorflow~=2.20.0"), ("latest", "such as 2.21; given 'latest'")):

@@ -1,7 +1,7 @@
 """README and docs: their Python runs, their commands exist and take the options that are shown, and `make docs` builds.
 
-Quick commands are run here. Of those that take long, such as `make bench`, the program or target is looked up and each
-option; programs have tests of their own.
+Quick commands are run here, and programs of examples/ until they have read their flags. Of the others that take long,
+such as `make bench`, the program or target is looked up; they have tests of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import doctest
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,27 +28,48 @@ PAGES = [
     ROOT / "examples" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-# Whole programs of other people, or of the reader.
+# Whole programs of other people.
 OTHERS = {"pip", "nvcc", "curl", "bazel"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROGRAMS = r"make|python|\.venv/bin/python|pip|tools/\w+\.sh|cuda/\w+\.sh|curl|bazel|nvcc|tf-dwsconv-\w+"
-STARTS = rf"(?:[A-Z_]+=\S+ )*(?:{PROGRAMS})( |$)"
+STARTS = rf"(?:[A-Z_]+=(?:'[^']*'|\S*) )*(?:{PROGRAMS})( |$)"
 
 
-def commands_of(page: Path) -> list[str]:
-    """The shell commands of a page: in ```sh blocks, in blocks without a language, and in indented lines."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += [
-        line.strip()
-        for line in re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S).splitlines()
-        if line.startswith("    ")
-    ]
-    return [re.sub(r" +#.*", "", line).strip() for line in lines if re.match(STARTS, line)]
+def blocks_of(text: str) -> tuple[list[tuple[str, str]], str]:
+    """The fenced blocks of a page, as (language, content), and the rest of it."""
+    blocks, rest, language, content = [], [], None, []
+    for line in text.splitlines():
+        fence = re.fullmatch(r"```(.*)", line)
+        if fence and language is None:
+            language, content = fence[1], []
+        elif fence:
+            blocks.append((language, "".join(f"{each}\n" for each in content)))
+            language = None
+        else:
+            (rest if language is None else content).append(line)
+    assert language is None, "a block does not end"
+    return blocks, "\n".join(rest)
 
 
-COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
+def commands_of(text: str) -> list[str]:
+    """The shell commands of a page: in blocks of the shell or no language, in indented lines, in code between words.
+
+    Every line of a block for the shell has to be one, so that none is passed over.
+    """
+    blocks, rest = blocks_of(text.replace("\\\n", " "))
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
+    lines += [line.strip() for line in rest.splitlines() if line.startswith("    ")]
+    lines += re.findall(r"`([^`]+)`", rest.replace("\n", " "))
+    found = [line for line in lines if re.match(STARTS, line)]
+    for language, block in blocks:
+        if language == "sh":
+            every = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
+            assert [line for line in every if not re.match(STARTS, line)] == []
+            found += every
+    return [re.sub(r" +#.*", "", line).strip() for line in found]
+
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page.read_text(encoding="utf-8"))))
 
 
 def words_of(command: str) -> list[str]:
@@ -56,15 +78,6 @@ def words_of(command: str) -> list[str]:
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
     return words
-
-
-def flags_of_examples() -> set[str]:
-    """Every flag that the programs of examples/ define, and those of options.py, which are named as their functions."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples").rglob("*.py"))
-    defined = re.findall(r"(?:DEFINE_\w+|options\.(?:words|sizes|shape|integer))\(\s*\"(\w+)\"", text)
-    defined += re.findall(r"options\.([a-z_]+)\(", text)
-    shared = (ROOT / "examples" / "common" / "options.py").read_text(encoding="utf-8")
-    return {*defined, *re.findall(r"(?:DEFINE\w*|integer)\(\s*(?:_\w+\(.*?\), _Commas\(\), )?\"(\w+)\"", shared)}
 
 
 def check(command: str) -> None:
@@ -81,6 +94,8 @@ def check(command: str) -> None:
     elif program.startswith("tf-dwsconv-"):
         assert f"{program} = " in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     elif program == "pip":
+        if len(rest) < 2:  # the word, in a sentence
+            return
         extras = re.findall(r"tf_dwsconv\[(\w+)\]", command)
         text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         assert all(re.search(rf"^{extra} = \[", text, re.MULTILINE) for extra in extras), extras
@@ -98,14 +113,14 @@ def check_python_command(words: list[str]) -> None:
         is_file = module in ("tf_dwsconv.analysis.traffic", "tf_dwsconv.profile")
         name = module if is_file else f"{module}.__main__"
         command = importlib.import_module(name)
-        if module != "tf_dwsconv":
+        if module != "tf_dwsconv" and words[2:] not in ([], ["--help"]):
             command._parser().parse_args(words[2:])
-    elif words[0].startswith(("examples/", "tools/")):
+    elif words[0].startswith(("examples/", "tools/")) and not words[0].endswith("..."):
         assert (ROOT / words[0]).exists(), words[0]
-        if words[0].startswith("examples/"):
-            given = {word[2:].split("=")[0] for word in words[1:] if word.startswith("--")}
-            known = flags_of_examples()
-            assert {flag for flag in given if not {flag, flag.removeprefix("no")} & known} == set()
+        if words[0].startswith("examples/"):  # absl reads the flags, and ends
+            program = [sys.executable, str(ROOT / words[0]), *words[1:], "--only_check_args"]
+            done = subprocess.run(program, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -115,16 +130,40 @@ def test_commands_exist(command):
 
 def test_a_wrong_command_is_found(capsys):
     """The check above can fail, in each of its ways."""
-    assert len(COMMANDS) > 30 and any(command.startswith("python examples/") for command in COMMANDS)
+    assert len(COMMANDS) > 60 and any(command.startswith("python examples/") for command in COMMANDS)
     for wrong in (
         "make nothing", "make bench NO_SUCH=1", "python examples/none.py", "tools/none.sh", "tf-dwsconv-fast",
         "python examples/demo/detect_faces.py --faces=3", "pip install 'tf_dwsconv[all]'",
+        "python examples/benchmarks/benchmark_layer.py --suite=none",
     ):  # fmt: skip
         with pytest.raises((AssertionError, OSError)):
             check(wrong)
     for wrong in ("python -m tf_dwsconv.convert a.keras b.keras --fast", "python -m tf_dwsconv.tune --shape 1,2"):
         with pytest.raises(SystemExit):
             check(wrong)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "```python\nx = 1\n```\n\n```sh\nmake build\nmake nothing  # soon\n```\n",
+        "```python\nx = 1\n```\n\n```\nmake nothing\n```\n",
+        "A list:\n\n    make nothing\n",
+        "Call `make\nnothing`, then look.\n",
+    ],
+)
+def test_a_command_is_found_wherever_it_stands(planted):
+    """In a block for the shell, a block of no language, an indented line, a sentence; also behind a block of Python."""
+    (*_, command) = [command for command in commands_of(planted) if command != "make build"]
+    with pytest.raises(AssertionError):
+        check(command)
+
+
+def test_no_line_for_the_shell_is_passed_over():
+    with pytest.raises(AssertionError, match="pyton"):
+        commands_of("```sh\npyton -m tf_dwsconv\n```\n")
+    with pytest.raises(AssertionError, match="does not end"):
+        commands_of("```sh\nmake build\n")
 
 
 def test_quick_commands_run(tmp_path, monkeypatch, capsys):
@@ -135,22 +174,38 @@ def test_quick_commands_run(tmp_path, monkeypatch, capsys):
     model = keras.Sequential(layers)
     model.save("model.keras")
     model.export("saved_model", verbose=False)
+    tf_dwsconv.save_network(tf_dwsconv.convert(model), "network.safetensors")
     ran = 0
     for command in COMMANDS:
         words = words_of(command)
-        quick = r"tf_dwsconv\.(convert|analysis(?!\.traffic$))|tf_dwsconv\.tune --(show|clear)"
-        is_quick = words[:2] == ["python", "-m"] and re.match(quick, " ".join(words[2:]))
+        quick = r"tf_dwsconv\.(convert|profile|analysis(?!\.traffic$))|tf_dwsconv\.tune --(show|clear)"
+        is_quick = words[:2] == ["python", "-m"] and len(words) > 3 and re.match(quick, " ".join(words[2:]))
         if is_quick and "frozen.pb" not in words:
-            name = words[2] if words[2].endswith("traffic") else f"{words[2]}.__main__"
+            name = words[2] if words[2].endswith(("traffic", "profile")) else f"{words[2]}.__main__"
+            if words[2].endswith("convert"):  # each page begins anew
+                shutil.rmtree(words[4], ignore_errors=True)
+                Path(words[4]).unlink(missing_ok=True)
             assert importlib.import_module(name).main(words[3:]) == 0, (command, capsys.readouterr().err)
             ran += 1
-    assert ran >= 6
+    assert ran >= 10
     assert Path("fused.keras").exists() and Path("roofline.png").exists()
 
 
 def python_of(page: Path) -> str:
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return "\n".join(block for block in blocks if not block.startswith(">>>"))
+    blocks, _ = blocks_of(page.read_text(encoding="utf-8"))
+    return "\n".join(block for language, block in blocks if language == "python" and not block.startswith(">>>"))
+
+
+def test_parts_of_programs_name_what_there_is():
+    """Blocks marked `py` are parts of a reader's program, and do not run by themselves."""
+    names = []
+    for page in PAGES:
+        for language, block in blocks_of(page.read_text(encoding="utf-8"))[0]:
+            assert language in ("", "sh", "python", "py", "bibtex", "{eval-rst}"), (page.name, language)
+            if language == "py":
+                compile(block, page.name, "exec")
+                names += re.findall(r"(?<!import )\btf_dwsconv\.(\w+)", block)
+    assert len(names) >= 3 and [name for name in names if not hasattr(tf_dwsconv, name)] == []
 
 
 def test_python_of_pages_runs(tmp_path):
@@ -188,6 +243,26 @@ def test_links_between_pages():
                 assert (page.parent / target).exists(), (page.name, target)
                 found += 1
     assert found > 60
+
+
+def test_pages_name_this_version():
+    """README's wheel and how to cite, the newest entry of the changes, and the example of a wheel's name."""
+    readme, changes, installing = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md", "docs/installing.md")
+    )
+    version = re.escape(tf_dwsconv.__version__)
+    assert set(re.findall(r"tf_dwsconv-([\d.]+)\+|version = \{([\d.]+)\}", readme)) == {
+        (tf_dwsconv.__version__, ""),
+        ("", tf_dwsconv.__version__),
+    }
+    assert re.search(r"^## (\S+)$", changes, re.MULTILINE)[1] == tf_dwsconv.__version__
+    assert re.search(rf"tf_dwsconv-{version}\+tf", installing)
+
+
+def test_the_api_pages_hold_every_public_name():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("api*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: tf_dwsconv\.(?:convert\.)?(\w+)$", text, re.MULTILINE))
+    assert set(tf_dwsconv.__all__) - shown == {"layers", "ops"}  # modules of which all is shown by itself
 
 
 @one_commit_in_four(1, "Sphinx takes 20 seconds")

@@ -5,6 +5,7 @@ basedpyright is pyright as a package of PyPI that brings its own Node, so nothin
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -56,6 +57,34 @@ def test_planted_mistakes_are_found(check, tmp_path):
     assert len(WRONG) > 15
     found = check(tmp_path)
     assert set(found) == WRONG, {line: found.get(line, "not found") for line in set(found) ^ WRONG}
+
+
+def test_the_program_uses_every_public_name():
+    """So that none is missing from what the package shows to type checkers, as `convert_saved_model` once was."""
+    text = PROGRAM.read_text(encoding="utf-8")
+    modules = {"activations", "layers", "ops"}
+    assert [n for n in tf_dwsconv.__all__ if not re.search(rf"\b{n}\b", text)] == sorted(modules)
+
+
+def test_public_functions_are_annotated():
+    """All arguments and results, in modules and classes whose names begin with no underscore."""
+    missing, seen = [], 0
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if any(part.startswith("_") for part in parts if part not in ("__init__", "__main__")):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        owners = [tree, *(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and not n.name.startswith("_"))]
+        for function in (n for owner in owners for n in owner.body if isinstance(n, ast.FunctionDef)):
+            if function.name.startswith("_") and function.name not in ("__init__", "__call__"):
+                continue
+            arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+            named = [argument.annotation for argument in arguments if argument.arg not in ("self", "cls")]
+            has_result = function.returns is not None or function.name == "__init__"
+            seen += 1
+            if None in named or not has_result:
+                missing.append(f"{path.name}: {function.name}")
+    assert missing == [] and seen > 100
 
 
 def test_only_public_names_are_listed():

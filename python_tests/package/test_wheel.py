@@ -154,6 +154,13 @@ def test_it_asks_for_what_debian_12_and_rhel_9_have(wheel, tmp_path):
     assert newest("libstdc++.so.6", "GLIBCXX_") <= (3, 4, 29)
 
 
+@pytest.mark.parametrize("words", [[], ["no.whl"], [str(ROOT / "README.md")], ["a", "b", "c"]])
+def test_the_trial_in_an_empty_system_asks_for_a_wheel(words):
+    """tools/try_wheel.sh, whose trial takes minutes and a network: what it found is in docs/installing.md."""
+    done = subprocess.run([ROOT / "tools" / "try_wheel.sh", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ") and done.stdout == ""
+
+
 def test_it_names_its_tensorflow(wheel):
     """In its version, and in what it requires."""
     with zipfile.ZipFile(wheel) as packed:

@@ -17,6 +17,9 @@ tf_dwsconv.FusedConvBlock(16, 3, expand_filters=96, residual=True)
 tf_dwsconv.FusedConvBlock(16, 3, expand_filters="96")  # wrong
 tf_dwsconv.FusedConvBlock(16, 3, epsilon="small")  # wrong
 
+tf_dwsconv.FusedNetwork("{}", name="all")
+tf_dwsconv.FusedNetwork(program=3)  # wrong
+
 tf_dwsconv.depthwise_sep_conv2d(x, depthwise, pointwise, strides=2, padding="VALID")
 tf_dwsconv.depthwise_sep_conv2d(x, depthwise, pointwise, stride=2)  # wrong
 tf_dwsconv.depthwise_sep_conv2d(x, depthwise, pointwise, strides="two")  # wrong
@@ -30,6 +33,14 @@ tf_dwsconv.convert(layer, train=True)  # wrong
 tf_dwsconv.convert.reports(fused)  # wrong
 tf_dwsconv.to_builtin(fused)
 tf_dwsconv.to_builtin()  # wrong
+graph_rows = tf_dwsconv.convert_saved_model("saved_model", "fused")
+tf_dwsconv.convert_saved_model("saved_model")  # wrong
+tf_dwsconv.save_network(fused, "network.safetensors")
+tf_dwsconv.save_network(fused)  # wrong
+network = native.Network("network.safetensors")
+network(x, num_threads=1)
+native.Network(3)  # wrong
+network(x, threads=1)  # wrong
 
 info = tf_dwsconv.build_info()
 text: str = tf_dwsconv.build_info()  # wrong

@@ -78,8 +78,9 @@ def plot_roofline(
             axes.loglog(points[label], rates, label=f"{label}: measured", alpha=0.8, **look)
             axes.vlines(points[label], rates, limit(points[label]), color=f"C{i}", linewidth=0.6, alpha=0.6)
     axes.axvline(machine.ridge, color="grey", linewidth=0.5, linestyle="--")
-    axes.set_xlabel("arithmetic intensity, FLOP a byte of compulsory traffic")
-    axes.set_ylabel("attainable GFLOP/s" if measured is None else "GFLOP/s, attainable and measured")
+    axes.set_xlabel("arithmetic intensity, FLOP a byte of compulsory traffic (log scale)")
+    what = "attainable GFLOP/s" if measured is None else "GFLOP/s, attainable and measured"
+    axes.set_ylabel(f"{what} (log scale)")
     axes.set_title(
         f"Roofline of {machine.name}: {machine.peak_flops / 1e9:.4g} GFLOP/s, "
         f"{machine.dram_bytes_per_s / 1e9:.4g} GB/s, {dtype}"

@@ -214,17 +214,17 @@ class Problem:
         return _axis("width", self.W, self.S, self.stride[1], self.dilation[1], padding)
 
     @property
-    def Ho(self):
+    def Ho(self) -> int:
         """Output rows."""
         return self.height.out
 
     @property
-    def Wo(self):
+    def Wo(self) -> int:
         """Output columns."""
         return self.width.out
 
     @property
-    def CM(self):
+    def CM(self) -> int:
         """Channels of the intermediate."""
         return self.C * self.M
 

@@ -1,10 +1,10 @@
 """Whole Keras models, with their depthwise-separable convolutions fused and batch norms folded: `convert(model)`.
 
-    fused = tf_dwsconv.convert(model)                 # a new model with the same answers; `model` is not changed
+    fused = tf_dwsconv.convert(model)                 # a new model with the same results; `model` is not changed
     stock = tf_dwsconv.to_builtin(fused)              # the way back to stock layers, for LiteRT, ONNX, ...
     python -m tf_dwsconv.convert m.keras fused.keras --report
 
-What is fused, what is not and why, and recipes for serving: docs/converting.md.
+docs/converting.md says what is fused, what is not and why, and has recipes for serving.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _reports: Any = weakref.WeakKeyDictionary()
 
 
 def convert(model: Any, *, training: bool = False, fuse: str = "network", verbose: bool = False) -> Any:
-    """Makes a model with fused layers that answers as `model` does in inference.
+    """Makes a model with fused layers whose results are those of `model` in inference.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are converted too. It is not changed and
@@ -118,7 +118,7 @@ def _join(model: Any, rows: Report) -> Any:
 
 
 def to_builtin(model: Any, target: Any = None, **options: Any) -> Any:
-    """Makes a model of stock Keras layers that answers as `model` does: the way back from `convert`.
+    """Makes a model of stock Keras layers with the same results as `model`: the way back from `convert`.
 
     Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms
     stay folded.
@@ -170,7 +170,7 @@ def _apart(model: Any) -> Any:
     return Rebuilder(lambda part: unfuser.plan(Graph(part), isinstance(part, keras.Sequential)), Report()).model(model)
 
 
-def save_network(model: Any, path: Any, *, overwrite: bool = False) -> None:
+def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False) -> None:
     """Writes the file of a network, which `tf_dwsconv.native.Network` runs without TensorFlow.
 
     Args:

@@ -36,14 +36,14 @@ _WEIGHTS = {
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
 class FusedConvBlock(Described, _tf_keras.NotInside, keras.layers.Layer):
-    """A block of a network as one fused op; every stage is optional, but one convolution is there.
+    """A block of a network as one fused op. Every stage is optional, but it needs a convolution.
 
         y = activation( pointwise( gate * norm( Z ) ) + bias + residual )
         Z = depthwise_activation( depthwise( expand_activation( expand(x) + expand_bias ) ) + depthwise_bias )
 
-    `tf_dwsconv.convert` makes these layers, with batch norms folded into filters and biases; they may be used by hand
-    as well. The layer trains: its gradient is native where nothing but depthwise and pointwise is there, and that of
-    stock TensorFlow ops elsewhere. As `DepthwiseSepConv2D`, it leaves XLA alone.
+    `tf_dwsconv.convert` makes these layers, with batch norms folded into filters and biases; you may also use them by
+    hand. The layer trains: our kernels compute the gradient of a block that has only the depthwise and the pointwise
+    convolution, stock TensorFlow ops that of others. Like `DepthwiseSepConv2D`, it stays out of XLA.
 
     Args:
         filters: K, outputs of the pointwise convolution; None for a block without one.

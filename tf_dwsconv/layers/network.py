@@ -20,10 +20,10 @@ if keras.config.backend() == "tensorflow":
 class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     """A network as one op: a program of steps, which runs from its inputs to its outputs without TensorFlow between.
 
-    `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; nobody
-    writes programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The layer's gradient
-    is that of its steps one by one: to train, `convert(model, fuse="blocks")` keeps a layer for each block. As
-    `DepthwiseSepConv2D`, it leaves XLA alone.
+    `tf_dwsconv.convert` makes these layers, one for each large part of a model that a program can compute; you need not
+    write programs by hand. All weights lie in one variable, which trains or is frozen as a whole. The gradient is
+    computed step by step: to train, use `convert(model, fuse="blocks")`, which keeps a layer for each block. Like
+    `DepthwiseSepConv2D`, it stays out of XLA.
 
     Args:
         program: the text of a program, docs/program.md.
@@ -54,7 +54,7 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     ('FusedNetwork', [(252,)])
     """
 
-    def __init__(self, program, **kwargs):
+    def __init__(self, program: str | Program, **kwargs: Any) -> None:
         check_backend("FusedNetwork", "stock layers")
         super().__init__(**kwargs)
         given = program if isinstance(program, Program) else Program.from_text(program)
@@ -88,12 +88,12 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
     def _joined(self, outputs: list) -> Any:
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self._refuse_caller()
         self.compute_output_shape(input_shape)  # raises where shapes do not fit
         self.values = self.add_weight(name="values", shape=(self._program.count,), initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         _tf_keras.refuse_inputs(inputs)
         tensors = [dispatch.convert(t, "inputs", None) for t in self._split(inputs)]
         values = value(self.values, tensors[0].dtype)
@@ -101,12 +101,12 @@ class FusedNetwork(Described, _tf_keras.NotInside, keras.layers.Layer):
             dispatch.convert(tensor, "inputs", tensors[0].dtype)
         return self._joined(programs.run(self._program, tensors, values))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shapes = [input_shape] if _is_shape(input_shape) else input_shape
         found = _program_shapes.infer(self._program, [tuple(shape) for shape in shapes])
         return self._joined([tuple(found[output.tensor]) for output in self._program.outputs])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "program": self._program.text}
 
 

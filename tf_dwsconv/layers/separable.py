@@ -19,11 +19,11 @@ if keras.config.backend() == "tensorflow":
 class DepthwiseSepConv2D(_tf_keras.NotInside, keras.layers.SeparableConv2D):
     """2D separable convolution whose halves, biases and activations run as one fused kernel.
 
-    Put it where `keras.layers.SeparableConv2D` stands: arguments, weights, config and results are the same. Beyond it,
+    It replaces `keras.layers.SeparableConv2D`: arguments, weights, config and results are the same. In addition,
     the layer takes a bias and an activation between the halves, and strides together with dilations.
 
-    An activation that the kernel does not know is applied as an op of its own after it. Inside XLA, in float64 and
-    where the op library cannot load, stock TensorFlow ops compute the same, with one warning unless a user chose that.
+    An activation that the kernel does not know runs as an op of its own after it. Inside XLA, in float64 and if the op
+    library cannot load, stock TensorFlow ops compute the same, with one warning unless a user chose that.
     A `tf.function` that was traced outside XLA keeps the kernel, and TensorFlow refuses to compile it from within one
     with `jit_compile=True`: call the layer there, or a `tf.function` of its own.
 

@@ -37,7 +37,7 @@ class Network(_native.Network):
     Source: Keras models, by `tf_dwsconv.convert`.
     """
 
-    def __init__(self, path: Any, *, isa: str | None = None):
+    def __init__(self, path: str | bytes | os.PathLike[str], *, isa: str | None = None):
         path = os.fspath(path)
         with open(path, "rb"):  # for Python's own errors
             pass

@@ -10,10 +10,10 @@ or from Python:
 >>> print(results[0].problem, results[0].best_seconds <= results[0].planned_seconds or not results[0].kept)
 1x14x14x32 -> 64, 3x3 True
 
-The planner cuts a layer into tasks by a model of the machine. The tuner runs the layer with the plan's neighbours, and
-where one of them wins by more than the noise it goes to a file in the user's cache folder, which the op and
-`tf_dwsconv.native` read when a process first plans a layer. Results are the same bit for bit whatever the plan.
-docs/tuning_a_model.md tells when that is worth the while.
+The planner cuts a layer into tasks by a model of the machine. The tuner runs the layer with the plan's neighbours. If
+one of them wins by more than the noise, the tuner writes it to a file in the user's cache folder, which the op and
+`tf_dwsconv.native` read when a process first plans a layer. Every plan gives the same bits.
+docs/tuning_a_model.md says when tuning is worthwhile.
 """
 
 from __future__ import annotations

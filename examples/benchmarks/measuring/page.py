@@ -19,10 +19,22 @@ th { background: #f0f4f2; } td.text, th.text { text-align: left; } td.long { whi
 tr:nth-child(even) td { background: #fafafa; }
 figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 figcaption { font-size: 13px; color: #555; } code { background: #f3f3f3; padding: .05rem .25rem; font-size: 12.5px; }
+.bar + table { margin-top: 1rem; }
 .note { color: #555; font-size: 13.5px; margin: .25rem 0; } .failed { background: #fdd; padding: .6rem; }
 nav { columns: 2; font-size: 14px; } nav ul { margin-top: 0; }
 th.part { background: #e3eee8; text-align: left; } summary { cursor: pointer; color: #165; margin: .3rem 0; }
-pre { white-space: pre-wrap; font-size: 12.5px; }
+pre { white-space: pre-wrap; font-size: 12.5px; } code { overflow-wrap: anywhere; }
+.bar { display: grid; grid-template-columns: 17rem 1fr 11rem; gap: .6rem; margin: .2rem 0; }
+.bar, dl { font-size: 13.5px; align-items: center; } .track { position: relative; background: #f3f3f3; height: 1.1rem; }
+.faster, .slower { display: block; height: 100%; } .faster { background: #2a7; } .slower { background: #c73; }
+.one { position: absolute; top: -.2rem; bottom: -.2rem; border-left: 2px solid #222; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { font-weight: 600; }
+dd { margin: 0; }
+@media (max-width: 44rem) {
+  nav { columns: 1; } .bar { grid-template-columns: 1fr 7rem; } .bar .name { grid-column: 1 / 3; }
+  dl { display: block; } dd { margin: 0 0 .5rem; }
+  figure { overflow-x: auto; } figure img { max-width: none; width: 46rem; }
+}
 """
 FOLDED = 16  # tables of more rows are folded up
 

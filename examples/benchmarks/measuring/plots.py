@@ -32,9 +32,14 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure and forgets it."""
+    """Marks logarithmic axes as such, writes a figure and forgets it."""
     import matplotlib.pyplot as plt
 
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            label = axis.get_label()
+            if axis.get_scale() == "log" and label.get_text():
+                label.set_text(f"{label.get_text()} (log scale)")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -130,7 +135,7 @@ def lines(
 
 
 def bars(axes: Any, names: list[str], timings: list[Timing], color: list[Any], text: Any) -> None:
-    """Horizontal bars of milliseconds from the top down, on a logarithmic axis, with error bars and a text behind each.
+    """Horizontal bars of milliseconds from the top down, from zero, with error bars and a text behind each.
 
     Args:
         axes: of matplotlib.
@@ -144,9 +149,7 @@ def bars(axes: Any, names: list[str], timings: list[Timing], color: list[Any], t
     for i, timing in enumerate(timings):
         axes.text(timing.high, i, f"  {text(i)}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
-    axes.set_xlim(min(t.low for t in timings) / 2, max(t.high for t in timings) * 8)
+    axes.set_xlim(0, max(t.high for t in timings) * 1.6)  # room for the longest bar's text
     axes.invert_yaxis()
     axes.grid(axis="x", which="major", alpha=0.3)
 
