@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._sizes import hoist
 
 # What reads a variable's handle and leaves the variable as it is.
 _READING = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp")
@@ -197,6 +198,7 @@ def plain(nodes: Nodes) -> None:
     tidy(nodes)
     _drop_whole_transposes(nodes)
     fold(nodes)
+    hoist(nodes)
     _drop_whole_transposes(nodes)
     tidy(nodes)
 

@@ -39,6 +39,9 @@ def read(reader: Any, node: Any, pattern: Any) -> Optional[str]:
         return f"it computes in {reader.dtype(f'{node.name}:0')}"
     if pattern is not None:
         return _PATTERNS[pattern.word](reader, node, pattern)
+    given = {reader.dtype(ref) for ref in node.input if reader.nodes.value(ref) is None} & {*DTYPES, "float64"}
+    if given - {reader.dtype(f"{node.name}:0")}:
+        return f"it makes {reader.dtype(f'{node.name}:0')} of {', '.join(sorted(given))}"
     return _READERS[node.op](reader, node)
 
 
@@ -260,20 +263,6 @@ def _clip(reader: Any, node: Any) -> Optional[str]:
     return None
 
 
-def _pad(reader: Any, node: Any) -> Optional[str]:
-    pads = reader.nodes.value(node.input[1])
-    value = reader.nodes.value(node.input[2]) if len(node.input) > 2 else np.zeros(())
-    if pads is None or pads.shape != (4, 2) or value is None or np.any(value):
-        return "it pads with something else than zeros around a picture"
-    rows = [tuple(int(number) for number in pair) for pair in pads]
-    if any(rows[0]) or (any(rows[1]) and any(rows[3])):
-        return "it pads with something else than zeros around a picture"
-    layout, at = ("channels_last", 1) if not any(rows[3]) else ("channels_first", 2)
-    layer = L.ZeroPadding2D(tuple(rows[at : at + 2]), data_format=layout, **settings(reader, node))
-    done(reader, node, layer(reader.tensor(node.input[0])))
-    return None
-
-
 def _mat_mul(reader: Any, node: Any) -> Optional[str]:
     matrix = reader.nodes.value(node.input[1])
     if matrix is None or attribute(node, "transpose_a").b:
@@ -312,8 +301,6 @@ _READERS: dict[str, Callable] = {
     "LeakyRelu": _leaky_relu,
     "Erfc": _erfc,
     "ClipByValue": _clip,
-    "Pad": _pad,
-    "PadV2": _pad,
     "MatMul": _mat_mul,
     **BETWEEN,
 }
