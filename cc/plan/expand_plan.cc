@@ -10,9 +10,6 @@ namespace {
 constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
 constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels; likewise of a piece of A
 
-// Cycles of a core, as in planner.cc: a byte that other threads have just written, or out of L3.
-constexpr double kCyclesPerByte = 1.0 / 8;
-
 // How Y is shared out once all of Z is there: what leaves no thread waiting, of that what moves the fewest bytes. Each
 // task reads its pixels of Z and its share of the filter.
 void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
@@ -30,7 +27,7 @@ void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
       const double rows = static_cast<double>(CeilDiv(pixels, blocks));
       const double share = static_cast<double>(CeilDiv(panels, shares));
       const double bytes = item * cm * (rows + share * static_cast<double>(machine.tile_channels));
-      const double cycles = rounds * (rows * share * multiply + bytes * kCyclesPerByte);
+      const double cycles = rounds * (rows * share * multiply + bytes * machine.cycles_per_byte);
       if (least >= 0 && cycles >= least) continue;
       least = cycles;
       plan->y_blocks = blocks;

@@ -13,15 +13,6 @@
 namespace dwsconv {
 namespace {
 
-// Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
-// pointwise ones (loads bound it), less where several rows share loads, more in parts of rows (measured); a byte from
-// beyond L2 what it does at a few bytes a cycle, one out of L2 less; a task its bookkeeping.
-constexpr double kDepthwiseCycles = 2.2, kGroupedDepthwiseCycles = 1.5, kPartRowDepthwiseCycles = 3.3;
-constexpr int64_t kGroupedRows = 3;
-constexpr double kCyclesPerByte = 1.0 / 8;
-constexpr double kCyclesPerNearByte = 1.0 / 128;
-constexpr double kCyclesPerTask = 500;
-constexpr double kLeastTilePixels = 4, kPixelsPerTile = 0.25;
 constexpr int64_t kMostEqualBlocks = 8;  // a thread
 
 // Scratch has to stay small for a thread, whatever its L2.
@@ -55,14 +46,14 @@ double Halo(const Chain& p, int64_t pixels) {
 }
 
 // Of a multiply-add of the depthwise half, in those of the pointwise half.
-double DepthwiseCycles(const Chain& p, int64_t pixels) {
+double DepthwiseCycles(const Chain& p, const KernelCosts& costs, int64_t pixels) {
   const bool groups =
       p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
-  const int64_t rows = pixels / p.Wo, grouped = groups ? rows / kGroupedRows * kGroupedRows : 0;
+  const int64_t rows = pixels / p.Wo, grouped = groups ? rows / costs.grouped_rows * costs.grouped_rows : 0;
   const int64_t part = pixels - rows * p.Wo;
-  return (static_cast<double>(grouped * p.Wo) * kGroupedDepthwiseCycles +
-          static_cast<double>((rows - grouped) * p.Wo) * kDepthwiseCycles +
-          static_cast<double>(part) * kPartRowDepthwiseCycles) /
+  return (static_cast<double>(grouped * p.Wo) * costs.grouped_depthwise +
+          static_cast<double>((rows - grouped) * p.Wo) * costs.depthwise +
+          static_cast<double>(part) * costs.part_row_depthwise) /
          static_cast<double>(pixels);
 }
 
@@ -70,7 +61,8 @@ double DepthwiseCycles(const Chain& p, int64_t pixels) {
 // few pixels waits for its own sums, and each has its end.
 double PaidPixels(int64_t pixels, const Machine& machine) {
   const double tiles = static_cast<double>(CeilDiv(pixels, machine.tile_pixels));
-  return tiles * (std::max(static_cast<double>(pixels) / tiles, kLeastTilePixels) + kPixelsPerTile);
+  return tiles *
+         (std::max(static_cast<double>(pixels) / tiles, machine.costs.least_pixels) + machine.costs.pixels_per_tile);
 }
 
 Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
@@ -100,22 +92,22 @@ Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);
-  const double depthwise =
-      static_cast<double>(plan.block_pixels) * cm * taps / vector * DepthwiseCycles(p, plan.block_pixels);
+  const double depthwise = static_cast<double>(plan.block_pixels) * cm * taps / vector *
+                           DepthwiseCycles(p, machine.costs, plan.block_pixels);
   const double pointwise = PaidPixels(plan.block_pixels, machine) * cm * padded_k / static_cast<double>(shares) /
                            vector / machine.product_rate;
   // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
   const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
   const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
                        ? 0
-                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * kCyclesPerNearByte;
-  const double task = depthwise + pointwise + z + kCyclesPerTask;
+                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * machine.cycles_per_near_byte;
+  const double task = depthwise + pointwise + z + machine.costs.task;
   const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
                        static_cast<double>(shares);  // tasks, the smaller ones in part
   // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
   const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
   const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
-  const double far = far_bytes * kCyclesPerByte, near = halo_bytes * kCyclesPerNearByte;
+  const double far = far_bytes * machine.cycles_per_byte, near = halo_bytes * machine.cycles_per_near_byte;
   cost.cycles = std::max(whole / plan.threads, slowest) * task + (far + near) / plan.threads;
   return cost;
 }

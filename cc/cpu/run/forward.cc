@@ -152,6 +152,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   machine.tile_channels = kernels.tile_channels;
   machine.rounds_z = kernels.round != nullptr;
   machine.product_rate = kernels.product_rate;
+  machine.costs = kernels.costs;
   return machine;
 }
 
