@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Optional, Union
+import dataclasses
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
+import tensorflow as tf
 
-from tf_dwsconv.convert.graphs._nodes import IDENTITIES, attribute, tensor_of
+from tf_dwsconv.convert.graphs._nodes import IDENTITIES, attribute, node_of, tensor_of
 
 
-class Batch(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Batch:
     """The number of pictures of a tensor, by what tells it from others."""
 
     of: Any
@@ -43,7 +46,7 @@ class Batches:
         return before.pop() if len(before) == 1 and not is_mixed else id(tensor)
 
 
-# What leaves its first input's shape as it is; and what leaves the number of pictures.
+# What leaves its first input's shape and type as they are; and what leaves the type and the number of pictures.
 _SAME_SHAPE = (
     *IDENTITIES, "BiasAdd", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Relu", "Relu6", "LeakyRelu", "Elu",
     "Selu", "Sigmoid", "Tanh", "Softplus", "Neg", "Abs", "Square", "Rsqrt",
@@ -61,18 +64,46 @@ def origin(nodes: Any, ref: str, ops: tuple = _SAME_SHAPE) -> str:
 
 
 def hoist(nodes: Any) -> None:
-    """Takes shapes from where they arise: who asks for the shape of a tensor inside a chain would cut the chain."""
-    readers = nodes.readers()
-    for node in nodes:
-        if node.op == "Shape" and not any(ref.startswith("^") for ref in node.input):
-            takes_first = all(_takes_first(nodes, reader) for reader in readers[f"{node.name}:0"])
-            is_fetched = f"{node.name}:0" in nodes.fetches
-            ops = _SAME_PICTURES if takes_first and not is_fetched else _SAME_SHAPE
-            node.input[0] = origin(nodes, node.input[0], ops)
+    """Takes the number of pictures from where they come in: who asks for the shape inside a chain would cut the chain."""
+    shapes = [node for node in nodes if node.op == "Shape" and not any(ref.startswith("^") for ref in node.input)]
+    if not shapes:
+        return
+    readers, loops, specs = nodes.readers(), nodes.loops(), nodes.specs()
+    for node in shapes:
+        source = origin(nodes, node.input[0], _SAME_PICTURES)
+        shape = specs[tensor_of(node.input[0])].shape
+        if source == tensor_of(node.input[0]) or node.name in loops:
+            continue
+        reading = readers[f"{node.name}:0"]
+        if reading and f"{node.name}:0" not in nodes.fetches and all(_takes_first(nodes, r) for r in reading):
+            node.input[0] = source
+        elif shape.rank is not None and None not in shape.as_list()[1:]:
+            _split(nodes, node, source, shape.as_list()[1:])
+
+
+def _split(nodes: Any, node: Any, source: str, rest: list[int]) -> None:
+    """Makes a shape of which all but the first size is known from the first size of another tensor's."""
+    dtype = tf.as_dtype(attribute(node, "out_type").type or tf.int32)
+    with tf.Graph().as_default() as graph:
+        whole = tf.compat.v1.placeholder(dtype, [None], name="whole")
+        tf.concat([whole[:1], tf.constant(rest, dtype)], 0, name="joined")
+    names = {op.name: nodes.new_name(f"{node.name}/{op.name}") for op in graph.get_operations()}
+    shape = tf.compat.v1.NodeDef()
+    shape.CopyFrom(node)
+    shape.name, shape.input[0] = names["whole"], source
+    for part in graph.as_graph_def().node:
+        if part.name != "whole":
+            part.input[:] = [f"{names[node_of(ref)]}:0" for ref in part.input]
+            part.name = node.name if part.name == "joined" else names[part.name]
+            nodes.add(part)
+    nodes.add(shape)
 
 
 def _takes_first(nodes: Any, node: Any) -> bool:
     """Whether a node takes the first size of a shape, and no other."""
+    if node.op == "GatherV2":
+        places, axis = (nodes.value(ref) for ref in node.input[1:3])
+        return places is not None and axis is not None and not np.any(places) and not np.any(axis)
     bounds = [nodes.value(ref) for ref in node.input[1:4]] if node.op == "StridedSlice" else [None]
     if any(bound is None or bound.size != 1 for bound in bounds):
         return False
