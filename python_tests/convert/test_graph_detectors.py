@@ -18,7 +18,7 @@ def prelu(x, w):
 
 
 def block(x, w, channels, stride=1):
-    """As BlazeFace and BlazePalm have it: a smaller picture by pooling, more channels by zeros, PReLU behind the sum."""
+    """As BlazeFace has it: a smaller picture by pooling, more channels by zeros, PReLU behind the sum."""
     before = x.shape[-1]
     y = tf.nn.bias_add(depthwise(x, w(5, 5, before, 1), stride), w(before))
     y = tf.nn.bias_add(conv(y, w(1, 1, before, channels)), w(channels))
@@ -248,3 +248,40 @@ def test_pads_with_any_number(value, pads, tmp_path):
     assert worst < 100 * EPSILON
     _, _, ops = fused(tmp_path / "frozen.pb", "network")
     assert ops.count(NETWORK) == (1 if np.isfinite(value) else 2)
+
+
+def test_other_spellings(tmp_path):
+    """Selu as ELU and a factor, a sum by AddN, a gate whose axes come back one by one."""
+
+    def build():
+        w = Weights()
+        x = block(picture(8, 8, 4), w, 4)
+        gate = tf.sigmoid(tf.expand_dims(tf.expand_dims(tf.reduce_mean(x, [1, 2]), 1), 2))
+        y = tf.nn.selu(conv(depthwise(x * gate, w(3, 3, 4, 1)), w(1, 1, 4, 4)))
+        block(tf.add_n([y, x]), w, 4)
+
+    path = saved(build, tmp_path / "frozen.pb")
+    _, worst, ops = fused(path, "network")
+    assert worst < 100 * EPSILON and set(ops) == {"Placeholder", "Const", NETWORK}
+    assert fused(path, "blocks")[1] < 100 * EPSILON
+
+
+def test_other_convolutions_have_a_line(tmp_path):
+    """Those that the kernels do not compute, in functions too."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 4])])
+    def run(x):
+        x = tf.nn.conv2d_transpose(x, tf.ones([2, 2, 4, 4]), [1, 16, 16, 4], 2, name="up")
+        x = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=[1, 16, 16, 4], filter=tf.ones([3, 3, 4, 1]), out_backprop=x, strides=[1, 1, 1, 1],
+            padding="SAME", name="back",
+        )  # fmt: skip
+        x = tf.nn.conv3d(x[:, None], tf.ones([1, 1, 1, 4, 4]), [1] * 5, "SAME", name="volume")[:, 0]
+        kernel = tf.ones([1, 1, 4, 4])
+        up = lambda i, x: (i + 1, tf.nn.conv2d_transpose(x, kernel, [1, 16, 16, 4], 1, name="inside"))  # noqa: E731
+        return {"y": tf.while_loop(lambda i, x: i < 2, up, (0, x))[1]}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "saved"), signatures=run)
+    rows = tf_dwsconv.convert_saved_model(tmp_path / "saved", tmp_path / "out")
+    names = [row.layers[0].rpartition("/")[2] for row in rows]
+    assert sorted(names) == ["back", "inside", "up", "volume"] and all(row.reason for row in rows)

@@ -88,14 +88,21 @@ def _squeeze(reader: Any, node: Any) -> Optional[str]:
     return None
 
 
+def _expand_dims(reader: Any, node: Any) -> Optional[str]:
+    axis, rank = reader.nodes.value(node.input[1]), reader.shape(node.input[0]).rank
+    if axis is None or axis.size != 1 or int(axis.reshape(())) % (rank + 1) == 0:
+        return "it puts an axis in front of the batch, or where is no constant"
+    done(reader, node, named(node, K.expand_dims(reader.tensor(node.input[0]), int(axis.reshape(())))))
+    return None
+
+
 def _resize(reader: Any, node: Any) -> Optional[str]:
     """Where pixels' centres are what is aligned, as Keras has it, or where that makes no difference."""
     sizes = reader.sizes(node.input[1])
     if sizes is None or sizes.shape != (2,) or not all(isinstance(size, int) for size in sizes):
         return "its size is no constant"
     if not _has_centres(node) and not all(
-        _is_alike(node, before, after)
-        for before, after in zip(reader.shape(node.input[0]).as_list()[1:3], sizes)
+        _is_alike(node, before, after) for before, after in zip(reader.shape(node.input[0]).as_list()[1:3], sizes)
     ):
         return "it aligns something else than the pixels' centres"
     method = "bilinear" if node.op == "ResizeBilinear" else "nearest"
@@ -163,6 +170,7 @@ BETWEEN: dict[str, Callable] = {
     "PadV2": _pad,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
+    "ExpandDims": _expand_dims,
     "ResizeBilinear": _resize,
     "ResizeNearestNeighbor": _resize,
     **dict.fromkeys(OPS, _ours),

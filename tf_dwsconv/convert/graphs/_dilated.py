@@ -1,7 +1,7 @@
 """The padding of dilated convolutions whose input has sizes that each call brings.
 
-TensorFlow then computes what SpaceToBatchND pads, and what BatchToSpaceND crops, in some thirty nodes from the shape. Here
-those nodes are run for pictures of many sizes.
+TensorFlow then computes what SpaceToBatchND pads, and what BatchToSpaceND crops, in some thirty nodes from the shape.
+Here those nodes are run for pictures of many sizes.
 """
 
 from __future__ import annotations

@@ -254,6 +254,19 @@ def _erfc(reader: Any, node: Any) -> None:
     done(reader, node, named(node, K.subtract(1.0, inner)))
 
 
+def _selu(reader: Any, node: Any) -> None:
+    inner = K.elu(reader.tensor(node.input[0]), alpha=1.6732632423543772)
+    inner._keras_history.operation.name = layer_name(node, "/elu")
+    done(reader, node, named(node, K.multiply(inner, 1.0507009873554805)))
+
+
+def _add_n(reader: Any, node: Any) -> Optional[str]:
+    if len(node.input) != 2 or any(reader.nodes.value(ref) is not None for ref in node.input):
+        return "it adds constants, or not two tensors"
+    done(reader, node, named(node, K.add(*(reader.tensor(ref) for ref in node.input))))
+    return None
+
+
 def _clip(reader: Any, node: Any) -> Optional[str]:
     bounds = [reader.nodes.value(ref) for ref in node.input[1:3]]
     if any(bound is None or bound.size != 1 for bound in bounds):
@@ -300,6 +313,8 @@ _READERS: dict[str, Callable] = {
     "BiasAdd": _bias_add,
     "LeakyRelu": _leaky_relu,
     "Erfc": _erfc,
+    "Selu": _selu,
+    "AddN": _add_n,
     "ClipByValue": _clip,
     "MatMul": _mat_mul,
     **BETWEEN,

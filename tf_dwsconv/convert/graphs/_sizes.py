@@ -48,8 +48,8 @@ class Batches:
 
 # What leaves its first input's shape and type as they are; and what leaves the type and the number of pictures.
 _SAME_SHAPE = (
-    *IDENTITIES, "BiasAdd", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Relu", "Relu6", "LeakyRelu", "Elu",
-    "Selu", "Sigmoid", "Tanh", "Softplus", "Neg", "Abs", "Square", "Rsqrt",
+    *IDENTITIES, "BiasAdd", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Relu", "Relu6", "LeakyRelu",
+    "Elu", "Selu", "Sigmoid", "Tanh", "Softplus", "Neg", "Abs", "Square", "Rsqrt",
 )  # fmt: skip
 _SAME_PICTURES = (*_SAME_SHAPE, "Conv2D", "DepthwiseConv2dNative", "MaxPool", "AvgPool")
 
@@ -64,7 +64,7 @@ def origin(nodes: Any, ref: str, ops: tuple = _SAME_SHAPE) -> str:
 
 
 def hoist(nodes: Any) -> None:
-    """Takes the number of pictures from where they come in: who asks for the shape inside a chain would cut the chain."""
+    """Takes the number of pictures from where they come in: who asks inside a chain would cut the chain."""
     shapes = [node for node in nodes if node.op == "Shape" and not any(ref.startswith("^") for ref in node.input)]
     if not shapes:
         return
