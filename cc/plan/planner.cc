@@ -1,4 +1,4 @@
-// The search for a plan: an integer search of the communication model of docs/design.md, over whole-row blocks and
+// The search for a plan: an integer search of the communication model of docs/kernels.md, over whole-row blocks and
 // shares of the output channels.
 //
 // A block of `rows` output rows reads its input rows with their halo, the pointwise filter's share, and writes its part
