@@ -93,3 +93,18 @@ def test_this_machine_is_planned_for():
     told = native.plan(*shapes_of(problem), num_threads=2, variant="fused")
     assert {name: told[name] for name in given if name in told} == {name: given[name] for name in given if name in told}
     assert told["block_pixels"] > 0
+
+
+@pytest.mark.parametrize("isa", ALL_ISAS)
+def test_few_rows_are_cut_anywhere(isa):
+    """Five rows for four threads: each gets as many pixels, wherever a row ends, or as many channels of them."""
+    for machine in MACHINES:
+        result = planned(Problem(N=1, H=5, W=28, C=512, K=512), machine.caches, 4, isa)
+        assert (result["block_pixels"], result["tasks"]) in ((35, 4), (70, 4)), (str(machine), result)
+
+
+def test_tiles_of_few_pixels_are_worth_avoiding():
+    """Seven pixels are two tiles of AVX2, neither of them full: a block has the six of one."""
+    for machine in MACHINES:
+        result = planned(Problem(N=1, H=1, W=7, C=8, K=256), machine.caches, 2, "avx2")
+        assert result["block_pixels"] == 6, (str(machine), result)

@@ -40,4 +40,18 @@ FAULTS = (
         ("plan/test_tune_plans.py", "plan/test_tune_file.py"),
         at="          p.H,\n",
     ),
+    Fault(
+        "no blocks of as many pixels for each thread",
+        "cc/plan/planner.cc",
+        "each <= kMostEqualBlocks",
+        "each <= 0",
+        ("plan/test_planner.py::test_few_rows_are_cut_anywhere",),
+    ),
+    Fault(
+        "tiles of few pixels cost no more than others",
+        "cc/plan/planner.cc",
+        "machine.costs.least_pixels",
+        "0.0",
+        ("plan/test_planner.py::test_tiles_of_few_pixels_are_worth_avoiding",),
+    ),
 )
