@@ -22,7 +22,8 @@ CONTENTS = {
     "Help": ["troubleshooting", "performance", "bfloat16", "results"],
     "Reference": ["api", "api_native", "api_analysis", "analysis", "program", "changelog"],
     "How it is made": [
-        "design", "ladder", "tuning", "cuda", "cuda_backward", "cuda_block", "contributing",
+        "design", "kernels", "decisions", "names", "ladder", "tuning", "cuda", "cuda_backward", "cuda_block",
+        "contributing",
     ],
 }  # fmt: skip
 LINK = re.compile(r"(!?\[[^\]\n]*\])\(([^)\s]+)\)")

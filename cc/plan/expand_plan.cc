@@ -10,13 +10,6 @@ namespace {
 constexpr int64_t kNearA = 96 << 10;  // of A between its two convolutions, where channels are taken by pieces
 constexpr int64_t kLargestZ = int64_t{8} << 20;  // of all images, where tasks are channels; likewise of a piece of A
 
-// Cycles of a core, as in planner.cc: a byte that other threads have just written, or out of L3.
-constexpr double kCyclesPerByte = 1.0 / 8;
-constexpr double kDepthwiseCycles = 2.2;
-// What a piece of the channels costs beside its arithmetic, and its windows more where A does not stay in L1
-// (measured).
-constexpr double kCyclesPerPiece = 8000, kFarWindows = 1.25;
-
 // How Y is shared out once all of Z is there: what leaves no thread waiting, of that what moves the fewest bytes. Each
 // task reads its pixels of Z and its share of the filter.
 void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
@@ -34,7 +27,7 @@ void ShareOutput(const Chain& p, const Machine& machine, Plan* plan) {
       const double rows = static_cast<double>(CeilDiv(pixels, blocks));
       const double share = static_cast<double>(CeilDiv(panels, shares));
       const double bytes = item * cm * (rows + share * static_cast<double>(machine.tile_channels));
-      const double cycles = rounds * (rows * share * multiply + bytes * kCyclesPerByte);
+      const double cycles = rounds * (rows * share * multiply + bytes * machine.cycles_per_byte);
       if (least >= 0 && cycles >= least) continue;
       least = cycles;
       plan->y_blocks = blocks;
@@ -48,10 +41,11 @@ struct Work {
   double expand, depthwise, project;
 };
 
-Work WorkOf(const Chain& p) {
+Work WorkOf(const Chain& p, const Machine& machine) {
   const double z = static_cast<double>(p.output_pixels()) * static_cast<double>(p.CM());
   return {static_cast<double>(p.H * p.W * p.E) * static_cast<double>(p.C),
-          z * static_cast<double>(p.R * p.S) * kDepthwiseCycles, p.has_project ? z * static_cast<double>(p.K) : 0};
+          z * static_cast<double>(p.R * p.S) * machine.costs.depthwise,
+          p.has_project ? z * static_cast<double>(p.K) : 0};
 }
 
 // How many panels of A's channels a task takes, and how many the last thread has done at the end.
@@ -63,14 +57,14 @@ Pieces ChoosePieces(const Chain& p, const Machine& machine, int threads) {
   const int64_t panels = CeilDiv(p.C, machine.tile_channels);
   const int64_t panel_bytes = p.H * p.W * machine.tile_channels * machine.z_bytes;
   const double cycles = machine.vector_floats * static_cast<double>(panels);
-  const Work work = WorkOf(p);
+  const Work work = WorkOf(p, machine);
   Pieces best;
   double least = -1;
   for (int64_t each = 1; each <= panels && (each == 1 || each * panel_bytes <= kNearA); ++each) {
     const int64_t rounds = CeilDiv(p.N * CeilDiv(panels, each), threads);
-    const double windows = work.depthwise * (each * panel_bytes <= machine.l1d_bytes ? 1 : kFarWindows);
+    const double windows = work.depthwise * (each * panel_bytes <= machine.l1d_bytes ? 1 : machine.costs.far_windows);
     const double cost = static_cast<double>(rounds * each) * (work.expand / machine.product_rate + windows) / cycles +
-                        static_cast<double>(rounds) * kCyclesPerPiece;
+                        static_cast<double>(rounds) * machine.costs.piece;
     if (least >= 0 && cost >= least) continue;
     least = cost;
     best = {each, rounds * each};
@@ -81,7 +75,7 @@ Pieces ChoosePieces(const Chain& p, const Machine& machine, int threads) {
 // Whether fewer images than threads had better share the channels of A, and Z through L3, than rows, of which A's are
 // computed twice where two threads meet.
 bool ChannelsBeatStrips(const Chain& p, const Machine& machine, int threads, const Pieces& pieces) {
-  const Work work = WorkOf(p);
+  const Work work = WorkOf(p, machine);
   const int64_t strips = std::min(p.Ho, CeilDiv(threads, p.N));
   int64_t most_rows = 0, most_read = 0;
   for (int64_t strip = 0; strip < strips; ++strip) {
@@ -98,7 +92,8 @@ bool ChannelsBeatStrips(const Chain& p, const Machine& machine, int threads, con
                            (work.depthwise + work.project) * of_rows;
   const double panels = static_cast<double>(CeilDiv(p.C, machine.tile_channels));
   const double others = static_cast<double>(p.N * p.output_pixels()) * static_cast<double>(p.CM()) / threads;
-  const double fetched = others * static_cast<double>(machine.z_bytes) * kCyclesPerByte * machine.vector_floats;
+  const double fetched =
+      others * static_cast<double>(machine.z_bytes) * machine.cycles_per_byte * machine.vector_floats;
   const double by_channels = (work.expand + work.depthwise) * static_cast<double>(pieces.until_end) / panels +
                              work.project * static_cast<double>(p.N) / threads + (p.has_project ? fetched : 0);
   return by_channels < by_strips;

@@ -73,6 +73,7 @@ Machine TwoThreads() {
   m.l2_bytes = 512 << 10;
   m.vector_floats = 8;
   m.tile_channels = 16;
+  m.costs = {2.2, 1.5, 3.3, 3, 4, 0.25, 500, 8000, 1.25};
   return m;
 }
 

@@ -7,6 +7,7 @@
 
 #include "cc/core/chain.h"
 #include "cc/core/cpu_features.h"
+#include "cc/plan/kernel_costs.h"
 #include "cc/plan/variant.h"
 
 namespace dwsconv {
@@ -27,6 +28,9 @@ struct Machine {
   int product_depth = 1;  // terms of a product's sum that an instruction takes at once
   bool rounds_z = false;  // Z is rounded to the products' type in place, once it is whole
   int product_rate = 1;   // multiply-adds of the pointwise half in the time of one of floats
+  KernelCosts costs;      // follows from what else is here of the kernel
+  // A byte from beyond L2, or that other threads have just written, at a few bytes a cycle; one out of L2.
+  double cycles_per_byte = 1.0 / 8, cycles_per_near_byte = 1.0 / 128;
 };
 
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are

@@ -1,4 +1,4 @@
-// The search for a plan: an integer search of the communication model of docs/design.md, over whole-row blocks and
+// The search for a plan: an integer search of the communication model of docs/kernels.md, over whole-row blocks and
 // shares of the output channels.
 //
 // A block of `rows` output rows reads its input rows with their halo, the pointwise filter's share, and writes its part
@@ -13,18 +13,9 @@
 namespace dwsconv {
 namespace {
 
-// Cycles of a core, to one digit: only their ratios steer the search. A depthwise multiply-add costs about two of the
-// pointwise ones (loads bound it), less where several rows share loads, more in parts of rows (measured); a byte from
-// beyond L2 what it does at a few bytes a cycle, one out of L2 less; a task its bookkeeping.
-constexpr double kDepthwiseCycles = 2.2, kGroupedDepthwiseCycles = 1.5, kPartRowDepthwiseCycles = 3.3;
-constexpr int64_t kGroupedRows = 3;
-constexpr double kCyclesPerByte = 1.0 / 8;
-constexpr double kCyclesPerNearByte = 1.0 / 128;
-constexpr double kCyclesPerTask = 500;
-constexpr double kFlopsPerCycle = 32;
-constexpr double kLeastTilePixels = 4, kPixelsPerTile = 0.25;
 constexpr int64_t kMostEqualBlocks = 8;                   // a thread
 constexpr int64_t kWindowTasks = 8, kMostWindowRows = 8;  // likewise, of dense convolutions by rows
+constexpr double kFlopsPerCycle = 32;                     // of a thread that waits for nothing
 
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
@@ -57,14 +48,14 @@ double Halo(const Chain& p, int64_t pixels) {
 }
 
 // Of a multiply-add of the depthwise half, in those of the pointwise half.
-double DepthwiseCycles(const Chain& p, int64_t pixels) {
+double DepthwiseCycles(const Chain& p, const KernelCosts& costs, int64_t pixels) {
   const bool groups =
       p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
-  const int64_t rows = pixels / p.Wo, grouped = groups ? rows / kGroupedRows * kGroupedRows : 0;
+  const int64_t rows = pixels / p.Wo, grouped = groups ? rows / costs.grouped_rows * costs.grouped_rows : 0;
   const int64_t part = pixels - rows * p.Wo;
-  return (static_cast<double>(grouped * p.Wo) * kGroupedDepthwiseCycles +
-          static_cast<double>((rows - grouped) * p.Wo) * kDepthwiseCycles +
-          static_cast<double>(part) * kPartRowDepthwiseCycles) /
+  return (static_cast<double>(grouped * p.Wo) * costs.grouped_depthwise +
+          static_cast<double>((rows - grouped) * p.Wo) * costs.depthwise +
+          static_cast<double>(part) * costs.part_row_depthwise) /
          static_cast<double>(pixels);
 }
 
@@ -72,7 +63,8 @@ double DepthwiseCycles(const Chain& p, int64_t pixels) {
 // few pixels waits for its own sums, and each has its end.
 double PaidPixels(int64_t pixels, const Machine& machine) {
   const double tiles = static_cast<double>(CeilDiv(pixels, machine.tile_pixels));
-  return tiles * (std::max(static_cast<double>(pixels) / tiles, kLeastTilePixels) + kPixelsPerTile);
+  return tiles *
+         (std::max(static_cast<double>(pixels) / tiles, machine.costs.least_pixels) + machine.costs.pixels_per_tile);
 }
 
 Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
@@ -102,22 +94,22 @@ Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
 
   // Of a whole block; the last of an image may be smaller.
   const double taps = static_cast<double>(p.R * p.S);
-  const double depthwise =
-      static_cast<double>(plan.block_pixels) * cm * taps / vector * DepthwiseCycles(p, plan.block_pixels);
+  const double depthwise = static_cast<double>(plan.block_pixels) * cm * taps / vector *
+                           DepthwiseCycles(p, machine.costs, plan.block_pixels);
   const double pointwise = PaidPixels(plan.block_pixels, machine) * cm * padded_k / static_cast<double>(shares) /
                            vector / machine.product_rate;
   // Z is written once and read by each panel of the filter: for nothing out of L1, at a price out of L2.
   const double panels = padded_k / static_cast<double>(shares * machine.tile_channels);
   const double z = 2 * plan.scratch_bytes <= machine.l1d_bytes
                        ? 0
-                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * kCyclesPerNearByte;
-  const double task = depthwise + pointwise + z + kCyclesPerTask;
+                       : static_cast<double>(plan.scratch_bytes) * (1 + panels) * machine.cycles_per_near_byte;
+  const double task = depthwise + pointwise + z + machine.costs.task;
   const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
                        static_cast<double>(shares);  // tasks, the smaller ones in part
   // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
   const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
   const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
-  const double far = far_bytes * kCyclesPerByte, near = halo_bytes * kCyclesPerNearByte;
+  const double far = far_bytes * machine.cycles_per_byte, near = halo_bytes * machine.cycles_per_near_byte;
   cost.cycles = std::max(whole / plan.threads, slowest) * task + (far + near) / plan.threads;
   return cost;
 }
@@ -129,7 +121,7 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
                        static_cast<double>(chain.CM()) * static_cast<double>(chain.R * chain.S + chain.K);
   // Few pixels wait for the filter, which is read once a call, from far away.
   const double filter_bytes = static_cast<double>(chain.CM()) * static_cast<double>(chain.K * machine.z_bytes);
-  const double work = std::max(flops, filter_bytes * kCyclesPerByte * kFlopsPerCycle);
+  const double work = std::max(flops, filter_bytes * machine.cycles_per_byte * kFlopsPerCycle);
   const int threads = static_cast<int>(std::clamp<double>(work / machine.flops_per_thread, 1.0, machine.threads));
   // What a call reads and writes: where that does not stay in L3, Y is on its way to memory in any case.
   const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);

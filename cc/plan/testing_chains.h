@@ -85,6 +85,7 @@ inline Machine RandomMachine(Draw* draw) {
   m.tile_pixels = static_cast<int>((*draw)(1, 14));
   m.z_bytes = draw->Coin() ? 4 : 2;
   m.product_rate = static_cast<int>(4 / m.z_bytes);
+  m.costs = {2, 1.5, 3, 3, 4, 0.25, 500, 8000, 1.25};
   m.threads = static_cast<int>(draw->Size(128));
   m.l1d_bytes = (*draw)(16, 64) << 10;
   m.l2_bytes = (*draw)(128, 4096) << 10;

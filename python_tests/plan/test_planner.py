@@ -110,3 +110,18 @@ def test_threads_behind_an_expansion_get_equal_shares():
             assert strips["by_channels"] or strips["tasks"] % threads == 0 or strips["tasks"] == high, strips
     # Of 14 rows seven more would be computed twice, or with strips of one row four of five.
     assert block(14, 64, 384, 5, 2)["by_channels"]
+
+
+@pytest.mark.parametrize("isa", ALL_ISAS)
+def test_few_rows_are_cut_anywhere(isa):
+    """Five rows for four threads: each gets as many pixels, wherever a row ends, or as many channels of them."""
+    for machine in MACHINES:
+        result = planned(Problem(N=1, H=5, W=28, C=512, K=512), machine.caches, 4, isa)
+        assert (result["block_pixels"], result["tasks"]) in ((35, 4), (70, 4)), (str(machine), result)
+
+
+def test_tiles_of_few_pixels_are_worth_avoiding():
+    """Seven pixels are two tiles of AVX2, neither of them full: a block has the six of one."""
+    for machine in MACHINES:
+        result = planned(Problem(N=1, H=1, W=7, C=8, K=256), machine.caches, 2, "avx2")
+        assert result["block_pixels"] == 6, (str(machine), result)

@@ -42,7 +42,7 @@ def input_rows(problem, pixels):
 
 
 def modelled(problem, plan, l2_bytes, threads, pixels, channels):
-    """The model of docs/design.md, written down a second time: bytes moved with blocks of `pixels`, an array."""
+    """The model of docs/kernels.md, written down a second time: bytes moved with blocks of `pixels`, an array."""
     shares = ceil_div(problem.K, channels)
     tasks = problem.N * ceil_div(problem.Ho * problem.Wo, pixels) * shares
     packed = packed_bytes(problem, plan, channels)

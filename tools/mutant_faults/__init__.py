@@ -5,7 +5,7 @@ bad texts of C++ are two expressions of one type, or two statements that declare
 program runs.
 """
 
-from mutant_faults import backward, blocks, checks, convert, kernels, ops, plans, programs
+from mutant_faults import backward, blocks, checks, convert, graphs, kernels, ops, plans, programs
 from mutant_faults._fault import Fault
 
 __all__ = ["FAULTS", "Fault"]
@@ -20,4 +20,5 @@ FAULTS: "tuple[Fault, ...]" = (
     *programs.FAULTS,
     *ops.FAULTS,
     *convert.FAULTS,
+    *graphs.FAULTS,
 )

@@ -54,4 +54,18 @@ FAULTS = (
         "return by_channels < 0 * by_strips;",
         ("plan/test_planner.py::test_threads_behind_an_expansion_get_equal_shares",),
     ),
+    Fault(
+        "no blocks of as many pixels for each thread",
+        "cc/plan/planner.cc",
+        "each <= kMostEqualBlocks",
+        "each <= 0",
+        ("plan/test_planner.py::test_few_rows_are_cut_anywhere",),
+    ),
+    Fault(
+        "tiles of few pixels cost no more than others",
+        "cc/plan/planner.cc",
+        "machine.costs.least_pixels",
+        "0.0",
+        ("plan/test_planner.py::test_tiles_of_few_pixels_are_worth_avoiding",),
+    ),
 )

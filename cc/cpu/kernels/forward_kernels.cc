@@ -28,6 +28,7 @@ const KernelTable& DWSCONV_KERNELS() {
       kPair,
       kPair,
       kPair,
+      kVectorCosts,
 #if DWSCONV_BF16
       {Depthwise<float, ZType>, Depthwise<BFloat16, ZType>, nullptr},
       {nullptr, Repeat<BFloat16>, nullptr},

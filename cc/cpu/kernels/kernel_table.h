@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cc/core/chain.h"
+#include "cc/plan/kernel_costs.h"
 
 namespace dwsconv {
 
@@ -73,6 +74,9 @@ struct RowsArgs {
   int64_t channels;
 };
 
+// Measured, to one digit: loads bound a depthwise multiply-add.
+constexpr KernelCosts kVectorCosts = {2.2, 1.5, 3.3, 3, 4, 0.25, 500, 8000, 1.25};
+
 struct KernelTable {
   int vector_floats;
   int tile_pixels;
@@ -82,6 +86,7 @@ struct KernelTable {
   int pair;            // consecutive channels that one dot-product instruction adds up: 2 for bfloat16, else 1
   int depth;           // channels of the sum that an instruction takes at once: panels have whole ones
   int product_rate;    // multiply-adds of the pointwise half in the time of one of floats: for the planner
+  KernelCosts costs;   // likewise
   // By DType of the image; null where the table does not serve it. A bfloat16 table takes float images too, which
   // `repeat` makes.
   void (*depthwise[3])(const DepthwiseArgs& args);

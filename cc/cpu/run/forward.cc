@@ -153,6 +153,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   machine.rounds_z = kernels.round != nullptr;
   machine.product_rate = kernels.product_rate;
   machine.product_depth = kernels.depth;
+  machine.costs = kernels.costs;
   return machine;
 }
 

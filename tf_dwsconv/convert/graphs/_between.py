@@ -5,9 +5,11 @@ A reader puts the result into the view, or says why there is none; see `_ops.rea
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional
 
 import keras
+import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import attribute
 from tf_dwsconv.convert.graphs._ours import OPS, Ours
@@ -61,12 +63,20 @@ def _concatenate(reader: Any, node: Any) -> Optional[str]:
 
 
 def _reshape(reader: Any, node: Any) -> Optional[str]:
-    """To a shape whose first size is the batch's."""
-    shape = reader.nodes.value(node.input[1])
-    x = reader.tensor(node.input[0])
-    if shape is None or shape.size < 2 or (shape[0] != -1 and shape[0] != x.shape[0]) or -1 in shape[1:]:
+    """What keeps the pictures: the new shape begins with their number, or leaves as many elements for each."""
+    x, sizes = reader.tensor(node.input[0]), reader.sizes(node.input[1])
+    if sizes is None or sizes.ndim != 1 or sizes.size < 2:
         return "its shape is no constant behind the batch"
-    done(reader, node, named(node, K.reshape(x, tuple(map(int, shape)))))
+    first, rest, before = sizes[0], list(sizes[1:]), reader.sizes.of(node.input[0])
+    # One size alone may be -1.
+    fits = all(isinstance(size, int) for size in rest) and [*rest, first].count(-1) <= 1
+    if first == -1 or first is None:
+        fits = fits and -1 not in rest and None not in x.shape[1:] and math.prod(rest) == math.prod(x.shape[1:])
+    elif first != before[0]:
+        return "it changes how many pictures there are"
+    if not fits:
+        return "its shape is no constant behind the batch"
+    done(reader, node, L.Reshape(tuple(rest), **settings(reader, node))(x))
     return None
 
 
@@ -78,17 +88,63 @@ def _squeeze(reader: Any, node: Any) -> Optional[str]:
     return None
 
 
+def _expand_dims(reader: Any, node: Any) -> Optional[str]:
+    axis, rank = reader.nodes.value(node.input[1]), reader.shape(node.input[0]).rank
+    if axis is None or axis.size != 1 or int(axis.reshape(())) % (rank + 1) == 0:
+        return "it puts an axis in front of the batch, or where is no constant"
+    done(reader, node, named(node, K.expand_dims(reader.tensor(node.input[0]), int(axis.reshape(())))))
+    return None
+
+
 def _resize(reader: Any, node: Any) -> Optional[str]:
-    """Where pixels' centres are what is aligned, as Keras has it."""
-    size = reader.nodes.value(node.input[1])
-    if size is None or not attribute(node, "half_pixel_centers").b or attribute(node, "align_corners").b:
-        return "its size is no constant, or it aligns corners"
+    """Where pixels' centres are what is aligned, as Keras has it, or where that makes no difference."""
+    sizes = reader.sizes(node.input[1])
+    if sizes is None or sizes.shape != (2,) or not all(isinstance(size, int) for size in sizes):
+        return "its size is no constant"
+    if not _has_centres(node) and not all(
+        _is_alike(node, before, after) for before, after in zip(reader.shape(node.input[0]).as_list()[1:3], sizes)
+    ):
+        return "it aligns something else than the pixels' centres"
     method = "bilinear" if node.op == "ResizeBilinear" else "nearest"
-    rows, columns = (int(number) for number in size)
     result = K.image.resize(
-        reader.tensor(node.input[0]), (rows, columns), interpolation=method, data_format="channels_last"
+        reader.tensor(node.input[0]), tuple(sizes), interpolation=method, data_format="channels_last"
     )
     done(reader, node, named(node, result))
+    return None
+
+
+def _has_centres(node: Any) -> bool:
+    return attribute(node, "half_pixel_centers").b and not attribute(node, "align_corners").b
+
+
+def _is_alike(node: Any, before: Optional[int], after: int) -> bool:
+    """Whether an axis is resized as with the pixels' centres aligned: computed as TensorFlow does, in float32."""
+    if before is None:
+        return False
+    if node.op == "ResizeBilinear" or before in (1, after):
+        return before in (1, after)
+    corners, i = attribute(node, "align_corners").b and after > 1, np.arange(after, dtype=np.float32)
+    scale = np.float32(before - corners) / np.float32(after - corners)
+    place = np.floor(i * scale + np.float32(0.5)) if corners else np.floor(i * scale)
+    centre = np.floor((i + np.float32(0.5)) * (np.float32(before) / np.float32(after)))
+    return np.array_equal(*(np.minimum(found, before - 1) for found in (place, centre)))
+
+
+def _pad(reader: Any, node: Any) -> Optional[str]:
+    """Zeros around a picture, which a convolution may take in; else a number beside any axis but the batch."""
+    pads = reader.nodes.value(node.input[1])
+    value = reader.nodes.value(node.input[2]) if len(node.input) > 2 else np.zeros(())
+    if pads is None or value is None or value.size != 1 or not np.isfinite(value).all():
+        return "its pads or what it pads with are no constants"
+    rows, number = [(int(before), int(behind)) for before, behind in pads], float(value.reshape(()))
+    if any(rows[0]):
+        return "it pads the batch"
+    x = reader.tensor(node.input[0])
+    if len(rows) == 4 and not any(rows[3]) and number == 0:
+        result = L.ZeroPadding2D(tuple(rows[1:3]), data_format="channels_last", **settings(reader, node))(x)
+    else:
+        result = named(node, K.pad(x, rows, constant_values=number or None))
+    done(reader, node, result)
     return None
 
 
@@ -110,8 +166,11 @@ BETWEEN: dict[str, Callable] = {
     **dict.fromkeys(_REDUCE, _reduce),
     "Softmax": _softmax,
     "ConcatV2": _concatenate,
+    "Pad": _pad,
+    "PadV2": _pad,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
+    "ExpandDims": _expand_dims,
     "ResizeBilinear": _resize,
     "ResizeNearestNeighbor": _resize,
     **dict.fromkeys(OPS, _ours),

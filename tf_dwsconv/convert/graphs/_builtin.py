@@ -30,8 +30,9 @@ def unfuse(signature: Signature) -> int:
     """
     nodes = signature.nodes
     ours = [op for op in nodes.operations() if op.type in OPS]
+    moved: dict[str, str] = {}  # results of ours that stock ops have replaced
     for op in ours:
-        _unfuse(nodes, op)
+        moved.update(_unfuse(nodes, op, moved))
     _freeze.plain(nodes)
     _check_nothing_remains(nodes)
     return len(ours)
@@ -45,7 +46,8 @@ def _check_nothing_remains(nodes: Nodes) -> None:
             raise ValueError(f"{where} holds {node.name!r} ({node.op}), which stock ops cannot replace there.")
 
 
-def _unfuse(nodes: Nodes, op: Any) -> None:
+def _unfuse(nodes: Nodes, op: Any, moved: dict[str, str]) -> dict[str, str]:
+    """Returns under which name each result is found now, of those that do not keep theirs."""
     ours = Ours(nodes, op)
     inputs = [keras.Input(batch_shape=t.shape.as_list(), dtype=t.dtype.name) for t in ours.tensors]
     stock = _stock(keras.Model(inputs, ours(inputs)))
@@ -56,7 +58,8 @@ def _unfuse(nodes: Nodes, op: Any) -> None:
             return stock(list(given), training=False)
 
     graph = _rewrite.trace(function, [tf.TensorSpec(t.shape, t.dtype) for t in ours.tensors])
-    _rewrite.place(nodes, graph, [t.name for t in ours.tensors], [t.name for t in op.outputs])
+    reads = [moved.get(t.name, t.name) for t in ours.tensors]
+    return _rewrite.place(nodes, graph, reads, [t.name for t in op.outputs])
 
 
 def _stock(model: Any) -> Any:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dwsconv.convert.graphs._choices import choose
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._sizes import hoist
 
 # What reads a variable's handle and leaves the variable as it is.
 _READING = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp")
@@ -193,10 +195,14 @@ def _bytes_below(nodes: Nodes, node: Any) -> int:
 
 
 def plain(nodes: Nodes) -> None:
-    """All of it: `tidy`, `fold`, and once more what that leaves."""
+    """All of it: `tidy`, `fold`, the branches that constants choose, and once more what that leaves."""
     tidy(nodes)
     _drop_whole_transposes(nodes)
     fold(nodes)
+    while choose(nodes):
+        tidy(nodes)
+        fold(nodes)
+    hoist(nodes)
     _drop_whole_transposes(nodes)
     tidy(nodes)
 

@@ -26,6 +26,7 @@ def inline(nodes: Nodes, graph: Any) -> None:
         nodes: the graph; is changed.
         graph: the TensorFlow graph that it was taken from, which knows its ops and functions.
     """
+    nodes.graph = graph
     for _ in range(_MOST_PASSES):
         calls = [node for node in nodes if _body_name(nodes, node)]
         if not calls:

@@ -48,6 +48,9 @@ class Nodes:
         graph_def: is copied.
         fetches: tensors that somebody reads, by name; each stays under its name.
         kept: names of nodes that stay, whether they are read or not.
+
+    Attributes:
+        graph: the TensorFlow graph that it was taken from, which knows its ops and functions; None where nobody said.
     """
 
     def __init__(self, graph_def: Any, fetches: Iterable[str], kept: Iterable[str] = ()):
@@ -60,6 +63,7 @@ class Nodes:
             self.by_name[copy.name] = copy
         self.fetches = [tensor_of(ref) for ref in fetches]
         self.kept = list(kept)
+        self.graph: Any = None
         self._library = graph_def.library
         self._versions = graph_def.versions
 
@@ -88,7 +92,9 @@ class Nodes:
 
     def copy(self) -> Nodes:
         """Another graph of the same nodes."""
-        return Nodes(self.graph_def, self.fetches, self.kept)
+        result = Nodes(self.graph_def, self.fetches, self.kept)
+        result.graph = self.graph
+        return result
 
     @property
     def functions(self) -> dict[str, Any]:

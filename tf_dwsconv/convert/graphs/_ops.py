@@ -39,6 +39,9 @@ def read(reader: Any, node: Any, pattern: Any) -> Optional[str]:
         return f"it computes in {reader.dtype(f'{node.name}:0')}"
     if pattern is not None:
         return _PATTERNS[pattern.word](reader, node, pattern)
+    given = {reader.dtype(ref) for ref in node.input if reader.nodes.value(ref) is None} & {*DTYPES, "float64"}
+    if given - {reader.dtype(f"{node.name}:0")}:
+        return f"it makes {reader.dtype(f'{node.name}:0')} of {', '.join(sorted(given))}"
     return _READERS[node.op](reader, node)
 
 
@@ -251,26 +254,25 @@ def _erfc(reader: Any, node: Any) -> None:
     done(reader, node, named(node, K.subtract(1.0, inner)))
 
 
+def _selu(reader: Any, node: Any) -> None:
+    inner = K.elu(reader.tensor(node.input[0]), alpha=1.6732632423543772)
+    inner._keras_history.operation.name = layer_name(node, "/elu")
+    done(reader, node, named(node, K.multiply(inner, 1.0507009873554805)))
+
+
+def _add_n(reader: Any, node: Any) -> Optional[str]:
+    if len(node.input) != 2 or any(reader.nodes.value(ref) is not None for ref in node.input):
+        return "it adds constants, or not two tensors"
+    done(reader, node, named(node, K.add(*(reader.tensor(ref) for ref in node.input))))
+    return None
+
+
 def _clip(reader: Any, node: Any) -> Optional[str]:
     bounds = [reader.nodes.value(ref) for ref in node.input[1:3]]
     if any(bound is None or bound.size != 1 for bound in bounds):
         return "its bounds are no numbers"
     low, high = (float(bound.reshape(())) for bound in bounds)
     done(reader, node, named(node, K.clip(reader.tensor(node.input[0]), low, high)))
-    return None
-
-
-def _pad(reader: Any, node: Any) -> Optional[str]:
-    pads = reader.nodes.value(node.input[1])
-    value = reader.nodes.value(node.input[2]) if len(node.input) > 2 else np.zeros(())
-    if pads is None or pads.shape != (4, 2) or value is None or np.any(value):
-        return "it pads with something else than zeros around a picture"
-    rows = [tuple(int(number) for number in pair) for pair in pads]
-    if any(rows[0]) or (any(rows[1]) and any(rows[3])):
-        return "it pads with something else than zeros around a picture"
-    layout, at = ("channels_last", 1) if not any(rows[3]) else ("channels_first", 2)
-    layer = L.ZeroPadding2D(tuple(rows[at : at + 2]), data_format=layout, **settings(reader, node))
-    done(reader, node, layer(reader.tensor(node.input[0])))
     return None
 
 
@@ -311,9 +313,9 @@ _READERS: dict[str, Callable] = {
     "BiasAdd": _bias_add,
     "LeakyRelu": _leaky_relu,
     "Erfc": _erfc,
+    "Selu": _selu,
+    "AddN": _add_n,
     "ClipByValue": _clip,
-    "Pad": _pad,
-    "PadV2": _pad,
     "MatMul": _mat_mul,
     **BETWEEN,
 }

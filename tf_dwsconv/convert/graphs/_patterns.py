@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
+from tf_dwsconv.convert.graphs._dilated import of_sizes
 from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, node_of, tensor_of
 
 # What a shape is computed with.
@@ -73,23 +74,33 @@ class Patterns:
         start = None if conv is None else self._node(conv.input[0], "SpaceToBatchND")
         if start is None or attribute(conv, "padding").s != b"VALID" or attribute(conv, "data_format").s == b"NCHW":
             return None
-        values = [self._nodes.value(ref) for ref in (*start.input[1:3], *end.input[1:3])]
-        if any(value is None for value in values):
+        block, block_again = self._nodes.value(start.input[1]), self._nodes.value(end.input[1])
+        if block is None or block.shape != (2,) or not np.array_equal(block, block_again):
             return None
-        block, pads, block_again, crops = values
-        if block.shape != (2,) or not np.array_equal(block, block_again) or pads.shape != (2, 2) or np.any(crops[:, 0]):
+        pads, inner = self._pads(start, end, block)
+        if pads is None:
             return None
         steps = (*attribute(conv, "strides").list.i[1:3], *(attribute(conv, "dilations").list.i or [1] * 4)[1:3])
-        pads = pads - crops
         if any(step != 1 for step in steps) or np.any(pads < 0):
             return None
         dilations = tuple(int(number) for number in block)
         return Pattern(
             "dilated",
             tensor_of(start.input[0]),
-            frozenset((start.name, conv.name)),
+            frozenset((start.name, conv.name, *inner)),
             (conv, dilations, tuple(tuple(int(number) for number in pair) for pair in pads)),
         )
+
+    def _pads(self, start: Any, end: Any, block: np.ndarray) -> tuple[Optional[np.ndarray], set[str]]:
+        """What a dilated convolution pads its input with, and the nodes that compute it from sizes.
+
+        Beside its padding there are rows and columns that make the sizes multiples of the dilations, and are cropped.
+        """
+        pads, crops = (self._nodes.value(node.input[2]) for node in (start, end))
+        if pads is not None and crops is not None:
+            fits = pads.shape == (2, 2) and not np.any(crops[:, 0]) and np.all(pads >= crops)
+            return (pads - crops if fits else None), set()
+        return of_sizes(self._nodes, self._readers, (start, end), block)
 
     def _dense(self, end: Any) -> Optional[Pattern]:
         product = self._node(end.input[0], "MatMul")

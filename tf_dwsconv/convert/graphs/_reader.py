@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_dwsconv.convert.graphs import _ops, _ours
 from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, node_of, tensor_of
 from tf_dwsconv.convert.graphs._patterns import Patterns
+from tf_dwsconv.convert.graphs._sizes import Batches, Sizes
 
 # Keras takes no "/" in names, and TensorFlow writes no "\" into them.
 _SLASH = "\\"
@@ -41,6 +42,7 @@ class Reader:
         model: the Keras graph; None where nothing could be read.
         reasons: why a convolution is opaque, by its node's name.
         read: names of the nodes that are in the view.
+        sizes: tells what is known of a tensor that holds sizes.
     """
 
     def __init__(self, nodes: Nodes, ours: bool = False):
@@ -52,6 +54,8 @@ class Reader:
         self._tensors: dict[str, Any] = {}
         self._refs: dict[int, str] = {}
         self._inputs: list = []
+        self._batches = Batches()
+        self.sizes = Sizes(nodes, self.shape, self._batch)
         patterns = Patterns(nodes, self.readers, {ref: spec.shape for ref, spec in self._specs.items()})
         # A node in a loop of TensorFlow 1 may read nothing from outside, so nothing new either.
         opaque, self._fetched = nodes.loops(), {*map(node_of, nodes.fetches), *nodes.kept}
@@ -91,6 +95,12 @@ class Reader:
         """Says that a tensor of the view stands for one of the graph."""
         self._tensors[tensor_of(ref)] = tensor
         self._refs[id(tensor)] = tensor_of(ref)
+        self._batches(tensor)
+
+    def _batch(self, ref: str) -> Any:
+        """What tells the number of a tensor's pictures: of the view's, or of its own."""
+        tensor = self._tensors.get(tensor_of(ref))
+        return tensor_of(ref) if tensor is None else self._batches(tensor)
 
     def ref(self, tensor: Any) -> Optional[str]:
         """The tensor of the graph for which one of the view stands; None for one between two of them."""

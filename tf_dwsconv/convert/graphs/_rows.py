@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow as tf
 
@@ -18,7 +18,14 @@ from tf_dwsconv.convert.graphs._source import Source
 _OTHERS = {
     "Conv2DBackpropInput": "a transposed convolution is none that the kernels compute",
     "Conv3D": "a convolution of volumes is none that the kernels compute",
+    "XlaCallModule": "what XLA compiled is kept whole, with the convolutions in it",
 }
+
+
+def _kept(op: str) -> Optional[str]:
+    """Why an op that is or may hold a convolution, and none that is read, stays."""
+    is_other = "Conv" in op and op not in OPS and op not in CONVOLUTIONS
+    return _OTHERS.get(op, "such a convolution is none that the kernels compute" if is_other else None)
 
 
 class Rows:
@@ -74,8 +81,8 @@ class Rows:
                 rows.append(self._found[name])
             elif op in CONVOLUTIONS and name not in self._inside:
                 rows.append(Row(op, (name,), None, self._reasons.get(name) or self._why_stock(name)))
-            elif op in _OTHERS:
-                rows.append(Row(op, (name,), None, _OTHERS[op]))
+            elif (kept := _kept(op)) is not None:
+                rows.append(Row(op, (name,), None, kept))
         rows += self._functions
         if self._quantised:
             names = tuple(node.name for node in self._quantised)
@@ -110,7 +117,7 @@ def _in_functions(nodes: Nodes) -> Any:
     functions = {function.signature.name: function for function in nodes.graph_def.library.function}
     for name, function in functions.items():
         for node in function.node_def:
-            if node.op in CONVOLUTIONS:
+            if node.op in CONVOLUTIONS or _kept(node.op) is not None:
                 reason = f"it is in the function {name!r}, which a branch, a loop or XLA calls, and is kept"
                 yield Row(node.op, (node.name,), None, reason)
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.framework import op_def_registry
 
 from tf_dwsconv.convert.graphs import _freeze
+from tf_dwsconv.convert.graphs._choices import take_defaults
 from tf_dwsconv.convert.graphs._inline import inline
 from tf_dwsconv.convert.graphs._nodes import Nodes, tensor_of
 
@@ -125,13 +126,15 @@ def _open_saved_model(path: Path, names: Any, tags: Any) -> Source:
         raise ValueError(f"`signatures` must be of {', '.join(map(repr, sorted(there))) or '(none are there)'}{given}.")
     found = [_signature(name, there[name]) for name in names]
     kept = set().union(*(_freeze.written(s.nodes, s.captures) for s in found))
+    left: list[str] = []
     for signature in found:
+        left += take_defaults(signature.nodes)
         _freeze_references(signature, loaded)
         _freeze.freeze(signature.nodes, signature.captures, kept)
         _freeze.plain(signature.nodes)
         signature.captures = {name: t for name, t in signature.captures.items() if name in signature.nodes.by_name}
     _find_same(found)
-    left = [f"the signature {name!r}, which was not asked for" for name in there if name not in names]
+    left += [f"the signature {name!r}, which was not asked for" for name in there if name not in names]
     left += [f"the function {name!r}, which is no signature" for name in _functions(loaded) if name not in there]
     return Source(found, loaded.signatures.__getitem__, loaded, left)
 
@@ -230,8 +233,9 @@ def _open_graph_def(path: Path, inputs: Any, outputs: Any) -> Source:
         [],
     )
     signature = dataclasses.replace(original, nodes=nodes.copy())
+    left = take_defaults(signature.nodes)
     _freeze.plain(signature.nodes)
-    return Source([signature], lambda name: original)
+    return Source([signature], lambda name: original, left=left)
 
 
 def _parsed(path: Path) -> Any:

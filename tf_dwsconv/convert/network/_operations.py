@@ -27,7 +27,11 @@ def operation_step(call: Call) -> Optional[int]:
     """The steps of a call of an op; None where programs have none."""
     node = call.node
     word = _read.op_word(node.operation)
-    if word is None or len(node.outputs) != 1 or any(v is not None for v in node.arguments.kwargs.values()):
+    if word is None or len(node.outputs) != 1:
+        return None
+    if word == "Pad":
+        return _pad(call)
+    if any(v is not None for v in node.arguments.kwargs.values()):
         return None
     if word in _WORDS:
         return _of_two(call, _WORDS[word])
@@ -113,13 +117,18 @@ def _axes(call: Call) -> Optional[int]:
 
 
 def _pad(call: Call) -> Optional[int]:
-    given = call.layer
-    if given.mode != "constant" or len(given.pad_width) != len(call.shape):
+    """A number beside any axis but the batch."""
+    given, kwargs = call.layer, call.node.arguments.kwargs
+    value = kwargs.get("constant_values")
+    value = 0 if value is None else value
+    if given.mode != "constant" or len(given.pad_width) != len(call.shape) or set(kwargs) - {"constant_values"}:
+        return None
+    if len(call.x) != 1 or not isinstance(value, numbers.Real) or not math.isfinite(value):
         return None
     pairs = tuple(tuple(int(number) for number in pair) for pair in given.pad_width)
     if any(len(pair) != 2 or min(pair) < 0 for pair in pairs) or any(pairs[0]):
         return None
-    return call.step("pad", paddings=pairs)
+    return call.step("pad", paddings=pairs, value=float(value))
 
 
 # Of one tensor.
@@ -131,6 +140,5 @@ _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Reshape": _reshape,
     "ExpandDims": _axes,
     "Squeeze": _axes,
-    "Pad": _pad,
     "Resize": lambda call: _translate.resize(call, call.layer.size),
 }
