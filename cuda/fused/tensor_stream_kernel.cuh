@@ -331,6 +331,9 @@ DWS_DEVICE void TensorTile(const StreamArgs& args, const StreamPlace<Win>& place
 template <typename T, typename Win, int kHalves>
 __global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
     TensorStreamKernel(const StreamArgs args) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();  // the planner gives such cards the other kernel
+#else
   StreamThread me;
   me.Find(args, T());
   const TensorStreamShared<T> shared(args, GroupOf(args));
@@ -339,15 +342,15 @@ __global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
   const int warp_row = IndexInGroup(args) / 32 * 2, lane = IndexInGroup(args) % 32;
   const int first_item = static_cast<int>(blockIdx.x) * args.groups + GroupOf(args);
   StreamPlace<Win> place{};
-  StreamCopy<T, Win, TensorRing<Win>> copy{};
+  StreamCopy<T, Win, TensorRing<Win> > copy{};
   if (first_item < args.items) {
     place = PlaceOf<Win>(args, first_item);
     copy.Begin(args, me, place);
     copy.Rows(args, me, place, shared.ring, 0, window);
   }
   CommitCopies();
-  LoadPointwise<TensorCores16<T>>(shared.p, args.p_pitch, static_cast<const T*>(args.p), args.out.channels,
-                                  args.channels, args.out_channels, args.C, args.out.channels, args.p_vector);
+  LoadPointwise<TensorCores16<T> >(shared.p, args.p_pitch, static_cast<const T*>(args.p), args.out.channels,
+                                   args.channels, args.out_channels, args.C, args.out.channels, args.p_vector);
   TensorFilter<Win>::template Load<T>(shared.d, args);
   LoadBias<T>(shared.depthwise_bias, args.depthwise_bias, args.C, args.channels);
   LoadBias<T>(shared.bias, args.bias, args.out.channels, args.out_channels);
@@ -379,6 +382,7 @@ __global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
     copy.Rows(args, me, place, shared.ring, 0, window);
     CommitCopies();
   }
+#endif
 }
 
 }  // namespace cuda

@@ -60,7 +60,10 @@ std::string StreamRefuses(const Chain& p, const CudaMachine& machine, CudaMath m
            " has kernels for 3x3 and 5x5 windows with stride 1 or 2 and for 7x7 with stride 1, each with "
            "dilation 1 and depth multiplier 1 alone";
   }
-  if (!HasProduct(p, machine, math)) return path + " needs a card of compute capability 8.0 or more";
+  // On 7.5 the kernel on tensor cores would spill, and few of its layers have room.
+  if (!HasProduct(p, machine, math) || (tensor && machine.capability < 80)) {
+    return path + " needs a card of compute capability 8.0 or more";
+  }
   if (!SizesFit(p) || p.C > 512 || p.K > 4096 || p.output_pixels() > std::numeric_limits<int>::max() / p.K) {
     return path + " is not for sizes as large as these";
   }
