@@ -19,6 +19,22 @@ if [[ ${#pythons[@]} == 0 ]]; then
     done
   done
 fi
+for tensorflow in "${tensorflows[@]}"; do
+  if [[ ! $tensorflow =~ ^2\.[0-9]+$ ]]; then
+    echo "error: TENSORFLOWS must be minor versions such as \"2.20 2.21\"; given $tensorflow" >&2
+    exit 2
+  fi
+done
+for python in "${pythons[@]}"; do
+  if ! command -v "$python" >/dev/null || ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "error: PYTHONS must be interpreters that have the module venv; given $python" >&2
+    exit 2
+  fi
+done
+if [[ ${#pythons[@]} == 0 ]]; then
+  echo "error: there is no Python from 3.10 to 3.13 with the module venv; PYTHONS names others" >&2
+  exit 1
+fi
 echo ">> TensorFlow ${tensorflows[*]}, for ${pythons[*]}"
 
 pip=(-m pip --disable-pip-version-check -q)
@@ -63,6 +79,10 @@ for tensorflow in "${tensorflows[@]}"; do
     made+=("TensorFlow $tensorflow, Python $version")
   done
 done
+if [[ ${#made[@]} == 0 ]]; then
+  echo "error: no wheel was made, as no TensorFlow asked for exists for a Python asked for" >&2
+  exit 1
+fi
 tools/sdist.sh dist
 echo ">> dist/: an sdist and ${#made[@]} wheels, each tried in an environment of its own:"
 for one in "${made[@]}"; do echo "   $one"; done

@@ -100,6 +100,24 @@ def test_an_unknown_tensorflow_is_refused(tmp_path):
         assert done.returncode == (0 if given == "2.20" else 1)
 
 
+@pytest.mark.parametrize(
+    "words, status, message",
+    [
+        (["latest", sys.executable], 2, "TENSORFLOWS must be minor versions"),
+        (["2.21 2.21.0", sys.executable], 2, "given 2.21.0"),
+        (["2.21", "no-such-python"], 2, "PYTHONS must be interpreters that have the module venv; given no-such-python"),
+        (["2.99", sys.executable], 1, "no wheel was made"),
+    ],
+)
+def test_a_release_of_nothing_is_refused(words, status, message):
+    """Without a network: no TensorFlow can be found then. What a whole release does takes an hour and more."""
+    environment = {**os.environ, "PIP_NO_INDEX": "1"}
+    command = [ROOT / "tools" / "release.sh", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status and message in done.stderr, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(shutil.which(os.environ.get("BAZEL", "bazel")) is None, reason="there is no Bazel")
 def test_pip_builds_the_libraries(tmp_path):
     """From this checkout, where Bazel has built them already."""
