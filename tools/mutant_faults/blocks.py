@@ -176,8 +176,8 @@ FAULTS = (
     Fault(
         "windows without holes between their rows",
         "cc/cpu/run/blocks.cc",
-        "c.dilation_h * c.W * c.C;",
-        "c.W * c.C;",
+        "c.dilation_h * c.W * c.C",
+        "c.W * c.C",
         ("block/test_conv_block.py::test_dense_convolution_reads_its_windows",),
     ),
     Fault(
