@@ -60,6 +60,21 @@ uint64_t CacheSim::FindFrame(uint64_t page) {
   return found.first->second;
 }
 
+uint64_t CacheSim::FindLine(uint64_t line) {
+  constexpr uint64_t kLinesPerPage = uint64_t{1} << (kPageBits - kLineBits);
+  const auto found = lines_.emplace(line, next_line_);
+  if (found.second) {
+    if (next_line_ % kLinesPerPage == 0) {  // the first of a page of such lines
+      next_line_ = regions_.size() * kLinesPerPage;
+      found.first->second = next_line_;
+      regions_.push_back(Region::kZ);
+    }
+    ++next_line_;
+  }
+  recent_lines_[line % recent_lines_.size()] = Page{line, found.first->second};
+  return found.first->second;
+}
+
 void CacheSim::Miss(uint64_t line, bool write) {
   if (!l2_.Find(line, false)) ReadIntoL2(line);
   uint64_t out;

@@ -3,7 +3,7 @@
 // Three write-back levels, least recently used first out, a line in whichever of them it falls. A store to a line that
 // is not there reads it first, as CPUs do; a streaming store goes around all levels. Prefetchers, address translation
 // and other cores are left out. Arrays are moved to places of their own, and their pages get frames in the order in
-// which they are first touched, so that the result hardly depends on what the allocator did.
+// which they are first touched; of what has no name, lines do. So the result does not depend on what the allocator did.
 #ifndef DWSCONV_LAB_CACHE_SIM_H_
 #define DWSCONV_LAB_CACHE_SIM_H_
 
@@ -110,14 +110,20 @@ class CacheSim {
     }
     return static_cast<uint64_t>(Region::kZ) << kRegionBits | at;
   }
-  // A line of places to one of frames.
+  // A line of places to one of frames. Where in a page the scratch begins is the allocator's choice, and would decide
+  // which of its lines share a set with which others: each of its lines gets a place as it is first touched.
   uint64_t FrameOf(uint64_t line) {
+    if (line >> (kRegionBits - kLineBits) == static_cast<uint64_t>(Region::kZ)) {
+      const Page& known = recent_lines_[line % recent_lines_.size()];
+      return known.number == line ? known.frame : FindLine(line);
+    }
     const uint64_t page = line >> (kPageBits - kLineBits);
     const Page& known = recent_[page % recent_.size()];
     const uint64_t frame = known.number == page ? known.frame : FindFrame(page);
     return frame << (kPageBits - kLineBits) | (line & ((1 << (kPageBits - kLineBits)) - 1));
   }
   uint64_t FindFrame(uint64_t page);
+  uint64_t FindLine(uint64_t line);
   Region RegionOf(uint64_t line) const { return regions_[line >> (kPageBits - kLineBits)]; }
 
   void Miss(uint64_t line, bool write);
@@ -127,7 +133,10 @@ class CacheSim {
 
   CacheLevel l1d_, l2_, l3_;
   std::array<Page, 64> recent_;
+  std::array<Page, 4096> recent_lines_;            // a line and its line of frames
   std::unordered_map<uint64_t, uint64_t> frames_;  // by page
+  std::unordered_map<uint64_t, uint64_t> lines_;   // by line of what has no name
+  uint64_t next_line_ = 0;                         // of frames, for the next such line
   std::vector<Region> regions_;                    // by frame
   std::vector<Named> named_;
   Moved beyond_l2_, memory_;
