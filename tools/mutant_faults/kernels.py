@@ -205,10 +205,10 @@ FAULTS = (
     Fault(
         "an activation in Y of the pixels of an even group",
         "cc/cpu/kernels/pointwise_body.h",
-        "(g + 1) * a.pixels / groups - pixel",
-        "a.pixels / groups",
+        "first_pixel(g + 1) - pixel",
+        "rows_of_last",
         ("native/test_native.py", "op/test_activation_kernels.py"),
-        at="if (in_y) ActivateY(a, pixel, (g + 1) * a.pixels / groups - pixel, given.activation);",
+        at="if (in_y) ActivateY(a, pixel, first_pixel(g + 1) - pixel, given.activation);",
     ),
     Fault(
         "one pixel's activation is left to Y",

@@ -226,9 +226,18 @@ void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   }
 }
 
+// A filter of one tap on an image without padding is for pixels alone: one long row, with a decision less for each.
+inline Chain AsRows(const Chain& chain) {
+  Chain p = chain;
+  if (p.R != 1 || p.S != 1 || p.stride_h != 1 || p.stride_w != 1 || p.Ho != p.H || p.Wo != p.W) return p;
+  p.W = p.Wo = p.H * p.W;
+  p.H = p.Ho = 1;
+  return p;
+}
+
 template <typename T, typename Z>
 void Depthwise(const DepthwiseArgs& a) {
-  const Chain& p = *a.chain;
+  const Chain p = AsRows(*a.chain);
   DepthwiseRows<T> rows;
   rows.p = &p;
   rows.image = static_cast<const T*>(a.image);

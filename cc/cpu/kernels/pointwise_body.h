@@ -17,6 +17,7 @@ namespace {
 struct TileEnd {
   const float* bias;
   int64_t k, lanes;  // first output channel, how many of them are wanted (1 .. kTileChannels)
+  int64_t run;       // elements of a pixel's sum that lie side by side in Z: all, or those of one row of a window
   Clamp clamp;
 };
 
@@ -150,10 +151,9 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
   if constexpr (kPair == 1) {
-    const int64_t run = a.z_rows == 1 ? a.cm : a.cm / a.z_rows;
 #pragma GCC unroll 1
-    for (int64_t r = 0; r < a.z_rows; ++r, z += a.z_row_step, panel += run * kTileChannels) {
-      MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, run, panel, acc, fetch);
+    for (int64_t c = 0; c < a.cm; c += end.run, z += a.z_row_step, panel += end.run * kTileChannels) {
+      MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, end.run, panel, acc, fetch);
     }
   } else {
     MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
@@ -241,8 +241,11 @@ void Pointwise(const PointwiseArgs& given) {
   Fetch ahead(a.ahead, a.ahead_bytes, ahead_tiles, a.cm), next;
   TileEnd end;
   end.clamp = MakeClamp(a.activation);
+  end.run = a.cm / a.z_rows;
+  const int64_t rows_of_last = a.pixels / groups, larger = a.pixels % groups;  // the first groups have one more
+  const auto first_pixel = [&](int64_t g) { return g * rows_of_last + Min(g, larger); };
   const auto tile = [&](int64_t g, int64_t k) {
-    const int64_t pixel = g * a.pixels / groups, rows = (g + 1) * a.pixels / groups - pixel;
+    const int64_t pixel = first_pixel(g), rows = rows_of_last + (g < larger ? 1 : 0);
     const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
     const ZType* panel = static_cast<const ZType*>(a.panels) + k * panel_step;
     Fetch* const fetch = next.from < next.end ? &next : &ahead;
@@ -276,8 +279,8 @@ void Pointwise(const PointwiseArgs& given) {
   if (near) {
     for (int64_t g = 0; g < groups; ++g) {
       for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(g, k);
-      const int64_t pixel = g * a.pixels / groups;
-      if (in_y) ActivateY(a, pixel, (g + 1) * a.pixels / groups - pixel, given.activation);
+      const int64_t pixel = first_pixel(g);
+      if (in_y) ActivateY(a, pixel, first_pixel(g + 1) - pixel, given.activation);
     }
   } else {
     for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) {

@@ -82,6 +82,8 @@ class Blocks : public Call {
         Part some = part;
         some.first = pixel - q + begin;
         some.pixels = stop - begin;
+        some.ahead = nullptr;
+        some.ahead_bytes = 0;
         return some;
       };
       const auto copied = [&](int64_t begin, int64_t stop) {
@@ -95,6 +97,10 @@ class Blocks : public Call {
         Part some = columns(from, to);
         some.z_rows = c.R;
         some.z_row_step = c.dilation_h * c.W * c.C;
+        // Each row's share of what is fetched ahead.
+        const auto fetched = [&](int64_t stop) { return part.ahead_bytes * (stop - part.first) / part.pixels; };
+        some.ahead = part.ahead + fetched(pixel);
+        some.ahead_bytes = fetched(pixel + last - q) - fetched(pixel);
         const int64_t at = (h * c.W + from * c.stride_w - c.pad_left) * c.C;
         Project(some, image + at * item_, c.stride_w * c.C, /*from_x=*/true);
         copied(to, last);
