@@ -49,11 +49,12 @@ struct DepthwiseRows {
   }
 };
 
-// kPixels output columns from q on, channels [c, c_end), of all rows. An input line that several output rows read comes
-// out of L2 once, and out of L1 for the others: hence a strip's few columns through all the rows, not row by row.
-template <typename T, typename Z, int kS, int kStride, int kPixels>
+// kPixels output columns from q on, of whose inputs kLeft and kRight columns lie outside the row; channels [c, c_end),
+// of all rows. An input line that several output rows read comes out of L2 once, and out of L1 for the others: hence a
+// strip's few columns through all the rows, not row by row.
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight>
 void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z) {
-  constexpr int kGroup = kS == 3 && kStride == 1 ? kGroupRows : 1;
+  constexpr int kGroup = kS == 3 && kStride == 1 && kLeft + kRight == 0 ? kGroupRows : 1;
   const Chain& p = *rows->p;
   const int64_t x_at = (q * kStride - p.pad_left) * p.C, z_row = p.Wo * rows->row.z_stride;
   for (int64_t out_row = rows->first; out_row < rows->last;) {
@@ -68,52 +69,19 @@ void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, 
         continue;
       }
     }
-    InteriorPixels<T, Z, kS, kStride, kPixels>(rows->row, rows->row.x + x_at, c, c_end, to);
+    InteriorPixels<T, Z, kS, kStride, kPixels, kLeft, kRight>(rows->row, rows->row.x + x_at, c, c_end, to);
     ++out_row;
   }
 }
 
 // Output columns [q, q + kPixels) of all rows, in runs of channels that stay in L1 from row to row.
-template <typename T, typename Z, int kS, int kStride, int kPixels>
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft = 0, int kRight = 0>
 void Strip(DepthwiseRows<T>* rows, int64_t q, Z* z) {
   const Chain& p = *rows->p;
   const int64_t lines = ((kPixels - 1) * kStride + kS + kS) * p.R;
   const int64_t run = Max(1, kNearBytes / (lines * kV * static_cast<int64_t>(sizeof(float)))) * kV;
   for (int64_t c = 0; c < p.C; c += run) {
-    StripChannels<T, Z, kS, kStride, kPixels>(rows, q, c, Min(p.C, c + run), z);
-  }
-}
-
-// Output columns [q, q_end) of all rows, all windows inside their row. z is column q of the first row.
-template <typename T, typename Z, int kS, int kStride>
-void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
-  constexpr int kPixels = kS == 3 && kStride == 1 && kGroupRows > 1 ? kGroupPixels : kDepthwisePixels;
-  const int64_t z_stride = rows->row.z_stride;
-  for (; q_end - q >= kPixels; q += kPixels, z += kPixels * z_stride) Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
-  for (; q_end - q >= 4; q += 4, z += 4 * z_stride) Strip<T, Z, kS, kStride, 4>(rows, q, z);
-  for (; q_end - q >= 2; q += 2, z += 2 * z_stride) Strip<T, Z, kS, kStride, 2>(rows, q, z);
-  if (q < q_end) Strip<T, Z, kS, kStride, 1>(rows, q, z);
-}
-
-// The loops compiled for a filter's width and stride; null for those that have none of their own.
-template <typename T, typename Z>
-inline auto StripsOf(const Chain& p) -> void (*)(DepthwiseRows<T>*, int64_t, int64_t, Z*) {
-  if (p.dilation_w != 1 || p.dilation_h != 1) return nullptr;
-  switch (p.S * 4 + Min(p.stride_w, 3)) {
-    case 3 * 4 + 1:
-      return Strips<T, Z, 3, 1>;
-    case 3 * 4 + 2:
-      return Strips<T, Z, 3, 2>;
-    case 5 * 4 + 1:
-      return Strips<T, Z, 5, 1>;
-    case 5 * 4 + 2:
-      return Strips<T, Z, 5, 2>;
-    case 7 * 4 + 1:
-      return Strips<T, Z, 7, 1>;
-    case 7 * 4 + 2:
-      return Strips<T, Z, 7, 2>;
-    default:
-      return nullptr;
+    StripChannels<T, Z, kS, kStride, kPixels, kLeft, kRight>(rows, q, c, Min(p.C, c + run), z);
   }
 }
 
@@ -144,6 +112,74 @@ void EdgeColumns(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
     int64_t s0, s1;
     TapRange(w, p.S, p.dilation_w, p.W, &s0, &s1);
     GeneralRun<T, Z>(column, column.x + w * p.C, outside - inside, s0, s1, z);
+  }
+}
+
+// Columns at an edge of the rows, with neighbours to make it kEdgePixels: four sums, each of which waits for the one
+// before less than one alone would.
+constexpr int kEdgePixels = 4;
+// Rows of so many columns at once: what most networks end with.
+constexpr int kWholeRow = 7;
+
+// Output columns [q, q_end) of all rows. z is column q of the first row.
+template <typename T, typename Z, int kS, int kStride>
+void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
+  constexpr int kPixels = kS == 3 && kStride == 1 && kGroupRows > 1 ? kGroupPixels : kDepthwisePixels;
+  constexpr int kEdge = kS / 2, kLess = kEdge - 1;  // columns outside with "SAME"; one less on the left at a stride
+  const Chain& p = *rows->p;
+  const int64_t z_stride = rows->row.z_stride;
+  const int64_t left = p.pad_left, right = (p.Wo - 1) * kStride - left + kS - p.W;
+  if (q == 0 && q_end == kWholeRow && p.Wo == kWholeRow && right == kEdge) {
+    if (kStride == 1 && left == kEdge) return Strip<T, Z, kS, kStride, kWholeRow, kEdge, kEdge>(rows, 0, z);
+    if (kStride == 2 && left == kLess) return Strip<T, Z, kS, kStride, kWholeRow, kLess, kEdge>(rows, 0, z);
+  }
+  int64_t inside, outside;
+  SplitRow(p, q, q_end, &inside, &outside);
+  int64_t from = inside, to = outside;  // whose windows lie inside, and which no group at an edge takes
+  const bool left_group = q == 0 && inside > 0 && inside <= kEdgePixels && kEdgePixels <= outside;
+  if (left_group && left == kEdge) {
+    Strip<T, Z, kS, kStride, kEdgePixels, kEdge>(rows, 0, z);
+    from = kEdgePixels;
+  } else if (left_group && kStride == 2 && kLess > 0 && left == kLess) {
+    Strip<T, Z, kS, kStride, kEdgePixels, kLess>(rows, 0, z);
+    from = kEdgePixels;
+  } else {
+    EdgeColumns<T, Z>(rows, q, inside, z);
+  }
+  const int64_t last = q_end - kEdgePixels;
+  if (q_end == p.Wo && outside < q_end && right == kEdge && last >= inside && last <= outside) {
+    Strip<T, Z, kS, kStride, kEdgePixels, 0, kEdge>(rows, last, z + (last - q) * z_stride);
+    to = last;
+  } else {
+    EdgeColumns<T, Z>(rows, outside, q_end, z + (outside - q) * z_stride);
+  }
+  z += (from - q) * z_stride;
+  q = from;
+  for (; to - q >= kPixels; q += kPixels, z += kPixels * z_stride) Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
+  for (; to - q >= 4; q += 4, z += 4 * z_stride) Strip<T, Z, kS, kStride, 4>(rows, q, z);
+  for (; to - q >= 2; q += 2, z += 2 * z_stride) Strip<T, Z, kS, kStride, 2>(rows, q, z);
+  if (q < to) Strip<T, Z, kS, kStride, 1>(rows, q, z);
+}
+
+// The loops compiled for a filter's width and stride; null for those that have none of their own.
+template <typename T, typename Z>
+inline auto StripsOf(const Chain& p) -> void (*)(DepthwiseRows<T>*, int64_t, int64_t, Z*) {
+  if (p.dilation_w != 1 || p.dilation_h != 1) return nullptr;
+  switch (p.S * 4 + Min(p.stride_w, 3)) {
+    case 3 * 4 + 1:
+      return Strips<T, Z, 3, 1>;
+    case 3 * 4 + 2:
+      return Strips<T, Z, 3, 2>;
+    case 5 * 4 + 1:
+      return Strips<T, Z, 5, 1>;
+    case 5 * 4 + 2:
+      return Strips<T, Z, 5, 2>;
+    case 7 * 4 + 1:
+      return Strips<T, Z, 7, 1>;
+    case 7 * 4 + 2:
+      return Strips<T, Z, 7, 2>;
+    default:
+      return nullptr;
   }
 }
 
@@ -203,18 +239,10 @@ void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   const Chain& p = *rows->p;
   const int64_t z_row = p.Wo * rows->row.z_stride;
   const auto strips = rows->row.packed_pixels > 0 ? nullptr : StripsOf<T, Z>(p);
+  if (strips != nullptr) return strips(rows, q, q_end, z);
+  if (rows->row.packed_pixels == 0) return WindowRows<T, Z>(*rows, q, q_end, z);
   int64_t inside, outside;
   SplitRow(p, q, q_end, &inside, &outside);
-  if (strips != nullptr) {
-    EdgeColumns<T, Z>(rows, q, inside, z);
-    if (outside > inside) strips(rows, inside, outside, z + (inside - q) * rows->row.z_stride);
-    EdgeColumns<T, Z>(rows, outside, q_end, z + (outside - q) * rows->row.z_stride);
-    return;
-  }
-  if (rows->row.packed_pixels == 0) {
-    WindowRows<T, Z>(*rows, q, q_end, z);
-    return;
-  }
   for (int64_t out_row = rows->first; out_row < rows->last; ++out_row, z += z_row) {
     if (q == 0 && q_end == p.Wo && PackedRowsFit(rows, out_row, inside, outside, z)) {
       out_row += kPackedRows - 1;

@@ -80,9 +80,10 @@ inline __attribute__((always_inline)) void StoreSums(const DepthwiseRow<T>& row,
   }
 }
 
-// kPixels pixels whose windows lie inside the row, one vector of channels: each input vector is loaded once for all the
-// taps it serves. x, filter, bias and z are at its first channel.
-template <typename T, typename Z, int kS, int kStride, int kPixels, bool kTail>
+// kPixels pixels, one vector of channels: each input vector is loaded once for all the taps it serves. Of the columns
+// below their windows the first kLeft and the last kRight lie outside the row and are not read. x, filter, bias and z
+// are at the first channel.
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight, bool kTail>
 inline __attribute__((always_inline)) void InteriorChannels(const DepthwiseRow<T>& row, const T* x, int64_t lanes,
                                                             const float* filter, const float* bias, Z* z) {
   constexpr int kColumns = (kPixels - 1) * kStride + kS;
@@ -97,7 +98,7 @@ inline __attribute__((always_inline)) void InteriorChannels(const DepthwiseRow<T
 #pragma GCC unroll 8
     for (int s = 0; s < kS; ++s) f[s] = Load(filter + s * kV);
 #pragma GCC unroll 32
-    for (int column = 0; column < kColumns; ++column) {
+    for (int column = kLeft; column < kColumns - kRight; ++column) {
       // Opaque: loaded once, not once for each use.
       const Vec v = Opaque(LoadInput<T, kTail>(columns[column], lanes));
 #pragma GCC unroll 16
@@ -113,15 +114,16 @@ inline __attribute__((always_inline)) void InteriorChannels(const DepthwiseRow<T
 }
 
 // Channels [c, c_end) of them; c is a multiple of kV, and so is c_end unless it is C.
-template <typename T, typename Z, int kS, int kStride, int kPixels>
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft = 0, int kRight = 0>
 void InteriorPixels(const DepthwiseRow<T>& shared, const T* x, int64_t c, int64_t c_end, Z* z) {
   const DepthwiseRow<T> row = shared;  // for all the compiler knows, storing Z might change the original
   const float* filter = row.filter + c * row.taps;
   for (; c + kV <= c_end; c += kV, filter += kV * row.taps) {
-    InteriorChannels<T, Z, kS, kStride, kPixels, false>(row, x + c, kV, filter, row.bias + c, z + c);
+    InteriorChannels<T, Z, kS, kStride, kPixels, kLeft, kRight, false>(row, x + c, kV, filter, row.bias + c, z + c);
   }
   if (c < c_end) {
-    InteriorChannels<T, Z, kS, kStride, kPixels, true>(row, x + c, c_end - c, filter, row.bias + c, z + c);
+    InteriorChannels<T, Z, kS, kStride, kPixels, kLeft, kRight, true>(row, x + c, c_end - c, filter, row.bias + c,
+                                                                      z + c);
   }
 }
 

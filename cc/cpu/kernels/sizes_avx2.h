@@ -8,7 +8,7 @@ namespace {
 constexpr int kV = 8;
 constexpr int kTilePixels = 6;  // 6 x 16: 12 accumulators, 2 filter vectors, 2 broadcasts: all 16 registers
 constexpr int kTileVectors = 2;
-constexpr int kDepthwisePixels = 4;
+constexpr int kDepthwisePixels = 6;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;
 constexpr bool kHalves = false;  // half a vector would cost what a whole one does
