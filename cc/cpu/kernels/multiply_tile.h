@@ -81,9 +81,10 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
       FetchBurst(fetch);
       stop = c + fetch->span < even ? c + fetch->span : even;
     }
-    for (; c < stop; c += kStepsAtOnce) {
+#pragma GCC unroll 1
+    for (; c < stop; c += kUnrolledSteps * kPair) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) step(c + i * kPair, false);
+      for (int i = 0; i < kUnrolledSteps; ++i) step(c + i * kPair, false);
     }
   }
 #pragma GCC unroll 1

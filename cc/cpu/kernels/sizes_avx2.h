@@ -8,6 +8,7 @@ namespace {
 constexpr int kV = 8;
 constexpr int kTilePixels = 6;  // 6 x 16: 12 accumulators, 2 filter vectors, 2 broadcasts: all 16 registers
 constexpr int kTileVectors = 2;
+constexpr int kUnrolledSteps = 2;  // of a tile's sum: of four the compiler keeps one accumulator in memory
 constexpr int kDepthwisePixels = 6;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;

@@ -9,6 +9,7 @@ namespace {
 constexpr int kV = 4;
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
+constexpr int kUnrolledSteps = 2;  // as for AVX2
 constexpr int kDepthwisePixels = 4;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;
