@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import check_python
 from native_support import ISAS
 from program_reference import DTYPES, Builder
 
@@ -358,3 +359,31 @@ def test_profile():
     assert all(s["ms"] > 0 and s["gflops"] > 0 and s["gbs"] > 0 for s in steps)
     with pytest.raises(ValueError, match="repeats must be at least 1"):
         network_of(builder).profile(inputs, repeats=0)
+
+
+def test_a_small_machine_has_memory_for_it(tmp_path):
+    """A network of MobileNetV2's size in a process of its own: 14 MB of weights, read and packed, and all else."""
+    b = Builder("float32")
+    x = b.input([None, 14, 14, 512])
+    for i in range(13):
+        weights = {
+            "depthwise_filter": RNG(i).standard_normal((3, 3, 512, 1)) * 0.3,
+            "pointwise_filter": RNG(i).standard_normal((1, 1, 512, 512)) * 512**-0.5,
+        }
+        x = b.step("chain", x, weights=weights)
+    b.output(b.step("mean", x))
+    path = b.save(tmp_path / "network.safetensors")
+    check_python(
+        f"""
+import sys
+from tf_dwsconv import native
+network = native.Network({str(path)!r})
+import numpy as np
+y = network(np.ones((1, 14, 14, 512), np.float32))
+assert y.shape == (1, 512) and np.isfinite(y).all() and y.any()
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+# With Python and NumPy, in MB; getrusage would tell the parent's.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+assert {path.stat().st_size} > 13e6 and peak < 100, peak
+"""
+    )
