@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 # What may spill: kernels for whatever has no faster one.
-GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|BlockPixels|BlockGeneral|PointwiseKernel<.*false>")
+GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|BlockPixels|BlockGeneral|AnyWindow|PointwiseKernel<.*false>")
 
 # Patterns of fast kernels that are known to spill, and how many bytes (docs/cuda.md): to be mended, and no more until
 # then.
