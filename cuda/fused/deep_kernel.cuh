@@ -216,7 +216,8 @@ struct PanelCopies {
 
 // Warps of 32 pixels x 64 columns: as many rows of them as the tile has, and two columns of them in each group.
 template <typename Policy, typename Win>
-__global__ void __launch_bounds__(DeepMostThreads(Win::kSize), 1) DeepKernel(const DeepArgs args) {
+__global__ void __launch_bounds__(DeepMostThreads(Win::kSize, sizeof(typename Policy::Element)), 1)
+    DeepKernel(const DeepArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();  // the planner gives such cards other kernels
 #else

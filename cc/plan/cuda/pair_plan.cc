@@ -110,6 +110,8 @@ std::string PlanStream(const Chain& p, const CudaMachine& machine, const CudaOpt
          " bytes of shared memory that a block may have";
 }
 
+int DeepThreads(const Chain& p) { return DeepMostThreads(static_cast<int>(p.R), static_cast<int>(SizeOf(p.dtype))); }
+
 // Why the fused kernel for deep layers does not take this one; or "".
 std::string DeepRefuses(const Chain& p, const CudaMachine& machine, CudaMath math) {
   if (!HasFastWindow(p)) {
@@ -129,7 +131,7 @@ std::string DeepRefuses(const Chain& p, const CudaMachine& machine, CudaMath mat
 void FinishDeep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaTile* tile) {
   const int64_t by_shared = machine.multiprocessor_shared_bytes / (tile->shared_bytes + kBlockReservedBytes);
   // The launch bounds leave a block of the most threads all registers of a multiprocessor.
-  const int64_t by_registers = DeepMostThreads(static_cast<int>(p.R)) / tile->threads;
+  const int64_t by_registers = DeepThreads(p) / tile->threads;
   const int residents = static_cast<int>(std::max<int64_t>(1, std::min(by_shared, by_registers)));
   tile->blocks_per_multiprocessor = residents;
   tile->strips = tile->segments = 1;
@@ -181,8 +183,7 @@ std::string PlanDeep(const Chain& p, const CudaMachine& machine, const CudaOptio
       if (options.tile_rows > 0 && (options.tile_rows != 4 || options.tile_columns != tile.tile_columns)) continue;
       if ((options.groups > 0 && options.groups != groups) || options.segments > 1) continue;
       LayOutDeep(p, &tile);
-      const int most_threads = DeepMostThreads(static_cast<int>(p.R));
-      if (tile.shared_bytes > machine.block_shared_bytes || tile.threads > most_threads) continue;
+      if (tile.shared_bytes > machine.block_shared_bytes || tile.threads > DeepThreads(p)) continue;
       FinishDeep(p, machine, options.math, &tile);
       if (tile.items > 0 && (best->items == 0 || tile.modelled_us < best->modelled_us)) *best = tile;
     }
