@@ -16,7 +16,7 @@ GENERAL = re.compile(r"Direct|DepthwiseGeneral|Transpose|BlockPixels|BlockGenera
 # then.
 KNOWN = {
     r"StreamKernel<TensorCores16<\w+>, Window<7, 1> ?> for sm_10\d[a-z]?": 8,
-    r"DeepKernel<.+, Window<[35], \d> ?> for sm_(?!90)\w+": 96,
+    r"DeepKernel<TensorCores16<\w+>, Window<[35], \d> ?> for sm_8\d": 96,
 }
 
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
