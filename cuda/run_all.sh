@@ -128,7 +128,8 @@ if with checks && on_card; then
 fi
 if with times && on_card; then
   # Other libraries, and the kernels that this one has a choice between.
-  step ab 150 "$python" cuda/bench/ab.py "$out" "${others[@]}" "$library@stream" "$library@tensor_stream" "$library"
+  step ab 150 "$python" cuda/bench/ab.py "$out" "${others[@]}" "$library@two_step" "$library@stream" "$library@tensor_stream" \
+    "$library@deep" "$library"
   # One after the other of what is worth most; torch.compile, which takes seconds a layer, comes last.
   step benchmark 200 "$python" cuda/bench/benchmark.py "$out" --library "$library" --compile
   step sweep 150 "$python" cuda/bench/sweep.py "$out" --library "$library" --seconds 120

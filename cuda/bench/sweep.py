@@ -1,4 +1,4 @@
-"""Measures tiles x groups x segments of the fused kernel, and writes the planner's rates: `sweep.py OUT [options]`.
+"""Measures tiles x groups x segments of the fused kernels, and writes the planner's rates: `sweep.py OUT [options]`.
 
 Each plan of each layer is a row of OUT/sweep.jsonl as soon as it is measured: microseconds, and what the planner says.
 Then the rates are fitted to them and written as OUT/rates.h: what cc/plan/cuda/rates.h should be. OUT/sweep.md has how
@@ -39,14 +39,15 @@ TODAY = tuple(float(number) for number in re.findall(r"double \w+ = ([\d.e+]+);"
 LAYERS = (
     (16, 224, 128, 128, 3, 1), (64, 56, 128, 128, 3, 1), (64, 112, 32, 64, 3, 1), (64, 112, 64, 128, 3, 2),
     (16, 56, 96, 96, 5, 1), (8, 56, 96, 384, 7, 1), (1, 56, 64, 64, 3, 1), (1, 14, 128, 128, 3, 1),
+    (128, 28, 256, 256, 3, 1), (128, 14, 512, 512, 3, 1),
 )  # fmt: skip
-TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 32), (16, 8))
+TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 24), (4, 32), (16, 8))
 
 
 def plans_of(library, layer: tuple, dtype: str):
     """The options of all plans of a layer, two_step's too, that the planner can make."""
     yield {"path": "two_step"}
-    cuts = itertools.product(("stream", "tensor_stream"), TILES, (1, 2, 3), (1, 2, 4))
+    cuts = itertools.product(("stream", "tensor_stream", "deep"), TILES, (1, 2, 3), (1, 2, 4))
     for path, tile, groups, segments in cuts:
         options = {"path": path, "tile": tile, "groups": groups, "segments": segments}
         try:

@@ -27,13 +27,55 @@ struct DepthwiseArgs {
   int64_t items;
 };
 
+// Z of one patch for one word of channels, from X in global memory. M = 1, and channels are whole words. kAhead: all
+// rows are under way at a time at the image's edges too, which takes more registers.
+template <typename T, typename Win, bool kAhead>
+DWS_DEVICE void PatchOfImage(uint32_t (&z_words)[kPatchPixels], const DepthwiseArgs& args,
+                             const float (&weights)[Win::kTaps][Word<T>::kElements], int64_t image, int row, int column,
+                             int word) {
+  constexpr int kElements = Word<T>::kElements;
+  const int words = static_cast<int>(args.C) / kElements;
+  const int H = static_cast<int>(args.H), W = static_cast<int>(args.W);
+  const int in_row = row * Win::kStride - static_cast<int>(args.pad_top);
+  const int in_column = column * Win::kStride - static_cast<int>(args.pad_left);
+  PatchSums<T> sums;
+  float bias[kElements];
+  DWS_UNROLL
+  for (int e = 0; e < kElements; ++e) {
+    bias[e] = args.bias == nullptr ? 0.f : Widen(static_cast<const T*>(args.bias)[word * kElements + e]);
+  }
+  DWS_UNROLL
+  for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = bias[i % kElements];
+  struct Load {
+    const uint32_t* x;
+    int64_t row_words;
+    int words;
+    DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
+    DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
+  };
+  const int64_t row_words = static_cast<int64_t>(W) * words;
+  const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * H * row_words + in_row * row_words +
+                            static_cast<int64_t>(in_column) * words + word;
+  const uint32_t rows = InsideMask(in_row, H, Win::kIn), columns = InsideMask(in_column, W, Win::kIn);
+  // A patch inside the image has a path without branches, where that does not make the compiler load ahead more than
+  // there are registers for.
+  constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
+  if (Win::kIn <= 6 && rows == kAll && columns == kAll) {
+    SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
+  } else if constexpr (kAhead) {
+    SumPatchAhead<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
+  } else {
+    SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
+  }
+  PatchWords<T>(z_words, sums, args.mid);
+}
+
 // A kernel for one window, M = 1, and channels in whole words. A thread has a patch of outputs of one word; the units
 // (word, patch of a row of patches) of a row of patches are dealt to blocks.
 template <typename T, typename Win>
 __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) DepthwiseKernel(const DepthwiseArgs args) {
   constexpr int kElements = Word<T>::kElements;
   const int words = static_cast<int>(args.C) / kElements;
-  const int H = static_cast<int>(args.H), W = static_cast<int>(args.W);
   const int Ho = static_cast<int>(args.Ho), Wo = static_cast<int>(args.Wo);
   const int units = words * ((Wo + kPatch - 1) / kPatch);
   const int blocks_of_row = (units + kDepthwiseThreads - 1) / kDepthwiseThreads;
@@ -45,43 +87,10 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) Dept
     const int row = static_cast<int>(rest % patch_rows) * kPatch;
     const int64_t image = rest / patch_rows;
     const int patch = unit / words, word = unit - patch * words, column = patch * kPatch;
-    const int in_row = row * Win::kStride - static_cast<int>(args.pad_top);
-    const int in_column = column * Win::kStride - static_cast<int>(args.pad_left);
-
     float weights[Win::kTaps][kElements];
-    DWS_UNROLL
-    for (int tap = 0; tap < Win::kTaps; ++tap) {
-      WidenWord(static_cast<const uint32_t*>(args.d)[tap * words + word], weights[tap], T());
-    }
-    PatchSums<T> sums;
-    float bias[kElements];
-    DWS_UNROLL
-    for (int e = 0; e < kElements; ++e) {
-      bias[e] = args.bias == nullptr ? 0.f : Widen(static_cast<const T*>(args.bias)[word * kElements + e]);
-    }
-    DWS_UNROLL
-    for (int i = 0; i < kPatchPixels * kElements; ++i) (&sums[0][0])[i] = bias[i % kElements];
-    struct Load {
-      const uint32_t* x;
-      int64_t row_words;
-      int words;
-      DWS_DEVICE const uint32_t* operator()(int j) const { return x + j * row_words; }
-      DWS_DEVICE uint32_t operator()(const uint32_t* from, int i) const { return from[i * words]; }
-    };
-    const int64_t row_words = static_cast<int64_t>(W) * words;
-    const uint32_t* const x = static_cast<const uint32_t*>(args.x) + image * H * row_words + in_row * row_words +
-                              static_cast<int64_t>(in_column) * words + word;
-    const uint32_t rows = InsideMask(in_row, H, Win::kIn), columns = InsideMask(in_column, W, Win::kIn);
-    // A patch inside the image has a path without branches, where that does not make the compiler load ahead more than
-    // there are registers for.
-    constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
-    if (Win::kIn <= 6 && rows == kAll && columns == kAll) {
-      SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
-    } else {
-      SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
-    }
+    LoadTaps<Win>(weights, args.d, words, word, T());
     uint32_t z_words[kPatchPixels];
-    PatchWords<T>(z_words, sums, args.mid);
+    PatchOfImage<T, Win, false>(z_words, args, weights, image, row, column, word);
     uint32_t* const z = static_cast<uint32_t*>(args.z) + ((image * Ho + row) * Wo + column) * words + word;
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {

@@ -49,17 +49,40 @@ DWS_DEVICE void LoadRow(uint32_t (&words)[kCount], uint32_t inside, Load load) {
   for (int i = 0; i < kCount; ++i) words[i] = Opaque(words[i]);
 }
 
+// The taps of one input of the patch, at row j and column i.
+template <typename T, typename Win>
+DWS_DEVICE void AddInput(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t word,
+                         int j, int i) {
+  constexpr int kElements = Word<T>::kElements;
+  float* const flat = &sums[0][0];
+  float x[kElements];
+  WidenWord(word, x, T());
+  DWS_UNROLL
+  for (int a = 0; a < kPatch; ++a) {
+    const int r = j - a * Win::kStride;
+    if (r < 0 || r >= Win::kSize) continue;
+    DWS_UNROLL
+    for (int b = 0; b < kPatch; ++b) {
+      const int s = i - b * Win::kStride;
+      if (s < 0 || s >= Win::kSize) continue;
+      DWS_UNROLL
+      for (int e = 0; e < kElements; ++e) {
+        float& sum = flat[(a * kPatch + b) * kElements + e];
+        sum = fmaf(x[e], weights[r * Win::kSize + s][e], sum);
+      }
+    }
+  }
+}
+
 // Adds the taps of all inputs (row, column) of the patch whose bits are set in both masks; the others are outside the
 // image and are left out. load(row) prepares a row, load(row, column) gives the word there. With kAllInside as masks
 // the code has no branches.
 template <typename T, typename Win, typename Load>
 DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
                          uint32_t columns, Load load) {
-  constexpr int kElements = Word<T>::kElements;
   // Half a row at a time where the weights leave no registers for a whole one.
   constexpr int kTogether = Win::kSize < 7 ? Win::kIn : Win::kIn / 2;
   static_assert(Win::kIn % kTogether == 0, "halves are whole");
-  float* const flat = &sums[0][0];
   DWS_UNROLL
   for (int part = 0; part < Win::kIn * (Win::kIn / kTogether); ++part) {
     const int j = part / (Win::kIn / kTogether), first = part % (Win::kIn / kTogether) * kTogether;
@@ -71,23 +94,28 @@ DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][
     DWS_UNROLL
     for (int i = first; i < first + kTogether; ++i) {
       if (((columns >> i) & 1u) == 0) continue;
-      float x[kElements];
-      WidenWord(words[i - first], x, T());
-      DWS_UNROLL
-      for (int a = 0; a < kPatch; ++a) {
-        const int r = j - a * Win::kStride;
-        if (r < 0 || r >= Win::kSize) continue;
-        DWS_UNROLL
-        for (int b = 0; b < kPatch; ++b) {
-          const int s = i - b * Win::kStride;
-          if (s < 0 || s >= Win::kSize) continue;
-          DWS_UNROLL
-          for (int e = 0; e < kElements; ++e) {
-            float& sum = flat[(a * kPatch + b) * kElements + e];
-            sum = fmaf(x[e], weights[r * Win::kSize + s][e], sum);
-          }
-        }
-      }
+      AddInput<T, Win>(sums, weights, words[i - first], j, i);
+    }
+  }
+}
+
+// The same with all rows under way at a time, where there are registers for them.
+template <typename T, typename Win, typename Load>
+DWS_DEVICE void SumPatchAhead(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
+                              uint32_t columns, Load load) {
+  uint32_t words[Win::kIn][Win::kIn];
+  DWS_UNROLL
+  for (int j = 0; j < Win::kIn; ++j) {
+    const auto row = load(j);
+    LoadRow<Win::kIn>(words[j], ((rows >> j) & 1u) != 0 ? columns : 0u, [&](int i) { return load(row, i); });
+  }
+  DWS_UNROLL
+  for (int j = 0; j < Win::kIn; ++j) {
+    if (((rows >> j) & 1u) == 0) continue;
+    DWS_UNROLL
+    for (int i = 0; i < Win::kIn; ++i) {
+      if (((columns >> i) & 1u) == 0) continue;
+      AddInput<T, Win>(sums, weights, words[j][i], j, i);
     }
   }
 }

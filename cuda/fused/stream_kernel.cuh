@@ -30,27 +30,6 @@ namespace cuda {
 template <int kWindow>
 constexpr int kStreamThreads = kWindow == 3 ? 384 : 256;
 
-// A block's shared memory, as one group sees it.
-template <typename T>
-struct StreamShared {
-  T* p;                   // [channels][p_pitch]
-  T* d;                   // [taps][channels]
-  float* depthwise_bias;  // [channels]
-  float* bias;            // [out_channels]
-  T* z;                   // [tile pixels][z_pitch]
-  T* ring;                // [ring_rows][in_columns][channels]
-
-  DWS_DEVICE StreamShared(const StreamArgs& args, int group) {
-    char* const shared = SharedMemory();
-    p = reinterpret_cast<T*>(shared + args.p_offset_bytes);
-    d = reinterpret_cast<T*>(shared + args.d_offset_bytes);
-    depthwise_bias = reinterpret_cast<float*>(shared + args.bias_offset_bytes);
-    bias = depthwise_bias + args.channels;
-    z = reinterpret_cast<T*>(shared + args.z_offset_bytes + group * args.group_bytes);
-    ring = reinterpret_cast<T*>(shared + args.ring_offset_bytes + group * args.group_bytes);
-  }
-};
-
 // What stays for the whole kernel: filters and biases. Whether this thread saw a tap of D that is infinite or no
 // number.
 template <typename Policy, int kTaps>

@@ -1,5 +1,5 @@
-// What the fused kernels share that go down strips of an image: their arguments, where a group of threads is, and the
-// copies of rows of X to its ring.
+// What the fused kernels share that go down strips of an image: their arguments, shared memory, where a group of
+// threads is, and the copies of rows of X to its ring.
 #ifndef DWSCONV_CUDA_FUSED_STREAM_PARTS_CUH_
 #define DWSCONV_CUDA_FUSED_STREAM_PARTS_CUH_
 
@@ -37,6 +37,27 @@ struct StreamArgs {
 // Which of the block's groups a thread is in, and which of the group's threads it is.
 DWS_DEVICE int GroupOf(const StreamArgs& args) { return static_cast<int>(threadIdx.x) >> args.group_threads_log2; }
 DWS_DEVICE int IndexInGroup(const StreamArgs& args) { return static_cast<int>(threadIdx.x) & (args.group_threads - 1); }
+
+// A block's shared memory, as one group sees it.
+template <typename T, typename Filter = T>
+struct StreamShared {
+  T* p;                   // [channels][p_pitch]
+  Filter* d;              // [taps][channels]
+  float* depthwise_bias;  // [channels]
+  float* bias;            // [out_channels]
+  T* z;                   // [tile pixels][z_pitch]
+  T* ring;                // [ring_rows][in_columns][channels]
+
+  DWS_DEVICE StreamShared(const StreamArgs& args, int group) {
+    char* const shared = SharedMemory();
+    p = reinterpret_cast<T*>(shared + args.p_offset_bytes);
+    d = reinterpret_cast<Filter*>(shared + args.d_offset_bytes);
+    depthwise_bias = reinterpret_cast<float*>(shared + args.bias_offset_bytes);
+    bias = depthwise_bias + args.channels;
+    z = reinterpret_cast<T*>(shared + args.z_offset_bytes + group * args.group_bytes);
+    ring = reinterpret_cast<T*>(shared + args.ring_offset_bytes + group * args.group_bytes);
+  }
+};
 
 // A thread's part in its group, found once: the divisions are done here. Two numbers a register, of which there are
 // few.

@@ -85,23 +85,9 @@ struct TensorFilter {
   }
 };
 
+// D: [channels / 16][TensorFilter::kBlockWords]. A row of the ring: TensorRing::RowElements. There is no Z.
 template <typename T>
-struct TensorStreamShared {
-  T* p;                   // [channels][p_pitch]
-  uint32_t* d;            // [channels / 16][TensorFilter::kBlockWords]
-  float* depthwise_bias;  // [channels]
-  float* bias;            // [out_channels]
-  T* ring;                // [ring_rows][TensorRing::RowElements]
-
-  DWS_DEVICE TensorStreamShared(const StreamArgs& args, int group) {
-    char* const shared = SharedMemory();
-    p = reinterpret_cast<T*>(shared + args.p_offset_bytes);
-    d = reinterpret_cast<uint32_t*>(shared + args.d_offset_bytes);
-    depthwise_bias = reinterpret_cast<float*>(shared + args.bias_offset_bytes);
-    bias = depthwise_bias + args.channels;
-    ring = reinterpret_cast<T*>(shared + args.ring_offset_bytes + group * args.group_bytes);
-  }
-};
+using TensorStreamShared = StreamShared<T, uint32_t>;
 
 // Z of a warp's two rows for 16 channels, as the left side of a product: word i of row m is, by lane (g, t), of pixel g
 // + 8 * (i % 2) and channels 2t + 8 * (i / 2) and the next.

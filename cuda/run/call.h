@@ -64,6 +64,7 @@ Run RunDenseProduct;
 Run RunDirect;
 Run RunStream;
 Run RunTensorStream;
+Run RunDeep;
 Run RunStrip;
 
 Run RunGradientStream;

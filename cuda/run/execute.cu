@@ -17,7 +17,7 @@ Run* const kRuns[] = {
     RunTranspose, RunTranspose, RunTranspose,
     RunDepthwise, RunDepthwise, RunToeplitz, RunWindow, RunPixels,
     RunProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
-    RunDirect, RunStream, RunTensorStream, RunStrip,
+    RunDirect, RunStream, RunTensorStream, RunDeep, RunStrip,
     RunGradientStream, RunColumns, RunBetweenFactors, RunOutputGradient, RunBetweenGradient, RunFilterProduct,
     RunDepthwiseGradient, RunReduce, RunReduce,
 };

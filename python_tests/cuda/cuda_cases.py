@@ -82,9 +82,11 @@ def draw_case(seed: int) -> tuple:
     return shape, dtype, math, path, cut
 
 
-def takes_tensor_stream(window: int, filters: int, dtype: str) -> bool:
-    """Whether a layer that the fused kernel takes has the one on tensor cores too."""
-    return window in (3, 5) and filters <= 128 and dtype in ("float16", "bfloat16")
+def other_fused(window: int, filters: int, dtype: str, math: str) -> tuple:
+    """The paths of the other fused kernels that take a layer that the first one takes."""
+    sixteen = dtype in ("float16", "bfloat16")
+    tensor = ("tensor_stream",) if sixteen and window in (3, 5) and filters <= 128 else ()
+    return (*tensor, "deep") if sixteen or math == "tf32" else tensor
 
 
 def tolerance(x, layer, residual, expected, dtype: str, math: str) -> float:

@@ -93,8 +93,7 @@ def checks(library, cases: int, small: bool):
     fused = {"bias": True, "depthwise_bias": True, "depthwise_activation": ("relu6", 0.2), "activation": ("relu", 0.2)}
     for window, stride in cuda_cases.WINDOWS:
         for dtype, math in cuda_cases.KINDS:
-            tensor = ("tensor_stream",) if cuda_cases.takes_tensor_stream(window, 72, dtype) else ()
-            for path in ("stream", "two_step", *tensor):
+            for path in ("stream", "two_step", *cuda_cases.other_fused(window, 72, dtype, math)):
                 letters = dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, window, window)))
                 shape = {**letters, **fused, "strides": (stride, stride), "seed": 3}
                 name = f"{path} {window}x{window} stride {stride} {dtype} {math}"
@@ -103,10 +102,11 @@ def checks(library, cases: int, small: bool):
         shape, dtype, math, path, cut = cuda_cases.draw_case(seed)
         options = {"path": path, **cut, "offset": seed % 2, "in_place": seed % 5 == 0}
         yield f"random {seed}", lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
-        if path == "stream" and cuda_cases.takes_tensor_stream(shape["R"], shape["K"], dtype):
-            options = {**options, "path": "tensor_stream", "tile": None}
-            name = f"random {seed} on tensor cores"
-            yield name, lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
+        if path == "stream":
+            for other in cuda_cases.other_fused(shape["R"], shape["K"], dtype, math):
+                options = {"path": other, "offset": seed % 2, "in_place": seed % 5 == 0}
+                name = f"random {seed} on {other}"
+                yield name, lambda s=shape, d=dtype, m=math, o=options: compare(library, s, d, m, **o)
     for n, h, w, c, k, size, stride in [] if small else LAYERS.values():
         shape = {
             **dict(zip("NHWCMKRS", (n, h, w, c, 1, k, size, size))),

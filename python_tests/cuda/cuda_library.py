@@ -9,7 +9,7 @@ from typing import Optional
 
 import numpy as np
 
-PATHS = {"auto": 0, "direct": 1, "two_step": 2, "stream": 3, "tensor_stream": 7}
+PATHS = {"auto": 0, "direct": 1, "two_step": 2, "stream": 3, "tensor_stream": 7, "deep": 8}
 BLOCK_PATHS = {"general": 4, "steps": 5, "fused": 6}  # of blocks with other stages, and of gradients
 MATHS = {"exact": 0, "tf32": 1}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -78,7 +78,7 @@ class Library:
         self.handle.dwsconv_cuda_plan.restype = self.handle.dwsconv_cuda_run.restype = ctypes.c_char_p
         self.handle.dwsconv_cuda_calls.restype = ctypes.c_int64
 
-    def calls(self, paths=("direct", "two_step", "stream", "tensor_stream")) -> dict:
+    def calls(self, paths=("direct", "two_step", "stream", "tensor_stream", "deep")) -> dict:
         """Calls so far by path."""
         return {path: self.handle.dwsconv_cuda_calls({**PATHS, **BLOCK_PATHS}[path]) for path in paths}
 

@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any, Callable
 
+import cuda_cases
 import numpy as np
 import pytest
+import reference
 from conftest import ROOT
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +31,31 @@ def conflicts(library: Any) -> Callable[[], int]:
     count.restype = ctypes.c_int64
     before = count()
     return lambda: count() - before
+
+
+POISONS = ("x", "tap", "both")
+
+
+def poisoned_case(shape: dict, dtype: str, poison: str) -> tuple:
+    """A random case (at least 19x21x31) with infinities and a NaN in the input, in two taps, or in both."""
+    case = x, layer, _ = reference.random_case(np.random.default_rng(0), cuda_cases.NUMPY[dtype], shape)
+    if poison != "tap":
+        x[0, 9, 11, 13], x[0, 2, 0, 7], x[0, 18, 20, 21] = np.inf, np.nan, -np.inf
+    if poison != "x":
+        layer.depthwise_filter[0, 0, 5, 0], layer.depthwise_filter[-1, shape["S"] // 2, 30, 0] = np.inf, np.nan
+    return case
+
+
+def compare_poisoned(actual: np.ndarray, case: tuple, dtype: str) -> None:
+    """The same outputs are finite and the same are NaN as in float64; the finite ones are near."""
+    with np.errstate(invalid="ignore"):
+        expected = reference.forward(*case)
+    finite = np.isfinite(expected)
+    assert 0 < finite.sum() < finite.size
+    actual = actual.astype(np.float64)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_array_equal(np.isfinite(actual), finite)
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0.1, atol=0.5 if dtype == "bfloat16" else 0.06)
 
 
 class Fenced:

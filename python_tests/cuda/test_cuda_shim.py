@@ -14,7 +14,7 @@ import pytest
 import reference
 from conftest import ROOT
 from cuda_library import Call, Library, call_of, tensors_of
-from cuda_shim_support import Fenced, build_shim, conflicts  # noqa: F401
+from cuda_shim_support import POISONS, Fenced, build_shim, compare_poisoned, conflicts, poisoned_case  # noqa: F401
 from native_support import guarded
 
 
@@ -202,25 +202,14 @@ def test_7x7_on_tensor_cores(library, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("poison", ["x", "tap", "both"])
+@pytest.mark.parametrize("poison", POISONS)
 def test_7x7_on_tensor_cores_keeps_infinities_where_they_belong(library, dtype, poison):
     """An infinite input is multiplied by zeros of the Toeplitz matrix, an infinite tap by zeros around the image."""
     shape = {**LAYER, "H": 19, "W": 21, "R": 7, "S": 7, "depthwise_activation": ("gelu", 0.2)}
-    x, layer, residual = reference.random_case(np.random.default_rng(0), cuda_cases.NUMPY[dtype], shape)
-    if poison != "tap":
-        x[0, 9, 11, 13], x[0, 2, 0, 7], x[0, 18, 20, 21] = np.inf, np.nan, -np.inf
-    if poison != "x":
-        layer.depthwise_filter[0, 0, 5, 0], layer.depthwise_filter[6, 3, 30, 0] = np.inf, np.nan
-    actual, plan = compute(library, (x, layer, residual), dtype, path="two_step")
+    case = poisoned_case(shape, dtype, poison)
+    actual, plan = compute(library, case, dtype, path="two_step")
     assert plan.text.startswith("two_step toeplitz")
-    with np.errstate(invalid="ignore"):
-        expected = reference.forward(x, layer, residual)
-    finite = np.isfinite(expected)
-    assert 0 < finite.sum() < finite.size
-    actual = actual.astype(np.float64)
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
-    np.testing.assert_array_equal(np.isfinite(actual), finite)
-    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0.1, atol=0.5 if dtype == "bfloat16" else 0.05)
+    compare_poisoned(actual, case, dtype)
 
 
 def test_nothing_to_do(library):

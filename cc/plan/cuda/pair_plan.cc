@@ -1,5 +1,6 @@
 // A depthwise and a 1x1 convolution: one fused kernel, one kernel for each, or a plain one.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -10,6 +11,7 @@ namespace {
 
 constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
 constexpr int kMostGroups = 4;           // of a block's threads
+constexpr double kL2BytesPerCycle = 24;  // of a multiprocessor, where all of them read the same
 
 double Bytes(const Chain& p, int64_t elements) { return Real(elements) * Real(SizeOf(p.dtype)); }
 
@@ -108,6 +110,89 @@ std::string PlanStream(const Chain& p, const CudaMachine& machine, const CudaOpt
          " bytes of shared memory that a block may have";
 }
 
+int DeepThreads(const Chain& p) { return DeepMostThreads(static_cast<int>(p.R), static_cast<int>(SizeOf(p.dtype))); }
+
+// Why the fused kernel for deep layers does not take this one; or "".
+std::string DeepRefuses(const Chain& p, const CudaMachine& machine, CudaMath math) {
+  if (!HasFastWindow(p)) {
+    return "path deep is for 3x3 and 5x5 windows with stride 1 or 2 and for 7x7 with stride 1, dilation 1 and depth "
+           "multiplier 1";
+  }
+  if (p.dtype == DType::kFloat32 && math != CudaMath::kTf32) return "path deep is for products on tensor cores";
+  if (machine.capability < 80) return "path deep needs a card of compute capability 8.0 or more";
+  // A tile's pixels may lie in images that follow the first one's.
+  if (!SizesFit(p) || p.K > 4096 || p.output_pixels() > std::numeric_limits<int>::max() / p.K - 2 * kDeepPixels) {
+    return "path deep is not for sizes as large as these";
+  }
+  return "";
+}
+
+// Models the time of the fused kernel for deep layers.
+void FinishDeep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaTile* tile) {
+  const int64_t by_shared = machine.multiprocessor_shared_bytes / (tile->shared_bytes + kBlockReservedBytes);
+  // The launch bounds leave a block of the most threads all registers of a multiprocessor.
+  const int64_t by_registers = DeepThreads(p) / tile->threads;
+  const int residents = static_cast<int>(std::max<int64_t>(1, std::min(by_shared, by_registers)));
+  tile->blocks_per_multiprocessor = residents;
+  tile->strips = tile->segments = 1;
+  const int tile_pixels = tile->tile_rows * tile->tile_columns;
+  const double pixels = Real(p.N * p.output_pixels()), part = tile_pixels / pixels;
+  tile->items = CeilDiv(p.N * p.output_pixels(), tile_pixels);
+  if (tile->items > kMostItems) tile->items = 0;
+  // Warps multiply 32 pixels x 64 columns each, on a multiprocessor's four parts.
+  const double warps = Real(residents) * tile->threads / 32;
+  const double idle = std::ceil(warps / 4) * 4 / warps;
+  const double product = (Real(tile_pixels) * tile->channels * tile->out_channels / ProductPerCycle(p, machine, math) +
+                          tile_pixels * Real(p.K) / machine.rates.outputs) *
+                         idle;
+  // Patches at an image's ends are computed whole.
+  const double patches = Real(p.N * CeilDiv(p.Ho, 4) * CeilDiv(p.Wo, 4)) * 16;
+  const bool vectors = p.C * SizeOf(p.dtype) % 4 == 0 && p.K * SizeOf(p.dtype) % 16 == 0;
+  // From global memory they take more instructions than from a ring (docs/cuda.md); without vectors, plain loops.
+  const double fma = machine.rates.fma * (vectors ? 0.7 : 0.1);
+  const double sums = part * patches * Real(p.C * p.R * p.S) / fma;
+  const double bytes_per_cycle = machine.dram_bytes_per_us / machine.clock_per_us / machine.multiprocessors;
+  const double x = part * Bytes(p, p.N * p.H * p.W * p.C), y = part * Bytes(p, p.N * p.output_pixels() * p.K);
+  const double dram = (x + y) / bytes_per_cycle;
+  // A patch's rows: those that the patch above has read come from L2 again. All of a small one are asked for together.
+  const double rows = 3 * Real(p.stride_h) + Real(p.R), waits = rows <= 6 ? 1 : rows;
+  const double filter = Bytes(p, int64_t{tile->channels} * tile->out_channels);
+  const double l2 = (filter + x * rows / (4 * Real(p.stride_h))) / kL2BytesPerCycle;
+  const double words = Real(p.C * SizeOf(p.dtype)) / 4;
+  const double read = std::ceil(part * patches / 16 * words / tile->threads) * waits * machine.rates.latency_cycles;
+  // A block by itself reads X, then multiplies; of two of a multiprocessor one reads while the other multiplies.
+  const double alone = std::max({std::max(sums, read) + product, dram, l2});
+  const double together = std::max({alone / residents, 0.8 * (sums + product), dram, l2});
+  const int64_t slots = int64_t{machine.multiprocessors} * residents, turns = tile->items / slots;
+  const int64_t last = CeilDiv(tile->items - turns * slots, machine.multiprocessors);  // blocks of the last turn
+  const double cycles =
+      Real(turns) * residents * (residents == 1 ? alone : together) + (last == 0   ? 0
+                                                                       : last == 1 ? alone
+                                                                                   : Real(last) * together);
+  tile->modelled_us = (cycles + 1500) / machine.clock_per_us + machine.rates.launch_us;
+}
+
+// The fused kernel for deep layers, or why it cannot run. The best tile of those that fit, or the one asked for.
+std::string PlanDeep(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaTile* best) {
+  const std::string refused = DeepRefuses(p, machine, options.math);
+  if (!refused.empty()) return refused;
+  for (int pixels = 64; pixels <= kDeepPixels; pixels += 32) {
+    for (int groups = 1; groups <= 2; ++groups) {
+      CudaTile tile;
+      tile.tile_rows = 4, tile.tile_columns = pixels / 4, tile.groups = groups;
+      if (options.tile_rows > 0 && (options.tile_rows != 4 || options.tile_columns != tile.tile_columns)) continue;
+      if ((options.groups > 0 && options.groups != groups) || options.segments > 1) continue;
+      LayOutDeep(p, &tile);
+      if (tile.shared_bytes > machine.block_shared_bytes || tile.threads > DeepThreads(p)) continue;
+      FinishDeep(p, machine, options.math, &tile);
+      if (tile.items > 0 && (best->items == 0 || tile.modelled_us < best->modelled_us)) *best = tile;
+    }
+  }
+  if (best->items > 0) return "";
+  return "path deep has no tile of 4x16, 4x24 or 4x32 in one or two groups, and one segment, that fits into the " +
+         std::to_string(machine.block_shared_bytes) + " bytes of shared memory that a block may have";
+}
+
 // The depthwise half of a 7x7 window on tensor cores, where that can be.
 bool PlanToeplitz(const Chain& p, const CudaMachine& machine, CudaTile* tile) {
   if (!HasFastWindow(p) || p.R != 7 || p.dtype == DType::kFloat32 || p.C % 8 != 0) return false;
@@ -171,10 +256,11 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
   const size_t before = plan->steps.size();
   CudaStep stream{CudaKernel::kStream, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep tensor{CudaKernel::kTensorStream, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  CudaStep deep{CudaKernel::kDeep, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep depthwise{CudaKernel::kDepthwise, from, CudaTensor::kDepthwiseFilter, CudaTensor::kZ};
   CudaStep direct{CudaKernel::kDirect, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep product{CudaKernel::kProduct, CudaTensor::kZ, CudaTensor::kPointwiseFilter, CudaTensor::kY};
-  stream.residual = tensor.residual = direct.residual = product.residual = p.has_residual;
+  stream.residual = tensor.residual = deep.residual = direct.residual = product.residual = p.has_residual;
   plan->path = CudaPath::kDirect;
   if (options.path == CudaPath::kDirect || options.path == CudaPath::kGeneral || p.H * p.W == 0) {
     plan->steps.push_back(direct);
@@ -199,6 +285,12 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
   if (any || options.path == CudaPath::kTensorStream) {
     const std::string refused = PlanStream(p, machine, options, true, &tensor.tile);
     consider(CudaPath::kTensorStream, refused, tensor.tile.modelled_us, {tensor});
+  }
+  // Where P leaves room in shared memory, the other fused kernels move as little, by fewer instructions.
+  const bool is_deep = Bytes(p, p.CM() * p.K) > Real(machine.block_shared_bytes) / 2;
+  if ((any && is_deep) || options.path == CudaPath::kDeep) {
+    const std::string refused = PlanDeep(p, machine, options, &deep.tile);
+    consider(CudaPath::kDeep, refused, deep.tile.modelled_us, {deep});
   }
   if (any || options.path == CudaPath::kTwoStep) {
     double us = 0;

@@ -231,6 +231,7 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
       return pair + tf32;
     case CudaKernel::kStream:
     case CudaKernel::kTensorStream:
+    case CudaKernel::kDeep:
       return pair + tf32 + DescribeTile(step.tile) + " groups " + std::to_string(step.tile.groups) + " threads " +
              std::to_string(step.tile.threads) + " shared " + std::to_string(step.tile.shared_bytes) + blocks;
     case CudaKernel::kStrip:
@@ -255,8 +256,8 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
 }  // namespace
 
 const char* CudaPathName(CudaPath path) {
-  const char* const names[kCudaPaths] = {"auto",    "direct", "two_step", "stream",
-                                         "general", "steps",  "fused",    "tensor_stream"};
+  const char* const names[kCudaPaths] = {"auto",  "direct", "two_step",      "stream", "general",
+                                         "steps", "fused",  "tensor_stream", "deep"};
   return names[static_cast<int>(path)];
 }
 
@@ -311,7 +312,8 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
 std::string DescribeCudaPlan(const CudaPlan& plan) {
   if (plan.path == CudaPath::kAuto) return "nothing";
   const bool pair = plan.path == CudaPath::kDirect || plan.path == CudaPath::kTwoStep ||
-                    plan.path == CudaPath::kStream || plan.path == CudaPath::kTensorStream;
+                    plan.path == CudaPath::kStream || plan.path == CudaPath::kTensorStream ||
+                    plan.path == CudaPath::kDeep;
   std::string text;
   const auto add = [&text](const std::string& word) {
     if (!word.empty()) text += (text.empty() ? "" : ", ") + word;

@@ -45,8 +45,9 @@ enum class CudaPath : int {
   kFused = 6,    // gradients in two kernels: X, dY, Y to dZ, dP and biases' gradients; X and dZ to dX and dD
   // A depthwise convolution and a 1x1 one again: kStream with the depthwise half on tensor cores too.
   kTensorStream = 7,
+  kDeep = 8,  // fused: Z of a tile of pixels in shared memory, for all channels; P from L2
 };
-constexpr int kCudaPaths = 8;
+constexpr int kCudaPaths = 9;
 
 const char* CudaPathName(CudaPath path);  // "direct", "two_step", ...
 
@@ -90,11 +91,12 @@ enum class CudaKernel : int {
   kGatedProduct,
   kDenseProduct,
   kConvolution,
-  // Several stages: depthwise and 1x1 by plain loops; the same fused, on CUDA and tensor cores, or on the latter alone;
-  // with the expansion too.
+  // Several stages: depthwise and 1x1 by plain loops; the same fused, on CUDA and tensor cores, on the latter alone, or
+  // with all channels of Z and a stream of P; with the expansion too.
   kDirect,
   kStream,
   kTensorStream,
+  kDeep,
   kStrip,
   // Gradients.
   kGradientStream,     // kFused's first kernel

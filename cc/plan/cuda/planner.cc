@@ -107,6 +107,22 @@ void LayOutTensorStream(const Chain& p, CudaTile* tile) {
   tile->shared_bytes = common + tile->groups * group_bytes;
 }
 
+void LayOutDeep(const Chain& p, CudaTile* tile) {
+  const int element = static_cast<int>(SizeOf(p.dtype)), pixels = tile->tile_rows * tile->tile_columns;
+  tile->threads = pixels * 2 * tile->groups;
+  tile->channels = Padded(p.C, DeepStageRows(1, element));
+  tile->out_channels = Padded(p.K, int64_t{kDeepGroupColumns} * tile->groups);
+  tile->z_pitch = ZPitch(tile->channels, element);
+  tile->p_pitch = PPitch(kDeepGroupColumns * tile->groups);
+  SharedLayout shared;
+  tile->z_offset_bytes = shared.Place(int64_t{pixels} * tile->z_pitch * element);
+  tile->ring_offset_bytes =
+      shared.Place(int64_t{kDeepStages} * DeepStageRows(tile->groups, element) * tile->p_pitch * element);
+  // Behind the bias, where Y has the pixels.
+  tile->bias_offset_bytes = shared.Place((int64_t{tile->out_channels} + pixels) * 4);
+  tile->shared_bytes = shared.at;
+}
+
 void LayOutStrip(const Chain& chain, CudaTile* tile) {
   const Chain& p = chain;
   const int element = static_cast<int>(SizeOf(p.dtype)), pixels = tile->tile_rows * tile->tile_columns;

@@ -35,6 +35,7 @@ std::string SharedRefuses(const CudaMachine& machine, int64_t bytes);
 // Lays out shared memory: what follows from tile_rows, tile_columns, groups and the block.
 void LayOutStream(const Chain& chain, CudaTile* tile);
 void LayOutTensorStream(const Chain& chain, CudaTile* tile);
+void LayOutDeep(const Chain& chain, CudaTile* tile);
 void LayOutStrip(const Chain& chain, CudaTile* tile);
 bool LayOutGradientStream(const Chain& chain, CudaTile* tile);  // false where it has too many channels
 

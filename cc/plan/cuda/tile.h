@@ -60,6 +60,16 @@ constexpr int64_t ProductSharedBytes(int stages, bool gathers) {
          (gathers ? kProductTile * 16 : 0);
 }
 
+// cuda/fused/deep_kernel.cuh: pixels of a tile at most; columns of P of a group of threads, of which a panel has one or
+// two; threads of a block at most, by the registers that a thread needs; stages of P's ring, and rows of P in one.
+constexpr int kDeepPixels = 128;
+constexpr int kDeepGroupColumns = 128;
+constexpr int DeepMostThreads(int window, int element_bytes) {
+  return window > 5 ? 256 : window > 3 || element_bytes == 4 ? 384 : 512;
+}
+constexpr int kDeepStages = 4;
+constexpr int DeepStageRows(int groups, int element_bytes) { return 64 / element_bytes / groups; }
+
 // cuda/backward: rows and columns of a product's tile; rows and columns of dX that a thread has at a time; words of
 // channels, at most, of a block of the depthwise kernel for windows.
 constexpr int kGradientProduct = 128;

@@ -1,0 +1,9 @@
+#include "cuda/fused/deep_launch.cuh"
+
+namespace dwsconv {
+namespace cuda {
+
+template const char* LaunchDeep<TensorCores16<BFloat16>>(const Chain&, const Launch&, bool, const DeepArgs&);
+
+}  // namespace cuda
+}  // namespace dwsconv
