@@ -1,15 +1,19 @@
-// The threads of the CPU kernels of all our ops.
-#ifndef DWSCONV_TF_DEVICE_POOL_H_
-#define DWSCONV_TF_DEVICE_POOL_H_
+// What the CPU kernels of all our ops share: the device's threads, and the counters that tests read through ctypes.
+#ifndef DWSCONV_TF_CPU_KERNEL_H_
+#define DWSCONV_TF_CPU_KERNEL_H_
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "cc/core/cpu_features.h"
 #include "cc/core/parallel.h"
+#include "cc/tf/filter_cache.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
 
@@ -38,6 +42,28 @@ class DevicePool : public ThreadPool {
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
 
+// Fills what a call's options say of the machine. `choose` picks the instruction set.
+template <typename Options>
+absl::Status SetDevice(DevicePool* pool, std::string (*choose)(Isa*), Options* options) {
+  const std::string error = choose(&options->isa);
+  options->num_threads = pool->threads();
+  options->pool = pool->get();
+  return error.empty() ? absl::OkStatus() : absl::FailedPreconditionError(error);
+}
+
+// What `count` says of an instruction set, or -1 for a word that is none.
+inline int64_t CountOf(const char* isa, int64_t (*count)(Isa)) {
+  Isa parsed;
+  return isa == nullptr || !ParseIsa(isa, &parsed) ? -1 : count(parsed);
+}
+
+// Of a cache now its entries, their bytes and the tensors held; so far its hits, misses and inserts.
+inline void CopyStats(const FilterCache& cache, int64_t values[6]) {
+  const FilterCache::Stats stats = cache.stats();
+  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.inserts};
+  std::copy(all, all + 6, values);
+}
+
 }  // namespace dwsconv
 
-#endif  // DWSCONV_TF_DEVICE_POOL_H_
+#endif  // DWSCONV_TF_CPU_KERNEL_H_
