@@ -1,4 +1,5 @@
 // The CPU kernel of the layer's op and of the block's: checks, allocates, dispatches. The arithmetic is in cc/cpu.
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -73,7 +74,12 @@ int64_t dwsconv_block_ways(const char* way) { return way == nullptr ? -1 : dwsco
 
 int64_t dwsconv_pack_calls() { return dwsconv::PackCalls(); }
 
-void dwsconv_filter_cache(int64_t values[6]) { dwsconv::CopyStats(dwsconv::FilterCache::Global(), values); }
+// The filter cache: now its entries, their bytes and the tensors held; so far its hits, misses and inserts.
+void dwsconv_filter_cache(int64_t values[6]) {
+  const dwsconv::FilterCache::Stats stats = dwsconv::FilterCache::Global().stats();
+  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.inserts};
+  std::copy(all, all + 6, values);
+}
 
 void dwsconv_filter_cache_clear() { dwsconv::FilterCache::Global().Clear(); }
 

@@ -1,4 +1,4 @@
-// What the CPU kernels of all our ops share: the device's threads, and the counters that tests read through ctypes.
+// What the CPU kernels of all our ops share: the device's threads, and counters that tests read.
 #ifndef DWSCONV_TF_CPU_KERNEL_H_
 #define DWSCONV_TF_CPU_KERNEL_H_
 
@@ -13,7 +13,6 @@
 #include "absl/status/status.h"
 #include "cc/core/cpu_features.h"
 #include "cc/core/parallel.h"
-#include "cc/tf/filter_cache.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
 
@@ -55,13 +54,6 @@ absl::Status SetDevice(DevicePool* pool, std::string (*choose)(Isa*), Options* o
 inline int64_t CountOf(const char* isa, int64_t (*count)(Isa)) {
   Isa parsed;
   return isa == nullptr || !ParseIsa(isa, &parsed) ? -1 : count(parsed);
-}
-
-// Of a cache now its entries, their bytes and the tensors held; so far its hits, misses and inserts.
-inline void CopyStats(const FilterCache& cache, int64_t values[6]) {
-  const FilterCache::Stats stats = cache.stats();
-  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.inserts};
-  std::copy(all, all + 6, values);
 }
 
 }  // namespace dwsconv

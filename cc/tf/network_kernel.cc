@@ -99,9 +99,4 @@ extern "C" {
 // Calls of programs so far.
 int64_t dwsconv_network_calls() { return dwsconv::ProgramCalls(); }
 
-// The cache of packed networks, as dwsconv_filter_cache has that of filters.
-void dwsconv_network_cache(int64_t values[6]) { dwsconv::CopyStats(dwsconv::FilterCache::Networks(), values); }
-
-void dwsconv_network_cache_clear() { dwsconv::FilterCache::Networks().Clear(); }
-
 }  // extern "C"
