@@ -20,7 +20,7 @@ help:
 	@echo "make wheel   dist/*.whl for this platform and TensorFlow"
 	@echo "make release dist/ with an sdist and wheels for several TensorFlows and Pythons, each tried: an hour or more"
 	@echo "make docs    the documentation: build/docs/html/index.html"
-	@echo "make asan    the tests of the op under AddressSanitizer"
+	@echo "make asan    the tests of ops, networks, NumPy module and C interface under AddressSanitizer"
 	@echo "make avx512-model  the tests of the kernels' AVX-512 code on a CPU that lacks it"
 	@echo "make bench-bf16  bfloat16 by each way of this CPU, and the tiles' bits against their model: build/bench_bf16.md"
 	@echo "make cuda    the libraries with GPU kernels, by nvcc; make build takes them out again"

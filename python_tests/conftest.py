@@ -96,6 +96,14 @@ def check_python(program: str, *arguments: str, **options) -> str:
     return done.stdout
 
 
+def check_tests(module: str, *arguments: str, at_least: int, **environment: str) -> None:
+    """Runs a module of tests in a process of its own: none fails, and so many run."""
+    program = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    options = ("-q", "-x", "-p", "no:cacheprovider", *arguments, str(ROOT / "python_tests" / module))
+    said = check_python(program, *options, timeout=600, **environment)
+    assert int(re.search(r"(\d+) passed", said)[1]) >= at_least, said[-500:]
+
+
 def run_example(
     name: str, *arguments: object, timeout: int = 300, paths: Sequence[object] = (), **environment: str
 ) -> subprocess.CompletedProcess:

@@ -1,6 +1,7 @@
 #!/bin/bash
-# tools/asan.sh [PYTEST ARGUMENTS]: the tests of the op and of the NumPy module, with both libraries built by
-# AddressSanitizer, in build/asan/. TensorFlow is the stock wheel, so the sanitizer's runtime is preloaded.
+# tools/asan.sh [PYTEST ARGUMENTS]: the tests of what the libraries compute (layers, blocks, gradients, networks; ops,
+# NumPy module, C interface), with the libraries built by AddressSanitizer, in build/asan/; without arguments the C++
+# unit tests, too. TensorFlow is the stock wheel, so the sanitizer's runtime is preloaded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -16,13 +17,13 @@ done
 
 tests=("$@")
 if [[ ${#tests[@]} == 0 ]]; then
-  shopt -s nullglob
-  tests=(python_tests/op/test_op*.py python_tests/op/test_bad_input*.py python_tests/native/test_native*.py)
-  shopt -u nullglob
-  if [[ ${#tests[@]} == 0 ]]; then
-    echo "error: there are no tests of the op" >&2
-    exit 1
-  fi
+  tools/build.sh test --config=asan
+  tests=(op/test_op.py op/test_bad_input.py op/test_forward_ways.py op/test_activation_kernels.py op/test_small_channels.py)
+  tests+=(op/test_filter_cache.py block/test_block_kernel.py block/test_block_ways.py gradient/test_backward.py)
+  tests+=(native/test_native.py native/test_native_errors.py native/test_native_module.py native/test_own_threads.py)
+  tests+=(native/test_reference_variant.py network/test_network_native.py network/test_network_changed.py)
+  tests+=(network/test_network_op.py network/test_network_c.py)
+  tests=("${tests[@]/#/python_tests/}")
 fi
 
 # Reports go to files: a test that runs a call in a process of its own, or expects an error, would swallow them.

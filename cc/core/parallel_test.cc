@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cc/core/cpu_features.h"
+#include "cc/core/testing_pools.h"
 
 namespace dwsconv {
 namespace {
@@ -33,19 +34,6 @@ class Threads : public ThreadPool {
 
  private:
   std::vector<std::thread> threads_;
-};
-
-// Keeps the work for later: what a pool without a free thread does.
-class Later : public ThreadPool {
- public:
-  void Schedule(std::function<void()> work) override { kept.push_back(std::move(work)); }
-  std::vector<std::function<void()>> kept;
-};
-
-// Runs it at once, in the thread that asks.
-class Now : public ThreadPool {
- public:
-  void Schedule(std::function<void()> work) override { work(); }
 };
 
 // Runs tasks and holds what is promised of all of them, whatever the workers.

@@ -5,25 +5,13 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
 #include <thread>
 #include <vector>
 
+#include "cc/core/testing_pools.h"
+
 namespace dwsconv {
 namespace {
-
-// Keeps the work for later: what a pool without a free thread does.
-class Later : public ThreadPool {
- public:
-  void Schedule(std::function<void()> work) override { kept.push_back(std::move(work)); }
-  std::vector<std::function<void()>> kept;
-};
-
-// Runs it at once, in the thread that asks: what a pool without room does.
-class Now : public ThreadPool {
- public:
-  void Schedule(std::function<void()> work) override { work(); }
-};
 
 // One job: each task once, results where the caller sees them.
 void CheckJob(Team* team, int threads, int64_t tasks) {

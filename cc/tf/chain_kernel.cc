@@ -10,7 +10,7 @@
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/tf/chain_op.h"
-#include "cc/tf/device_pool.h"
+#include "cc/tf/cpu_kernel.h"
 #include "cc/tf/filter_cache.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -41,17 +41,14 @@ class ChainOp : public tensorflow::OpKernel {
     PreferHugePages(buffers.output, static_cast<int64_t>(output->TotalBytes()));
 
     ForwardOptions options;
-    std::string error = ChooseKernelIsa(&options.isa);
-    OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
-    options.num_threads = pool.threads();
-    options.pool = pool.get();
+    OP_REQUIRES_OK(context, SetDevice(&pool, ChooseKernelIsa, &options));
     absl::InlinedVector<const Tensor*, FilterCache::kMaxFilters> filters;
     for (int i = 0; i < kChainInputCount; ++i) {
       if (attributes_.at[i] >= 0 && kChainInputs[i].weights) filters.push_back(&context->input(attributes_.at[i]));
     }
     const PackedFiltersPtr packed = FilterCache::Global().Get(chain, options.isa, buffers, filters, stable_filters_);
-    error = Forward(chain, buffers, packed.get(), options);
+    const std::string error = Forward(chain, buffers, packed.get(), options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
 
@@ -60,15 +57,8 @@ class ChainOp : public tensorflow::OpKernel {
   bool stable_filters_ = false;
 };
 
-#define REGISTER_CPU(T)                                                                                               \
-  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>DepthwiseSepConv2D").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-                          ChainOp<ChainOpKind::kLayer>);                                                              \
-  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>ConvBlock").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),          \
-                          ChainOp<ChainOpKind::kBlock>)
-REGISTER_CPU(float);
-REGISTER_CPU(tensorflow::bfloat16);
-REGISTER_CPU(Eigen::half);
-#undef REGISTER_CPU
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>DepthwiseSepConv2D", ChainOp<ChainOpKind::kLayer>);
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>ConvBlock", ChainOp<ChainOpKind::kBlock>);
 
 }  // namespace
 }  // namespace dwsconv
@@ -76,12 +66,8 @@ REGISTER_CPU(Eigen::half);
 // What ran in this process, for tests: read through ctypes. Counters only, so any thread may call at any time.
 extern "C" {
 
-// Calls that ran on the kernels of an ISA ("generic", "avx2", "avx512", "amx"), or -1 for a word that is none.
-int64_t dwsconv_calls(const char* isa) {
-  dwsconv::Isa parsed;
-  if (isa == nullptr || !dwsconv::ParseIsa(isa, &parsed)) return -1;
-  return dwsconv::ForwardCalls(parsed);
-}
+// Calls that ran on the kernels of an ISA: "generic", "avx2", "avx512", "amx".
+int64_t dwsconv_calls(const char* isa) { return dwsconv::CountOf(isa, dwsconv::ForwardCalls); }
 
 // How often a way of cutting an expanded chain was gone (cc/cpu/run/executor.h), or -1 for a word that is none.
 int64_t dwsconv_block_ways(const char* way) { return way == nullptr ? -1 : dwsconv::ChainWay(way); }

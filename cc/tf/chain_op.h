@@ -6,15 +6,13 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "cc/core/infer.h"
+#include "cc/tf/op_support.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/framework/types.pb.h"
-#include "tensorflow/core/platform/errors.h"  // TF_RETURN_IF_ERROR
 
 namespace dwsconv {
 
@@ -63,23 +61,6 @@ struct ChainAttributes {
     return filled;
   }
 };
-
-inline absl::Status ToDType(tensorflow::DataType from, DType* to) {
-  switch (from) {
-    case tensorflow::DT_FLOAT:
-      *to = DType::kFloat32;
-      return absl::OkStatus();
-    case tensorflow::DT_BFLOAT16:
-      *to = DType::kBFloat16;
-      return absl::OkStatus();
-    case tensorflow::DT_HALF:
-      *to = DType::kFloat16;
-      return absl::OkStatus();
-    default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("T must be float, bfloat16 or half, but is ", tensorflow::DataType_Name(from)));
-  }
-}
 
 // The length of a list that has at most one tensor. Context: shape_inference::InferenceContext or OpKernelConstruction.
 template <typename Context>
@@ -137,46 +118,24 @@ absl::Status ReadChainAttributes(Context* context, ChainOpKind kind, ChainAttrib
     TF_RETURN_IF_ERROR(context->GetAttr("epsilon", &request.epsilon));
   }
   Chain unused;
-  const std::string error = Infer(request, &unused);
-  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
-}
-
-// What a graph knows of the shape of input i.
-inline Shape ShapeOf(tensorflow::shape_inference::InferenceContext* c, int i) {
-  if (!c->RankKnown(c->input(i))) return Shape();
-  std::vector<int64_t> sizes;
-  for (int axis = 0; axis < c->Rank(c->input(i)); ++axis) {
-    const auto size = c->Dim(c->input(i), axis);
-    sizes.push_back(c->ValueKnown(size) ? c->Value(size) : kUnknown);
-  }
-  return sizes;
+  return ArgumentStatus(Infer(request, &unused));
 }
 
 // For shape functions: infers the chain from what the graph knows.
 inline absl::Status InferInGraph(tensorflow::shape_inference::InferenceContext* c, ChainOpKind kind, Chain* chain,
                                  ChainAttributes* attributes) {
   TF_RETURN_IF_ERROR(ReadChainAttributes(c, kind, attributes));
-  const std::string error = Infer(attributes->WithShapes([c](int i) { return ShapeOf(c, i); }), chain);
-  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
+  return ArgumentStatus(Infer(attributes->WithShapes([c](int i) { return ShapeOf(c, i); }), chain));
 }
 
-// For kernels: checks a call's shapes and collects the addresses of its inputs, null for those that are not there.
-// Of: Buffers, or BackwardBuffers of a layer.
+// For kernels: checks a call's shapes.
 inline absl::Status InferCall(tensorflow::OpKernelContext* context, const ChainAttributes& attributes, Chain* chain) {
-  const auto shape = [context](int i) -> Shape {
-    const auto sizes = context->input(i).shape().dim_sizes();
-    return std::vector<int64_t>(sizes.begin(), sizes.end());
-  };
-  const std::string error = Infer(attributes.WithShapes(shape), chain);
-  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
+  return ArgumentStatus(Infer(attributes.WithShapes([context](int i) { return SizesOf(context, i); }), chain));
 }
 
+// Null for an input that is not there.
 inline const void* DataOf(tensorflow::OpKernelContext* context, int at) {
   return at < 0 ? nullptr : context->input(at).data();
-}
-
-inline absl::Status ToTensorShape(const std::vector<int64_t>& sizes, tensorflow::TensorShape* shape) {
-  return tensorflow::TensorShape::BuildTensorShape(sizes, shape);
 }
 
 // Checks a call, allocates its output, in the residual's memory where nobody else reads that, and collects the

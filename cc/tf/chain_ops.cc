@@ -1,7 +1,4 @@
 // Registers the ops of chains, the layer's and the block's: inputs, attributes, documentation and shape function.
-#include <cstdint>
-#include <vector>
-
 #include "cc/tf/chain_op.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -9,19 +6,20 @@
 namespace dwsconv {
 namespace {
 
-using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
 
 template <ChainOpKind kKind>
 absl::Status ChainShape(InferenceContext* c) {
   Chain chain;
   ChainAttributes attributes;
   TF_RETURN_IF_ERROR(InferInGraph(c, kKind, &chain, &attributes));
-  std::vector<DimensionHandle> output;
-  for (int64_t size : OutputShape(chain)) output.push_back(size == kUnknown ? c->UnknownDim() : c->MakeDim(size));
+  ShapeHandle output = MakeShape(c, OutputShape(chain));
   // Others may know that it is the same batch.
-  if (chain.N == kUnknown && c->RankKnown(c->input(0))) output[0] = c->Dim(c->input(0), 0);
-  c->set_output(0, c->MakeShape(output));
+  if (chain.N == kUnknown && c->RankKnown(c->input(0))) {
+    TF_RETURN_IF_ERROR(c->ReplaceDim(output, 0, c->Dim(c->input(0), 0), &output));
+  }
+  c->set_output(0, output);
   return absl::OkStatus();
 }
 

@@ -118,18 +118,9 @@ class DepthwiseSepConv2DGradGpuOp : public GradOp {
   }
 };
 
-#define REGISTER_GPU(T)                                                                                               \
-  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>DepthwiseSepConv2D").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), \
-                          ChainGpuOp<ChainOpKind::kLayer>);                                                           \
-  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>ConvBlock").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),          \
-                          ChainGpuOp<ChainOpKind::kBlock>);                                                           \
-  REGISTER_KERNEL_BUILDER(                                                                                            \
-      Name("TfDwsconv>DepthwiseSepConv2DGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),                 \
-      DepthwiseSepConv2DGradGpuOp)
-REGISTER_GPU(float);
-REGISTER_GPU(tensorflow::bfloat16);
-REGISTER_GPU(Eigen::half);
-#undef REGISTER_GPU
+DWSCONV_REGISTER_KERNEL("GPU", "TfDwsconv>DepthwiseSepConv2D", ChainGpuOp<ChainOpKind::kLayer>);
+DWSCONV_REGISTER_KERNEL("GPU", "TfDwsconv>ConvBlock", ChainGpuOp<ChainOpKind::kBlock>);
+DWSCONV_REGISTER_KERNEL("GPU", "TfDwsconv>DepthwiseSepConv2DGrad", DepthwiseSepConv2DGradGpuOp);
 
 }  // namespace
 }  // namespace dwsconv

@@ -6,7 +6,7 @@
 #include "cc/core/huge_pages.h"
 #include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/backward.h"
-#include "cc/tf/device_pool.h"
+#include "cc/tf/cpu_kernel.h"
 #include "cc/tf/grad_op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
@@ -30,24 +30,14 @@ class DepthwiseSepConv2DGradOp : public GradOp {
     }
 
     BackwardOptions options;
-    std::string error = ChooseKernelIsa(&options.isa);
-    OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
-    options.num_threads = pool.threads();
-    options.pool = pool.get();
-    error = Backward(chain, buffers, options);
+    OP_REQUIRES_OK(context, SetDevice(&pool, ChooseKernelIsa, &options));
+    const std::string error = Backward(chain, buffers, options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
 };
 
-#define REGISTER_CPU(T)                                                                               \
-  REGISTER_KERNEL_BUILDER(                                                                            \
-      Name("TfDwsconv>DepthwiseSepConv2DGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      DepthwiseSepConv2DGradOp)
-REGISTER_CPU(float);
-REGISTER_CPU(tensorflow::bfloat16);
-REGISTER_CPU(Eigen::half);
-#undef REGISTER_CPU
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>DepthwiseSepConv2DGrad", DepthwiseSepConv2DGradOp);
 
 }  // namespace
 }  // namespace dwsconv
@@ -55,12 +45,8 @@ REGISTER_CPU(Eigen::half);
 // What ran in this process, for tests, as in chain_kernel.cc.
 extern "C" {
 
-// Calls that ran on the backward kernels of an ISA, or -1 for a word that is none.
-int64_t dwsconv_backward_calls(const char* isa) {
-  dwsconv::Isa parsed;
-  if (isa == nullptr || !dwsconv::ParseIsa(isa, &parsed)) return -1;
-  return dwsconv::BackwardCalls(parsed);
-}
+// Calls that ran on the backward kernels of an ISA.
+int64_t dwsconv_backward_calls(const char* isa) { return dwsconv::CountOf(isa, dwsconv::BackwardCalls); }
 
 // Those of them whose scratch held channels repeated for their multipliers.
 int64_t dwsconv_backward_repeated_calls() { return dwsconv::BackwardRepeatedCalls(); }

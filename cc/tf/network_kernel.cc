@@ -1,5 +1,4 @@
 // The CPU kernel of TfDwsconv>Network: checks, allocates, and runs the program. The arithmetic is in cc/cpu.
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,7 +9,7 @@
 #include "cc/core/huge_pages.h"
 #include "cc/cpu/run/program.h"
 #include "cc/tf/content_hash.h"
-#include "cc/tf/device_pool.h"
+#include "cc/tf/cpu_kernel.h"
 #include "cc/tf/filter_cache.h"
 #include "cc/tf/network_op.h"
 #include "tensorflow/core/framework/cancellation.h"
@@ -29,8 +28,7 @@ class NetworkOp : public tensorflow::OpKernel {
     std::string text;
     OP_REQUIRES_OK(context, ReadNetworkAttributes(context, &text, &program_));
     OP_REQUIRES_OK(context, context->GetAttr("stable_filters", &stable_filters_));
-    const std::string error = InferProgram(*program_, {}, &inferred_);
-    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+    OP_REQUIRES_OK(context, ArgumentStatus(InferProgram(*program_, {}, &inferred_)));
     prepared_ = std::make_unique<PreparedPrograms>(program_);
     for (uint64_t seed : {0, 1}) {
       key_[seed] = static_cast<int64_t>(HashBytes(text.data(), text.size(), seed));
@@ -46,8 +44,7 @@ class NetworkOp : public tensorflow::OpKernel {
     std::vector<std::vector<int64_t>> shapes;
     std::vector<const void*> from;
     for (int i = 0; i < inputs; ++i) {
-      const auto sizes = context->input(i).shape().dim_sizes();
-      shapes.emplace_back(sizes.begin(), sizes.end());
+      shapes.push_back(SizesOf(context, i));
       from.push_back(context->input(i).data());
     }
     const Tensor& weights = context->input(inputs);
@@ -55,14 +52,10 @@ class NetworkOp : public tensorflow::OpKernel {
                 absl::InvalidArgumentError(absl::StrCat("weights must have shape [", program_->weight_count,
                                                         "], but its shape is ", weights.shape().DebugString())));
     ProgramOptions options;
-    std::string error = ChooseIsa(&options.isa);
-    OP_REQUIRES(context, error.empty(), absl::FailedPreconditionError(error));
     DevicePool pool(context);
-    options.num_threads = pool.threads();
-    options.pool = pool.get();
+    OP_REQUIRES_OK(context, SetDevice(&pool, ChooseIsa, &options));
     std::shared_ptr<const PreparedProgram> prepared;
-    error = prepared_->Get(shapes, options.num_threads, &prepared);
-    OP_REQUIRES(context, error.empty(), absl::InvalidArgumentError(error));
+    OP_REQUIRES_OK(context, ArgumentStatus(prepared_->Get(shapes, options.num_threads, &prepared)));
 
     std::vector<void*> to;
     for (size_t i = 0; i < prepared->inferred.outputs.size(); ++i) {
@@ -82,7 +75,7 @@ class NetworkOp : public tensorflow::OpKernel {
     if (tensorflow::CancellationManager* const manager = context->cancellation_manager()) {
       options.cancelled = [manager] { return manager->IsCancelled(); };
     }
-    error = RunProgram(*prepared, packed.get(), weights.data(), from, to, options);
+    const std::string error = RunProgram(*prepared, packed.get(), weights.data(), from, to, options);
     OP_REQUIRES(context, error != kCancelled, absl::CancelledError(error));
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
@@ -95,12 +88,7 @@ class NetworkOp : public tensorflow::OpKernel {
   bool stable_filters_ = false;
 };
 
-#define REGISTER_CPU(T) \
-  REGISTER_KERNEL_BUILDER(Name("TfDwsconv>Network").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), NetworkOp)
-REGISTER_CPU(float);
-REGISTER_CPU(tensorflow::bfloat16);
-REGISTER_CPU(Eigen::half);
-#undef REGISTER_CPU
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>Network", NetworkOp);
 
 }  // namespace
 }  // namespace dwsconv
@@ -110,14 +98,5 @@ extern "C" {
 
 // Calls of programs so far.
 int64_t dwsconv_network_calls() { return dwsconv::ProgramCalls(); }
-
-// The cache of packed networks, as dwsconv_filter_cache has that of filters.
-void dwsconv_network_cache(int64_t values[6]) {
-  const dwsconv::FilterCache::Stats stats = dwsconv::FilterCache::Networks().stats();
-  const int64_t all[6] = {stats.entries, stats.bytes, stats.held, stats.hits, stats.misses, stats.inserts};
-  std::copy(all, all + 6, values);
-}
-
-void dwsconv_network_cache_clear() { dwsconv::FilterCache::Networks().Clear(); }
 
 }  // extern "C"

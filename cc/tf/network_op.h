@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "cc/core/program_infer.h"
 #include "cc/core/program_text.h"
-#include "cc/tf/chain_op.h"
+#include "cc/tf/op_support.h"
 
 namespace dwsconv {
 
@@ -32,8 +32,7 @@ inline absl::Status ReadProgram(const std::string& text, std::shared_ptr<const P
     }
   }
   auto read = std::make_shared<Program>();
-  const std::string error = ParseProgram(text, read.get());
-  if (!error.empty()) return absl::InvalidArgumentError(error);
+  TF_RETURN_IF_ERROR(ArgumentStatus(ParseProgram(text, read.get())));
   *program = std::move(read);
   std::lock_guard<std::mutex> lock(mutex);
   known.emplace_front(text, *program);

@@ -25,14 +25,9 @@ absl::Status NetworkShape(InferenceContext* c) {
   std::vector<Shape> shapes;
   for (int i = 0; i + 1 < c->num_inputs(); ++i) shapes.push_back(ShapeOf(c, i));
   InferredProgram inferred;
-  const std::string error = InferProgram(*program, shapes, &inferred);
-  if (!error.empty()) return absl::InvalidArgumentError(error);
+  TF_RETURN_IF_ERROR(ArgumentStatus(InferProgram(*program, shapes, &inferred)));
   for (size_t i = 0; i < inferred.outputs.size(); ++i) {
-    std::vector<DimensionHandle> sizes;
-    for (int64_t size : inferred.shapes[static_cast<size_t>(inferred.outputs[i])]) {
-      sizes.push_back(size == kUnknown ? c->UnknownDim() : c->MakeDim(size));
-    }
-    c->set_output(static_cast<int>(i), c->MakeShape(sizes));
+    c->set_output(static_cast<int>(i), MakeShape(c, inferred.shapes[static_cast<size_t>(inferred.outputs[i])]));
   }
   return absl::OkStatus();
 }

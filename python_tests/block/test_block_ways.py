@@ -40,6 +40,9 @@ BLOCKS = {
     # The pixels are few and K is large: the last channels of a share.
     "few pixels": ((1, 7, 7, 17, 160, 200), {}, {}),
     "few pixels, stride 2": ((1, 5, 5, 64, 320, 457), {"residual": (1, 3, 3, 457)}, {"strides": (2, 2)}),
+    # What happens to Z as a whole happens once, however many share the channels of Y.
+    "few pixels, gate and norm": ((1, 7, 7, 17, 160, 200), {"stages": "edsp"}, {"epsilon": 1e-3}),
+    "gate and norm, no 1x1 at the end": ((2, 13, 11, 16, 96, 0), {"stages": "eds"}, {"epsilon": 1e-3}),
     "one pixel": ((1, 1, 1, 96, 384, 1001), {}, {"words": ("relu6", "relu6", "relu6")}),
 }
 
@@ -97,7 +100,7 @@ def test_the_same_bits_whichever_way(found, block):
     assert all(len(different) == 1 for different in bits.values())
 
 
-SMALL = ("few pixels", "few pixels, stride 2", "one pixel")
+SMALL = ("few pixels", "few pixels, stride 2", "few pixels, gate and norm", "one pixel")
 
 
 @pytest.mark.parametrize("block", [name for name in BLOCKS if name not in SMALL])

@@ -6,14 +6,10 @@ the process there. So tests of the layer, the block and converted networks run a
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, check_python, python_environment
+from conftest import check_python, check_tests
 
 from tf_dwsconv._arguments import Attributes
 from tf_dwsconv._tf import convolutions
@@ -28,17 +24,7 @@ from tf_dwsconv._tf import convolutions
 )
 def test_again_in_graphs(module, skipped, at_least):
     """A module of tests with the fallback (see `conftest.FALLBACK`): none fails, and most can run."""
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", f"not ({skipped})", str(ROOT / "python_tests" / module)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        env=python_environment(DWSCONV_TEST_FALLBACK="1"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= at_least, done.stdout[-500:]
+    check_tests(module, "-k", f"not ({skipped})", at_least=at_least, DWSCONV_TEST_FALLBACK="1")
 
 
 # Each ends the process, or answers wrongly, where a depthwise op with explicit padding is emitted. `stock` has the

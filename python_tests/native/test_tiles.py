@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, check_python, python_environment, run_python
+from conftest import ROOT, check_python, check_tests, python_environment, run_python
 
 from tf_dwsconv import native
 
@@ -62,17 +62,7 @@ def test_random_layers_agree_with_float64(facts, examples):
 @pytest.mark.usefixtures("op_library")
 def test_what_every_instruction_set_has_to_pass(module, chosen, at_least):
     """Blocks with each stage, exact ties, gradients: tests of kernels that take the instruction set as a parameter."""
-    arguments = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-k", chosen, str(ROOT / "python_tests" / module)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        env=python_environment(DWSCONV_TEST_MACHINE=machine("tiles=model")),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= at_least, done.stdout[-500:]
+    check_tests(module, "-k", chosen, at_least=at_least, DWSCONV_TEST_MACHINE=machine("tiles=model"))
 
 
 SAME_BITS = """

@@ -245,14 +245,6 @@ FAULTS = (
         _LAYER,
     ),
     Fault(
-        "plain loops: every picture's factors are the first's",
-        "cc/ref/reference.cc",
-        "n * CM + cm",
-        "cm",
-        ("native/test_reference_variant.py", "block/test_block_kernel.py"),
-        at="At(b_.gate, n * CM + cm)",
-    ),
-    Fault(
         "plain loops: nothing without a projection",
         "cc/ref/reference.cc",
         "p_.has_project ? 0 : z[k]",

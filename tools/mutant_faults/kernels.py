@@ -5,6 +5,7 @@ from mutant_faults._fault import Fault
 _LAYER = ("native/test_native.py::test_agrees_with_float64",)
 _BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
 _FORWARD_WAYS = ("op/test_forward_ways.py",)
+_SHARES = ("op/test_forward_ways.py::test_few_pixels_by_many_channels",)
 
 FAULTS = (
     Fault(
@@ -213,7 +214,7 @@ FAULTS = (
         "cc/cpu/kernels/pointwise_body.h",
         "pixel * a.K + a.k_begin",
         "pixel * a.K",
-        ("op/test_forward_ways.py", "op/test_activation_kernels.py"),
+        _SHARES,
         at="static_cast<float*>(a.y) + pixel * a.K + a.k_begin;",
     ),
     Fault(
@@ -221,7 +222,7 @@ FAULTS = (
         "cc/cpu/kernels/pointwise_body.h",
         "channels == a.K",
         "true",
-        ("op/test_forward_ways.py", "op/test_activation_kernels.py"),
+        _SHARES,
         at="if (channels == a.K) return ActivateRow",
     ),
     Fault(
@@ -251,7 +252,7 @@ FAULTS = (
         "cc/cpu/kernels/pointwise_body.h",
         "a.dtype == kZType",
         "true",
-        ("op/test_activation_kernels.py",),
+        _SHARES,
         at="return a.dtype == kZType && !IsClamp",
     ),
 )

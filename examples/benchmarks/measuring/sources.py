@@ -19,25 +19,13 @@ STUDY_CONVOLUTIONS = {
     ("TPUv2 chip, bfloat16", 16): (2606, 536),
     ("E5-2698v4 (20 cores), float32", 16): (85, 245),
 }
-# The same layer on a V100: TFLOPS with a multiply-add counted once, percent of the time in which kernels ran and in
-# which memory was used; dense and separable.
+# The same layer on a V100: TFLOPS with a multiply-add counted once; dense and separable.
 STUDY_TFLOPS = {1: (26.5, 3.73), 16: (30.3, 3.81)}
-STUDY_SM_PERCENT = {1: (100.0, 100.0), 16: (100.0, 100.0)}
-STUDY_MEMORY_PERCENT = {1: (31.0, 48.0), 16: (35.0, 54.0)}
 # Its theory for one image: parameters, operations (a multiply-add once), megabytes of float16, operations an element.
 STUDY_THEORY = {"dense": ("147k", 7.4, 26.0, 569.5), "dws": ("18k", 0.88, 25.7, 68.4)}
 STUDY_BANDWIDTH = {"dense": 106.5, "dws": 111.4}  # GB/s, megabytes times convolutions a second at batch 16
 # Nsight Compute, batch 16, float16, the main kernel: milliseconds, GB/s, megabytes loaded and stored.
 STUDY_KERNEL = {"dense": (3.0, 137.7, 202, 193), "dws": (2.2, 218.7, 193, 193)}
-# Nsight Compute: percent of the peak of all pipelines and of single ones.
-STUDY_PIPELINES = {
-    "overall": (77.1, 74.5),
-    "tensor": (76.1, 0.0),
-    "ALU": (6.39, 64.4),
-    "FP32": (0.6, 48.9),
-    "FP16": (0.1, 12.2),
-    "XU/SFU": (2.1, 27.1),
-}
 # Training four convolutions of 128 channels on CIFAR-10, dense and separable.
 STUDY_TRAINING_PARAMETERS = ("529k", "136k")
 STUDY_TRAINING_ACCURACY = (81, 74)  # percent

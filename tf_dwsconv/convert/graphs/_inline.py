@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
 
-from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, is_stateful, node_of, outside
 
 # What the body of one convolution consists of.
 _ONE_CONVOLUTION = {"Conv2D", "ReadVariableOp", "Identity", "Const", "NoOp"}
@@ -57,24 +57,17 @@ def _inline(nodes: Nodes, graph: Any, call: Any) -> None:
     controls = [ref for ref in call.input if ref.startswith("^")]
     names = {node.name: nodes.new_name(f"{call.name}/{node.name}") for node in body.node if node.name not in given}
 
-    def outer(ref: str) -> str:
-        """What an input in the body is outside."""
-        name, control = node_of(ref), ref.startswith("^")
-        if name in given:
-            return f"^{node_of(given[name])}" if control else given[name]
-        return f"^{names[name]}" if control else f"{names[name]}:{tensor_of(ref).rpartition(':')[2]}"
-
     for node in body.node:
         if node.name in given:
             continue
-        refs = [outer(ref) for ref in node.input]
+        refs = [outside(ref, given, names) for ref in node.input]
         # What has effects waits for what the call waited for.
         refs += [ref for ref in controls if ref not in refs] if is_stateful(node.op) else []
         node.name = names[node.name]
         del node.input[:]
         node.input.extend(refs)
         nodes.add(node)
-    results = [outer(flat[function.ret[result.name]]) for result in function.signature.output_arg]
+    results = [outside(flat[function.ret[result.name]], given, names) for result in function.signature.output_arg]
     effects = [f"^{names[name]}" for name in function.control_ret.values() if name in names]
     nodes.redirect({f"{call.name}:{i}": ref for i, ref in enumerate(results)})
     # Others may wait for the call: they wait for this.

@@ -30,6 +30,17 @@ def tensor_of(ref: str) -> str:
     return ref if ref.startswith("^") or ":" in ref else f"{ref}:0"
 
 
+def outside(ref: str, given: dict[str, str], names: dict[str, str]) -> str:
+    """What an input in a part of its own is in the graph around it.
+
+    `given` has the tensor that an input of the part stands for, `names` the name that a node of the part has there.
+    """
+    name, control = node_of(ref), ref.startswith("^")
+    if name in given:
+        return f"^{node_of(given[name])}" if control else given[name]
+    return f"^{names[name]}" if control else f"{names[name]}:{tensor_of(ref).rpartition(':')[2]}"
+
+
 def attribute(node: Any, name: str) -> Any:
     """An attribute of a node, without a value where it has none: the message itself would get an empty one."""
     return node.attr[name] if name in node.attr else tf.compat.v1.AttrValue()

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_dwsconv._arguments import numpy_dtype
 from tf_dwsconv.convert._block import Emission, Folded
 from tf_dwsconv.convert.graphs import _freeze
-from tf_dwsconv.convert.graphs._nodes import Nodes, node_of, tensor_of
+from tf_dwsconv.convert.graphs._nodes import Nodes, node_of, outside, tensor_of
 
 
 def put(nodes: Nodes, found: Any, emission: Emission, inputs: list[str], out: str) -> None:
@@ -103,20 +103,14 @@ def place(nodes: Nodes, graph: Any, inputs: list[str], outs: list[str]) -> dict[
             if not is_last:
                 nodes.add(tf.compat.v1.NodeDef(name=names[node.name]))
 
-    def outer(ref: str) -> str:
-        name, control = node_of(ref), ref.startswith("^")
-        if name in given:
-            return f"^{node_of(given[name])}" if control else given[name]
-        return f"^{names[name]}" if control else f"{names[name]}:{tensor_of(ref).rpartition(':')[2]}"
-
     for node in part:
         if node.name in names:
-            node.input[:] = [outer(ref) for ref in node.input]
+            node.input[:] = [outside(ref, given, names) for ref in node.input]
             node.name = names[node.name]
             nodes.add(node)
     if takes_name:
         return {}
-    moved = {out: outer(result) for out, result in zip(outs, results)}
+    moved = {out: outside(result, given, names) for out, result in zip(outs, results)}
     nodes.redirect(moved)
     return moved
 

@@ -1,14 +1,17 @@
-// The threads of the CPU kernels of all our ops.
-#ifndef DWSCONV_TF_DEVICE_POOL_H_
-#define DWSCONV_TF_DEVICE_POOL_H_
+// What the CPU kernels of all our ops share: the device's threads, and counters that tests read.
+#ifndef DWSCONV_TF_CPU_KERNEL_H_
+#define DWSCONV_TF_CPU_KERNEL_H_
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "cc/core/cpu_features.h"
 #include "cc/core/parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
@@ -38,6 +41,21 @@ class DevicePool : public ThreadPool {
   const tensorflow::DeviceBase::CpuWorkerThreads& threads_;
 };
 
+// Fills what a call's options say of the machine. `choose` picks the instruction set.
+template <typename Options>
+absl::Status SetDevice(DevicePool* pool, std::string (*choose)(Isa*), Options* options) {
+  const std::string error = choose(&options->isa);
+  options->num_threads = pool->threads();
+  options->pool = pool->get();
+  return error.empty() ? absl::OkStatus() : absl::FailedPreconditionError(error);
+}
+
+// What `count` says of an instruction set, or -1 for a word that is none.
+inline int64_t CountOf(const char* isa, int64_t (*count)(Isa)) {
+  Isa parsed;
+  return isa == nullptr || !ParseIsa(isa, &parsed) ? -1 : count(parsed);
+}
+
 }  // namespace dwsconv
 
-#endif  // DWSCONV_TF_DEVICE_POOL_H_
+#endif  // DWSCONV_TF_CPU_KERNEL_H_
