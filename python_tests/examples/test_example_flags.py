@@ -71,6 +71,13 @@ WRONG = {
         (["--timeout=0"], "flag --timeout=0: "),
         (["ladder"], "no plain arguments"),
     ],
+    "serving/score_images.py": [
+        ([], "--network must name a file, but is ''"),
+        (["--network=Makefile"], "--images must name a folder, but is ''"),
+        (["--network=Makefile", "--images=docs"], "--network=Makefile cannot be loaded"),
+        (["--part=0"], "flag --part=0: "),
+        (["photos"], "no plain arguments"),
+    ],
     "training/measure_training_memory.py": [
         (["--shape=1,2,3"], "flag --shape=1,2,3: must be 4 positive integers N,H,W,C"),
         (["--layers=0"], "flag --layers=0: "),
