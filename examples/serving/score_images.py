@@ -146,10 +146,10 @@ def sizes_of(network: str) -> tuple[int, int]:
     try:
         inputs = native.Network(network).inputs
     except (OSError, ValueError) as error:
-        record.fail(f"--network={network} cannot be loaded: {error}")
+        record.fail(f"--network={_NETWORK.value} cannot be loaded: {error}")
     shape = list(inputs[0]["shape"])
     if len(inputs) != 1 or len(shape) != 4 or shape[0] is not None or shape[3] != 3:
-        record.fail(f"--network={network} must take pictures [N,H,W,3], but takes {[each['shape'] for each in inputs]}")
+        record.fail(f"--network={_NETWORK.value} must take pictures [N,H,W,3], but takes {[each['shape'] for each in inputs]}")
     return shape[1] or _SIZE.value, shape[2] or _SIZE.value
 
 
