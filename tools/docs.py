@@ -26,7 +26,7 @@ CONTENTS = {
         "contributing",
     ],
 }  # fmt: skip
-LINK = re.compile(r"(!?\[[^\]\n]*\])\(([^)\s]+)\)")
+LINK = re.compile(r"(!?\[(?:[^\]\n]|\n(?!\n))*\])\(([^)\s]+)\)")  # its words may go on in the next line
 
 
 def contents() -> str:
