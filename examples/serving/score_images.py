@@ -149,7 +149,8 @@ def sizes_of(network: str) -> tuple[int, int]:
         record.fail(f"--network={_NETWORK.value} cannot be loaded: {error}")
     shape = list(inputs[0]["shape"])
     if len(inputs) != 1 or len(shape) != 4 or shape[0] is not None or shape[3] != 3:
-        record.fail(f"--network={_NETWORK.value} must take pictures [N,H,W,3], but takes {[each['shape'] for each in inputs]}")
+        given = [each["shape"] for each in inputs]
+        record.fail(f"--network={_NETWORK.value} must take pictures [N,H,W,3], but takes {given}")
     return shape[1] or _SIZE.value, shape[2] or _SIZE.value
 
 
