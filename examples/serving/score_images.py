@@ -144,13 +144,16 @@ def sizes_of(network: str) -> tuple[int, int]:
     from tf_dwsconv import native
 
     try:
-        inputs = native.Network(network).inputs
+        loaded = native.Network(network)
     except (OSError, ValueError) as error:
         record.fail(f"--network={_NETWORK.value} cannot be loaded: {error}")
+    inputs, results = loaded.inputs, len(loaded.outputs)
     shape = list(inputs[0]["shape"])
     if len(inputs) != 1 or len(shape) != 4 or shape[0] is not None or shape[3] != 3:
         given = [each["shape"] for each in inputs]
         record.fail(f"--network={_NETWORK.value} must take pictures [N,H,W,3], but takes {given}")
+    if results != 1:
+        record.fail(f"--network={_NETWORK.value} must have one result, but has {results}")
     return shape[1] or _SIZE.value, shape[2] or _SIZE.value
 
 
@@ -200,7 +203,7 @@ def main(argv: list[str]) -> None:
         import ray.data  # noqa: F401
         from PIL import Image  # noqa: F401
     except ImportError as error:
-        record.fail(f"{error}: pip install 'ray[data]' pillow")
+        record.fail(f"{error}: pip install 'tf_dwsconv[score]'")
     folder = record.make_folder("output", _OUTPUT.value).resolve()
     asked = {"size": list(size), "scale": _SCALE.value, "offset": _OFFSET.value, "top": _TOP.value, "part": _PART.value}
     listed = hashlib.sha256("\n".join(pictures).encode(errors="surrogateescape")).hexdigest()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import ROOT
+from cuda_library import Call
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -22,6 +23,14 @@ def build_shim() -> Path:
     done = subprocess.run([str(ROOT / "tools" / "cuda_shim.sh")], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "build" / "cuda_shim" / "libdwsconv_cuda_shim.so"
+
+
+def check_path_refused(library: Any, path: str, shape: dict, dtype: str, options: dict) -> None:
+    """Holds that a layer that a path does not take is an error that names the path."""
+    filters = ((shape["R"], shape["S"], shape["C"], shape["M"]), (1, 1, shape["C"] * shape["M"], shape["K"]))
+    options = {**options, **({"dilations": shape["dilations"]} if "dilations" in shape else {})}
+    with pytest.raises(ValueError, match=f"path {path}"):
+        Call(library, tuple(shape[letter] for letter in "NHWC"), *filters, dtype, path=path, **options)
 
 
 @pytest.fixture

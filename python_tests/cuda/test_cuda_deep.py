@@ -11,7 +11,14 @@ import reference
 import test_cuda_cards as cards
 import test_cuda_shim as layer_shim
 from cuda_library import Call, Library
-from cuda_shim_support import POISONS, build_shim, compare_poisoned, conflicts, poisoned_case  # noqa: F401
+from cuda_shim_support import (
+    POISONS,
+    build_shim,
+    check_path_refused,
+    compare_poisoned,
+    conflicts,  # noqa: F401
+    poisoned_case,
+)
 from test_cuda_shim import LAYER
 
 # Element types with how they are multiplied: on tensor cores always.
@@ -132,11 +139,7 @@ def test_p_comes_from_dram_once(library):
     ],
 )
 def test_what_does_not_fit_is_an_error(library, change, dtype, options):
-    shape = {**LAYER, **change}
-    filters = ((shape["R"], shape["S"], shape["C"], shape["M"]), (1, 1, shape["C"] * shape["M"], shape["K"]))
-    options = {**options, **({"dilations": shape["dilations"]} if "dilations" in shape else {})}
-    with pytest.raises(ValueError, match="path deep"):
-        Call(library, tuple(shape[letter] for letter in "NHWC"), *filters, dtype, path="deep", **options)
+    check_path_refused(library, "deep", {**LAYER, **change}, dtype, options)
 
 
 @pytest.mark.parametrize("name", ["A100", "H100", "H200"])

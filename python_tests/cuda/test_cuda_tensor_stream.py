@@ -9,7 +9,14 @@ import reference
 import test_cuda_cards as cards
 import test_cuda_shim as layer_shim
 from cuda_library import Call, Library
-from cuda_shim_support import POISONS, build_shim, compare_poisoned, conflicts, poisoned_case  # noqa: F401
+from cuda_shim_support import (
+    POISONS,
+    build_shim,
+    check_path_refused,
+    compare_poisoned,
+    conflicts,  # noqa: F401
+    poisoned_case,
+)
 from test_cuda_shim import LAYER
 
 SIXTEEN = ("float16", "bfloat16")
@@ -105,11 +112,7 @@ def test_infinities_stay_where_they_belong(library, dtype, window, stride, poiso
     ],
 )
 def test_what_does_not_fit_is_an_error(library, change, dtype, options):
-    shape = {**LAYER, **change}
-    filters = ((shape["R"], shape["S"], shape["C"], shape["M"]), (1, 1, shape["C"] * shape["M"], shape["K"]))
-    options = {**options, **({"dilations": shape["dilations"]} if "dilations" in shape else {})}
-    with pytest.raises(ValueError, match="path tensor_stream"):
-        Call(library, tuple(shape[letter] for letter in "NHWC"), *filters, dtype, path="tensor_stream", **options)
+    check_path_refused(library, "tensor_stream", {**LAYER, **change}, dtype, options)
 
 
 def test_the_planner_chooses_it_by_its_model(library):

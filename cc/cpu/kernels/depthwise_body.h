@@ -254,7 +254,8 @@ void RowsSegment(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   }
 }
 
-// A filter of one tap on an image without padding is for pixels alone: one long row, with a decision less for each.
+// A filter of one tap treats all pixels alike where nothing is padded: the image is one long row, so that nothing is
+// decided for each of its rows.
 inline Chain AsRows(const Chain& chain) {
   Chain p = chain;
   if (p.R != 1 || p.S != 1 || p.stride_h != 1 || p.stride_w != 1 || p.Ho != p.H || p.Wo != p.W) return p;
