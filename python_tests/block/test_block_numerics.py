@@ -12,12 +12,13 @@ import gradient_numerics
 import pytest
 from conftest import check_python
 from native_support import ISAS
+from some_commits import ALL
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
 WHAT = (block_numerics.agree, block_numerics.agree_beyond_numbers, gradient_numerics.agree)
 # Of blocks, of those with NaN and infinity, and of gradients.
-COUNTS = (300, 60, 300) if os.environ.get("DWSCONV_TEST_ALL") == "1" else (80, 30, 80)
+COUNTS = (300, 60, 300) if ALL else (80, 30, 80)
 
 BY_TILES = """
 import test_block_numerics as these

@@ -1,6 +1,6 @@
 """The first blocks of each family of keras.applications, predicted and trained: what `test_families.py` runs.
 
-    python families_program.py make FOLDER              # the models, and what stock layers answer
+    python families_program.py make FOLDER NAME ...     # the models, and what stock layers answer
     python families_program.py check FOLDER NAME ...    # converted ones, held to that; prints a line for each
 
 The environment says what computes: the fused ops or the fallback, oneDNN or Eigen.
@@ -70,8 +70,8 @@ def losses(model: keras.Model) -> list:
     return [*history, float(np.mean((model.predict(x, verbose=0) - y) ** 2))]
 
 
-def make(folder: Path) -> None:
-    for name in FAMILIES:
+def make(folder: Path, names: list) -> None:
+    for name in names:
         model = cut(name)
         model.save(folder / f"{name}.keras")
         answers = model.predict(data(model)[0], verbose=0)
@@ -103,6 +103,6 @@ def check(folder: Path, names: list) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "make":
-        make(Path(sys.argv[2]))
+        make(Path(sys.argv[2]), sys.argv[3:])
     else:
         check(Path(sys.argv[2]), sys.argv[3:])
