@@ -15,13 +15,16 @@ folder's lock while it waits for the package.
 Threads: `settle` runs while Python holds the lock of the module whose import brought it here, Keras say. Another thread
 may be at the beginning of one of our modules, hold its lock, and wait for Keras. Python finds such circles. Either it
 lets that thread go on with Keras as it is, which is whole but for its lock; or it lets our import fail, and `settle`
-leaves the rest to that thread, which comes here when it has made its module.
+leaves the rest to that thread, which comes here when it has made its module. Where `settle` runs because a module of
+ours is made, Python still holds that module's lock, and a circle would end some user's import. So there it does not
+wait for other threads, and leaves the rest to them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 import threading
 import types
@@ -61,45 +64,51 @@ def watch(package: str) -> None:
 def bring(framework: str) -> None:
     """Imports TensorFlow or Keras before one of our modules does: no thread then waits for it with a lock of ours.
 
-    Each of the two imports the other. So this first waits for the one that another thread is importing.
+    Each of the two imports the other. So this first waits for the one that another thread is importing, and Keras comes
+    first, which TensorFlow would import: two threads that begin at opposite ends would meet in the middle.
     """
     for name in reversed(_MODULES):
         _wait_for_others(name)
+    if framework == "tensorflow" and not _is_whole(framework) and "TF_USE_LEGACY_KERAS" not in os.environ:
+        with contextlib.suppress(ImportError):  # a backend that is not installed; TensorFlow goes on without
+            importlib.import_module("keras")
     importlib.import_module(framework)
 
 
-def settle() -> None:
-    """Imports our modules, as far as TensorFlow and Keras are there; takes the watcher away when all is done."""
+def settle(waits: bool = True) -> None:
+    """Imports our modules, as far as TensorFlow and Keras are there; takes the watcher away when all is done.
+
+    `waits`: for modules that other threads are making. Otherwise those threads go on from there.
+    """
     try:
-        done = _settle()
+        done = _settle(waits)
     except Exception as error:
         done = False
         # What a user imports is Keras, say, and that works. A user of the layer gets the error itself.
         warnings.warn(f"tf_dwsconv cannot be registered: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
-    if done:
-        for finder in _watchers():
-            with contextlib.suppress(ValueError):  # another thread was faster
-                sys.meta_path.remove(finder)
+    if done and _watchers():
+        # A new list: another thread may be going through the old one, and would leave out a finder.
+        sys.meta_path = [finder for finder in sys.meta_path if not _is_watcher(finder)]
 
 
-def _settle() -> bool:
+def _settle(waits: bool) -> bool:
     """Whether everything is registered."""
     tensorflow, keras = (_is_whole(name) for name in _MODULES)
     modules: list[str] = []
     if tensorflow:
         modules += _MODULES["tensorflow"]
-        if _make(f"{__package__}.{modules[0]}"):
+        if _make(f"{__package__}.{modules[0]}", waits):
             sys.modules[f"{__package__}.{modules[0]}"].load()
     if keras and sys.modules["keras"].config.backend() != "tensorflow":
         modules += _MODULES["keras"][1:]  # the layers refuse, and say why, where somebody makes one
     elif keras and tensorflow:
         modules += _MODULES["keras"]
-    return all(_make(f"{__package__}.{name}") for name in modules) and tensorflow and keras
+    return all(_make(f"{__package__}.{name}", waits) for name in modules) and tensorflow and keras
 
 
-def _make(name: str) -> bool:
-    """Imports one of our modules; False where it is being made, by this thread or by one that waits for this one."""
-    if not _is_whole(name):
+def _make(name: str, waits: bool) -> bool:
+    """Imports one of our modules; False where it is being made, by this thread or by one that it does not wait for."""
+    if not _is_whole(name) and (waits or name not in sys.modules):
         with _no_circle():
             importlib.import_module(name)
     return _is_whole(name)
@@ -122,15 +131,28 @@ def _is_whole(name: str) -> bool:
 
 
 def _wait_for_others(name: str) -> None:
-    """Waits where another thread is importing a module; where it is this thread, there is nothing to wait for."""
-    if name in sys.modules and not _is_whole(name):
+    """Waits where another thread is importing a module; where it is this thread, there is nothing to wait for.
+
+    The other thread may have only begun to look for it, at finders that were there before our watcher. Only the lock of
+    the import tells. So this asks for the module, and our watcher ends that where nobody else had the lock.
+    """
+    if _is_whole(name) or not (name in sys.modules or _is_watcher(sys.meta_path[0])):
+        return
+    _searching.unwanted = name
+    try:
         with contextlib.suppress(ImportError), _no_circle():
             importlib.import_module(name)
+    finally:
+        _searching.unwanted = None
+
+
+def _is_watcher(finder: Any) -> bool:
+    """By its module: a class is another one after `importlib.reload`."""
+    return type(finder).__module__ == __name__
 
 
 def _watchers() -> list:
-    """By their module: a class is another one after `importlib.reload`."""
-    return [finder for finder in sys.meta_path if type(finder).__module__ == __name__]
+    return [finder for finder in sys.meta_path if _is_watcher(finder)]
 
 
 class _Package(types.ModuleType):
@@ -140,7 +162,7 @@ class _Package(types.ModuleType):
         super().__setattr__(name, value)
         made = f"{self.__name__}.{name}".removeprefix(f"{__package__}.")
         if any(made in names for names in _MODULES.values()) and _watchers():
-            settle()
+            settle(waits=False)
 
 
 class _Watcher:
@@ -149,6 +171,8 @@ class _Watcher:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:
         if name not in _MODULES or getattr(_searching, "name", None) == name:  # others' finders may ask all finders too
             return None
+        if getattr(_searching, "unwanted", None) == name:
+            raise ImportError(f"no thread is importing {name}", name=name)
         _searching.name = name
         try:
             found = (finder.find_spec(name, path, target) for finder in list(sys.meta_path) if finder is not self)

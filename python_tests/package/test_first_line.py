@@ -96,6 +96,29 @@ def test_threads(tmp_path):
     in_miniature(tmp_path, [{"lines": lines} for lines in (*pairs, *triples, *later)])
 
 
+@pytest.mark.parametrize("framework", ["keras", "tensorflow"])
+def test_an_import_that_began_before_ours(tmp_path, framework):
+    """A thread has found its module, which is not in sys.modules yet, when this package begins to watch."""
+    theirs = f"""
+import importlib.machinery, sys, time
+class Slow(importlib.machinery.SourceFileLoader):
+    def create_module(self, spec):
+        self.__class__ = importlib.machinery.SourceFileLoader
+        sys.found = True
+        while not any(type(f).__module__ == "tf_dwsconv._registration" for f in sys.meta_path): time.sleep(0.001)
+        time.sleep(0.2)  # for the other thread to look into sys.modules
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {framework!r} and not hasattr(sys, "found"):
+            spec = importlib.machinery.PathFinder.find_spec(name)
+            spec.loader.__class__ = Slow
+            return spec
+sys.meta_path.insert(0, Finder())
+import {framework}"""
+    ours = "import sys, time\nwhile not hasattr(sys, 'found'): time.sleep(0.001)\nimport tf_dwsconv"
+    in_miniature(tmp_path, [{"lines": [[theirs], [ours]]}])
+
+
 def test_other_ways_to_import(tmp_path):
     """Reloads, walks over all modules, `python -m`, a pickle, `help`."""
     again = "import importlib, sys\nfor name in [n for n in sys.modules if n.startswith('tf_dwsconv')]:\n    "
