@@ -58,7 +58,7 @@ def number(kind: type, least: float) -> Callable[[str], Any]:
             value = None
         if value is None or not value >= least:
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what} of at least {least:g}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {what} of at least {least:g}; given {text!r}")
         return value
 
     return convert

@@ -109,7 +109,7 @@ def plot_profile(steps: Sequence[dict[str, Any]], path: Any, rates: Rates, top: 
     canvas.FigureCanvasAgg(figure)
     formats = figure.canvas.get_supported_filetypes()
     if Path(str(path)).suffix[1:].lower() not in formats:
-        raise ValueError(f"path must end in one of {', '.join('.' + f for f in sorted(formats))}, got {str(path)!r}")
+        raise ValueError(f"path must end in one of {', '.join('.' + f for f in sorted(formats))}; given {str(path)!r}")
     axes = figure.add_subplot()
     rows = range(len(shown))
     axes.barh(rows, [step["ms"] for step in shown], color="#c6d4e6", label="measured")

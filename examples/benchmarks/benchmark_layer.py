@@ -96,7 +96,7 @@ def set_device() -> None:
         return
     there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     if _DEVICE.value not in there:
-        raise app.UsageError(f"--device must be one of {', '.join(there)}; got {_DEVICE.value!r}")
+        raise app.UsageError(f"--device must be one of {', '.join(there)}; given {_DEVICE.value!r}")
 
 
 def measure(problem: Problem, variants: list[str], modes: list[str], limit: Machine) -> list[dict]:

@@ -41,7 +41,7 @@ def build():
     maker = getattr(keras.applications, _MODEL.value, None)
     if not callable(maker):
         names = [name for name in dir(keras.applications) if name[0].isupper()]
-        record.fail(f"--model must be of {', '.join(names)}; got {_MODEL.value!r}")
+        record.fail(f"--model must be of {', '.join(names)}; given {_MODEL.value!r}")
     try:
         return maker(weights=None, input_shape=(_SIZE.value, _SIZE.value, 3), classifier_activation=None)
     except (TypeError, ValueError) as error:

@@ -71,7 +71,7 @@ class _Commas(flags.ArgumentSerializer):
 def no_arguments(argv: list[str]) -> None:
     """Raises UsageError for words that belong to no flag."""
     if len(argv) > 1:
-        raise app.UsageError(f"no plain arguments are taken, got {argv[1:]}")
+        raise app.UsageError(f"no plain arguments are taken; given {argv[1:]}")
 
 
 def words(name: str, default: Sequence[str], allowed: Iterable[str], text: str) -> flags.FlagHolder:
@@ -205,7 +205,7 @@ class LayerFlags:
         shapes, filters = self._shapes.value, self._filters.value
         if len(filters) != len(shapes) and not (shapes and len(filters) == 1):
             raise app.UsageError(
-                f"--filters must be one for each --shape or one for all, got {len(filters)} for {len(shapes)}"
+                f"--filters must be one for each --shape or one for all; given {len(filters)} for {len(shapes)}"
             )
         filters = filters * len(shapes) if len(filters) == 1 else filters
         return [Layer(*shape, k, self.kernel_size.value, self.strides.value) for shape, k in zip(shapes, filters)]

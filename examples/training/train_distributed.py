@@ -54,10 +54,10 @@ def read_flags() -> tuple[int, list[int]]:
         except ValueError as error:
             raise app.UsageError(str(error)) from None
     if count > 1 and _REPLICAS.value > 1:
-        raise app.UsageError(f"--replicas is for a single worker, got {_REPLICAS.value} with {count} workers")
+        raise app.UsageError(f"--replicas is for a single worker; given {_REPLICAS.value} with {count} workers")
     if _BATCH_SIZE.value % (count * _REPLICAS.value):
         raise app.UsageError(
-            f"--batch_size must be a multiple of the replicas ({count * _REPLICAS.value}), got {_BATCH_SIZE.value}"
+            f"--batch_size must be a multiple of the replicas ({count * _REPLICAS.value}); given {_BATCH_SIZE.value}"
         )
     return count, read_crash(_CRASH.value, count)
 
@@ -70,7 +70,7 @@ def read_crash(words: list[str], count: int) -> list[int]:
     numbers = [int(word) if word.strip().isdigit() else -1 for word in words]
     if len(numbers) != 3 or not all(low <= number <= high for number, (low, high) in zip(numbers, bounds)):
         allowed = ", ".join(f"{name} {low}..{high}" for name, (low, high) in zip(("worker", "epoch", "step"), bounds))
-        raise app.UsageError(f"--crash must be worker,epoch,step ({allowed}), got {','.join(words)!r}")
+        raise app.UsageError(f"--crash must be worker,epoch,step ({allowed}); given {','.join(words)!r}")
     return numbers
 
 

@@ -125,7 +125,7 @@ def test_summary_of_mobilenet():
 
 def test_summary_of_bad_models():
     keras = pytest.importorskip("keras")
-    with pytest.raises(TypeError, match=r"model must be a keras\.Model, got list"):
+    with pytest.raises(TypeError, match=r"model must be a keras\.Model; given list"):
         analysis.summary([])
     with pytest.raises(ValueError, match="model must be a built Functional or Sequential"):
         analysis.summary(keras.Sequential([keras.layers.SeparableConv2D(4, 3)]))
@@ -133,7 +133,7 @@ def test_summary_of_bad_models():
     open_size = keras.Model(inputs, keras.layers.SeparableConv2D(4, 3, name="open")(inputs))
     with pytest.raises(ValueError, match=r"model must have a fixed input size .* layer 'open'"):
         analysis.summary(open_size)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1; given 0"):
         analysis.summary(open_size, batch_size=0)
 
 
@@ -197,16 +197,16 @@ GOOD = {"N": 1, "H": 8, "W": 8, "C": 4, "K": 4}
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        *(({name: 0}, ValueError, f"{name} must be at least 1, got 0") for name in ("N", "H", "W", "C", "K")),
-        *(({name: -3}, ValueError, f"{name} must be at least 1, got -3") for name in ("R", "S", "M")),
-        ({"C": 4.0}, TypeError, "C must be an integer, got 4.0"),
-        ({"N": True}, TypeError, "N must be an integer, got True"),
-        ({"H": None}, TypeError, "H must be an integer, got None"),
+        *(({name: 0}, ValueError, f"{name} must be at least 1; given 0") for name in ("N", "H", "W", "C", "K")),
+        *(({name: -3}, ValueError, f"{name} must be at least 1; given -3") for name in ("R", "S", "M")),
+        ({"C": 4.0}, TypeError, "C must be an integer; given 4.0"),
+        ({"N": True}, TypeError, "N must be an integer; given True"),
+        ({"H": None}, TypeError, "H must be an integer; given None"),
         ({"stride": 0}, ValueError, "stride must be at least 1"),
         ({"stride": (1, 2, 3)}, ValueError, "stride must be an integer or a pair"),
         ({"dilation": (1, 0)}, ValueError, r"dilation\[1\] must be at least 1"),
         ({"dilation": "2"}, TypeError, "dilation must be an integer"),
-        ({"padding": "FULL"}, ValueError, "padding must be one of 'SAME', 'VALID', got 'FULL'"),
+        ({"padding": "FULL"}, ValueError, "padding must be one of 'SAME', 'VALID'; given 'FULL'"),
         ({"padding": 1}, ValueError, "padding must be 'SAME', 'VALID' or"),
         ({"padding": ((0, 0), (0, -1))}, ValueError, "padding right must be at least 0"),
         ({"padding": "VALID", "R": 9}, ValueError, "window spans 9 of the height"),
@@ -225,10 +225,10 @@ SMALL = Problem(**GOOD)
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: analysis.layer_cost("x"), TypeError, r"problem must be an analysis\.Problem, got str"),
-        (lambda: analysis.layer_cost(SMALL, "sparse"), ValueError, "kind must be one of .* got 'sparse'"),
-        (lambda: analysis.layer_cost(SMALL, dtype="float8"), ValueError, "dtype must be one of .* got 'float8'"),
-        (lambda: analysis.layer_cost(SMALL, dtype=4), TypeError, "dtype must be a name or a dtype, got 4"),
+        (lambda: analysis.layer_cost("x"), TypeError, r"problem must be an analysis\.Problem; given str"),
+        (lambda: analysis.layer_cost(SMALL, "sparse"), ValueError, "kind must be one of .* given 'sparse'"),
+        (lambda: analysis.layer_cost(SMALL, dtype="float8"), ValueError, "dtype must be one of .* given 'float8'"),
+        (lambda: analysis.layer_cost(SMALL, dtype=4), TypeError, "dtype must be a name or a dtype; given 4"),
         (
             lambda: analysis.layer_cost(SMALL) + analysis.layer_cost(SMALL, dtype="float16"),
             ValueError,
@@ -264,28 +264,28 @@ SMALL = Problem(**GOOD)
         (
             lambda: analysis.pointwise_nest(SMALL).integer_tiling(2),
             ValueError,
-            "memory must hold one iteration of every array, 3 words, got 2",
+            "memory must hold one iteration of every array, 3 words; given 2",
         ),
         (lambda: analysis.depthwise_nest(SMALL).lower_bound(64), ValueError, r"arrays \['X'\] are indexed by windows"),
         (lambda: analysis.depthwise_nest(SMALL, "none"), ValueError, "window .* must be one of"),
         (lambda: analysis.conv_lower_bound(SMALL, 64, (1, 1)), ValueError, "precisions must hold 3 numbers"),
         (lambda: analysis.conv_lower_bound(SMALL, 64, 1), TypeError, "precisions must hold the words"),
         (lambda: analysis.conv_lower_bound(SMALL, 64, (1, 0, 1)), ValueError, r"precisions\[1\] must be positive"),
-        (lambda: analysis.conv_blocking(SMALL, 11), ValueError, "memory must be at least 4 .* = 12 words, got 11"),
+        (lambda: analysis.conv_blocking(SMALL, 11), ValueError, "memory must be at least 4 .* = 12 words; given 11"),
         (
             lambda: analysis.conv_blocking(Problem(**GOOD, dilation=2), 64),
             ValueError,
-            r"problem must have dilation 1 .* got \(2, 2\)",
+            r"problem must have dilation 1 .* given \(2, 2\)",
         ),
         (lambda: analysis.words_of(("float32",)), ValueError, "dtypes must name those of I, F and O"),
         (lambda: analysis.dws_lower_bound(SMALL, 1), ValueError, "memory must be at least 2"),
         (lambda: analysis.fused_traffic(SMALL, 65, 4), ValueError, r"bp must be at most Ho\*Wo = 64"),
-        (lambda: analysis.fused_traffic(SMALL, 64, 5), ValueError, "bk must be at most 4, got 5"),
-        (lambda: analysis.fused_traffic(SMALL, 64, 4, bc=5), ValueError, "bc must be at most 4, got 5"),
+        (lambda: analysis.fused_traffic(SMALL, 64, 5), ValueError, "bk must be at most 4; given 5"),
+        (lambda: analysis.fused_traffic(SMALL, 64, 4, bc=5), ValueError, "bc must be at most 4; given 5"),
         (lambda: analysis.fused_traffic(SMALL, 0, 4), ValueError, "bp must be at least 1"),
-        (lambda: analysis.fused_traffic(SMALL, 64, 4, 9), ValueError, "memory must hold the tile's .* got 9"),
+        (lambda: analysis.fused_traffic(SMALL, 64, 4, 9), ValueError, "memory must hold the tile's .* given 9"),
         (lambda: analysis.fused_traffic(SMALL, 64, 4, order="rows"), ValueError, "order must be one of"),
-        (lambda: analysis.fused_tiling(SMALL, 30), ValueError, "memory must hold the smallest tile .* got 30 elements"),
+        (lambda: analysis.fused_tiling(SMALL, 30), ValueError, "memory must hold the smallest tile .* given 30 elements"),
         (lambda: analysis.fused_tiling(SMALL, 300, quanta=4), ValueError, "quanta must be 3 integers"),
         (lambda: analysis.fused_tiling(SMALL, 300, quanta=(1, 0, 1)), ValueError, r"quanta\[1\] must be at least 1"),
         (lambda: analysis.report_layer(SMALL, fast_bytes=0), ValueError, "fast_bytes must be at least 1"),

@@ -33,7 +33,7 @@ WRONG = {
     "benchmarks/benchmark_layer.py": [
         (["--shape=1,2,3", "--filters=4"], "flag --shape=1,2,3: must be 4 positive integers N,H,W,C"),
         (["--shape=1,0,3,4", "--filters=4"], "flag --shape=1,0,3,4: must be 4 positive integers N,H,W,C"),
-        (["--shape=1,2,3,4"], "--filters must be one for each --shape or one for all, got 0 for 1"),
+        (["--shape=1,2,3,4"], "--filters must be one for each --shape or one for all; given 0 for 1"),
         (["--shape=1,4,4,4", "--filters=4", "--kernel_size=5", "--padding=valid"], "do not fit together"),
         (["--dtype=int8"], "flag --dtype=int8: "),
         (["--variants=separable,fastest"], "flag --variants=separable,fastest: must be different ones of dense"),
@@ -60,7 +60,7 @@ WRONG = {
         (["--model=MobileNetV9"], "--model must be of "),
     ],
     "benchmarks/communication.py": [
-        (["--shape=1,2,3,4"], "--filters must be one for each --shape or one for all, got 0 for 1"),
+        (["--shape=1,2,3,4"], "--filters must be one for each --shape or one for all; given 0 for 1"),
         (["--sweep_shape=1,2,3"], "flag --sweep_shape=1,2,3: must be 4 positive integers"),
         (["--l2_bytes=-1"], "flag --l2_bytes=-1: "),
         (["layer"], "no plain arguments"),
@@ -101,8 +101,8 @@ WRONG = {
     ],
     "training/train_distributed.py": [
         (["--workers=0"], "flag --workers=0: "),
-        (["--batch_size=31"], "--batch_size must be a multiple of the replicas (2), got 31"),
-        (["--replicas=2"], "--replicas is for a single worker, got 2 with 2 workers"),
+        (["--batch_size=31"], "--batch_size must be a multiple of the replicas (2); given 31"),
+        (["--replicas=2"], "--replicas is for a single worker; given 2 with 2 workers"),
         (["--crash=1,2"], "--crash must be worker,epoch,step"),
         (["--crash=2,1,1"], "worker 0..1, epoch 1..6, step 1..44"),
         (["--learning_rate=0"], "flag --learning_rate=0: "),

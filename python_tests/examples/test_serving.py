@@ -148,10 +148,10 @@ def test_status_and_metadata(url):
         ({}, 'either "instances" or "inputs"'),
         ({"instances": [], "inputs": []}, 'either "instances" or "inputs"'),
         ({"instances": []}, "one example or more"),
-        ({"instances": [[[[1, 2]]]]}, "must have the shape (None, None, None, 3), got (1, 1, 1, 2)"),
+        ({"instances": [[[[1, 2]]]]}, "must have the shape (None, None, None, 3); given (1, 1, 1, 2)"),
         ({"instances": [[[[1, 2, 3]]], [[[1, 2]]]]}, "must be numbers of one shape, float32"),
         ({"inputs": [[[["a", "b", "c"]]]]}, "must be numbers of one shape, float32"),
-        ({"inputs": {"image": 1}}, "the inputs must be picture, got image"),
+        ({"inputs": {"image": 1}}, "the inputs must be picture; given image"),
         ({"inputs": 1, "signature_name": "train"}, '"signature_name" must be one of serv'),
     ],
 )

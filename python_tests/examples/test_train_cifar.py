@@ -116,7 +116,7 @@ def damaged(form):
     yield "truncated", put(files[name][:-7]), r"data_batch_3.* truncated"
     yield "empty", put(b""), r"data_batch_3.* truncated"
     if form == "binary":
-        yield "label", put(b"\x0b" + files[name][1:]), r"data_batch_3.*labels must be 0\.\.9, got \d\.\.11"
+        yield "label", put(b"\x0b" + files[name][1:]), r"data_batch_3.*labels must be 0\.\.9; given \d\.\.11"
     else:
         good = pickle.loads(files[name], encoding="bytes")
         wrong = [
@@ -125,7 +125,7 @@ def damaged(form):
             ("shape", {**good, b"data": good[b"data"][:, 1:]}, r"must be uint8 \[n, 3072\].*\[4, 3071\]"),
             ("dtype", {**good, b"data": good[b"data"].astype(np.float32)}, "float32"),
             ("count", {**good, b"labels": [1]}, r"\[1\] labels"),
-            ("label", {**good, b"labels": [0, 1, 2, 10]}, r"labels must be 0\.\.9, got 0\.\.10"),
+            ("label", {**good, b"labels": [0, 1, 2, 10]}, r"labels must be 0\.\.9; given 0\.\.10"),
             ("text", {**good, b"labels": ["cat"] * 4}, "labels are not integers"),
         ]
         for what, batch, message in wrong:

@@ -125,7 +125,7 @@ def test_command_line_tunes_a_model(cache, tmp_path):
         (["NoSuchNet"], "the model must be a file or a name in keras.applications"),
         (["MobileNet", "--model=m.keras"], "the model was given twice"),
         (["--dtype=int8"], "invalid choice: 'int8'"),
-        (["--threads=-1"], "must be a whole number of at least 0, got '-1'"),
+        (["--threads=-1"], "must be a whole number of at least 0; given '-1'"),
         (["--show", "--clear"], "not allowed with"),
         ([], "a model or --shape must be given"),
     ],

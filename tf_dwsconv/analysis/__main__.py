@@ -25,20 +25,20 @@ def _integers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.replace("x", ",").split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must hold integers, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must hold integers; given {text!r}") from None
 
 
 def _sizes(text: str) -> list[int]:
     numbers = _integers(text)
     if len(numbers) != 5:
-        raise argparse.ArgumentTypeError(f"must be 5 numbers N,H,W,C,K, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 5 numbers N,H,W,C,K; given {text!r}")
     return numbers
 
 
 def _pair(text: str) -> tuple[int, int]:
     numbers = _integers(text)
     if len(numbers) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"must be one number or rows,columns, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be one number or rows,columns; given {text!r}")
     return numbers[0], numbers[-1]
 
 

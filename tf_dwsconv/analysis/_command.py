@@ -20,7 +20,7 @@ def parse_layer(text: str) -> Problem:
     except ValueError:
         numbers = []
     if not 5 <= len(numbers) <= 7:
-        raise argparse.ArgumentTypeError(f"must be 5 to 7 numbers N,H,W,C,K[,kernel[,stride]], got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 5 to 7 numbers N,H,W,C,K[,kernel[,stride]]; given {text!r}")
     *sizes, kernel, stride = (*numbers, *(3, 1)[len(numbers) - 5 :])
     try:
         return Problem(*sizes, R=kernel, S=kernel, stride=stride)
@@ -45,12 +45,12 @@ def model_of(parser: Parser, given: Any) -> Any:
     if name is None:
         return None
     if given.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {given.batch_size}")
+        parser.error(f"--batch-size must be at least 1; given {given.batch_size}")
     with step(f"loading {name}"):
         keras = require("keras", "a model")
         if os.path.exists(name):
             return keras.saving.load_model(name, compile=False)
         make = getattr(keras.applications, name, None)
         if not callable(make):
-            parser.error(f"the model must be a file or a name in keras.applications, got {name!r}")
+            parser.error(f"the model must be a file or a name in keras.applications; given {name!r}")
         return make(weights=None)

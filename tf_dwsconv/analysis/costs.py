@@ -57,7 +57,7 @@ class Cost:
         if not isinstance(other, Cost):
             return NotImplemented
         if self.itemsize != other.itemsize:
-            raise ValueError(f"itemsize must agree to add costs, got {self.itemsize} and {other.itemsize}")
+            raise ValueError(f"itemsize must agree to add costs; given {self.itemsize} and {other.itemsize}")
         sums = (a + b for a, b in zip(dataclasses.astuple(self)[:-1], dataclasses.astuple(other)))
         return Cost(*sums, self.itemsize)
 
@@ -199,7 +199,7 @@ def roofline_seconds(cost: Cost, machine: Machine) -> float:
     34985
     """
     if not isinstance(cost, Cost):
-        raise TypeError(f"cost must be an analysis.Cost, got {type(cost).__name__}")
+        raise TypeError(f"cost must be an analysis.Cost; given {type(cost).__name__}")
     if not isinstance(machine, Machine):
-        raise TypeError(f"machine must be an analysis.Machine, got {type(machine).__name__}")
+        raise TypeError(f"machine must be an analysis.Machine; given {type(machine).__name__}")
     return max(cost.flops / machine.peak_flops, cost.accesses_bytes / machine.bandwidth(cost.accesses_bytes))

@@ -40,9 +40,9 @@ def _precisions(value):
     try:
         value = tuple(value)
     except TypeError:
-        raise TypeError(f"precisions must hold the words of an element of I, F and O, got {value!r}") from None
+        raise TypeError(f"precisions must hold the words of an element of I, F and O; given {value!r}") from None
     if len(value) != 3:
-        raise ValueError(f"precisions must hold 3 numbers, the words of an element of I, F and O, got {value!r}")
+        raise ValueError(f"precisions must hold 3 numbers, the words of an element of I, F and O; given {value!r}")
     return tuple(positive(f"precisions[{i}]", p) for i, p in enumerate(value))
 
 
@@ -140,7 +140,7 @@ def lifted_nest(problem: Problem, precisions: Sequence[float] = (1, 1, 1), kind:
     p = _precisions(precisions)
     if problem.dilation != (1, 1):
         raise ValueError(
-            f"problem must have dilation 1 to split its filter loops at the stride, got {problem.dilation}"
+            f"problem must have dilation 1 to split its filter loops at the stride; given {problem.dilation}"
         )
     (sh, sw), dense = problem.stride, kind == "dense"
     channels = {"C": problem.C, "K": problem.K} if dense else {"C": problem.CM}
@@ -184,7 +184,7 @@ def conv_blocking(
     p_total = sum(_precisions(precisions))
     memory = integer("memory", memory, 2)
     if memory < 4 * p_total:
-        raise ValueError(f"memory must be at least 4 (p_I + p_F + p_O) = {4 * p_total:g} words, got {memory}")
+        raise ValueError(f"memory must be at least 4 (p_I + p_F + p_O) = {4 * p_total:g} words; given {memory}")
     share = memory / p_total
     filter_array, output = nest.arrays[1:]
     products = tuple(nests.Array(f"I{w}{h}", ("N", "C", w, h, "rw", "rh")) for w in ("Wo", "qw") for h in ("Ho", "qh"))
@@ -201,5 +201,5 @@ def words_of(dtypes: tuple[str, ...]) -> tuple[float, ...]:
     (0.5, 0.5, 1.0)
     """
     if len(dtypes) != 3:
-        raise ValueError(f"dtypes must name those of I, F and O, got {dtypes!r}")
+        raise ValueError(f"dtypes must name those of I, F and O; given {dtypes!r}")
     return tuple(itemsize(d) / 4 for d in dtypes)

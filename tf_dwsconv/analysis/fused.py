@@ -141,16 +141,16 @@ def fused_traffic(
     choice("order", order, ORDERS)
     image = problem.Ho * problem.Wo
     if bp > problem.pixels or (bp > image and bp % image):
-        raise ValueError(f"bp must be at most Ho*Wo = {image} or a multiple of it up to {problem.pixels}, got {bp}")
+        raise ValueError(f"bp must be at most Ho*Wo = {image} or a multiple of it up to {problem.pixels}; given {bp}")
     for name, value, most in (("bk", bk, problem.K), ("bc", bc, problem.C)):
         if value > most:
-            raise ValueError(f"{name} must be at most {most}, got {value}")
+            raise ValueError(f"{name} must be at most {most}; given {value}")
     images = max(1, bp // image)  # in one block
     windows, widest = _windows(problem.height, problem.width, np.array([min(bp, image)]))
     traffic = _traffic(problem, bp, bk, bc, order, int(windows[0]), int(widest[0]) * images)
     if memory is not None and traffic.tile_total > integer("memory", memory):
         raise ValueError(
-            f"memory must hold the tile's {traffic.tile_total} elements {dict(traffic.tile)}, got {memory}"
+            f"memory must hold the tile's {traffic.tile_total} elements {dict(traffic.tile)}; given {memory}"
         )
     return traffic
 
@@ -210,7 +210,9 @@ def fused_tiling(
     try:
         q_p, q_c, q_k = quanta
     except (TypeError, ValueError):
-        raise ValueError(f"quanta must be 3 integers, for pixels, input and output channels, got {quanta!r}") from None
+        raise ValueError(
+            f"quanta must be 3 integers, for pixels, input and output channels; given {quanta!r}"
+        ) from None
     q_p, q_c, q_k = (integer(f"quanta[{i}]", q) for i, q in enumerate((q_p, q_c, q_k)))
     image, n = problem.Ho * problem.Wo, problem.sizes
     bps, windows, widest = _pixel_blocks(problem, q_p)
@@ -236,7 +238,7 @@ def fused_tiling(
             best = key, int(bps[i]), int(bc[i]), bk
     if best is None:
         raise ValueError(
-            f"memory must hold the smallest tile that quanta={(q_p, q_c, q_k)} allow, got {memory} elements "
+            f"memory must hold the smallest tile that quanta={(q_p, q_c, q_k)} allow; given {memory} elements "
             f"for {problem}"
         )
     _, bp, bc, bk = best

@@ -37,7 +37,7 @@ def dws_calls(model: Any, batch_size: int, prefix: str = "") -> list[Call]:
 
     if not _keras_graph.has_nodes(model):
         raise ValueError(
-            f"model must be a built Functional or Sequential model, got {type(model).__name__} "
+            f"model must be a built Functional or Sequential model; given {type(model).__name__} "
             f"{model.name!r}, which has no graph of layers"
         )
     graph = _keras_graph.Graph(model)

@@ -121,14 +121,14 @@ class LoopNest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.bounds, Mapping) or not self.bounds:
-            raise TypeError(f"bounds must map loops to trip counts, got {self.bounds!r}")
+            raise TypeError(f"bounds must map loops to trip counts; given {self.bounds!r}")
         object.__setattr__(self, "bounds", {i: integer(f"bounds[{i!r}]", n) for i, n in self.bounds.items()})
         object.__setattr__(self, "arrays", tuple(self.arrays))
         for array in self.arrays:
             if not isinstance(array, Array):
-                raise TypeError(f"arrays must hold Array objects, got {array!r}")
+                raise TypeError(f"arrays must hold Array objects; given {array!r}")
         if not self.arrays or len({a.name for a in self.arrays}) < len(self.arrays):
-            raise ValueError(f"arrays must be one or more of different names, got {[a.name for a in self.arrays]}")
+            raise ValueError(f"arrays must be one or more of different names; given {[a.name for a in self.arrays]}")
         for array in self.arrays:
             positive(f"words of array {array.name}", array.words)
             choice(f"window of array {array.name}", array.window, ("shared", "im2col"))
@@ -136,7 +136,7 @@ class LoopNest:
             if unknown:
                 raise ValueError(f"array {array.name} is indexed by {unknown}, not among the loops {list(self.bounds)}")
             if len(set(array.loops)) != len(array.loops):
-                raise ValueError(f"array {array.name} must use a loop once, got axes {array.axes}")
+                raise ValueError(f"array {array.name} must use a loop once; given axes {array.axes}")
         unknown = sorted(set(self.prefer) - set(self.bounds))
         if unknown:
             raise ValueError(f"prefer names {unknown}, not among the loops {list(self.bounds)}")
@@ -170,7 +170,7 @@ class LoopNest:
         rhs = np.ones(len(self.arrays))
         if capacities is not None:
             if min(capacities) < 1:
-                raise ValueError(f"capacities must be at least 1 element for each array, got {tuple(capacities)}")
+                raise ValueError(f"capacities must be at least 1 element for each array; given {tuple(capacities)}")
             rhs = np.array([math.log(c) / log_m for c in capacities])
         a, loops = self.matrix(), list(self.bounds)
         beta = np.array([math.log(n) / log_m for n in self.bounds.values()])
@@ -217,11 +217,11 @@ class LoopNest:
     def check_tile(self, tile: Mapping[str, int]) -> dict[str, int]:
         """`tile` as a dict with an integer within the bounds for every loop, or an error that says what is wrong."""
         if not isinstance(tile, Mapping) or set(tile) != set(self.bounds):
-            raise ValueError(f"tile must give a size for each of the loops {list(self.bounds)}, got {tile!r}")
+            raise ValueError(f"tile must give a size for each of the loops {list(self.bounds)}; given {tile!r}")
         tile = {i: integer(f"tile[{i!r}]", tile[i]) for i in self.bounds}
         for i, n in self.bounds.items():
             if tile[i] > n:
-                raise ValueError(f"tile[{i!r}] must be at most the loop's bound {n}, got {tile[i]}")
+                raise ValueError(f"tile[{i!r}] must be at most the loop's bound {n}; given {tile[i]}")
         return tile
 
     def tile_words(self, tile: Mapping[str, int]) -> float:
@@ -284,7 +284,7 @@ class LoopNest:
         )
         if not fits(dict.fromkeys(self.bounds, 1)):
             need = self._tile_words(dict.fromkeys(self.bounds, 1))
-            raise ValueError(f"memory must hold one iteration of every array, {need:.0f} words, got {memory}")
+            raise ValueError(f"memory must hold one iteration of every array, {need:.0f} words; given {memory}")
         if start is None:
             share = memory / len(self.arrays) if capacity == "sum" else memory
             start = self.solve(memory, [max(1.0, share / a.words) for a in self.arrays]).tile

@@ -40,7 +40,7 @@ def plot_roofline(
     if not problems:
         raise ValueError("problems must not be empty")
     if not isinstance(machine, Machine):
-        raise TypeError(f"machine must be an analysis.Machine, got {type(machine).__name__}")
+        raise TypeError(f"machine must be an analysis.Machine; given {type(machine).__name__}")
     figures = require("matplotlib.figure", "plot_roofline")
     canvas = require("matplotlib.backends.backend_agg", "plot_roofline")
     figure = figures.Figure(figsize=(8, 5))  # not pyplot: no global state, no display
@@ -48,14 +48,16 @@ def plot_roofline(
     formats = figure.canvas.get_supported_filetypes()
     ending = os.path.splitext(str(path))[1][1:].lower()
     if ending not in formats:
-        raise ValueError(f"path must end in one of {', '.join('.' + f for f in sorted(formats))}, got {str(path)!r}")
+        raise ValueError(f"path must end in one of {', '.join('.' + f for f in sorted(formats))}; given {str(path)!r}")
     axes = figure.add_subplot()
     variants = (("DWS, fused", "dws", True, "o"), ("DWS, unfused", "dws", False, "v"), ("dense", "dense", True, "s"))
     costs = {label: [layer_cost(p, kind, dtype, fused) for p in problems] for label, kind, fused, _ in variants}
     for label, seconds in (measured or {}).items():
         choice("measured", label, tuple(costs))
         if len(seconds) != len(problems):
-            raise ValueError(f"measured[{label!r}] must hold {len(problems)} times, one a problem; got {len(seconds)}")
+            raise ValueError(
+                f"measured[{label!r}] must hold {len(problems)} times, one a problem; given {len(seconds)}"
+            )
     points = {label: [cost.intensity for cost in own] for label, own in costs.items()}
     every = [x for values in points.values() for x in values] + [machine.ridge]
     span = np.geomspace(min(every) / 8, max(every) * 2, 256)

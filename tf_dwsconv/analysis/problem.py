@@ -21,28 +21,28 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as a Python int, or an error that names the argument."""
     number = as_integer(value)
     if number is None:
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be an integer; given {value!r} of type {type(value).__name__}")
     if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+        raise ValueError(f"{name} must be at least {minimum}; given {number}")
     return number
 
 
 def positive(name: str, value: Any) -> float:
     """`value` as a finite positive float, or an error that names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be a number; given {value!r} of type {type(value).__name__}")
     value = float(value)
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+        raise ValueError(f"{name} must be positive and finite; given {value}")
     return value
 
 
 def choice(name: str, value: Any, allowed: Any) -> Any:
     """`value` if it is one of the words `allowed`."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, allowed))}; given {value!r}")
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; given {value!r}")
     return value
 
 
@@ -54,9 +54,9 @@ def itemsize(dtype: Any) -> int:
     """
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
     if name is None:
-        raise TypeError(f"dtype must be a name or a dtype, got {dtype!r}")
+        raise TypeError(f"dtype must be a name or a dtype; given {dtype!r}")
     if name not in _ITEMSIZES:
-        raise ValueError(f"dtype must be one of {', '.join(_ITEMSIZES)}, got {name!r}")
+        raise ValueError(f"dtype must be one of {', '.join(_ITEMSIZES)}; given {name!r}")
     return _ITEMSIZES[name]
 
 
@@ -64,7 +64,7 @@ def pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
     """An int, or a pair of them (height, width), as a pair."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
-            raise ValueError(f"{name} must be an integer or a pair (height, width), got {value!r}")
+            raise ValueError(f"{name} must be an integer or a pair (height, width); given {value!r}")
         return integer(f"{name}[0]", value[0], minimum), integer(f"{name}[1]", value[1], minimum)
     value = integer(name, value, minimum)
     return value, value
@@ -192,7 +192,7 @@ class Problem:
                 (top, bottom), (left, right) = padding
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"padding must be 'SAME', 'VALID' or ((top, bottom), (left, right)), got {padding!r}"
+                    f"padding must be 'SAME', 'VALID' or ((top, bottom), (left, right)); given {padding!r}"
                 ) from None
             padding = (
                 (integer("padding top", top, 0), integer("padding bottom", bottom, 0)),
@@ -261,5 +261,5 @@ class Problem:
 def check_problem(problem: Any) -> Problem:
     """`problem`, or a TypeError."""
     if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be an analysis.Problem, got {type(problem).__name__}")
+        raise TypeError(f"problem must be an analysis.Problem; given {type(problem).__name__}")
     return problem

@@ -87,7 +87,7 @@ def report_layer(
     choice("kind", kind, ("dws", "depthwise"))
     memory = max(2, integer("fast_bytes", fast_bytes) // itemsize(dtype))
     if machine is not None and not isinstance(machine, Machine):
-        raise TypeError(f"machine must be an analysis.Machine or None, got {type(machine).__name__}")
+        raise TypeError(f"machine must be an analysis.Machine or None; given {type(machine).__name__}")
     cost = layer_cost(problem, kind, dtype)
     unfused, tiling, bound = cost, None, float(cost.accesses)
     if kind == "dws":
@@ -172,7 +172,7 @@ def summary(
     """
     keras = require("keras", "summary(model)")
     if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model, got {type(model).__name__}")
+        raise TypeError(f"model must be a keras.Model; given {type(model).__name__}")
     batch_size = integer("batch_size", batch_size)
     options = {"fast_bytes": fast_bytes, "machine": machine}
     layers = [

@@ -72,7 +72,7 @@ def tune(
     """
     positive("seconds", seconds)
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype must be None or one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise ValueError(f"dtype must be None or one of {', '.join(DTYPES)}; given {dtype!r}")
     # By problem, dtype, channels in front of an expansion, and whether a pointwise convolution ends it.
     work: dict[tuple[Problem, str, int, bool], list[str]] = {}
     for layer in layers:

@@ -40,7 +40,7 @@ def build(separable_layer: type[keras.layers.Layer], size: int) -> keras.Model:
         ValueError: `size` is not a positive multiple of 32.
     """
     if size <= 0 or size % STRIDE:
-        raise ValueError(f"size must be a positive multiple of {STRIDE}, got {size}")
+        raise ValueError(f"size must be a positive multiple of {STRIDE}; given {size}")
     layers = [
         keras.Input((size, size, 3), name="pixels"),
         keras.layers.Rescaling(1 / 255, offset=[-mean / 255 for mean in MEAN_RGB], name="normalise"),

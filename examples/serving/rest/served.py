@@ -93,7 +93,7 @@ def _by_name(value: Any, names: list[str]) -> dict[str, Any]:
     """The inputs by their names; a single one may come without."""
     if isinstance(value, dict):
         if set(value) != set(names):
-            raise RequestError(f"the inputs must be {', '.join(names)}, got {', '.join(map(str, value))}")
+            raise RequestError(f"the inputs must be {', '.join(names)}; given {', '.join(map(str, value))}")
         return value
     if len(names) > 1:
         raise RequestError(f"there are several inputs: name them ({', '.join(names)})")
@@ -114,5 +114,5 @@ def _tensor(name: str, value: Any, spec: tf.TensorSpec) -> tf.Tensor:
     except (ValueError, TypeError, OverflowError):
         raise RequestError(f"input {name} must be numbers of one shape, {spec.dtype.name}") from None
     if not spec.shape.is_compatible_with(array.shape):
-        raise RequestError(f"input {name} must have the shape {spec.shape}, got {array.shape}")
+        raise RequestError(f"input {name} must have the shape {spec.shape}; given {array.shape}")
     return tf.constant(array, spec.dtype)

@@ -154,7 +154,7 @@ def _parse_python(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise CifarError(f"{name}: labels are not integers") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS or labels.shape != data.shape[:1]:
         raise CifarError(
-            f"{name}: data must be uint8 [n, {PIXELS}] with as many labels, got {data.dtype} {list(data.shape)} with "
+            f"{name}: data must be uint8 [n, {PIXELS}] with as many labels; given {data.dtype} {list(data.shape)} with "
             f"{list(labels.shape)} labels"
         )
     return _pictures(data, labels, name)
@@ -168,7 +168,7 @@ def _entry(batch: object, key: str) -> Optional[object]:
 
 def _pictures(planes: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     if labels.size and not (labels.min() >= 0 and labels.max() < CLASSES):
-        raise CifarError(f"{name} is damaged: labels must be 0..{CLASSES - 1}, got {labels.min()}..{labels.max()}")
+        raise CifarError(f"{name} is damaged: labels must be 0..{CLASSES - 1}; given {labels.min()}..{labels.max()}")
     return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels.astype(np.int32)
 
 
