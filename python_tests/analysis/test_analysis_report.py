@@ -285,7 +285,7 @@ SMALL = Problem(**GOOD)
         (lambda: analysis.fused_traffic(SMALL, 0, 4), ValueError, "bp must be at least 1"),
         (lambda: analysis.fused_traffic(SMALL, 64, 4, 9), ValueError, "memory must hold the tile's .* given 9"),
         (lambda: analysis.fused_traffic(SMALL, 64, 4, order="rows"), ValueError, "order must be one of"),
-        (lambda: analysis.fused_tiling(SMALL, 30), ValueError, "memory must hold the smallest tile .* given 30 elements"),
+        (lambda: analysis.fused_tiling(SMALL, 30), ValueError, "memory must hold the smallest tile .* given 30"),
         (lambda: analysis.fused_tiling(SMALL, 300, quanta=4), ValueError, "quanta must be 3 integers"),
         (lambda: analysis.fused_tiling(SMALL, 300, quanta=(1, 0, 1)), ValueError, r"quanta\[1\] must be at least 1"),
         (lambda: analysis.report_layer(SMALL, fast_bytes=0), ValueError, "fast_bytes must be at least 1"),
