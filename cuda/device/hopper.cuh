@@ -165,6 +165,12 @@ DWS_DEVICE void MultiplyGroup(Sums& sums, const uint32_t (&a)[4], uint64_t b, bo
 
 #endif  // DWSCONV_SHIM
 
+// A matrix that begins so many bytes, a multiple of 16, past another one: of the low half alone, where its place is.
+DWS_DEVICE uint64_t MatrixPast(uint64_t matrix, int bytes) {
+  const uint32_t place = static_cast<uint32_t>(matrix) + static_cast<uint32_t>(bytes >> 4);
+  return matrix >> 32 << 32 | place;
+}
+
 // As a policy of store_tile.cuh: 16 rows x 128 columns of a warp, in the registers in which another policy has 32 x 64.
 // sums[j][4 * m + 8 * half] and the next three are of columns 64 * m + 16 * j + 8 * half and on.
 template <typename T>

@@ -82,28 +82,29 @@ DWS_DEVICE void FillRing(const WarpgroupArgs& args, const WarpgroupShared& share
 // own part of the products that read it is done.
 template <typename T>
 DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared& shared, int group, int lane, int steps, RingPlace* at) {
-  // In descriptors 16 bytes are 1: 16 channels of Z are 32 bytes of a row, 16 rows of P are 2048 bytes.
   const uint64_t first_z = MatrixAt(shared.ring + group * kGroupRows * 128, 16, 1024, Swizzle::k128);
   const uint64_t first_p = MatrixAt(shared.ring + kStageZBytes, kStagePBytes, 1024, Swizzle::k128);
-  uint64_t* before = nullptr;
+  int before = -1;  // the stage whose products may be under way still
   DWS_ROLLED
   for (int step = 0; step < steps; ++step) {
     WaitForPhase(shared.full + at->stage, at->parity);
-    const uint64_t z = first_z + static_cast<uint64_t>(at->stage * (kGroupStageBytes / 16));
-    const uint64_t p = first_p + static_cast<uint64_t>(at->stage * (kGroupStageBytes / 16));
+    const uint64_t z = MatrixPast(first_z, at->stage * kGroupStageBytes);
+    const uint64_t p = MatrixPast(first_p, at->stage * kGroupStageBytes);
     FenceProducts();
     DWS_UNROLL
     for (int k = 0; k < kGroupDepth / 16; ++k) {
-      MultiplyGroup<Major::kDepth, Major::kOuter>(sums, z + 2 * k, p + 128 * k, step > 0 || k > 0, T());
+      // 16 channels of Z are 32 bytes of a row, 16 rows of P are 2048 bytes.
+      MultiplyGroup<Major::kDepth, Major::kOuter>(sums, MatrixPast(z, 32 * k), MatrixPast(p, 2048 * k),
+                                                  step > 0 || k > 0, T());
     }
     CommitProducts();
     WaitForAllButOne();
-    if (before != nullptr && lane == 0) Arrive(before);
-    before = shared.empty + at->stage;
+    if (before >= 0 && lane == 0) Arrive(shared.empty + before);
+    before = at->stage;
     at->Next();
   }
   WaitForProducts(sums);
-  if (lane == 0) Arrive(before);
+  if (lane == 0) Arrive(shared.empty + before);
 }
 
 template <typename T>
