@@ -94,8 +94,7 @@ DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared& shared, int grou
     DWS_UNROLL
     for (int k = 0; k < kGroupDepth / 16; ++k) {
       // 16 channels of Z are 32 bytes of a row, 16 rows of P are 2048 bytes.
-      MultiplyGroup<Major::kDepth, Major::kOuter>(sums, MatrixPast(z, 32 * k), MatrixPast(p, 2048 * k),
-                                                  step > 0 || k > 0, T());
+      MultiplyGroup<Major::kDepth, Major::kOuter>(sums, MatrixPast(z, 32 * k), MatrixPast(p, 2048 * k), true, T());
     }
     CommitProducts();
     WaitForAllButOne();
