@@ -96,6 +96,10 @@ if ((build)); then
   if [[ ${DWSCONV_CUDA_ARCHS%%[a-z]*} -lt 80 ]]; then before=(-DDWSCONV_BEFORE_80); fi
   step build_layouts 60 "$(cat build/cuda/nvcc)" -std=c++17 -O2 -I. "${before[@]}" \
     -gencode "arch=compute_$DWSCONV_CUDA_ARCHS,code=sm_$DWSCONV_CUDA_ARCHS" -o build/cuda/layouts cuda/testing/layouts.cu
+  if [[ $DWSCONV_CUDA_ARCHS == 90a ]]; then
+    step build_layouts_hopper 60 "$(cat build/cuda/nvcc)" -std=c++17 -O2 -I. -gencode arch=compute_90a,code=sm_90a \
+      -o build/cuda/layouts_hopper cuda/testing/layouts_hopper.cu cuda/run/tensor_map.cu
+  fi
 fi
 if [[ ! -e $library ]]; then
   note library "FAILED: there is no $(basename "$library")"
@@ -107,7 +111,9 @@ checks=(python_tests/cuda/cuda_gpu_program.py python_tests/cuda/cuda_block_gpu_p
 smoke=("$python" python_tests/cuda/cuda_smoke_program.py "$library" "${host[@]}")
 if with first; then
   if on_card; then
-    if [[ -x build/cuda/layouts ]]; then step layouts 30 build/cuda/layouts; else note layouts "there is no build/cuda/layouts"; fi
+    for name in layouts layouts_hopper; do
+      if [[ -x build/cuda/$name ]]; then step $name 30 build/cuda/$name; else note $name "there is no build/cuda/$name"; fi
+    done
   fi
   step smoke 240 "${smoke[@]}" "${only[@]}" --out "$out/smoke.md"
   if on_card; then
@@ -128,8 +134,8 @@ if with checks && on_card; then
 fi
 if with times && on_card; then
   # Other libraries, and the kernels that this one has a choice between.
-  step ab 150 "$python" cuda/bench/ab.py "$out" "${others[@]}" "$library@two_step" "$library@stream" "$library@tensor_stream" \
-    "$library@deep" "$library"
+  step ab 150 "$python" cuda/bench/ab.py "$out" "${others[@]}" "$library@two_step" "$library@two_step_wgmma" "$library@stream" \
+    "$library@tensor_stream" "$library@deep" "$library"
   # One after the other of what is worth most; torch.compile, which takes seconds a layer, comes last.
   step benchmark 200 "$python" cuda/bench/benchmark.py "$out" --library "$library" --compile
   step sweep 150 "$python" cuda/bench/sweep.py "$out" --library "$library" --seconds 120

@@ -71,11 +71,12 @@ def on_card(layer: str, libraries: dict) -> dict:
         options = {"activation": activation, "path": path}
         try:
             made = Layer(library, n, size, c, k, kernel, stride, "float16", **options)
+            graph = graph_of(made.ours)
         except ValueError:
             if path == "auto":
                 raise
-            continue  # the path does not take this layer
-        measures[name] = functools.partial(microseconds, made, graph_of(made.ours), seconds)
+            continue  # the path does not take this layer, or is not compiled for this card
+        measures[name] = functools.partial(microseconds, made, graph, seconds)
     return measures
 
 

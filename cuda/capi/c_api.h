@@ -41,7 +41,7 @@ typedef struct {
   int32_t dtype;     /* 0 float32, 1 bfloat16, 2 float16 */
   int32_t gradients; /* which are wanted, bit 0 that of x, and so on; -1: y is */
   int32_t path;      /* 0 the planner's choice, 1 direct, 2 two_step, 3 stream, 4 general, 5 steps, 6 fused,
-                        7 tensor_stream, 8 deep */
+                        7 tensor_stream, 8 deep, 9 two_step_wgmma */
   int32_t math;      /* of float32: 0 exact, 1 tf32 */
   int32_t fusion;    /* of expansion and depthwise convolution: 0 the planner's choice, 1 always, 2 never */
   int32_t unaligned; /* 1: tensors may be no multiples of 16 bytes, which path fused wants */

@@ -104,6 +104,32 @@ DWS_DEVICE void StoreVectors16(float (&sums)[kCount][kTileSums], int lane, int t
   }
 }
 
+// The same of 16 rows x 128 columns (GroupSums of hopper.cuh): of each four tiles of 8 columns a lane gets one's row.
+template <typename T, typename Clamp>
+DWS_DEVICE void StoreVectors16(Sums& sums, int lane, int tiles, int first_column, const int (&rows)[2], T* to,
+                               int columns, Clamp clamp) {
+  DWS_UNROLL
+  for (int two = 0; two < kTiles; ++two) {
+    if (2 * two >= tiles) continue;
+    const int column = first_column + two * 2 * kTileColumns + 8 * (lane & 3);
+    DWS_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      uint32_t words[4];
+      DWS_UNROLL
+      for (int eight = 0; eight < 4; ++eight) {
+        const int tile = 2 * two + eight / 2;
+        const float* const from = &sums[tile % kTiles][(eight & 1) * 8 + tile / kTiles * 4 + i * 2];
+        const float values[2] = {from[0], from[1]};
+        words[eight] = clamp(NarrowWord(values, T()));
+      }
+      TransposeQuad(words, lane);
+      if (column < columns && rows[i] >= 0) {
+        *reinterpret_cast<uint4*>(to + rows[i] + column) = make_uint4(words[0], words[1], words[2], words[3]);
+      }
+    }
+  }
+}
+
 // rows[i]: where the lane's i-th row begins, in elements past out.y and out.residual, or -1 for a row outside. bias:
 // floats in shared memory, from output channel 0 on, zeros where there is none. kPlain: out.vector is true, which
 // takes fewer registers.

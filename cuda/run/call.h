@@ -58,6 +58,7 @@ Run RunPixels;
 Run RunConvolution;
 
 Run RunProduct;
+Run RunWarpgroupProduct;
 Run RunGatedProduct;
 Run RunDenseProduct;
 

@@ -16,7 +16,7 @@ std::atomic<int64_t> calls[kCudaPaths];
 Run* const kRuns[] = {
     RunTranspose, RunTranspose, RunTranspose,
     RunDepthwise, RunDepthwise, RunToeplitz, RunWindow, RunPixels,
-    RunProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
+    RunProduct, RunWarpgroupProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
     RunDirect, RunStream, RunTensorStream, RunDeep, RunStrip,
     RunGradientStream, RunColumns, RunBetweenFactors, RunOutputGradient, RunBetweenGradient, RunFilterProduct,
     RunDepthwiseGradient, RunReduce, RunReduce,

@@ -3,13 +3,13 @@
 // numbers, so every result is exact. Says what is off, and returns 1 then. Compiled over shim.h it holds that to the
 // same.
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "cuda/device/element.cuh"
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
+#include "cuda/testing/layouts.cuh"
 
 namespace dwsconv {
 namespace cuda {
@@ -17,9 +17,6 @@ namespace {
 
 constexpr int kDepth = 32, kColumns = 64;  // rows: kWarpRows
 constexpr int kOutputs = kWarpRows * kColumns;
-
-int Left(int i, int k) { return (i * 7 + k * 3) % 11 - 5; }
-int Right(int k, int j) { return (k * 5 + j * 2) % 7 - 3; }
 
 template <typename T>
 struct LayoutArgs {
@@ -73,38 +70,6 @@ __global__ void WordsKernel(const LayoutArgs<T> args) {
   words[10] = ClampWord(NarrowWord(values, T()), 0u, NarrowWord(limits, T()), T());
   words[11] = ShuffleXor(static_cast<uint32_t>(lane), 2);
   words[12] = SyncBlockOr(lane == 17) ? 1u : 0u;
-}
-
-// Memory of the card, or of the CPU that plays it.
-template <typename T>
-struct DeviceArray {
-  T* data = nullptr;
-  size_t bytes;
-#if defined(DWSCONV_SHIM)
-  explicit DeviceArray(const std::vector<T>& from) : bytes(from.size() * sizeof(T)) {
-    data = static_cast<T*>(malloc(bytes));
-    memcpy(data, from.data(), bytes);
-  }
-  ~DeviceArray() { free(data); }
-  std::vector<T> Read() { return std::vector<T>(data, data + bytes / sizeof(T)); }
-#else
-  explicit DeviceArray(const std::vector<T>& from) : bytes(from.size() * sizeof(T)) {
-    if (cudaMalloc(&data, bytes) != cudaSuccess) data = nullptr;
-    cudaMemcpy(data, from.data(), bytes, cudaMemcpyHostToDevice);
-  }
-  ~DeviceArray() { cudaFree(data); }
-  std::vector<T> Read() {
-    std::vector<T> to(bytes / sizeof(T));
-    const cudaError_t error = cudaMemcpy(to.data(), data, bytes, cudaMemcpyDeviceToHost);
-    if (error != cudaSuccess) printf("cudaMemcpy: %s\n", cudaGetErrorString(error));
-    return to;
-  }
-#endif
-};
-
-int Report(const char* what, int wrong, const char* error) {
-  printf("%s: %s\n", what, *error != '\0' ? error : wrong == 0 ? "as expected" : "OFF");
-  return wrong != 0 || *error != '\0' ? 1 : 0;
 }
 
 template <typename Policy>

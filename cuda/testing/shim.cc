@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/testing/shim_state.h"
+
 #if !defined(__x86_64__)
 #error "the switch between fibres below is written for x86-64"
 #endif
@@ -50,10 +52,9 @@ Index thread_index, block_index, block_size, grid_size;
 namespace {
 
 constexpr int kStackBytes = 256 << 10;
-constexpr int kWarp = 32;
 constexpr int kBarriers = 16;
 
-enum class State { kReady, kAtBarrier, kAtWarp, kDone };
+enum class State { kReady, kAtBarrier, kAtWarp, kWaiting, kDone };
 
 struct Copy {
   void* shared;
@@ -61,18 +62,12 @@ struct Copy {
   bool valid;
 };
 
-// What a lane shows the others of its warp in one instruction.
-struct Deposit {
-  const char* instruction;
-  uint32_t words[6];
-  const void* address;
-};
-
 struct Fibre {
   void* stack = nullptr;
   std::unique_ptr<char[]> memory{new char[kStackBytes]};
   State state = State::kDone;
-  int barrier = 0, barrier_threads = 0;   // what it waits at
+  int barrier = 0, barrier_threads = 0;  // what it waits at
+  const std::function<bool()>* until = nullptr;
   std::vector<std::vector<Copy>> groups;  // committed, not waited for
   std::vector<Copy> open;
   int warp_instructions = 0;
@@ -94,17 +89,12 @@ std::string error;
 Shared shared;
 int64_t shared_bytes_of_block = 0;
 uint32_t order_seed = 0;
-int64_t bank_conflicts = 0, most_blocks = 0;
+int64_t most_blocks = 0;
 bool any_of_block[2] = {false, false};
 
 void YieldAs(State state) {
   fibres[current].state = state;
   dwsconv_shim_switch(&fibres[current].stack, scheduler);
-}
-
-void Fail(const std::string& what) {
-  if (error.empty()) error = what + " (thread " + std::to_string(current) + ")";
-  YieldAs(State::kDone);  // and never comes back: the launch is over
 }
 
 void Enter() {
@@ -155,6 +145,13 @@ bool ReleaseBarrier(int barrier) {
   return true;
 }
 
+// Lets a thread go on that waits for something that is so now.
+bool GoesOn(Fibre* fibre) {
+  if (fibre->state != State::kWaiting || !(*fibre->until)()) return false;
+  fibre->state = State::kReady;
+  return true;
+}
+
 // Whoever can go on again goes on. False where nobody can, and not all are done.
 bool Release() {
   bool released = false;
@@ -165,12 +162,14 @@ bool Release() {
     for (int i = 0; i < kWarp; ++i) fibres[warp + i].state = State::kReady;
     released = true;
   }
+  for (int i = 0; i < threads_of_block; ++i) released = GoesOn(&fibres[i]) || released;
   return released;
 }
 
 // Lets the warp of a thread go on: all lanes are at an instruction of it, or all threads at its barrier.
 bool ReleaseWarp(int thread) {
   if (fibres[thread].state == State::kAtBarrier) return ReleaseBarrier(fibres[thread].barrier);
+  if (GoesOn(&fibres[thread])) return true;
   const auto first = fibres.begin() + thread / kWarp * kWarp;
   if (!std::all_of(first, first + kWarp, [](const Fibre& f) { return f.state == State::kAtWarp; })) return false;
   for (int i = 0; i < kWarp; ++i) first[i].state = State::kReady;
@@ -187,6 +186,7 @@ void Run(int thread) {
 void RunBlock(int threads) {
   threads_of_block = threads;
   any_of_block[0] = any_of_block[1] = false;
+  BeginHopper();
   memset(shared.begin, 0xff, static_cast<size_t>(shared_bytes_of_block));
   for (int i = 0; i < threads; ++i) Start(&fibres[i]);
   std::vector<int> order(threads);
@@ -206,13 +206,35 @@ void RunBlock(int threads) {
     const auto any = [threads](State state) {
       return std::any_of(fibres.begin(), fibres.begin() + threads, [=](const Fibre& f) { return f.state == state; });
     };
-    if (!any(State::kReady) && !any(State::kAtBarrier) && !any(State::kAtWarp)) return;
-    if (!any(State::kReady) && !Release())
-      error = "a barrier or a warp's instruction that not all of its threads reach";
+    if (any(State::kReady) || Release()) continue;
+    const bool at_barrier = any(State::kAtBarrier) || any(State::kAtWarp);
+    if (!at_barrier && !any(State::kWaiting)) return EndHopper();
+    if (DeliverCopy()) continue;
+    Report(any(State::kWaiting) ? "a wait for a phase that never ends"
+                                : "a barrier or a warp's instruction that not all of its threads reach");
   }
 }
 
-// Shows `mine` to the warp, waits for the others', and gives them.
+}  // namespace
+
+void Report(const std::string& what) {
+  if (error.empty()) error = what;
+}
+
+void Fail(const std::string& what) {
+  Report(what + " (thread " + std::to_string(current) + ")");
+  YieldAs(State::kDone);  // and never comes back: the launch is over
+}
+
+void WaitUntil(const std::function<bool()>& ready) {
+  fibres[current].until = &ready;
+  while (!ready()) YieldAs(State::kWaiting);
+}
+
+int Current() { return current; }
+int Threads() { return threads_of_block; }
+uint32_t OrderSeed() { return order_seed; }
+
 const Deposit* Exchange(const Deposit& mine) {
   Fibre& fibre = fibres[current];
   Deposit* const all = &deposits[(fibre.warp_instructions++ % 2) * threads_of_block];
@@ -232,30 +254,6 @@ bool IsShared(const void* from, int64_t bytes) {
   const char* const at = static_cast<const char*>(from);
   return at >= shared.begin && at + bytes <= shared.begin + shared_bytes_of_block;
 }
-
-float WidenHalf(uint32_t word, int half, Product product) {
-  const uint16_t bits = static_cast<uint16_t>(word >> (16 * half));
-  return product == Product::kFloat16 ? ToFloat(Float16{bits}) : ToFloat(BFloat16{bits});
-}
-
-float AsFloat(uint32_t word) {
-  float value;
-  memcpy(&value, &word, 4);
-  return value;
-}
-
-// Element (row, k) of a, of which lane (row % 8) * 4 + t holds its share: see MultiplyAdd in fragments.cuh.
-float ElementOfA(const Deposit* warp, int row, int k, Product product) {
-  if (product == Product::kTf32) return AsFloat(warp[row % 8 * 4 + k % 4].words[row / 8 + k / 4 * 2]);
-  return WidenHalf(warp[row % 8 * 4 + k % 8 / 2].words[row / 8 + k / 8 * 2], k % 2, product);
-}
-
-float ElementOfB(const Deposit* warp, int k, int column, Product product) {
-  if (product == Product::kTf32) return AsFloat(warp[column * 4 + k % 4].words[4 + k / 4]);
-  return WidenHalf(warp[column * 4 + k % 8 / 2].words[4 + k / 8], k % 2, product);
-}
-
-}  // namespace
 
 char* Shared() { return shared.begin; }
 
@@ -314,47 +312,6 @@ const void* SharedWords(const void* from, int bytes) {
   return from;
 }
 
-void LoadMatrices(uint32_t* words, const void* row, bool transposed) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0 || !IsShared(row, 16)) {
-    Fail("a row of a matrix that is outside shared memory, or askew");
-  }
-  const Deposit* const warp = Exchange({transposed ? "ldmatrix.trans" : "ldmatrix", {}, row});
-  const int lane = current % kWarp;
-  for (int matrix = 0; matrix < 4; ++matrix) {
-    const Deposit* const rows = warp + matrix * 8;
-    const auto element = [rows](int i, int j) {
-      uint16_t bits;
-      memcpy(&bits, static_cast<const char*>(rows[i].address) + 2 * j, 2);
-      return static_cast<uint32_t>(bits);
-    };
-    const int i = lane / 4, j = lane % 4 * 2;
-    words[matrix] = transposed ? element(j, i) | element(j + 1, i) << 16 : element(i, j) | element(i, j + 1) << 16;
-    if (lane == 0) {
-      uint32_t banks = 0;
-      for (int r = 0; r < 8; ++r) {
-        const uint32_t bank = 1u << reinterpret_cast<uintptr_t>(rows[r].address) / 16 % 8;
-        if ((banks & bank) != 0) ++bank_conflicts;
-        banks |= bank;
-      }
-    }
-  }
-  // The matrices must not be written before all have read them.
-  Exchange({"ldmatrix", {}, nullptr});
-}
-
-void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Product product) {
-  const Deposit* const warp = Exchange({"mma", {a[0], a[1], a[2], a[3], b0, b1}, nullptr});
-  const int lane = current % kWarp, depth = product == Product::kTf32 ? 8 : 16;
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    double sum = sums[i];
-    for (int k = 0; k < depth; ++k) {
-      sum += static_cast<double>(ElementOfA(warp, row, k, product)) * ElementOfB(warp, k, column, product);
-    }
-    sums[i] = static_cast<float>(sum);
-  }
-}
-
 const char* Launch(const std::function<void()>& kernel, int64_t grid, int threads, int64_t shared_bytes) {
   static std::string message;
   error.clear();
@@ -392,8 +349,5 @@ void dwsconv_shim_order(uint32_t seed) { dwsconv::cuda::shim::order_seed = seed;
 
 // Launches no more blocks than that, or 0 for as many as asked for: kernels must get by with any number.
 void dwsconv_shim_most_blocks(int64_t blocks) { dwsconv::cuda::shim::most_blocks = blocks; }
-
-// Matrices loaded so far of which two rows lay in the same banks.
-int64_t dwsconv_shim_bank_conflicts() { return dwsconv::cuda::shim::bank_conflicts; }
 
 }  // extern "C"

@@ -90,10 +90,12 @@ LAYERS = {layer[1:]: layer._replace(N=1 if layer.H > 200 or layer.kernel_size > 
 
 def checks(library, cases: int, small: bool):
     """(name, function that fails or returns the plan's words) of everything that is checked."""
+    hopper = torch.cuda.get_device_capability() == (9, 0)
     fused = {"bias": True, "depthwise_bias": True, "depthwise_activation": ("relu6", 0.2), "activation": ("relu", 0.2)}
     for window, stride in cuda_cases.WINDOWS:
         for dtype, math in cuda_cases.KINDS:
-            for path in ("stream", "two_step", *cuda_cases.other_fused(window, 72, dtype, math)):
+            wgmma = ("two_step_wgmma",) if hopper and dtype in ("float16", "bfloat16") else ()
+            for path in ("stream", "two_step", *wgmma, *cuda_cases.other_fused(window, 72, dtype, math)):
                 letters = dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, window, window)))
                 shape = {**letters, **fused, "strides": (stride, stride), "seed": 3}
                 name = f"{path} {window}x{window} stride {stride} {dtype} {math}"
@@ -117,6 +119,9 @@ def checks(library, cases: int, small: bool):
         for dtype, math in cuda_cases.KINDS:
             name = f"layer {h}x{w}x{c}-{k} {size}x{size} {dtype} {math}"
             yield name, lambda s=shape, d=dtype, m=math: compare(library, s, d, m)
+        if hopper and c % 8 == k % 8 == 0:
+            name = f"layer {h}x{w}x{c}-{k} {size}x{size} float16 on two_step_wgmma"
+            yield name, lambda s=shape: compare(library, s, "float16", "exact", path="two_step_wgmma")
 
 
 def main() -> int:

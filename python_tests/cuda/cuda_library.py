@@ -9,7 +9,7 @@ from typing import Optional
 
 import numpy as np
 
-PATHS = {"auto": 0, "direct": 1, "two_step": 2, "stream": 3, "tensor_stream": 7, "deep": 8}
+PATHS = {"auto": 0, "direct": 1, "two_step": 2, "stream": 3, "tensor_stream": 7, "deep": 8, "two_step_wgmma": 9}
 BLOCK_PATHS = {"general": 4, "steps": 5, "fused": 6}  # of blocks with other stages, and of gradients
 MATHS = {"exact": 0, "tf32": 1}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}

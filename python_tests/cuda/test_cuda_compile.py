@@ -41,6 +41,9 @@ def test_the_program_that_checks_a_card_compiles(tmp_path):
     for flags in (["-arch=sm_90"], ["-arch=sm_75", "-DDWSCONV_BEFORE_80"]):
         command = ["nvcc", "-std=c++17", "-I.", "-Werror", "all-warnings", *flags, "-o", str(tmp_path / "layouts")]
         subprocess.run([*command, "cuda/testing/layouts.cu"], check=True, cwd=ROOT)
+    command = ["nvcc", "-std=c++17", "-I.", "-Werror", "all-warnings", "-gencode", "arch=compute_90a,code=sm_90a"]
+    sources = ["cuda/testing/layouts_hopper.cu", "cuda/run/tensor_map.cu"]
+    subprocess.run([*command, "-o", str(tmp_path / "layouts_hopper"), *sources], check=True, cwd=ROOT)
 
 
 def test_machine_code_is_counted_by_straight_pieces():

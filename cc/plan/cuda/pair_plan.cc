@@ -217,6 +217,19 @@ bool PlanToeplitz(const Chain& p, const CudaMachine& machine, CudaTile* tile) {
   return true;
 }
 
+// Why the product for 9.0a does not take this layer; or "".
+std::string WgmmaRefuses(const Chain& p, const CudaMachine& machine) {
+  if (p.dtype == DType::kFloat32 || p.CM() % 8 != 0 || p.K % 8 != 0) {
+    return "path two_step_wgmma is for 16-bit elements, and channels and output channels that are multiples of 8";
+  }
+  if (machine.capability != 90) return "path two_step_wgmma needs a card of compute capability 9.0";
+  if (!SizesFit(p) || p.N * p.output_pixels() > std::numeric_limits<int>::max() - kProductTile) {
+    return "path two_step_wgmma is not for sizes as large as these";
+  }
+  const std::string refused = SharedRefuses(machine, kGroupSharedBytes);
+  return refused.empty() ? "" : "path two_step_wgmma " + refused;
+}
+
 // Two kernels: fills the first one and *us, or says why they cannot run.
 std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaStep* depthwise, double* us) {
   if (!HasProduct(p, machine, math)) return "path two_step needs a card of compute capability 8.0 or more";
@@ -296,6 +309,14 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
     double us = 0;
     const std::string refused = PlanTwoStep(p, machine, options.math, &depthwise, &us);
     consider(CudaPath::kTwoStep, refused, us, {depthwise, product});
+  }
+  if (options.path == CudaPath::kTwoStepWgmma) {
+    double us = 0;  // by the other product's rate: nobody knows this one's
+    std::string refused = WgmmaRefuses(p, machine);
+    if (refused.empty()) refused = PlanTwoStep(p, machine, options.math, &depthwise, &us);
+    CudaStep warpgroups = product;
+    warpgroups.kernel = CudaKernel::kWarpgroupProduct;
+    consider(CudaPath::kTwoStepWgmma, refused, us, {depthwise, warpgroups});
   }
   if (plan->steps.size() > before) {
     plan->modelled_us += least;

@@ -257,7 +257,7 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
 
 const char* CudaPathName(CudaPath path) {
   const char* const names[kCudaPaths] = {"auto",  "direct", "two_step",      "stream", "general",
-                                         "steps", "fused",  "tensor_stream", "deep"};
+                                         "steps", "fused",  "tensor_stream", "deep",   "two_step_wgmma"};
   return names[static_cast<int>(path)];
 }
 
@@ -312,8 +312,8 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
 std::string DescribeCudaPlan(const CudaPlan& plan) {
   if (plan.path == CudaPath::kAuto) return "nothing";
   const bool pair = plan.path == CudaPath::kDirect || plan.path == CudaPath::kTwoStep ||
-                    plan.path == CudaPath::kStream || plan.path == CudaPath::kTensorStream ||
-                    plan.path == CudaPath::kDeep;
+                    plan.path == CudaPath::kTwoStepWgmma || plan.path == CudaPath::kStream ||
+                    plan.path == CudaPath::kTensorStream || plan.path == CudaPath::kDeep;
   std::string text;
   const auto add = [&text](const std::string& word) {
     if (!word.empty()) text += (text.empty() ? "" : ", ") + word;

@@ -46,8 +46,10 @@ enum class CudaPath : int {
   // A depthwise convolution and a 1x1 one again: kStream with the depthwise half on tensor cores too.
   kTensorStream = 7,
   kDeep = 8,  // fused: Z of a tile of pixels in shared memory, for all channels; P from L2
+  // kTwoStep with the product by 9.0's own instructions. On request alone, until a card has timed it.
+  kTwoStepWgmma = 9,
 };
-constexpr int kCudaPaths = 9;
+constexpr int kCudaPaths = 10;
 
 const char* CudaPathName(CudaPath path);  // "direct", "two_step", ...
 
@@ -88,6 +90,7 @@ enum class CudaKernel : int {
   // A 1x1 convolution as a product of matrices; with the gate where it reads; a dense convolution, which gathers what
   // lies under its windows. Any convolution, an output a thread.
   kProduct,
+  kWarpgroupProduct,  // the first of these, for 9.0a
   kGatedProduct,
   kDenseProduct,
   kConvolution,

@@ -60,6 +60,15 @@ constexpr int64_t ProductSharedBytes(int stages, bool gathers) {
          (gathers ? kProductTile * 16 : 0);
 }
 
+// cuda/product/warpgroup_kernel.cuh, for 9.0a: 128 bytes of each row of Z in a stage, and as many rows of P; stages of
+// the ring, of which a multiprocessor has room for two blocks'. Before it up to 1024 bytes, so that it begins at a
+// multiple of them; behind it two bias' floats for each of two warpgroups, and two barriers a stage.
+constexpr int kGroupDepth = 64;
+constexpr int kGroupStages = 3;
+constexpr int kGroupStageBytes = 2 * kProductTile * kGroupDepth * 2;
+constexpr int64_t kGroupSharedBytes =
+    1024 + int64_t{kGroupStages} * (kGroupStageBytes + 2 * 8) + 2 * 2 * kProductTile * 4;
+
 // cuda/fused/deep_kernel.cuh: pixels of a tile at most; columns of P of a group of threads, of which a panel has one or
 // two; threads of a block at most, by the registers that a thread needs; stages of P's ring, and rows of P in one.
 constexpr int kDeepPixels = 128;

@@ -1,0 +1,26 @@
+// How the bulk copy engine of 9.0 finds tiles of a matrix in global memory. Plain C++ but for the type.
+#ifndef DWSCONV_CUDA_DEVICE_TENSOR_MAP_H_
+#define DWSCONV_CUDA_DEVICE_TENSOR_MAP_H_
+
+#include <cstdint>
+
+namespace dwsconv {
+namespace cuda {
+
+// What the driver makes of it: a kernel takes it by value, as a __grid_constant__ argument. Aligned as CUDA 13 has it.
+struct alignas(128) TensorMap {
+  unsigned char bytes[128];
+};
+
+// A tile's row in shared memory: 64 elements of 16 bits. Its 16-byte pieces lie permuted, piece i of row r at i ^ r %
+// 8, so that neither the copy engine nor wgmma finds two of them in the same banks.
+constexpr int kMapColumns = 64;
+
+// Tiles of `tile_rows` rows (at most 256) and kMapColumns columns of a matrix [rows, columns] of 16-bit elements, whose
+// pointer and rows are whole vectors of 16 bytes. What of a tile is outside the matrix is zeros. "" or what CUDA says.
+const char* MakeTensorMap(const void* matrix, int64_t rows, int64_t columns, int tile_rows, TensorMap* map);
+
+}  // namespace cuda
+}  // namespace dwsconv
+
+#endif  // DWSCONV_CUDA_DEVICE_TENSOR_MAP_H_
