@@ -36,8 +36,8 @@ from typing import Any, Optional
 # but those before it (a test reads them).
 _MODULES = {
     "tensorflow": (
-        "_tf.library", "_tf.guard", "_tf.convolutions", "_tf.stock", "_tf.signatures", "_tf.dispatch", "_tf.gradients",
-        "_tf.program_stock", "_tf.program", "ops",
+        "_tf.library", "_tf.guard", "_tf.convolutions", "_tf.stock", "_tf.casts", "_tf.signatures", "_tf.dispatch",
+        "_tf.gradients", "_tf.program_stock", "_tf.program", "ops",
     ),
     "keras": ("_tf.symbolic", "layers"),
 }  # fmt: skip

@@ -11,13 +11,12 @@ namespace dwsconv {
 
 using tensorflow::Tensor;
 
-namespace {
-
-// Whether others than TensorFlow may write into the tensor's memory.
 bool IsForeign(const Tensor& tensor) {
   auto* const buffer = const_cast<tensorflow::TensorBuffer*>(tensorflow::DMAHelper::buffer(&tensor));
   return buffer == nullptr || !buffer->root_buffer()->OwnsMemory();
 }
+
+namespace {
 
 uint64_t HashTensor(const Tensor& tensor, uint64_t seed) { return HashBytes(tensor.data(), tensor.TotalBytes(), seed); }
 

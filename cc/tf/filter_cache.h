@@ -20,6 +20,9 @@
 
 namespace dwsconv {
 
+// Whether others than TensorFlow may write into the tensor's memory.
+bool IsForeign(const tensorflow::Tensor& tensor);
+
 // How a filter (or bias) is known to be what was packed, the cheap way where it is sound:
 //
 // - By address. The cache holds a Tensor of what it packed. As long as it does, TensorFlow cannot free the buffer, nor
@@ -28,7 +31,8 @@ namespace dwsconv {
 // - By contents: a 64-bit hash of every byte, one read of the filter in each call. This is for buffers that others may
 //   write into: memory that TensorFlow does not own (a NumPy array fed without a copy; also what a variable got from an
 //   aligned array), and everything while stable_filters is false (Assign writes into the buffer of a v1 reference
-//   variable whoever holds it). It also knows filters again at a new address (mixed precision casts in each call).
+//   variable whoever holds it). It also knows filters again at a new address (in eager mode, mixed precision casts in
+//   each call).
 //
 // Holding makes each update of a variable copy it, and keeping what is never met again wastes memory. In training,
 // where filters differ in every call, both would be pure loss. So the first time contents are met they are only noted,

@@ -163,7 +163,7 @@ import sys
 assert "keras" in sys.modules and "tensorflow" in sys.modules
 from tensorflow.python.framework import op_def_registry, ops
 for name in ("TfDwsconv>DepthwiseSepConv2D", "TfDwsconv>DepthwiseSepConv2DGrad", "TfDwsconv>ConvBlock",
-    "TfDwsconv>Network"):
+    "TfDwsconv>Network", "TfDwsconv>CastWeights"):
     assert op_def_registry.get(name) is not None, name
     assert ops.gradient_registry.lookup(name), name
 import keras, tf_dwsconv

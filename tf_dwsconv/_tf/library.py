@@ -18,6 +18,7 @@ OP_NAME = "TfDwsconv>DepthwiseSepConv2D"
 GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
 NETWORK_OP_NAME = "TfDwsconv>Network"
+CAST_OP_NAME = "TfDwsconv>CastWeights"
 LIBRARY = Path(__file__).parents[1] / "_dwsconv_ops.so"
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
@@ -35,7 +36,7 @@ class StockOpsWarning(RuntimeWarning):
 class _State:
     """The outcome of loading: the module of op wrappers, or the reason why there is none."""
 
-    op = gradient_op = block_op = network_op = None
+    op = gradient_op = block_op = network_op = cast_op = None
 
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
         self.module, self.path, self.reason = module, path, reason
@@ -45,6 +46,8 @@ class _State:
             self.block_op: Optional[Callable] = module.tf_dwsconv_conv_block
             # A library of an older build has none; then the steps of a program are ops of their own.
             self.network_op: Optional[Callable] = getattr(module, "tf_dwsconv_network", None)
+            # Likewise; then TensorFlow casts.
+            self.cast_op: Optional[Callable] = getattr(module, "tf_dwsconv_cast_weights", None)
 
 
 def warn_once(key: str, message: str) -> None:
@@ -84,6 +87,11 @@ def block_op() -> Optional[Callable]:
 def network_op() -> Optional[Callable]:
     """The wrapper of the op that runs whole programs, or None as `op`."""
     return None if op() is None else load().network_op
+
+
+def cast_op() -> Optional[Callable]:
+    """The wrapper of the op that casts weights, or None as `op`."""
+    return None if op() is None else load().cast_op
 
 
 def load() -> _State:

@@ -9,6 +9,9 @@ import keras
 from tf_dwsconv import activations
 from tf_dwsconv.activations import NONE, PRELU, Fused
 
+if keras.config.backend() == "tensorflow":
+    from tf_dwsconv._tf import casts
+
 for _class in (activations.LeakyRelu, activations.Known):
     keras.saving.register_keras_serializable(package="tf_dwsconv")(_class)
 
@@ -34,7 +37,7 @@ def value(variable: Any, dtype: Any) -> Any:
             f"`inputs` must be of the dtype of the layer's weights, {found.dtype.name} (see `{variable.path}`); given "
             f"{dtype.name}."
         )
-    return found
+    return casts.once(found)
 
 
 def keras_activation(activation: Any, argument: str) -> Any:
