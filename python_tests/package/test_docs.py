@@ -7,7 +7,7 @@ such as `make bench`, the program or target is looked up; they have tests of the
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -257,6 +257,16 @@ def test_pages_name_this_version():
     }
     assert re.search(r"^## (\S+)$", changes, re.MULTILINE)[1] == tf_dwsconv.__version__
     assert re.search(rf"tf_dwsconv-{version}\+tf", installing)
+
+
+def test_the_table_of_networks_is_of_what_was_measured():
+    """`tools/networks.py draw` ran after `measure` did."""
+    spec = importlib.util.spec_from_file_location("networks", ROOT / "tools" / "networks.py")
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    times, about = networks.read()
+    assert set(about) == set(networks.NETWORKS)
+    assert networks.table(times) in (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
 
 
 def test_the_api_pages_hold_every_public_name():
