@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, python_environment, run_example
 from learning import backup, workers
+from some_commits import one_commit_in_four
 
 PROGRAM = "training/train_distributed.py"
 EPOCHS = 3
@@ -62,6 +63,7 @@ def test_two_workers_train_as_one_with_the_whole_batch(undisturbed):
     assert f"{losses[1][0]:.6f}" in printed.splitlines()[-EPOCHS - 1]
 
 
+@one_commit_in_four(3, "its processes take most of a minute")
 def test_a_killed_worker_loses_the_unfinished_epoch_alone(undisturbed, tmp_path):
     _, expected, weights, _ = undisturbed
     printed, record, found = train(tmp_path, "--crash=1,2,20")
@@ -77,6 +79,7 @@ def test_a_killed_worker_loses_the_unfinished_epoch_alone(undisturbed, tmp_path)
     assert not list((tmp_path / "backup").iterdir())
 
 
+@one_commit_in_four(4, "its processes take most of a minute")
 def test_a_cluster_by_tf_config_survives_its_chief(undisturbed, tmp_path):
     """Two machines' programs, each with its own TF_CONFIG: both see the death, and start their workers again."""
     _, expected, _, _ = undisturbed

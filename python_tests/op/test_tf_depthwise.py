@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import python_environment
+from some_commits import one_commit_in_four
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -38,6 +39,7 @@ RUN = {
 }
 
 
+@one_commit_in_four(2, "TensorFlow's own tests take a minute, and ours cover what they do")
 def test_tensorflows_own_tests_pass_with_our_op():
     program = Path(__file__).with_name("tf_depthwise_program.py")
     done = subprocess.run(
