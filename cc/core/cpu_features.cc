@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "cc/core/tile_permission.h"
@@ -59,6 +60,11 @@ bool ParseBytes(const std::string& text, int64_t* bytes) {
   return true;
 }
 
+// Of stores around the caches. A Xeon of the fifth generation with 260 MB of L3 took 0.4 to 0.93 of the time with them
+// from 96 MB on, and 1.01 to 1.08 below 80 MB.
+constexpr double kIntelStreamShare = 1.0 / 3;
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
 void TakeTiles(CpuFeatures* f, const char* why) {
   f->tiles = TileUnit::kNone;
   f->no_tiles = why;
@@ -94,7 +100,9 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
     } else if (name == "tiles" && value == "model") {
       f->tiles = TileUnit::kModel;
     } else if (name == "stores" && (value == "cached" || value == "streamed")) {
-      f->streams = value == "streamed";
+      const bool streamed = value == "streamed";
+      f->stream_share = streamed ? CpuFeatures().stream_share : kNever;
+      f->backward_stream_share = streamed ? CpuFeatures().backward_stream_share : kNever;
     } else if (name == "isa" && ParseIsa(value, &isa)) {
       f->avx512 = f->avx512 && isa >= Isa::kAvx512;
       f->avx512_bf16 = f->avx512_bf16 && f->avx512;
@@ -130,7 +138,7 @@ bool IsIntel() {
 CpuFeatures Probe() {
   CpuFeatures f;
   f.cores = AllowedCores();
-  f.streams = !IsIntel();
+  if (IsIntel()) f.stream_share = f.backward_stream_share = kIntelStreamShare;
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   f.l1d_bytes = CacheBytes(1, _SC_LEVEL1_DCACHE_SIZE);
   f.l2_bytes = CacheBytes(2, _SC_LEVEL2_CACHE_SIZE);

@@ -24,9 +24,9 @@ struct CpuFeatures {
   std::string no_tiles;                               // why there are none
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; l3 as one core sees it; 0 where unknown
   int cores = 1;                                      // this process may run on
-  // Whether a store around the caches pays where what passes does not stay in L3. It saves reading what is overwritten,
-  // and AMD's CPUs gain up to half from that; on Intel's it cost 10 to 20% wherever it was tried (docs/bfloat16.md).
-  bool streams = true;
+  // Of L3: stores around the caches pay where all that passes through them in a call is more than this share of it
+  // (docs/tuning.md), forward and backward. They save reading what is overwritten. Infinite where they never pay.
+  double stream_share = 0.5, backward_stream_share = 1;
 };
 
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,

@@ -36,6 +36,7 @@ inline Vec Set1(float) { return {}; }
 inline Vec Fma(Vec, Vec, Vec) { return {}; }
 inline Vec MaxSecondOnNan(Vec, Vec) { return {}; }
 inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
+inline Vec WithinAnyNan(Vec, float) { return {}; }
 inline Vec RoundNearest(Vec) { return {}; }
 inline Vec ScaleByPow2(Vec, Vec) { return {}; }
 constexpr bool kScalesInOne = false;

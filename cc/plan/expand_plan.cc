@@ -138,8 +138,7 @@ Plan MakeExpandPlan(const Chain& p, const Machine& machine) {
   plan.threads = static_cast<int>(std::clamp<double>(flops / machine.flops_per_thread, 1.0, machine.threads));
   const double moved =
       static_cast<double>(p.H * p.W * p.E) + static_cast<double>(p.output_pixels() * p.K) * (p.has_residual ? 2 : 1);
-  plan.stream = machine.streams &&
-                static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)) > kShareOfL3 * machine.l3_bytes;
+  plan.stream = machine.Streams(static_cast<double>(p.N) * moved * static_cast<double>(SizeOf(p.dtype)));
 
   const int64_t row_bytes = p.W * p.C * zb, z_row = p.Wo * plan.z_stride * zb, room = machine.l2_bytes / 2;
   const int64_t z_image = p.Ho * z_row, near = std::max<int64_t>(1, CeilDiv(p.H * row_bytes, kNearA));

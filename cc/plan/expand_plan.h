@@ -7,9 +7,6 @@
 
 namespace dwsconv {
 
-// What X and Y may take of L3 and still be there for who reads them next.
-constexpr double kShareOfL3 = 0.5;
-
 Plan MakeExpandPlan(const Chain& chain, const Machine& machine);
 
 // Fills what follows from rows, channels and by_channels: tasks, z_stride and all bytes.

@@ -16,7 +16,7 @@ namespace dwsconv {
 struct Machine {
   Isa isa = Isa::kGeneric;
   int64_t l1d_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 32 << 20;
-  bool streams = true;  // stores around the caches pay where Y does not stay in L3
+  double stream_share = 0.5;  // of L3, as in CpuFeatures
   int threads = 1;
   // Below this much arithmetic a second thread costs more to call than it saves: to wake it, or, where it waits for the
   // next step of a network (team.h), to tell it.
@@ -31,6 +31,9 @@ struct Machine {
   KernelCosts costs;      // follows from what else is here of the kernel
   // A byte from beyond L2, or that other threads have just written, at a few bytes a cycle; one out of L2.
   double cycles_per_byte = 1.0 / 8, cycles_per_near_byte = 1.0 / 128;
+
+  // Whether stores go around the caches in a call through which so many bytes pass.
+  bool Streams(double bytes) const { return bytes > stream_share * static_cast<double>(l3_bytes); }
 };
 
 // Whether several pixels share a vector: a first layer's 3 channels would leave most of it empty. Then Z's rows are

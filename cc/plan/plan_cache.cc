@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <shared_mutex>
@@ -23,6 +24,12 @@ struct Cache {
   std::unordered_map<Key, Plan, NumbersHash> plans;
 };
 
+int64_t BitsOf(double value) {
+  int64_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
 Key KeyOf(const Chain& p, const Machine& m) {
   Key key;
   const PlanKey shapes = PlanKeyOf(p, m);
@@ -30,7 +37,7 @@ Key KeyOf(const Chain& p, const Machine& m) {
                           m.l2_bytes,
                           m.l3_bytes,
                           static_cast<int64_t>(m.flops_per_thread),
-                          m.streams,
+                          BitsOf(m.stream_share),
                           m.product_rate,
                           static_cast<int64_t>(p.layout),
                           static_cast<int64_t>(p.mid.kind),

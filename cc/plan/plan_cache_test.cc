@@ -90,7 +90,7 @@ TEST(CachedPlan, TellsApartWhateverThePlannerLooksAt) {
   n = m, n.vector_floats = 16, check(p, n);
   n = m, n.z_bytes = 2, check(p, n);
   n = m, n.product_rate = 13, check(p, n);
-  n = m, n.streams = false, check(p, n);
+  n = m, n.stream_share = 0.25, check(p, n);
 }
 
 TEST(CachedPlan, KeepsABoundedNumber) {

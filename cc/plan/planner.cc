@@ -127,8 +127,7 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
   const double y = static_cast<double>(pixels) * static_cast<double>(chain.K) * (chain.has_residual ? 2 : 1);
   const double x = static_cast<double>(chain.H * chain.W * chain.C);
   const bool stream =
-      machine.streams && static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)) >
-                             kShareOfL3 * static_cast<double>(machine.l3_bytes);
+      machine.Streams(static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)));
   const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
 
   Plan best;

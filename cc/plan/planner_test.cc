@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "cc/plan/plan.h"
 #include "cc/plan/testing_chains.h"
@@ -99,7 +100,7 @@ TEST(MakePlan, StoresAroundTheCachesWhereTheyHoldNotHalf) {
   EXPECT_FALSE(MakePlan(p, m).stream);
   m.l3_bytes -= 2;
   EXPECT_TRUE(MakePlan(p, m).stream);
-  m.streams = false;  // where it would not pay
+  m.stream_share = std::numeric_limits<double>::infinity();  // where it would not pay
   EXPECT_FALSE(MakePlan(p, m).stream);
 }
 

@@ -49,7 +49,7 @@ Machine MachineWith(const Question& question, const CacheBytes& caches) {
   for (size_t i = 0; i < caches.size(); ++i) {
     if (caches[i] != 0) *levels[i] = caches[i];
   }
-  machine.streams = true;  // whatever this CPU is
+  machine.stream_share = Machine().stream_share;  // whatever this CPU is
   return machine;
 }
 

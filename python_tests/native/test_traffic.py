@@ -103,14 +103,18 @@ print(sum(sum(moved.values()) for moved in native.traffic(*{shapes!r}, **{CACHES
         assert moved_beyond_l2(shapes) == here
 
 
-def test_streaming_stores_go_around_the_caches():
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_streaming_stores_go_around_the_caches(isa, dtype):
+    """In 16 bits where the channels of a register tile fill a cache line."""
     problem = Problem(N=1, H=16, W=16, C=16, K=64)
     kept, streamed = (
-        native.traffic(*shapes_of(problem), plan=whole_plan(problem, stream=stream), **CACHES)
+        native.traffic(*shapes_of(problem), plan=whole_plan(problem, stream=stream), dtype=dtype, isa=isa, **CACHES)
         for stream in (False, True)
     )
-    y = 4 * problem.sizes["Y"]
-    assert (kept["beyond_l2"]["read"]["y"], streamed["beyond_l2"]["read"]["y"]) == (y, 0)
+    y = BYTES[dtype] * problem.sizes["Y"]
+    fetched = 0 if dtype == "float32" or isa in ("avx512", "amx") else y
+    assert (kept["beyond_l2"]["read"]["y"], streamed["beyond_l2"]["read"]["y"]) == (y, fetched)
     for told in (kept, streamed):
         assert told["beyond_l2"]["written"]["y"] == told["memory"]["written"]["y"] == y
 
@@ -172,8 +176,9 @@ def test_the_model_is_near_the_simulation(name, machine, isa):
     assert told.simulated >= 0.97 * told.modelled or blocks < 0.97 * told.problem.N * told.problem.Ho * (
         told.problem.Wo / told.block_pixels
     )
+    # A line that two tasks write is fetched for both, where it left L2 in between: 728 channels end within lines.
     y = 4 * told.problem.sizes["Y"]
-    assert told.fetched == 0 or y <= told.fetched <= 1.02 * y
+    assert told.fetched == 0 or y <= told.fetched <= 1.03 * y
 
 
 GOOD = {"x_shape": (1, 4, 4, 2), "depthwise_filter_shape": (3, 3, 2, 1), "pointwise_filter_shape": (1, 1, 2, 5)}

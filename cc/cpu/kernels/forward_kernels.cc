@@ -29,6 +29,7 @@ const KernelTable& DWSCONV_KERNELS() {
       kPair,
       kPair,
       kVectorCosts,
+      kTileChannels % 32 == 0,
 #if DWSCONV_BF16
       {Depthwise<float, ZType>, Depthwise<BFloat16, ZType>, nullptr},
       {nullptr, Repeat<BFloat16>, nullptr},

@@ -63,7 +63,7 @@ struct PointwiseArgs {
   Activation activation;
   const char* ahead;  // memory the caller will read next: fetched into L2 between tiles
   int64_t ahead_bytes;
-  bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines)
+  bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines); see streams_halves
 };
 
 // Rows of Z in place, where Z is float.
@@ -87,6 +87,8 @@ struct KernelTable {
   int depth;           // channels of the sum that an instruction takes at once: panels have whole ones
   int product_rate;    // multiply-adds of the pointwise half in the time of one of floats: for the planner
   KernelCosts costs;   // likewise
+  // Whether Y goes around the caches in 16 bits too where products are of floats: a tile's channels fill whole lines.
+  bool streams_halves;
   // By DType of the image; null where the table does not serve it. A bfloat16 table takes float images too, which
   // `repeat` makes.
   void (*depthwise[3])(const DepthwiseArgs& args);

@@ -89,13 +89,7 @@ void CopyRowsAs(const PointwiseArgs& a) {
         StoreN(y + c, v, n);
         continue;
       }
-      if constexpr (kSameType<T, ZType>) {
-        if (a.stream) {
-          Stream(y + c, v);
-          continue;
-        }
-      }
-      Store(y + c, v);
+      a.stream ? Stream(y + c, v) : Store(y + c, v);
     }
     if (residual != nullptr) residual += a.cm;
   }

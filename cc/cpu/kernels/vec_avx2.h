@@ -25,6 +25,8 @@ inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+// v, or the nearer of -limit and limit; of a NaN any number.
+inline Vec WithinAnyNan(Vec v, float limit) { return MinSecondOnNan(Set1(limit), MaxSecondOnNan(Set1(-limit), v)); }
 inline Vec RoundNearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // 2^n for whole n in [-126, 127].
 inline Vec Pow2(Vec n) {
@@ -101,6 +103,8 @@ inline Vec Permute(Vec v, const int32_t* lanes) {
   return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
 }
 inline void Stream(float* p, Vec v) { _mm256_stream_ps(p, v); }
+inline void Stream(BFloat16* p, Vec v) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), ToBFloat16(v)); }
+inline void Stream(Float16* p, Vec v) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), ToFloat16(v)); }
 inline void StreamFence() { _mm_sfence(); }
 
 }  // namespace

@@ -37,6 +37,14 @@ inline HalfVec Fma(HalfVec a, HalfVec b, HalfVec c) { return _mm256_fmadd_ps(a, 
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+// v, or the nearer of -limit and limit; of a NaN any number.
+inline Vec WithinAnyNan(Vec v, float limit) {
+#ifdef DWSCONV_AVX512_MODEL
+  return _mm512_min_ps(Set1(limit), _mm512_max_ps(Set1(-limit), v));
+#else
+  return _mm512_range_ps(v, Set1(limit), 2);  // the smaller by absolute value, with the sign of v
+#endif
+}
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 constexpr bool kScalesInOne = true;
 // 2^(n - 1) for whole n.
@@ -104,6 +112,7 @@ inline void StoreN(Float16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, F
 inline Vec Permute(Vec v, const int32_t* lanes) { return _mm512_permutexvar_ps(_mm512_loadu_si512(lanes), v); }
 inline void Stream(float* p, Vec v) { _mm512_stream_ps(p, v); }
 inline void Stream(BFloat16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), ToBFloat16(v)); }
+inline void Stream(Float16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), ToFloat16(v)); }
 inline void StreamFence() { _mm_sfence(); }
 
 }  // namespace

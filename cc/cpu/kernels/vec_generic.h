@@ -25,6 +25,8 @@ inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // Where b is NaN the result is b: the value goes second, the bound first.
 inline Vec MaxSecondOnNan(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec MinSecondOnNan(Vec a, Vec b) { return a < b ? a : b; }
+// v, or the nearer of -limit and limit; of a NaN any number.
+inline Vec WithinAnyNan(Vec v, float limit) { return MinSecondOnNan(Set1(limit), MaxSecondOnNan(Set1(-limit), v)); }
 // For |a| below 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
 inline Vec RoundNearest(Vec a) {
   const Vec magic = Set1(12582912.0f);

@@ -66,11 +66,12 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
   job.wants_dz = job.wants_dx || job.wants_dd || job.wants_mid_bias;
   // As the forward pass: around the caches where all that passes through them exceeds L3. Whole lines only: a block of
   // channels starts on one in each pixel.
-  const int64_t item = SizeOf(p.dtype), l3_bytes = GetCpuFeatures().l3_bytes;
+  const CpuFeatures& cpu = GetCpuFeatures();
+  const int64_t item = SizeOf(p.dtype);
   const int64_t passing = (2 * p.N * p.H * p.W * p.C + p.N * p.output_pixels() * p.K) * item;
-  job.stream_dx = GetCpuFeatures().streams && plan.times == 1 && l3_bytes > 0 && passing > l3_bytes &&
-                  p.C * item % 64 == 0 && plan.block_channels * item % 64 == 0 &&
-                  reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
+  const double pays = cpu.backward_stream_share * static_cast<double>(cpu.l3_bytes);
+  job.stream_dx = plan.times == 1 && cpu.l3_bytes > 0 && static_cast<double>(passing) > pays && p.C * item % 64 == 0 &&
+                  plan.block_channels * item % 64 == 0 && reinterpret_cast<uintptr_t>(b.d_input) % 64 == 0;
   const Workers workers(options.num_threads, options.pool);
   if (b.d_residual != nullptr) StoreResidualGradient<T>(job, workers);
   if (!job.wants_dz && !job.wants_dp && !job.wants_bias) return "";

@@ -33,7 +33,7 @@ class Call {
         pixels_(chain.output_pixels()),
         typed_(chain.dtype == kernels_.product_type) {
     const bool on_lines = chain.K * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
-    stream_ = plan.stream && typed_ && on_lines;
+    stream_ = plan.stream && (typed_ || kernels_.streams_halves) && on_lines;
   }
 
  protected:

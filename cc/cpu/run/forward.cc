@@ -140,7 +140,7 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   const KernelTable& kernels = Kernels(options.isa, chain);
   Machine machine;
   machine.isa = options.isa;
-  machine.streams = cpu.streams;
+  machine.stream_share = cpu.stream_share;
   if (cpu.l1d_bytes > 0) machine.l1d_bytes = cpu.l1d_bytes;
   if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
   if (cpu.l3_bytes > 0) machine.l3_bytes = cpu.l3_bytes;
