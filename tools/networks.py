@@ -5,13 +5,15 @@
   python tools/networks.py draw               # the table of docs/converting.md, docs/converting.png, docs/speed.png
 
 `measure` runs examples/benchmarks/benchmark_models.py for each network, in a process of its own, with the runtimes that
-are installed (`pip install 'tf_dwsconv[bench]'`). A runtime whose converter fails is in the table as failed.
+are installed (`pip install 'tf_dwsconv[bench]'`). A runtime whose converter fails is in the table as failed. Rows of
+other CPUs stay: each has a table of its own, and the pictures are of the one measured last.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -54,13 +56,13 @@ Times = dict[tuple[str, int], dict[str, float]]  # milliseconds by network and b
 
 
 def measure(names: list[str]) -> None:
-    """Measures networks and replaces their rows."""
+    """Measures networks and replaces their rows of this CPU."""
     peers = [peer for own, _ in COLUMNS.values() for peer in own]
-    rows = {name: [] for name in NETWORKS}
+    rows: dict[tuple[str, str], list[dict]] = {}
     if ROWS.exists():
         with ROWS.open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                rows[row["network"]].append(row)
+                rows.setdefault((row["cpu"], row["network"]), []).append(row)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(BENCHMARK), f"--model={name}", f"--variants={','.join(peers)}", "--noplot"]
@@ -76,7 +78,7 @@ def measure(names: list[str]) -> None:
         common = {"cpu": cpu, **{key: settings.get(key, "") for key in ("commit", "date", "others_cores")}}
         times = {(row["batch"], row["peer"]): row for row in found["tables"][0]["rows"]}
         missing = {note.split(" ", 1)[0] for note in found["notes"] if "not installed" in note}
-        rows[name] = [
+        rows[cpu, name] = [
             {
                 "network": name,
                 "batch": batch,
@@ -104,19 +106,29 @@ def _write(rows: list[dict]) -> None:
     new.replace(ROWS)
 
 
-def read() -> tuple[Times, dict[str, str]]:
-    """What was measured, and the CPU, commit and date of each network."""
-    times: Times = {}
-    about = {}
+@dataclasses.dataclass
+class Machine:
+    """What was measured on a CPU."""
+
+    cpu: str
+    times: Times = dataclasses.field(default_factory=dict)
+    about: dict[str, str] = dataclasses.field(default_factory=dict)  # commit and date of each network
+    last: str = ""  # date and time
+
+
+def read() -> list[Machine]:
+    """All CPUs, the one measured last first."""
+    machines: dict[str, Machine] = {}
     with ROWS.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            key = (row["network"], int(row["batch"]))
-            about[row["network"]] = f"{row['cpu']}, commit {row['commit']}, {row['date'].split()[0]}"
+            machine = machines.setdefault(row["cpu"], Machine(row["cpu"]))
+            machine.last = max(machine.last, row["date"])
+            machine.about[row["network"]] = f"commit {row['commit']}, {row['date'].split()[0]}"
             for heading, (peers, _) in COLUMNS.items():
                 if row["runtime"] in peers and row["ms"]:
-                    own = times.setdefault(key, {})
+                    own = machine.times.setdefault((row["network"], int(row["batch"])), {})
                     own[heading] = min(own.get(heading, float("inf")), float(row["ms"]))
-    return times, about
+    return sorted(machines.values(), key=lambda machine: machine.last, reverse=True)
 
 
 def best_other(times: dict[str, float]) -> float:
@@ -142,16 +154,23 @@ def table(times: Times) -> str:
 
 def write_table() -> None:
     """Puts the table between its marks in docs/converting.md."""
-    times, about = read()
     page = DOCS / "converting.md"
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    machines: dict[str, list[str]] = {}
-    for network, what in about.items():
-        machines.setdefault(what, []).append(network)
-    told = "; ".join(f"{', '.join(networks)}: {what}" for what, networks in machines.items())
-    page.write_text(f"{before}{MARKS[0]}\n\n{table(times)}\n\n{told}.\n\n{MARKS[1]}{after}", encoding="utf-8")
+    parts = []
+    for machine in read():
+        runs: dict[str, list[str]] = {}
+        for network, run in machine.about.items():
+            runs.setdefault(run, []).append(network)
+        told = (
+            f"all: {next(iter(runs))}"
+            if len(runs) == 1
+            else "; ".join(f"{', '.join(networks)}: {run}" for run, networks in runs.items())
+        )
+        parts.append(f"**{machine.cpu}** ({told}):\n\n{table(machine.times)}")
+    joined = "\n\n".join(parts)
+    page.write_text(f"{before}{MARKS[0]}\n\n{joined}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def _axes(figure: Figure, place: tuple) -> object:
@@ -163,7 +182,8 @@ def _axes(figure: Figure, place: tuple) -> object:
 
 def draw_all(path: Path) -> None:
     """A panel for each network and batch: milliseconds, bars from zero."""
-    times, _ = read()
+    machine = read()[0]
+    times = machine.times
     columns = 4
     rows = -(-len(times) // columns)
     figure = Figure(figsize=(11, 1.75 * rows), dpi=110, layout="constrained")
@@ -179,13 +199,15 @@ def draw_all(path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * max(own.values()))
         axes.set_title(f"{network}, batch {batch}", fontsize=9)
-    figure.supxlabel("milliseconds a batch: shorter is faster", fontsize=9)
+    figure.supxlabel(f"milliseconds a batch: shorter is faster ({machine.cpu})", fontsize=9)
     figure.savefig(path)
 
 
 def draw_speed(path: Path) -> None:
     """README's picture: some networks, relative to TensorFlow, with the milliseconds behind the bars."""
-    times, about = read()
+    machine = read()[0]
+    times = machine.times
+    shown = [key for key in SHOWN if key in times]
     bars = {
         "TensorFlow": ("TensorFlow", "#9aa0a6"),
         "best other": ("best of LiteRT, ONNX Runtime, OpenVINO", "#c5a35a"),
@@ -195,17 +217,16 @@ def draw_speed(path: Path) -> None:
     figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = _axes(figure, (1, 1, 1))
-    for place, key in enumerate(SHOWN):
+    for place, key in enumerate(shown):
         own = {**times[key], "best other": best_other(times[key])}
         for i, (name, (label, color)) in enumerate(bars.items()):
             share, y = own[name] / own["TensorFlow"], place + (i - 1.5) * 0.21
             axes.barh(y, share, 0.19, color=color, label=label if place == 0 else None)
             axes.text(share + 0.008, y, f"{_short(own[name])} ms", va="center", fontsize=7)
-    axes.set_yticks(range(len(SHOWN)), [f"{network}\nbatch {batch}" for network, batch in SHOWN], fontsize=9)
+    axes.set_yticks(range(len(shown)), [f"{network}\nbatch {batch}" for network, batch in shown], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
-    machines = " / ".join(dict.fromkeys(about[network].split(", commit")[0] for network, _ in SHOWN))
-    axes.set_xlabel(f"time over TensorFlow's: shorter is faster ({machines}; float32)", fontsize=8)
+    axes.set_xlabel(f"time over TensorFlow's: shorter is faster ({machine.cpu}; float32)", fontsize=8)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path)
 

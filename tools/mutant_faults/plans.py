@@ -27,10 +27,18 @@ FAULTS = (
     ),
     Fault(
         "never around the caches",
-        "cc/plan/planner.cc",
-        "kShareOfL3 * static_cast<double>(machine.l3_bytes)",
+        "cc/plan/plan.h",
+        "stream_share * static_cast<double>(l3_bytes)",
         "1e300",
         ("plan/test_planner.py::test_output_that_no_cache_holds_is_written_around_the_caches",),
+    ),
+    Fault(
+        "16 bits through the caches",
+        "cc/cpu/kernels/forward_kernels.cc",
+        "kTileChannels % 32 == 0",
+        "false",
+        ("native/test_traffic.py::test_streaming_stores_go_around_the_caches",),
+        isa="avx512",
     ),
     Fault(
         "tuned plans are for any height",
