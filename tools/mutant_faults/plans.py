@@ -34,9 +34,9 @@ FAULTS = (
     ),
     Fault(
         "16 bits through the caches",
-        "cc/cpu/kernels/forward_kernels.cc",
-        "kTileChannels % 32 == 0",
-        "false",
+        "cc/cpu/run/call.h",
+        "(typed_ || kernels_.streams_halves)",
+        "typed_",
         ("native/test_traffic.py::test_streaming_stores_go_around_the_caches",),
         isa="avx512",
     ),
