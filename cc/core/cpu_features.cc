@@ -92,6 +92,8 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
     } else if (name == "bf16" && value == "0") {
       f->avx512_bf16 = false;
       TakeTiles(f, "DWSCONV_TEST_MACHINE says bf16=0");
+    } else if (name == "bf16" && (value == "dots" || value == "floats")) {
+      f->dots = value == "dots" ? CpuFeatures::Dots::kAlways : CpuFeatures::Dots::kNever;
     } else if (name == "tiles" && value == "none") {
       TakeTiles(f, "DWSCONV_TEST_MACHINE says tiles=none");
     } else if (name == "tiles" && value == "refused") {
@@ -111,7 +113,8 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
     } else {
       return "DWSCONV_TEST_MACHINE holds \"" + fact +
              "\"; it must be a list, with commas between, of l1d=, l2= and l3= with a size such as 48K or 2M, cores= "
-             "with 1 to 1024, isa= with generic, avx2, avx512 or amx, bf16=0, tiles= with none, refused or model, and "
+             "with 1 to 1024, isa= with generic, avx2, avx512 or amx, bf16= with 0, dots or floats, tiles= with none, "
+             "refused or model, and "
              "stores= with cached or "
              "streamed";
     }

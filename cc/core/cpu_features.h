@@ -17,9 +17,11 @@ constexpr int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 enum class TileUnit : int { kNone = 0, kModel, kAmx };
 
 struct CpuFeatures {
-  bool avx2 = false;                                  // AVX2, FMA and F16C together
-  bool avx512 = false;                                // F, BW, VL and DQ together, and the operating system saves zmm
-  bool avx512_bf16 = false;                           // vdpbf16ps
+  bool avx2 = false;         // AVX2, FMA and F16C together
+  bool avx512 = false;       // F, BW, VL and DQ together, and the operating system saves zmm
+  bool avx512_bf16 = false;  // vdpbf16ps
+  // Whether products go by vdpbf16ps where the CPU has it; measured, unless a test says.
+  enum class Dots { kMeasured = 0, kAlways, kNever } dots = Dots::kMeasured;
   TileUnit tiles = TileUnit::kNone;                   // that this process may use; AMX only beside avx512_bf16
   std::string no_tiles;                               // why there are none
   int64_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; l3 as one core sees it; 0 where unknown
@@ -30,9 +32,9 @@ struct CpuFeatures {
 };
 
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,
-// such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0". tiles=none and
-// tiles=refused take tiles away, tiles=model puts the model's in their place; stores=cached and stores=streamed say
-// what pays.
+// such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0". bf16=dots and bf16=floats choose where the CPU has
+// vdpbf16ps. tiles=none and tiles=refused take tiles away, tiles=model puts the model's in their place; stores=cached
+// and stores=streamed say what pays.
 const CpuFeatures& GetCpuFeatures();
 std::string CpuFeaturesError();    // "" or what is wrong with DWSCONV_TEST_MACHINE, of which nothing is used then
 bool IsaSupported(Isa isa);        // by this CPU

@@ -12,7 +12,7 @@ from conftest import ROOT, check_python, python_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import MACHINES
-from native_support import ISAS
+from native_support import ISAS, rounds_between
 
 from tf_dwsconv import native
 from tf_dwsconv.analysis import Problem
@@ -74,7 +74,7 @@ def test_in_large_caches_each_line_moves_once(isa, dtype):
             assert x <= lines(item * problem.sizes["X"])
             if problem.stride == (1, 1):
                 assert x == lines(item * problem.sizes["X"])
-            z_item = 2 if dtype == "bfloat16" and isa in ("avx512", "amx") and native.cpu_info()["bf16"] else 4
+            z_item = 2 if rounds_between(isa, dtype) else 4
             assert z_item * problem.sizes["P"] <= moved["read"]["filters"] <= most_packed(problem)
             # What is fetched ahead may end some lines past X.
             assert 0 < moved["written"]["z"] <= moved["read"]["z"] <= moved["written"]["z"] + 256 * LINE

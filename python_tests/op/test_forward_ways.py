@@ -13,7 +13,7 @@ import reference
 import tensorflow as tf
 from conftest import check_python, op_calls
 from gradient_cases import check_against_float64, gradients, tensors_of
-from native_support import DTYPES, ISAS, arrays, guarded, tolerance
+from native_support import DTYPES, ISAS, arrays, guarded, rounds_between, tolerance
 
 from tf_dwsconv import native
 from tf_dwsconv._arguments import Attributes, Tensors
@@ -158,7 +158,9 @@ def run_on_a_machine(caches):
                 streams = native.plan((n, h, w, c), *filters, strides=stride, dtype=dtype, isa=isa)["stream"]
                 assert streams == (caches == "small"), (isa, shape, dtype)
                 if caches == "small":
-                    check_against_float64(shape, dtype, allowed)
+                    # What rounding Z does to a sum of 9 * C * M numbers near one, where tanh is steep.
+                    rounding = 2**-8 * (9 * c * m) ** 0.5 if rounds_between(isa, dtype) else 0
+                    check_against_float64(shape, dtype, allowed + rounding)
                 tensors, keywords = tensors_of(shape, dtype)
                 # The last activation's derivative is known by its result, so that this is among what they depend on.
                 results = [g.numpy().tobytes() for g in gradients(tensors, keywords, tf.ones(1))]

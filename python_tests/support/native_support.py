@@ -17,6 +17,11 @@ GUARD = 64  # bytes on either side of an output
 SHAPE = dict(zip("NHWCMKRS", (2, 23, 19, 37, 2, 45, 3, 3)))
 
 
+def rounds_between(isa, dtype):
+    """Whether Z is rounded to 16 bits, as the instruction reads bfloat16 that multiplies it."""
+    return dtype == "bfloat16" and (isa == "amx" or (isa == "avx512" and native.cpu_info()["bf16"]))
+
+
 def cast(array, dtype):
     """The array in `dtype`; None stays."""
     return None if array is None else array.astype(DTYPES[dtype])
