@@ -1,4 +1,4 @@
-"""bfloat16 in the way that this CPU does not choose: what runs on others of its instruction set has to be right here."""
+"""bfloat16 in the way that this CPU does not choose: others of its instruction set do."""
 
 from __future__ import annotations
 
