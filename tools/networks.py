@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import json
 import os
 import subprocess
@@ -106,14 +105,14 @@ def _write(rows: list[dict]) -> None:
     new.replace(ROWS)
 
 
-@dataclasses.dataclass
 class Machine:
     """What was measured on a CPU."""
 
-    cpu: str
-    times: Times = dataclasses.field(default_factory=dict)
-    about: dict[str, str] = dataclasses.field(default_factory=dict)  # commit and date of each network
-    last: str = ""  # date and time
+    def __init__(self, cpu: str):
+        self.cpu = cpu
+        self.times: Times = {}
+        self.about: dict[str, str] = {}  # commit and date of each network
+        self.last = ""  # date and time
 
 
 def read() -> list[Machine]:
