@@ -85,7 +85,7 @@ def test_output_that_no_cache_holds_is_written_around_the_caches(machine):
 
 
 def test_this_machine_is_planned_for():
-    """What the planner knows of it is what `cpu_info` tells; little passes, as CPUs stream from different shares of L3."""
+    """What the planner knows of it is what `cpu_info` tells; little passes, as CPUs stream from other shares of L3."""
     info = native.cpu_info()
     caches = [info[f"{level}_bytes"] for level in ("l1d", "l2", "l3")]
     problem = Problem(N=2, H=14, W=14, C=480, K=112, R=5, S=5)
