@@ -61,7 +61,7 @@ bool ParseBytes(const std::string& text, int64_t* bytes) {
 }
 
 // Of stores around the caches. A Xeon of the fifth generation with 260 MB of L3 took 0.4 to 0.93 of the time with them
-// from 96 MB on, and 1.01 to 1.08 below 80 MB.
+// from 96 MB on, and 0.94 to 1.08 below 80 MB.
 constexpr double kIntelStreamShare = 1.0 / 3;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
