@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
+
+#include "cc/plan/program_scales.h"
 
 namespace dwsconv {
 namespace {
@@ -59,6 +62,10 @@ bool SplitProgram(const Program& program, const InferredProgram& inferred, int64
   }
   const size_t steps = FirstSteps(program, inferred, l2_bytes), inputs = program.inputs.size();
   if (steps < kFewestSteps) return false;
+  // A scale and the convolution that takes it stay together.
+  const std::vector<int> scales = ScalesTaken(program, inferred);
+  const auto before = [steps](int step) { return step >= 0 && static_cast<size_t>(step) < steps; };
+  if (std::any_of(scales.begin() + static_cast<std::ptrdiff_t>(steps), scales.end(), before)) return false;
 
   *split = ProgramSplit();
   Program &first = split->first, &rest = split->rest;

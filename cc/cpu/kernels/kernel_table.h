@@ -31,6 +31,7 @@ struct DepthwiseArgs {
   void* z;  // [pixels][z_stride] of KernelTable::z_type; channel (c, m) is at m*C + c. Up to a vector
             // past C*M is overwritten
   int64_t z_stride;
+  const float* outside = nullptr;  // as in Buffers: `patches` alone reads it
 };
 
 // to[i * times + j] = from[i] as floats, for i < elements, j < times: channels of X, once for each of their
@@ -94,7 +95,7 @@ struct KernelTable {
   void (*depthwise[3])(const DepthwiseArgs& args);
   void (*repeat[3])(const RepeatArgs& args);  // by DType of `from`
   // In the place of the depthwise half, for dense convolutions: Z [pixels][R*S*C] is what lies under the windows, zero
-  // outside the image. filter and bias are not read, nothing past R*S*C is written.
+  // or `outside` where the image ends. filter and bias are not read, nothing past R*S*C is written.
   void (*patches[3])(const DepthwiseArgs& args);
   void (*pointwise)(const PointwiseArgs& args);
   void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half

@@ -17,7 +17,9 @@ inline void CopyElements(const T* from, int64_t n, ZType* to) {
   i > 0 ? Store(to + n - kV, Load(from + n - kV)) : StoreN(to, LoadN(from, n), n);
 }
 
-inline void ZeroElements(int64_t n, ZType* to) {
+// What lies outside the image.
+inline void FillOutside(const float* outside, int64_t n, ZType* to) {
+  if (outside != nullptr) return CopyElements(outside, n, to);
   const Vec zero = Set1(0.0f);
   int64_t i = 0;
   for (; i + kV <= n; i += kV) Store(to + i, zero);
@@ -50,7 +52,7 @@ void Patches(const DepthwiseArgs& a) {
     for (int64_t r = 0; r < p.R && !whole; ++r, to += run) {
       const int64_t line = h + r * p.dilation_h;
       if (line < 0 || line >= p.H) {
-        ZeroElements(run, to);
+        FillOutside(a.outside, run, to);
         continue;
       }
       const T* const from = image + line * p.W * p.C;
@@ -61,7 +63,7 @@ void Patches(const DepthwiseArgs& a) {
       for (int64_t s = 0; s < p.S; ++s) {
         const int64_t at = w + s * p.dilation_w;
         if (at < 0 || at >= p.W) {
-          ZeroElements(p.C, to + s * p.C);
+          FillOutside(a.outside, p.C, to + s * p.C);
         } else {
           CopyElements(from + at * p.C, p.C, to + s * p.C);
         }

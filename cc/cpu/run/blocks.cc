@@ -120,6 +120,7 @@ class Blocks : public Call {
     args.pixels = pixels;
     args.z = z;
     args.z_stride = z_stride;
+    args.outside = buffers_.outside;
     const int type = static_cast<int>(chain_.dtype);
     // The gate of each image as a depthwise filter of one tap: cheaper than two passes.
     const bool gate_as_filter =

@@ -12,7 +12,9 @@
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/cpu/run/program_ops.h"
+#include "cc/cpu/run/scaled_filter.h"
 #include "cc/cpu/run/scratch_pool.h"
+#include "cc/plan/program_scales.h"
 
 namespace dwsconv {
 namespace {
@@ -50,12 +52,22 @@ class Run {
       : program_(*prepared.program),
         inferred_(prepared.inferred),
         plan_(prepared.plan),
+        scales_(prepared.scales),
         packed_(packed),
         first_step_(first_step),
         weights_(weights),
         options_(options),
         arena_(plan_.arena_bytes),
-        at_(plan_.places.size()) {}
+        at_(plan_.places.size()),
+        outside_(program_.steps.size(), nullptr),
+        taken_(program_.steps.size(), false) {
+    for (size_t i = 0; i < program_.steps.size() && packed != nullptr; ++i) {
+      const int scale = scales_[i];
+      if (scale < 0 || !Fits(i)) continue;
+      outside_[i] = packed->outside(first_step + i);
+      taken_[static_cast<size_t>(scale)] = outside_[i] != nullptr;
+    }
+  }
 
   std::string Steps(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, const Workers& workers) {
     if (arena_.data() == nullptr) return kOutOfMemory;
@@ -86,14 +98,16 @@ class Run {
  private:
   std::string OneStep(size_t i, const Workers& workers) const {
     const InferredStep& step = inferred_.steps[i];
-    if (Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
+    if (taken_[i] || Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
     if (!IsChain(program_.steps[i])) {
       const char* const weights = static_cast<const char*>(weights_);
       RunStep({program_, inferred_, i, at_, weights, StepKernels(options_.isa), workers});
       return "";
     }
     Buffers buffers = FiltersOf(program_, program_.steps[i], weights_);
-    buffers.input = At(step.xs[0]);
+    const bool scales = outside_[i] != nullptr;
+    buffers.outside = outside_[i];
+    buffers.input = At(scales ? inferred_.steps[static_cast<size_t>(scales_[i])].xs[0] : step.xs[0]);
     buffers.gate = At(step.gate);
     buffers.residual = At(step.residual);
     buffers.output = At(step.output);
@@ -101,7 +115,15 @@ class Run {
     forward.isa = options_.isa;
     forward.num_threads = workers.threads;
     forward.pool = workers.pool;
-    return Forward(step.chain, buffers, packed_ != nullptr ? packed_->filters(first_step_ + i) : nullptr, forward);
+    const PackedFilters* filters = packed_ == nullptr ? nullptr : packed_->filters(first_step_ + i);
+    // Filters that took a scale are of no use where it was not taken here.
+    if (filters != nullptr && packed_->outside(first_step_ + i) != outside_[i]) filters = nullptr;
+    return Forward(step.chain, buffers, filters, forward);
+  }
+
+  // Whether what is packed of a chain serves this call.
+  bool Fits(size_t i) const {
+    return packed_->filters(first_step_ + i)->key() == PackKeyOf(inferred_.steps[i].chain, options_.isa);
   }
 
   char* At(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
@@ -109,12 +131,15 @@ class Run {
   const Program& program_;
   const InferredProgram& inferred_;
   const ProgramPlan& plan_;
+  const std::vector<int>& scales_;
   const PackedProgram* const packed_;
   const size_t first_step_;
   const void* const weights_;
   const ProgramOptions& options_;
   Scratch arena_;
-  std::vector<char*> at_;  // by slot
+  std::vector<char*> at_;                // by slot
+  std::vector<const float*> outside_;  // of steps that take the scale of another one here; else null
+  std::vector<bool> taken_;            // steps that have nothing to do, as theirs is
 };
 
 // A call in which each thread takes images of its own through the first steps.
@@ -175,6 +200,7 @@ std::string PrepareAll(std::shared_ptr<const Program> program, const std::vector
   (*prepared)->program = std::move(program);
   const std::string error = InferProgram(*(*prepared)->program, shapes, &(*prepared)->inferred);
   if (!error.empty()) return error;
+  (*prepared)->scales = ScalesTaken(*(*prepared)->program, (*prepared)->inferred);
   return MakeProgramPlan(*(*prepared)->program, (*prepared)->inferred, &(*prepared)->plan);
 }
 
@@ -200,6 +226,8 @@ std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program,
   try {
     auto packed = std::make_shared<PackedProgram>();
     packed->filters_.resize(program.steps.size());
+    packed->outside_.resize(program.steps.size());
+    const std::vector<int> scales = ScalesTaken(program, inferred);
     for (size_t i = 0; i < program.steps.size(); ++i) {
       if (!IsChain(program.steps[i])) continue;
       packed->filters_[i] = PackedFilters::Lay(inferred.steps[i].chain, isa);
@@ -216,7 +244,19 @@ std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program,
     for (size_t i = 0; i < program.steps.size(); ++i) {
       PackedFilters* const filters = packed->filters_[i].get();
       if (filters == nullptr) continue;
-      filters->Fill(FiltersOf(program, program.steps[i], weights), next);
+      Buffers buffers = FiltersOf(program, program.steps[i], weights);
+      ScaledFilter scaled;
+      if (scales[i] >= 0) {
+        const Buffers before = FiltersOf(program, program.steps[static_cast<size_t>(scales[i])], weights);
+        const float* const scale = static_cast<const float*>(before.depthwise_filter);
+        const float* const shift = static_cast<const float*>(before.depthwise_bias);
+        if (ScaleFilter(inferred.steps[i].chain, buffers, scale, shift, &scaled)) {
+          buffers.pointwise_filter = scaled.filter.data();
+          buffers.bias = scaled.bias.data();
+          packed->outside_[i] = std::move(scaled.outside);
+        }
+      }
+      filters->Fill(buffers, next);
       next += filters->bytes() / static_cast<int64_t>(sizeof(float));
     }
     return packed;

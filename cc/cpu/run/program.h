@@ -28,11 +28,14 @@ class PackedProgram {
                                                    const void* weights, Isa isa);
 
   const PackedFilters* filters(size_t step) const { return filters_[step].get(); }  // null where there are none
+  // Of a step whose filters took the scale and the shift of its input (ScalesTaken), Buffers::outside; else null.
+  const float* outside(size_t step) const { return outside_[step].empty() ? nullptr : outside_[step].data(); }
   int64_t bytes() const { return bytes_; }
 
  private:
   AlignedBuffer<float> memory_;  // of all filters, on large pages
   std::vector<std::unique_ptr<PackedFilters>> filters_;
+  std::vector<std::vector<float>> outside_;
   int64_t bytes_ = 0;
 };
 
@@ -41,6 +44,7 @@ struct PreparedProgram {
   std::shared_ptr<const Program> program;
   InferredProgram inferred;
   ProgramPlan plan;
+  std::vector<int> scales;  // ScalesTaken
 
   // Where images go one at a time through the first steps (program_split.h); else null.
   struct ByImage {
