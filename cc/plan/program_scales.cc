@@ -15,9 +15,8 @@ bool OnlyScales(const Program& program, const InferredProgram& inferred, size_t 
   const Step& step = program.steps[index];
   const InferredStep& at = inferred.steps[index];
   const Chain& c = at.chain;
-  const bool no_pads = std::all_of(step.explicit_padding.begin(), step.explicit_padding.end(), [](int64_t pad) {
-    return pad == 0;
-  });
+  const bool no_pads =
+      std::all_of(step.explicit_padding.begin(), step.explicit_padding.end(), [](int64_t pad) { return pad == 0; });
   return step.kind == StepKind::kChain && c.has_depthwise && !c.has_project && c.E == 0 && c.R == 1 && c.S == 1 &&
          c.M == 1 && IsOne(step.strides) && no_pads && !c.normalize && at.gate < 0 && at.residual < 0 &&
          c.mid.kind == ActivationKind::kNone && c.out.kind == ActivationKind::kNone &&

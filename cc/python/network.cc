@@ -212,15 +212,15 @@ py::list PythonNetwork::Profile(py::handle x, py::handle num_threads, int repeat
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const InferredProgram& inferred = prepared->inferred;
     const StepCost cost = CostOf(program, inferred, i);
-    const double seconds = std::max(least[i], 1e-9);
+    const double rate = least[i] > 0 ? 1e-9 / least[i] : 0.0;  // 0: a step that another one has taken in
     py::dict step;
     step["step"] = i;
     step["op"] = StepWord(program.steps[i].kind);
     step["name"] = program.steps[i].name;
     step["shape"] = py::tuple(py::cast(inferred.shapes[static_cast<size_t>(inferred.steps[i].output)]));
     step["ms"] = least[i] * 1e3;
-    step["gflops"] = cost.flops / seconds * 1e-9;
-    step["gbs"] = cost.bytes / seconds * 1e-9;
+    step["gflops"] = cost.flops * rate;
+    step["gbs"] = cost.bytes * rate;
     steps.append(step);
   }
   return steps;

@@ -63,6 +63,7 @@ class Network(_native.Network):
 
         Returns:
             a dict for each step: step (its number), op, name, shape (of its output), ms, gflops (10^9 operations a
-            second, a multiply-add counting two), gbs (10^9 bytes a second of all that it reads and writes once).
+            second, a multiply-add counting two), gbs (10^9 bytes a second of all that it reads and writes once). A step
+            that another one has taken in (docs/kernels.md, "Programs") has 0 in all three.
         """
         return super().profile(x, num_threads, repeats)

@@ -3,6 +3,7 @@
 from mutant_faults._fault import Fault
 
 _NATIVE = ("network/test_network_native.py",)
+_SCALES = ("network/test_network_scales.py",)
 
 FAULTS = (
     Fault(
@@ -39,5 +40,26 @@ FAULTS = (
         "(nearest ? 0.0f : 0.5f)",
         "0.0f",
         _NATIVE,
+    ),
+    Fault(
+        "zeros around a picture that is not scaled yet",
+        "cc/cpu/run/scaled_filter.cc",
+        "-t / scale[i % C]",
+        "0.0f",
+        _SCALES,
+    ),
+    Fault(
+        "a scale that others read too",
+        "cc/plan/program_scales.cc",
+        "reads[static_cast<size_t>(at.xs[0])] == 1",
+        "true",
+        _SCALES,
+    ),
+    Fault(
+        "any shift of a picture",
+        "cc/cpu/run/scaled_filter.cc",
+        "!(std::abs(t) <= kLargestShift)",
+        "false",
+        _SCALES,
     ),
 )

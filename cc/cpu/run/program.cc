@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <new>
+#include <utility>
 
 #include "cc/core/huge_pages.h"
 #include "cc/core/team.h"
@@ -44,6 +46,21 @@ Buffers FiltersOf(const Program& program, const Step& step, const void* weights)
   return buffers;
 }
 
+// The filter of step `index` with the scale and the shift of another step; false where it stays as it is.
+bool ScaledBy(const Program& program, const InferredProgram& inferred, size_t index, int scale, const void* weights,
+              ScaledFilter* scaled) {
+  if (scale < 0) return false;
+  const Buffers before = FiltersOf(program, program.steps[static_cast<size_t>(scale)], weights);
+  return ScaleFilter(inferred.steps[index].chain, FiltersOf(program, program.steps[index], weights),
+                     static_cast<const float*>(before.depthwise_filter),
+                     static_cast<const float*>(before.depthwise_bias), scaled);
+}
+
+void SetFilter(const ScaledFilter& scaled, Buffers* buffers) {
+  buffers->pointwise_filter = scaled.filter.data();
+  buffers->bias = scaled.bias.data();
+}
+
 // A program, or a part of one whose steps begin with `first_step` of what is packed.
 class Run {
  public:
@@ -61,11 +78,14 @@ class Run {
         at_(plan_.places.size()),
         outside_(program_.steps.size(), nullptr),
         taken_(program_.steps.size(), false) {
-    for (size_t i = 0; i < program_.steps.size() && packed != nullptr; ++i) {
-      const int scale = scales_[i];
-      if (scale < 0 || !Fits(i)) continue;
-      outside_[i] = packed->outside(first_step + i);
-      taken_[static_cast<size_t>(scale)] = outside_[i] != nullptr;
+    for (size_t i = 0; i < program_.steps.size(); ++i) {
+      if (scales_[i] < 0) continue;
+      if (Fits(i)) {
+        outside_[i] = packed->outside(first_step + i);
+      } else if (ScaledFilter& own = own_[i]; ScaledBy(program_, inferred_, i, scales_[i], weights, &own)) {
+        outside_[i] = own.outside.data();
+      }
+      taken_[static_cast<size_t>(scales_[i])] = outside_[i] != nullptr;
     }
   }
 
@@ -79,6 +99,7 @@ class Run {
                                                    : arena_.data() + place.offset;
     }
     for (size_t i = 0; i < program_.steps.size(); ++i) {
+      if (taken_[i]) continue;
       if (options_.cancelled && options_.cancelled()) return kCancelled;
       const auto start = std::chrono::steady_clock::now();
       const std::string error = OneStep(i, workers);
@@ -98,7 +119,7 @@ class Run {
  private:
   std::string OneStep(size_t i, const Workers& workers) const {
     const InferredStep& step = inferred_.steps[i];
-    if (taken_[i] || Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
+    if (Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
     if (!IsChain(program_.steps[i])) {
       const char* const weights = static_cast<const char*>(weights_);
       RunStep({program_, inferred_, i, at_, weights, StepKernels(options_.isa), workers});
@@ -115,15 +136,16 @@ class Run {
     forward.isa = options_.isa;
     forward.num_threads = workers.threads;
     forward.pool = workers.pool;
-    const PackedFilters* filters = packed_ == nullptr ? nullptr : packed_->filters(first_step_ + i);
-    // Filters that took a scale are of no use where it was not taken here.
-    if (filters != nullptr && packed_->outside(first_step_ + i) != outside_[i]) filters = nullptr;
-    return Forward(step.chain, buffers, filters, forward);
+    const auto own = own_.find(i);
+    if (scales && own != own_.end()) SetFilter(own->second, &buffers);
+    const bool is_packed = packed_ != nullptr && own == own_.end();
+    return Forward(step.chain, buffers, is_packed ? packed_->filters(first_step_ + i) : nullptr, forward);
   }
 
-  // Whether what is packed of a chain serves this call.
+  // Whether what is packed of a chain serves this call; Forward packs what does not fit.
   bool Fits(size_t i) const {
-    return packed_->filters(first_step_ + i)->key() == PackKeyOf(inferred_.steps[i].chain, options_.isa);
+    return packed_ != nullptr &&
+           packed_->filters(first_step_ + i)->key() == PackKeyOf(inferred_.steps[i].chain, options_.isa);
   }
 
   char* At(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
@@ -137,9 +159,10 @@ class Run {
   const void* const weights_;
   const ProgramOptions& options_;
   Scratch arena_;
-  std::vector<char*> at_;                // by slot
-  std::vector<const float*> outside_;  // of steps that take the scale of another one here; else null
-  std::vector<bool> taken_;            // steps that have nothing to do, as theirs is
+  std::vector<char*> at_;               // by slot
+  std::map<size_t, ScaledFilter> own_;  // of steps that nothing packed serves
+  std::vector<const float*> outside_;   // of steps that take the scale of another one; else null
+  std::vector<bool> taken_;             // steps that have nothing to do, as theirs is
 };
 
 // A call in which each thread takes images of its own through the first steps.
@@ -246,15 +269,9 @@ std::shared_ptr<const PackedProgram> PackedProgram::Make(const Program& program,
       if (filters == nullptr) continue;
       Buffers buffers = FiltersOf(program, program.steps[i], weights);
       ScaledFilter scaled;
-      if (scales[i] >= 0) {
-        const Buffers before = FiltersOf(program, program.steps[static_cast<size_t>(scales[i])], weights);
-        const float* const scale = static_cast<const float*>(before.depthwise_filter);
-        const float* const shift = static_cast<const float*>(before.depthwise_bias);
-        if (ScaleFilter(inferred.steps[i].chain, buffers, scale, shift, &scaled)) {
-          buffers.pointwise_filter = scaled.filter.data();
-          buffers.bias = scaled.bias.data();
-          packed->outside_[i] = std::move(scaled.outside);
-        }
+      if (ScaledBy(program, inferred, i, scales[i], weights, &scaled)) {
+        SetFilter(scaled, &buffers);
+        packed->outside_[i] = std::move(scaled.outside);
       }
       filters->Fill(buffers, next);
       next += filters->bytes() / static_cast<int64_t>(sizeof(float));

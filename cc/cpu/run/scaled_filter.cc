@@ -10,6 +10,7 @@ namespace {
 // Sums of what is not shifted yet have terms larger by up to this and one: two or three bits. Pictures are scaled to
 // about [-2.1, 2.7] at most.
 constexpr float kLargestShift = 4;
+constexpr float kSmallestScale = 0x1p-40f;  // products with smaller ones may lose bits
 
 bool AllFinite(const std::vector<float>& values) {
   for (float value : values) {
@@ -29,7 +30,7 @@ bool ScaleFilter(const Chain& c, const Buffers& buffers, const float* scale, con
     scaled->outside.resize(S * C);
     for (size_t i = 0; i < S * C; ++i) {
       const float t = shift == nullptr ? 0.0f : shift[i % C];
-      if (!(std::abs(t) <= kLargestShift) || scale[i % C] == 0) return false;
+      if (!(std::abs(t) <= kLargestShift) || !(std::abs(scale[i % C]) >= kSmallestScale)) return false;
       scaled->outside[i] = -t / scale[i % C];
     }
     scaled->filter.resize(rows * K);
