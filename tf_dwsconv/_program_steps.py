@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 from tf_dwsconv import _arguments
@@ -31,6 +31,14 @@ class Step:
     def sources(self) -> tuple[int, ...]:
         """The tensors that it reads."""
         return tuple(t for read in self.reads.values() for t in (read if isinstance(read, tuple) else (read,)))
+
+    def reading(self, others: Mapping[int, int]) -> Step:
+        """The step with other tensors in the place of some that it reads."""
+
+        def other(read: Any) -> Any:
+            return tuple(others.get(t, t) for t in read) if isinstance(read, tuple) else others.get(read, read)
+
+        return dataclasses.replace(self, reads={name: other(read) for name, read in self.reads.items()})
 
     def with_options(self, **options: Any) -> Step:
         return dataclasses.replace(self, options={**self.options, **options})

@@ -30,11 +30,14 @@ struct StepActivateArgs {
   Activation activation;
 };
 
-// to[c] = the largest or the mean of x[r][s][c] over a window. Means add up a row first, and then the rows.
+// to[i][c] = the largest or the mean of x[r][i * stride + s][c] over a window, for `pixels` windows in a row. Means add
+// up a row first, and then the rows.
 struct PoolArgs {
   const void* x;
   int64_t row_step, pixel_step;  // elements
-  int64_t rows, columns, channels;
+  int64_t rows, columns;         // of a window
+  int64_t pixels, stride;
+  int64_t channels;  // where there is more than one pixel, all of them
   bool largest;
   void* to;
 };

@@ -79,40 +79,61 @@ void StepActivate(const StepActivateArgs& a) {
                   [x](int64_t i, int64_t lanes) { return LoadUpTo(x + i, lanes); });
 }
 
-// kVectors of channels at a time, `lanes` of which are wanted.
-template <typename T, int kVectors>
-inline void PoolChannels(const PoolArgs& a, const T* x, int64_t lanes, T* to) {
+// Where kCount vectors of what is pooled lie: channels of one pixel, or pixels of at most a vector of channels.
+struct PoolSteps {
+  int64_t from, to, lanes;  // from one vector to the next; how many fewer lanes it has that are wanted
+};
+
+// kCount sums at once: one alone waits for itself. `lanes` of the first are wanted.
+template <typename T, int kCount>
+inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, T* to, const PoolSteps& step) {
   const Vec start = Set1(a.largest ? -__builtin_inff() : 0.0f);
-  Vec total[kVectors];
+  Vec total[kCount];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) total[v] = start;
+  for (int v = 0; v < kCount; ++v) total[v] = start;
   for (int64_t r = 0; r < a.rows; ++r, x += a.row_step) {
     const T* pixel = x;
-    Vec row[kVectors];
+    Vec row[kCount];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) row[v] = start;
+    for (int v = 0; v < kCount; ++v) row[v] = start;
     for (int64_t s = 0; s < a.columns; ++s, pixel += a.pixel_step) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const Vec value = LoadUpTo(pixel + v * kV, lanes - v * kV);
+      for (int v = 0; v < kCount; ++v) {
+        const Vec value = LoadUpTo(pixel + v * step.from, lanes - v * step.lanes);
         row[v] = a.largest ? MaxOrNan(row[v], value) : row[v] + value;
       }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) total[v] = a.largest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
+    for (int v = 0; v < kCount; ++v) total[v] = a.largest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
   }
   const Vec count = Set1(static_cast<float>(a.rows * a.columns));
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) StoreUpTo(to + v * kV, a.largest ? total[v] : total[v] / count, lanes - v * kV);
+  for (int v = 0; v < kCount; ++v) {
+    StoreUpTo(to + v * step.to, a.largest ? total[v] : total[v] / count, lanes - v * step.lanes);
+  }
+}
+
+template <typename T>
+inline void PoolPixel(const PoolArgs& a, const T* x, T* to) {
+  constexpr PoolSteps kStep = {kV, kV, kV};
+  int64_t rest = a.channels;
+  for (; rest >= 4 * kV; rest -= 4 * kV, x += 4 * kV, to += 4 * kV) PoolVectors<T, 4>(a, x, 4 * kV, to, kStep);
+  if (rest > 3 * kV) return PoolVectors<T, 4>(a, x, rest, to, kStep);
+  if (rest > 2 * kV) return PoolVectors<T, 3>(a, x, rest, to, kStep);
+  if (rest > kV) return PoolVectors<T, 2>(a, x, rest, to, kStep);
+  if (rest > 0) PoolVectors<T, 1>(a, x, rest, to, kStep);
 }
 
 template <typename T>
 void Pool(const PoolArgs& a) {
-  const T* const x = static_cast<const T*>(a.x);
-  T* const to = static_cast<T*>(a.to);
-  int64_t c = 0;
-  for (; c + 4 * kV <= a.channels; c += 4 * kV) PoolChannels<T, 4>(a, x + c, 4 * kV, to + c);
-  for (; c < a.channels; c += kV) PoolChannels<T, 1>(a, x + c, a.channels - c < kV ? a.channels - c : kV, to + c);
+  const T* x = static_cast<const T*>(a.x);
+  T* to = static_cast<T*>(a.to);
+  int64_t left = a.pixels;
+  if (a.channels <= kV) {
+    const PoolSteps step = {a.stride * a.pixel_step, a.channels, 0};
+    for (; left >= 4; left -= 4, x += 4 * step.from, to += 4 * step.to) PoolVectors<T, 4>(a, x, a.channels, to, step);
+  }
+  for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.channels) PoolPixel(a, x, to);
 }
 
 // The sum of term(i, lanes) over a row, lanes past its end not counted: four sums, so that none waits for the one

@@ -115,8 +115,9 @@ void Activate(const StepCall& call) {
   });
 }
 
-// What lies under one window inside the image, `channels` from `c` on.
-void PoolWindow(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t c, int64_t channels, bool largest) {
+// What lies under the windows of `pixels` pixels of a row, equally many columns under each, `channels` from `c` on.
+void PoolWindows(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t pixels, int64_t c, int64_t channels,
+                 bool largest) {
   const Chain& k = call.slots().chain;
   const int64_t h = p * k.stride_h - k.pad_top, w = q * k.stride_w - k.pad_left;
   const int64_t top = std::clamp<int64_t>(h, 0, k.H), bottom = std::clamp<int64_t>(h + k.R, top, k.H);
@@ -127,6 +128,8 @@ void PoolWindow(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t c
   args.pixel_step = k.C;
   args.rows = bottom - top;
   args.columns = right - left;
+  args.pixels = pixels;
+  args.stride = k.stride_w;
   args.channels = channels;
   args.largest = largest;
   args.to = call.output() + (((n * k.Ho + p) * k.Wo + q) * k.C + c) * call.item();
@@ -136,9 +139,16 @@ void PoolWindow(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t c
 void Pool(const StepCall& call) {
   const Chain& k = call.slots().chain;
   const bool largest = call.step().kind == StepKind::kMaxPool;
+  // Columns whose windows are inside the image.
+  const int64_t first = std::min(CeilDiv(k.pad_left, k.stride_w), k.Wo), room = k.W + k.pad_left - k.S;
+  const int64_t last = std::clamp(room < 0 ? 0 : room / k.stride_w + 1, first, k.Wo);
   Share(call, k.N * k.Ho, k.Wo * k.C * k.R * k.S / 4, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      for (int64_t q = 0; q < k.Wo; ++q) PoolWindow(call, row / k.Ho, row % k.Ho, q, 0, k.C, largest);
+      for (int64_t q = 0; q < k.Wo;) {
+        const int64_t pixels = q == first && last > first ? last - first : 1;
+        PoolWindows(call, row / k.Ho, row % k.Ho, q, pixels, 0, k.C, largest);
+        q += pixels;
+      }
     }
   });
 }
@@ -151,7 +161,7 @@ void Reduce(const StepCall& call) {
   Share(call, k.N * shares, k.H * k.W * kChannels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t c = i % shares * kChannels;
-      PoolWindow(call, i / shares, 0, 0, c, std::min(kChannels, k.C - c), call.step().kind == StepKind::kMax);
+      PoolWindows(call, i / shares, 0, 0, 1, c, std::min(kChannels, k.C - c), call.step().kind == StepKind::kMax);
     }
   });
 }

@@ -20,6 +20,7 @@ from tf_dwsconv.convert.network._builder import Builder
 def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
+    _merge_equal(builder, outputs)
     folds = (_activation, _scale, _addend, _zeros)
     for rules in (folds, (*folds, _scale_and_shift)):
         while True:
@@ -28,6 +29,22 @@ def tidy(builder: Builder, outputs: Iterable[int]) -> None:
             producers = {step.output: step for step in builder.steps}
             if not any(_join(builder, step, producers, readers, rules) for step in builder.steps):
                 break
+
+
+def _merge_equal(builder: Builder, outputs: set[int]) -> None:
+    """Steps that compute the same of the same are one: branches of a cell that each begin with a ReLU of one tensor."""
+    same: dict[int, int] = {}  # tensors, by those that hold the same
+    first: dict[tuple, int] = {}
+    steps = []
+    for step in builder.steps:
+        step = step.reading(same)
+        key = (step.op, *(tuple(sorted(of.items())) for of in (step.reads, step.weights, step.options)))
+        if key in first and step.output not in outputs:
+            same[step.output] = first[key]
+            continue
+        first.setdefault(key, step.output)
+        steps.append(step)
+    builder.steps[:] = steps
 
 
 def _join(builder: Builder, step: Step, producers: dict[int, Step], readers: collections.Counter, rules: tuple) -> bool:
