@@ -261,6 +261,26 @@ def test_a_dense_convolution_takes_what_stands_around_it():
     assert whole(make) == ["chain"] * 3
 
 
+def test_branches_that_begin_alike():
+    """As in NASNet: each branch has a ReLU of its own of one tensor, and two average the same; all are computed once."""
+
+    def make(x):
+        x = L.Conv2D(8, 3, padding="same")(x)
+        branches = [chain(L.ReLU()(x), 8, name=name) for name in "ab"]
+        means = [L.AveragePooling2D(3, 1, "same")(x) for _ in range(2)]
+        return L.Add()([*branches, *means])
+
+    found = whole(make, (16, 16, 3))
+    assert found.count("activation") == 1 and found.count("average_pool") == 1
+
+
+def test_results_that_are_alike():
+    """Each keeps its name, whatever else is the same."""
+    model = functional(lambda x: (lambda z: [L.ReLU(name=n)(z) for n in "pq"])(chain(x, 8)), (16, 16, 6))
+    converted = check_network(model, pictures(model))
+    assert converted.output_names == model.output_names
+
+
 def test_dense_convolutions_that_do_not_pay():
     """Where they are most of the work they stay TensorFlow's; where they are little they are part of the network."""
 
