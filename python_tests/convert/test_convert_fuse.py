@@ -265,12 +265,12 @@ def test_branches_that_begin_alike():
     """As in NASNet: each branch has a ReLU of its own of one tensor, and two average the same; all are computed once."""
 
     def make(x):
-        x = L.Conv2D(8, 3, padding="same")(x)
+        x = chain(x, 8, name="stem")
         branches = [chain(L.ReLU()(x), 8, name=name) for name in "ab"]
         means = [L.AveragePooling2D(3, 1, "same")(x) for _ in range(2)]
         return L.Add()([*branches, *means])
 
-    found = whole(make, (16, 16, 3))
+    found = whole(make, (16, 16, 6))
     assert found.count("activation") == 1 and found.count("average_pool") == 1
 
 

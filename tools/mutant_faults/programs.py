@@ -62,4 +62,18 @@ FAULTS = (
         "false",
         _SCALES,
     ),
+    Fault(
+        "an output that is another step's, too",
+        "tf_dwsconv/convert/network/_tidy.py",
+        "key in first and step.output not in outputs",
+        "key in first",
+        ("convert/test_convert_fuse.py",),
+    ),
+    Fault(
+        "pixels of a pool one behind the other, whatever its strides",
+        "cc/cpu/kernels/steps_body.h",
+        "{a.stride * a.pixel_step, a.channels, 0}",
+        "{a.pixel_step, a.channels, 0}",
+        ("network/test_network_pools.py",),
+    ),
 )
