@@ -262,7 +262,7 @@ def test_a_dense_convolution_takes_what_stands_around_it():
 
 
 def test_branches_that_begin_alike():
-    """As in NASNet: each branch has a ReLU of its own of one tensor, and two average the same; all are computed once."""
+    """As in NASNet: each branch has a ReLU of its own of one tensor, and two average the same: each once."""
 
     def make(x):
         x = chain(x, 8, name="stem")

@@ -1,4 +1,4 @@
-"""Pools of programs: channels that fill no vector or several, pixels at once, windows past the edges; NaN goes through."""
+"""Pools of programs: any number of channels, pixels at once, windows past the edges; NaN goes through."""
 
 from __future__ import annotations
 
