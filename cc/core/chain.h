@@ -101,8 +101,8 @@ struct Buffers {
   const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output; may be the output's own buffer
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
-  // [S,C]: what the padding of a dense convolution in float32 holds; null for zeros. Programs alone have it, with packed
-  // filters that were made for it (cc/cpu/run/scaled_filter.h).
+  // [S,C]: what the padding of a dense convolution in float32 holds; null for zeros. Programs alone have it, with
+  // packed filters that were made for it (cc/cpu/run/scaled_filter.h).
   const float* outside = nullptr;
 };
 
