@@ -274,6 +274,22 @@ def test_branches_that_begin_alike():
     assert found.count("activation") == 1 and found.count("average_pool") == 1
 
 
+@pytest.mark.parametrize("pool", [L.MaxPooling2D, L.AveragePooling2D])
+@pytest.mark.parametrize("sizes", [(16, 16), (15, 17), (None, None)], ids=str)
+def test_pools_of_one_pixel(sizes, pool):
+    """They leave pixels out, which nobody computes then; NASNet takes every other one, and those beside them."""
+
+    def make(x):
+        x = chain(x, 8, name="stem")
+        moved = L.Cropping2D(((1, 0), (1, 0)))(L.ZeroPadding2D(((0, 1), (0, 1)))(x))
+        halves = [L.Conv2D(6, 1)(pool(1, strides, "valid")(y)) for y, strides in ((x, 2), (moved, (2, 2)))]
+        both = L.Concatenate()(halves)
+        return L.Add()([pool(1, 2, "same")(L.DepthwiseConv2D(5, padding="same")(both)), pool(1, 2)(both)])
+
+    found = whole(make, (*sizes, 6))
+    assert found.count("max_pool") + found.count("average_pool") == 1  # of what is read elsewhere, too
+
+
 def test_results_that_are_alike():
     """Each keeps its name, whatever else is the same."""
     model = functional(lambda x: (lambda z: [L.ReLU(name=n)(z) for n in "pq"])(chain(x, 8)), (16, 16, 6))

@@ -21,7 +21,7 @@ def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
     _merge_equal(builder, outputs)
-    folds = (_activation, _scale, _addend, _zeros)
+    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind)
     for rules in (folds, (*folds, _scale_and_shift)):
         while True:
             readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
@@ -119,6 +119,48 @@ def _has_window(builder: Builder, step: Step) -> bool:
     if "depthwise_filter" in step.weights:
         return True
     return builder.value(step.weights["pointwise_filter"]).shape[:2] != (1, 1)
+
+
+def _every_few_before(builder: Builder, before: Step, step: Step) -> Optional[Step]:
+    """A pool of one pixel only leaves pixels out: the 1x1 convolution behind it does so itself."""
+    if not _leaves_out(before) or not _is_pointwise(builder, step) or list(step.sources).count(before.output) != 1:
+        return None
+    joined = step.with_options(strides=before.options["strides"], padding="valid")
+    return dataclasses.replace(joined, reads={**step.reads, "x": before.reads["x"]})
+
+
+def _every_few_behind(builder: Builder, before: Step, step: Step) -> Optional[Step]:
+    """Pixels that such a pool leaves out need not be computed."""
+    if not _leaves_out(step) or before.op != "chain" or "residual" in before.reads:
+        return None
+    if "expand_filter" in before.weights and "depthwise_filter" not in before.weights:
+        return None
+    if "depthwise_filter" not in before.weights and not _is_pointwise(builder, before):
+        return None
+    options, padding = before.options, before.options["padding"]
+    if padding == "same":
+        if options["strides"] != (1, 1):
+            return None  # the padding of more strides depends on the sizes
+        key = "depthwise_filter" if "depthwise_filter" in before.weights else "pointwise_filter"
+        taps = zip(builder.value(before.weights[key]).shape, options["dilations"])
+        around = [(size - 1) * dilation for size, dilation in taps]
+        padding = tuple((n // 2, n - n // 2) for n in around)
+    strides = tuple(a * b for a, b in zip(options["strides"], step.options["strides"]))
+    return before.with_options(strides=strides, padding=padding)
+
+
+def _leaves_out(step: Step) -> bool:
+    """Whether a step is a pool of windows of one pixel."""
+    is_pool = step.op in ("max_pool", "average_pool") and step.options["window"] == (1, 1)
+    return is_pool and isinstance(step.options["padding"], str)
+
+
+def _is_pointwise(builder: Builder, step: Step) -> bool:
+    """Whether a step is a 1x1 convolution of all pixels, of which strides make a dense one."""
+    if step.op != "chain" or {"expand_filter", "depthwise_filter"} & set(step.weights) or "gate" in step.reads:
+        return False
+    plain = step.options["strides"] == (1, 1) and isinstance(step.options["padding"], str)
+    return plain and not step.options["normalize"] and not _has_window(builder, step)
 
 
 def _scale(builder: Builder, before: Step, step: Step) -> Optional[Step]:
