@@ -22,7 +22,7 @@ if [[ ${#tests[@]} == 0 ]]; then
   tests+=(op/test_filter_cache.py block/test_block_kernel.py block/test_block_ways.py gradient/test_backward.py)
   tests+=(native/test_native.py native/test_native_errors.py native/test_native_module.py native/test_own_threads.py)
   tests+=(native/test_reference_variant.py network/test_network_native.py network/test_network_changed.py)
-  tests+=(network/test_network_op.py network/test_network_c.py)
+  tests+=(network/test_network_op.py network/test_network_c.py network/test_network_scales.py network/test_network_pools.py)
   tests=("${tests[@]/#/python_tests/}")
 fi
 
