@@ -35,6 +35,10 @@ DWS_DEVICE void LoadElements(const PointwiseArgs& args, T* stage, int64_t first_
   }
 }
 
+// From which compute capability on a product goes without branches around its tiles.
+template <typename Policy>
+constexpr int kBranchlessCapability = std::is_same<Policy, ExactFloat>::value ? 90 : 80;
+
 // kPlain: rows of Z, P and Y are whole vectors. Then registers suffice for two blocks of a multiprocessor.
 template <typename Policy, bool kPlain>
 __global__ void __launch_bounds__(kProductThreads, kPlain ? 2 : 1) PointwiseKernel(const PointwiseArgs args) {
@@ -86,8 +90,9 @@ __global__ void __launch_bounds__(kProductThreads, kPlain ? 2 : 1) PointwiseKern
       if (step + stages - 1 < steps) load(shared + next, step + stages - 1);
       CommitCopies();
       const T* const z = shared + stage;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-      const int count = tiles;  // branches keep the compiler from loading ahead more than there are registers for
+#if defined(__CUDA_ARCH__)
+      // Branches keep the compiler from loading ahead more than there are registers for.
+      const int count = kCapability < kBranchlessCapability<Policy> ? tiles : kTiles;
 #else
       const int count = kTiles;
 #endif

@@ -76,6 +76,10 @@ ptxas info    : Used 128 registers, used 1 barriers
     (tmp_path / "a.log").write_text(report.format(kernel="_ZN7dwsconv4cuda15TransposeKernelIjEEvNS0_13TransposeArgsE"))
     assert subprocess.run(program, capture_output=True).returncode == 0
     assert "128 [12]" in (tmp_path / "report.md").read_text()
+    half = "_ZN7dwsconv4cuda12StreamKernelINS0_13TensorCores16INS_{}EEENS0_6WindowILi3ELi1EEEEEvNS0_10StreamArgsE"
+    for kernel, passes in (("8BFloat16", True), ("7Float16", False)):  # cards of 7.5 run no products of bfloat16
+        (tmp_path / "b.log").write_text(report.format(kernel=half.format(kernel)).replace("sm_90", "sm_75"))
+        assert (subprocess.run(program, capture_output=True).returncode == 0) == passes
     fast = "_ZN7dwsconv4cuda12StreamKernelINS0_10ExactFloatENS0_6WindowILi3ELi1EEEEEvNS0_10StreamArgsE"
     (tmp_path / "b.log").write_text(report.format(kernel=fast))
     failed = subprocess.run(program, capture_output=True, text=True)
