@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,11 @@ std::string CurrentMachine(CudaMachine* machine) {
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   static std::mutex mutex;
-  static std::vector<CudaMachine>* const known = new std::vector<CudaMachine>;
+  static auto* const known = new std::vector<std::optional<CudaMachine>>;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (device >= static_cast<int>(known->size())) known->resize(device + 1, CudaMachine{0});
-  CudaMachine& found = (*known)[device];
-  if (found.capability == 0) {
+  if (device >= static_cast<int>(known->size())) known->resize(device + 1);
+  std::optional<CudaMachine>& found = (*known)[device];
+  if (!found.has_value()) {
     const auto ask = [&error, device](cudaDeviceAttr attribute) {
       int value = 0;
       if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
@@ -40,7 +41,7 @@ std::string CurrentMachine(CudaMachine* machine) {
     }
     found = asked;
   }
-  *machine = found;
+  *machine = *found;
   return "";
 }
 

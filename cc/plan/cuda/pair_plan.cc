@@ -285,7 +285,7 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
   // The quickest of those that run; of equals the first.
   const auto consider = [&](CudaPath path, const std::string& refused, double us, std::vector<CudaStep> steps) {
     if (!any) error = refused;
-    if (!refused.empty() || us >= least) return;
+    if (!refused.empty() || (any && us >= least)) return;
     least = us;
     plan->path = path;
     plan->steps.resize(before);
