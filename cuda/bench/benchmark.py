@@ -274,11 +274,12 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=DTYPES)
     parser.add_argument("--compile", nargs="*", default=COMPILED, choices=LAYERS)
     parser.add_argument("--once", choices=LAYERS)
+    parser.add_argument("--path", default="auto", help="of --once")
     parser.add_argument("--limits", action="store_true", help="a copy's and a product's rates, and nothing else")
     arguments = parser.parse_args()
     library = Library(arguments.library)
     if arguments.once:
-        layer = Layer(library, 32, *LAYERS[arguments.once], "float16")
+        layer = Layer(library, 32, *LAYERS[arguments.once], "float16", path=arguments.path)
         for _ in range(3):
             layer.ours()
         torch.cuda.synchronize()
