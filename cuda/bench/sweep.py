@@ -32,6 +32,7 @@ RATES = {
     "outputs": "an epilogue's: bias, activation, rounding, store",
     "latency_cycles": "from asking DRAM to having it, under load",
     "launch_us": "",
+    "group16": "tensor16 by 9.0's own instructions",
 }
 HEADER = ROOT / "cc" / "plan" / "cuda" / "rates.h"
 TODAY = tuple(float(number) for number in re.findall(r"double \w+ = ([\d.e+]+);", HEADER.read_text(encoding="utf-8")))
@@ -41,13 +42,17 @@ LAYERS = (
     (16, 56, 96, 96, 5, 1), (8, 56, 96, 384, 7, 1), (1, 56, 64, 64, 3, 1), (1, 14, 128, 128, 3, 1),
     (128, 28, 256, 256, 3, 1), (128, 14, 512, 512, 3, 1),
 )  # fmt: skip
-UNASKED = ("two_step_wgmma",)  # what the planner takes by name alone: nothing is fitted to it
 TILES = ((4, 8), (8, 4), (4, 16), (8, 8), (16, 4), (8, 16), (4, 24), (4, 32), (16, 8))
 
 
 def plans_of(library, layer: tuple, dtype: str):
     """The options of all plans of a layer, two_step's too, that the planner can make."""
     yield {"path": "two_step"}
+    try:
+        call_of(library, layer, dtype, {"path": "two_step_wgmma"})
+        yield {"path": "two_step_wgmma"}
+    except ValueError:  # other cards than those of 9.0
+        pass
     cuts = itertools.product(("stream", "tensor_stream", "deep"), TILES, (1, 2, 3), (1, 2, 4))
     for path, tile, groups, segments in cuts:
         options = {"path": path, "tile": tile, "groups": groups, "segments": segments}
@@ -56,17 +61,6 @@ def plans_of(library, layer: tuple, dtype: str):
         except ValueError:  # it has no room, or no such tile
             continue
         yield options
-    for path in UNASKED:
-        try:
-            call_of(library, layer, dtype, {"path": path})
-        except ValueError:
-            continue
-        yield {"path": path}
-
-
-def considered(rows: list) -> list:
-    """The rows of plans that the planner has a choice between."""
-    return [row for row in rows if row["options"].get("path") not in UNASKED]
 
 
 def call_of(library, layer: tuple, dtype: str, options: dict):
@@ -139,9 +133,9 @@ def choices(library, rows: list) -> list:
     found = []
     for layer, dtype in dict.fromkeys((tuple(row["layer"]), row["dtype"]) for row in rows):
         some = [row for row in rows if (tuple(row["layer"]), row["dtype"]) == (layer, dtype)]
-        if not considered(some):
+        if not some:
             continue
-        times = dict(zip(modelled(library, considered(some), None), considered(some)))
+        times = dict(zip(modelled(library, some, None), some))
         chosen, best = times[min(times)], min(some, key=lambda row: row["us"])
         row = {"layer": "x".join(map(str, layer)), "dtype": dtype, "best_us": best["us"], "best": best["plan"]}
         found.append(
@@ -152,7 +146,7 @@ def choices(library, rows: list) -> list:
 
 def conclude(library, rows: list, out: Path, card: str) -> None:
     """Fits, and writes OUT/rates.h and OUT/sweep.md."""
-    fitted_to = considered(rows)
+    fitted_to = rows
     before = off(library, fitted_to, TODAY)
     rates, after = fit(library, fitted_to)
     (out / "rates.h").write_text(header(rates, card), encoding="utf-8")
@@ -204,7 +198,7 @@ def main(argv=None) -> int:
     if arguments.fit:
         lines = arguments.fit.read_text(encoding="utf-8").splitlines()
         rows = [row for row in map(json.loads, lines) if "error" not in row]
-        if not considered(rows):
+        if not rows:
             print(f"error: {arguments.fit} has no row that was measured", file=sys.stderr)
             return 1
         conclude(library, rows, arguments.out, arguments.fit.name)
@@ -216,7 +210,7 @@ def main(argv=None) -> int:
     begin = time.monotonic()
     measured = Rows(arguments.out / "sweep.jsonl")
     measure(library, measured, arguments.dtypes, lambda: arguments.seconds - (time.monotonic() - begin))
-    if considered(measured.good):
+    if measured.good:
         conclude(library, measured.good, arguments.out, torch.cuda.get_device_name())
     return int(measured.failed or not measured.good)
 

@@ -16,7 +16,11 @@ constexpr int kDepthwiseThreads = 128;
 
 // Blocks that a multiprocessor must have registers for, or 0 where the compiler chooses.
 template <typename Win>
-constexpr int kDepthwiseBlocks = Win::kIn <= 6 ? 5 : 0;
+constexpr int kDepthwiseBlocks = Win::kIn <= 6 ? 4 : 0;
+
+// Rows of a patch at an image's edge that are under way at a time; 0: one, in pieces.
+template <typename Win>
+constexpr int kDepthwiseAhead = Win::kSize == 3 ? (Win::kStride == 1 ? 6 : 3) : Win::kSize == 5 ? 2 : 0;
 
 struct DepthwiseArgs {
   const void *x, *d, *bias;  // [N,H,W,C], [R,S,C,M], [C*M] or null
@@ -27,9 +31,9 @@ struct DepthwiseArgs {
   int64_t items;
 };
 
-// Z of one patch for one word of channels, from X in global memory. M = 1, and channels are whole words. kAhead: all
-// rows are under way at a time at the image's edges too, which takes more registers.
-template <typename T, typename Win, bool kAhead>
+// Z of one patch for one word of channels, from X in global memory. M = 1, and channels are whole words. kAhead rows
+// are under way at a time at the image's edges, which takes registers; 0: one, in pieces.
+template <typename T, typename Win, int kAhead>
 DWS_DEVICE void PatchOfImage(uint32_t (&z_words)[kPatchPixels], const DepthwiseArgs& args,
                              const float (&weights)[Win::kTaps][Word<T>::kElements], int64_t image, int row, int column,
                              int word) {
@@ -62,8 +66,8 @@ DWS_DEVICE void PatchOfImage(uint32_t (&z_words)[kPatchPixels], const DepthwiseA
   constexpr uint32_t kAll = (1u << Win::kIn) - 1u;
   if (Win::kIn <= 6 && rows == kAll && columns == kAll) {
     SumPatch<T, Win>(sums, weights, kAllInside, kAllInside, Load{x, row_words, words});
-  } else if constexpr (kAhead) {
-    SumPatchAhead<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
+  } else if constexpr (kAhead > 0) {
+    SumPatchAhead<T, Win, kAhead>(sums, weights, rows, columns, Load{x, row_words, words});
   } else {
     SumPatch<T, Win>(sums, weights, rows, columns, Load{x, row_words, words});
   }
@@ -90,7 +94,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<Win>) Dept
     float weights[Win::kTaps][kElements];
     LoadTaps<Win>(weights, args.d, words, word, T());
     uint32_t z_words[kPatchPixels];
-    PatchOfImage<T, Win, false>(z_words, args, weights, image, row, column, word);
+    PatchOfImage<T, Win, kDepthwiseAhead<Win>>(z_words, args, weights, image, row, column, word);
     uint32_t* const z = static_cast<uint32_t*>(args.z) + ((image * Ho + row) * Wo + column) * words + word;
     DWS_UNROLL
     for (int a = 0; a < kPatch; ++a) {

@@ -99,23 +99,27 @@ DWS_DEVICE void SumPatch(PatchSums<T>& sums, const float (&weights)[Win::kTaps][
   }
 }
 
-// The same with all rows under way at a time, where there are registers for them.
-template <typename T, typename Win, typename Load>
+// The same with kRows rows under way at a time, where there are registers for them.
+template <typename T, typename Win, int kRows, typename Load>
 DWS_DEVICE void SumPatchAhead(PatchSums<T>& sums, const float (&weights)[Win::kTaps][Word<T>::kElements], uint32_t rows,
                               uint32_t columns, Load load) {
-  uint32_t words[Win::kIn][Win::kIn];
   DWS_UNROLL
-  for (int j = 0; j < Win::kIn; ++j) {
-    const auto row = load(j);
-    LoadRow<Win::kIn>(words[j], ((rows >> j) & 1u) != 0 ? columns : 0u, [&](int i) { return load(row, i); });
-  }
-  DWS_UNROLL
-  for (int j = 0; j < Win::kIn; ++j) {
-    if (((rows >> j) & 1u) == 0) continue;
+  for (int first = 0; first < Win::kIn; first += kRows) {
+    uint32_t words[kRows][Win::kIn];
     DWS_UNROLL
-    for (int i = 0; i < Win::kIn; ++i) {
-      if (((columns >> i) & 1u) == 0) continue;
-      AddInput<T, Win>(sums, weights, words[j][i], j, i);
+    for (int j = 0; j < kRows && first + j < Win::kIn; ++j) {
+      const auto row = load(first + j);
+      LoadRow<Win::kIn>(words[j], ((rows >> (first + j)) & 1u) != 0 ? columns : 0u,
+                        [&](int i) { return load(row, i); });
+    }
+    DWS_UNROLL
+    for (int j = 0; j < kRows && first + j < Win::kIn; ++j) {
+      if (((rows >> (first + j)) & 1u) == 0) continue;
+      DWS_UNROLL
+      for (int i = 0; i < Win::kIn; ++i) {
+        if (((columns >> i) & 1u) == 0) continue;
+        AddInput<T, Win>(sums, weights, words[j][i], first + j, i);
+      }
     }
   }
 }

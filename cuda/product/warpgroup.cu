@@ -40,12 +40,16 @@ const char* LaunchOf(const Call& call, const WarpgroupArgs& args) {
 
 }  // namespace
 
+bool HasGroupProducts() { return *CheckCompiled<Float16>() == '\0'; }
+
 const char* RunWarpgroupProduct(const Call& call, const CudaStep& step) {
   const Matrix matrix(call, step);
   WarpgroupArgs args{};
   args.bias = matrix.bias;
   args.out = matrix.Output(call);
   if (!args.out.vector || !call.Vectors(matrix.channels, matrix.x) || !call.Vectors(matrix.columns, matrix.p)) {
+    // The planner, which does not see them, takes what runs: the other product.
+    if (!call.plan.named) return RunProduct(call, step);
     return "path two_step_wgmma takes pointers that are multiples of 16 bytes";
   }
   args.pixels = matrix.pixels;

@@ -24,6 +24,9 @@ class CudaTensors {
 // The card that this thread's calls go to. "" or what is wrong. Asked of the driver once for each card.
 std::string CurrentMachine(CudaMachine* machine);
 
+// Whether this build has the product for 9.0a, on a card of 9.0.
+bool HasGroupProducts();
+
 // Enqueues a plan's steps on `stream` (a cudaStream_t; null is the default one). It is faster where tensors are aligned
 // to 16 bytes and the channels of each stage are whole vectors of 16 bytes. `workspace` has plan.workspace_bytes,
 // aligned to 256, and may be used again by what is enqueued on the same stream afterwards.

@@ -35,6 +35,7 @@ std::string CurrentMachine(CudaMachine* machine) {
     asked.l2_bytes = ask(cudaDevAttrL2CacheSize);
     const int clock_khz = ask(cudaDevAttrClockRate), memory_clock_khz = ask(cudaDevAttrMemoryClockRate);
     SetClocks(clock_khz, memory_clock_khz, ask(cudaDevAttrGlobalMemoryBusWidth), &asked);
+    asked.group_products = error == cudaSuccess && asked.capability == 90 && HasGroupProducts();
     if (error != cudaSuccess) {
       cudaGetLastError();  // or the next launch would return it
       return cudaGetErrorString(error);

@@ -75,6 +75,9 @@ void dwsconv_shim_card(int capability, int multiprocessors, int64_t block_shared
   dwsconv::SetClocks(clock_khz, memory_clock_khz, memory_bits, &card);
 }
 
+// Whether the planner takes the product for 9.0a without being asked, as on a card with such code.
+void dwsconv_shim_group_products(int there) { dwsconv::cuda::card.group_products = there != 0; }
+
 // From now on an L2 of that many bytes, empty at first, stands before global memory; 0: none.
 void dwsconv_shim_l2(int64_t bytes) {
   dwsconv::cuda::cache = {};

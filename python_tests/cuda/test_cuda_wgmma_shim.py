@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 
+import cuda_block_cases
 import cuda_cases
 import numpy as np
 import pytest
 import reference
+import test_cuda_block_shim as block_shim
 import test_cuda_cards as cards
 import test_cuda_shim as layer_shim
+from cuda_block_library import BlockLibrary
 from cuda_library import Call, Library
 from cuda_shim_support import POISONS, build_shim, check_path_refused, compare_poisoned, poisoned_case
 from test_cuda_shim import LAYER
@@ -122,3 +125,35 @@ def test_other_cards_do_not_have_it_and_nobody_gets_it_unasked(library):
                 compare(library, {**LAYER, "C": 136, "K": 144}, "bfloat16", order=3)
     finally:
         cards.card(library)
+
+
+@pytest.fixture
+def chooses(library):
+    """The planner takes the product for 9.0a without being asked, as on a card with such code."""
+    library.handle.dwsconv_shim_group_products(1)
+    yield library
+    library.handle.dwsconv_shim_group_products(0)
+
+
+DEEP = {**LAYER, "N": 2, "H": 14, "W": 14, "C": 512, "K": 512}
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN)
+def test_the_planner_takes_it_on_a_card_with_such_code(chooses, dtype):
+    plan = layer_shim.compare(chooses, DEEP, dtype)
+    assert plan.text.startswith(PATH + " ")
+    odd = layer_shim.compare(chooses, {**DEEP, "C": 508}, dtype)
+    assert odd.text.startswith("two_step ")
+    named = layer_shim.compare(chooses, DEEP, dtype, path="two_step")
+    assert named.text.startswith("two_step ")
+
+
+def test_pointers_that_it_does_not_take_go_to_the_other_product(chooses):
+    """The planner does not see pointers. A path that was named is an error there (above)."""
+    plan = layer_shim.compare(chooses, DEEP, "float16", offset=2)
+    assert plan.text.startswith(PATH + " ")
+
+
+def test_products_of_blocks_take_it_too(chooses):
+    block = cuda_block_cases.make("dnp", "float16", n=1, h=7, w=7, c=136, k=264, window=(7, 7))
+    assert block_shim.compare(BlockLibrary(build_shim()), block, "exact").endswith("pointwise wgmma")

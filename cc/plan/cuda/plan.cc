@@ -194,6 +194,18 @@ std::string PlanStages(const Chain& chain, const CudaMachine& machine, const Cud
   return "";
 }
 
+// Products that 9.0 has instructions of its own for go there.
+void UseGroupProducts(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
+  if (options.path != CudaPath::kAuto || plan->path == CudaPath::kTwoStep) return;
+  for (CudaStep& step : plan->steps) {
+    if (step.kernel != CudaKernel::kProduct) continue;
+    const bool expands = step.with == CudaTensor::kExpandFilter;
+    const int64_t pixels = p.N * (expands ? p.H * p.W : p.output_pixels());
+    if (!GroupProductRefuses(p, machine, pixels, expands ? p.E : p.CM(), expands ? p.C : p.K).empty()) continue;
+    if (machine.group_products) step.kernel = CudaKernel::kWarpgroupProduct;
+  }
+}
+
 // NHWC copies around the steps, and the workspace.
 std::string FinishStages(const Chain& chain, CudaPlan* plan) {
   Workspace workspace(chain, plan);
@@ -242,6 +254,8 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
       return "pixels";
     case CudaKernel::kProduct:
       return expands ? "expand product" : plan.path == CudaPath::kTwoStep ? "" : "pointwise";
+    case CudaKernel::kWarpgroupProduct:
+      return expands ? "expand product wgmma" : plan.path == CudaPath::kTwoStepWgmma ? "" : "pointwise wgmma";
     case CudaKernel::kGatedProduct:
       return "gated";
     case CudaKernel::kDenseProduct:
@@ -293,6 +307,7 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
   plan->math = options.math;
   plan->multiprocessors = machine.multiprocessors;
   plan->capability = machine.capability;
+  plan->named = options.path != CudaPath::kAuto;
   const std::string refused = RefusesActivations(chain);
   if (!refused.empty()) return refused;
   if ((options.tile_rows > 0) != (options.tile_columns > 0)) {
@@ -306,7 +321,9 @@ std::string MakeCudaPlan(const Chain& chain, const CudaMachine& machine, const C
   }
   if (p.N * p.output_pixels() == 0) return "";  // nothing is launched
   const std::string error = PlanStages(chain, machine, options, plan);
-  return error.empty() ? FinishStages(chain, plan) : error;
+  if (!error.empty()) return error;
+  UseGroupProducts(chain, machine, options, plan);
+  return FinishStages(chain, plan);
 }
 
 std::string DescribeCudaPlan(const CudaPlan& plan) {

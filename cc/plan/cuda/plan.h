@@ -26,6 +26,7 @@ struct CudaMachine {
   int64_t l2_bytes = int64_t{60} << 20;
   double dram_bytes_per_us = 4.3e6;
   double clock_per_us = 1700;  // cycles
+  bool group_products = false;  // 9.0, and the library has code for 9.0a: kTwoStepWgmma runs
 };
 
 // Sets bandwidth and clock by what a card says of itself: kHz of its multiprocessors and of its memory, and bits of its
@@ -46,7 +47,7 @@ enum class CudaPath : int {
   // A depthwise convolution and a 1x1 one again: kStream with the depthwise half on tensor cores too.
   kTensorStream = 7,
   kDeep = 8,  // fused: Z of a tile of pixels in shared memory, for all channels; P from L2
-  // kTwoStep with the product by 9.0's own instructions. On request alone, until a card has timed it.
+  // kTwoStep with the product by 9.0's own instructions.
   kTwoStepWgmma = 9,
 };
 constexpr int kCudaPaths = 10;
@@ -171,6 +172,7 @@ struct CudaPlan {
   bool transposed = false;                  // NCHW: tensors go through NHWC copies in the workspace
   bool window = false;                      // gradients: the depthwise kernels are those for one window
   bool reads_output = false;                // gradients: Y is needed
+  bool named = false;                       // the path was asked for: what it does not take is an error
   int multiprocessors = 0, capability = 0;  // of the card
   std::vector<CudaStep> steps;
 

@@ -59,6 +59,19 @@ double ProductPerCycle(const Chain& p, const CudaMachine& machine, CudaMath math
   return math == CudaMath::kTf32 ? machine.rates.tf32 : machine.rates.fma;
 }
 
+std::string GroupProductRefuses(const Chain& p, const CudaMachine& machine, int64_t pixels, int64_t channels,
+                                int64_t columns) {
+  if (p.dtype == DType::kFloat32 || channels % 8 != 0 || columns % 8 != 0) {
+    return "path two_step_wgmma is for 16-bit elements, and channels and output channels that are multiples of 8";
+  }
+  if (machine.capability != 90) return "path two_step_wgmma needs a card of compute capability 9.0";
+  if (!SizesFit(p) || pixels > std::numeric_limits<int>::max() - kProductTile) {
+    return "path two_step_wgmma is not for sizes as large as these";
+  }
+  const std::string refused = SharedRefuses(machine, kGroupSharedBytes);
+  return refused.empty() ? "" : "path two_step_wgmma " + refused;
+}
+
 std::string SharedRefuses(const CudaMachine& machine, int64_t bytes) {
   if (bytes <= machine.block_shared_bytes) return "";
   return "needs " + std::to_string(bytes) + " bytes of shared memory, of which a block of this card may have " +

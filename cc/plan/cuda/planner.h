@@ -29,6 +29,10 @@ bool HasFastWindow(const Chain& chain);
 bool HasProduct(const Chain& chain, const CudaMachine& machine, CudaMath math);
 double ProductPerCycle(const Chain& chain, const CudaMachine& machine, CudaMath math);
 
+// Why a product of pixels x channels times channels x columns does not run by 9.0's own instructions; or "".
+std::string GroupProductRefuses(const Chain& chain, const CudaMachine& machine, int64_t pixels, int64_t channels,
+                                int64_t columns);
+
 // "" or why a block of this card cannot have a kernel's shared memory.
 std::string SharedRefuses(const CudaMachine& machine, int64_t bytes);
 

@@ -12,6 +12,7 @@ struct CudaRates {
   double outputs = 24;           // an epilogue's: bias, activation, rounding, store
   double latency_cycles = 1400;  // from asking DRAM to having it, under load
   double launch_us = 3;
+  double group16 = 1000;         // tensor16 by 9.0's own instructions
 };
 
 }  // namespace dwsconv
