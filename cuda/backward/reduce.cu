@@ -10,9 +10,6 @@ void Add(const Call& call, CudaTensor tensor, const float* parts, int64_t count,
   ReduceArgs::Matrix& matrix = args->matrices[at];
   matrix = {parts, call.At(tensor), 1, count, 0, ReduceLanes(count)};
   for (int64_t size : CudaSizes(call.chain, tensor)) matrix.size *= size;
-  matrix.blocks = CeilDiv(matrix.size, kReduceColumns);
-  args->items += matrix.blocks;
-  args->lanes = std::max(args->lanes, matrix.lanes);
 }
 
 }  // namespace
@@ -63,9 +60,15 @@ const char* RunReduce(const Call& call, const CudaStep& step) {
       if (sums != nullptr) Add(call, one.gradient, sums, one.parts.count, next++, &args);
     }
   }
+  int lanes = kFewestReduceLanes;
+  for (const ReduceArgs::Matrix& matrix : args.matrices) lanes = std::max(lanes, matrix.lanes);
+  const int threads = kReduceColumns * lanes;
+  for (ReduceArgs::Matrix& matrix : args.matrices) {
+    if (matrix.lanes > 0) matrix.blocks = CeilDiv(matrix.size, threads / matrix.lanes);
+    args.items += matrix.blocks;
+  }
   if (args.items == 0) return "";
   return WithElement(call.p.dtype, [&](auto element) {
-    const int threads = kReduceColumns * args.lanes;
     return LaunchKernel(ReduceKernel<decltype(element)>, Grid(args.items), threads,
                         threads * static_cast<int64_t>(sizeof(float)), call.stream, args);
   });

@@ -107,14 +107,15 @@ __global__ void __launch_bounds__(kColumnThreads) ColumnKernel(const ColumnArgs 
   }
 }
 
-constexpr int kReduceColumns = 32;
-constexpr int kMostReduceLanes = 32;
+constexpr int kReduceColumns = 32;  // of a block, at least
+constexpr int kMostReduceLanes = 32, kFewestReduceLanes = 8;
 constexpr int kMostReductions = 4;
+constexpr int kLanesParts = 16;  // that a lane adds up, more or less
 
 // Threads that add up a column's parts: a power of 2 that depends on their number alone.
 inline int ReduceLanes(int64_t count) {
   int lanes = 1;
-  while (lanes < kMostReduceLanes && lanes < count) lanes *= 2;
+  while (lanes < kMostReduceLanes && lanes * kLanesParts < count) lanes *= 2;
   return lanes;
 }
 
@@ -125,17 +126,15 @@ struct ReduceArgs {
     void* to;            // [size]
     int64_t size, count;
     int64_t blocks;  // that it takes
-    int lanes;       // ReduceLanes(count)
+    int lanes;       // ReduceLanes(count); the block's threads have as many columns as that leaves
   };
   Matrix matrices[kMostReductions];
   int64_t items;  // blocks of all
-  int lanes;      // the most of any, times kReduceColumns threads
 };
 
 template <typename T>
 __global__ void __launch_bounds__(kReduceColumns* kMostReduceLanes) ReduceKernel(const ReduceArgs args) {
   float* const shared = reinterpret_cast<float*>(SharedMemory());
-  const int column = threadIdx.x % kReduceColumns, lane = threadIdx.x / kReduceColumns;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
     int64_t block = item;
     ReduceArgs::Matrix matrix = args.matrices[0];
@@ -145,15 +144,27 @@ __global__ void __launch_bounds__(kReduceColumns* kMostReduceLanes) ReduceKernel
       block -= matrix.blocks;
       matrix = args.matrices[i];
     }
-    const int64_t at = block * kReduceColumns + column;
+    const int columns = static_cast<int>(blockDim.x) / matrix.lanes;
+    const int lane = static_cast<int>(threadIdx.x) / columns, column = static_cast<int>(threadIdx.x) - lane * columns;
+    const int64_t at = block * columns + column;
     float sum = 0.f;
-    if (at < matrix.size && lane < matrix.lanes) {
-      for (int64_t part = lane; part < matrix.count; part += matrix.lanes) sum += matrix.parts[part * matrix.size + at];
+    if (at < matrix.size) {
+      // Four loads under way at a time.
+      for (int64_t part = lane; part < matrix.count; part += 4 * matrix.lanes) {
+        float four[4];
+        DWS_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int64_t one = part + i * matrix.lanes;
+          four[i] = one < matrix.count ? matrix.parts[one * matrix.size + at] : 0.f;
+        }
+        DWS_UNROLL
+        for (int i = 0; i < 4; ++i) sum += four[i];
+      }
     }
     shared[threadIdx.x] = sum;
     SyncBlock();
     for (int half = matrix.lanes / 2; half > 0; half /= 2) {
-      if (lane < half) shared[threadIdx.x] += shared[threadIdx.x + half * kReduceColumns];
+      if (lane < half) shared[threadIdx.x] += shared[threadIdx.x + half * columns];
       SyncBlock();
     }
     if (lane == 0 && at < matrix.size) static_cast<T*>(matrix.to)[at] = Narrow<T>(shared[column]);

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
   StreamCopy<T, Win, PixelRing> copy{};
   if (first_item < args.items) {
     place = PlaceOf<Win>(args, first_item);
-    copy.Begin(args, me, place);
+    copy.Begin(args, me, place, shared.ring);
     copy.Rows(args, me, place, shared.ring, 0, window);
   }
   CommitCopies();
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kStreamThreads<Win::kSize>, 1) StreamKernel(co
     const int item = ItemOf(args, place) + static_cast<int>(gridDim.x) * args.groups;
     if (item >= args.items) return;
     place = PlaceOf<Win>(args, item);
-    copy.Begin(args, me, place);
+    copy.Begin(args, me, place, shared.ring);
     copy.Rows(args, me, place, shared.ring, 0, window);
     CommitCopies();
   }

@@ -124,8 +124,13 @@ struct StreamCopy {
   const T* from;  // the row of X that is next, at the place's first column and the thread's channels; maybe outside
   int at;         // where it goes in the ring, in elements
 
-  DWS_DEVICE void Begin(const StreamArgs& args, const StreamThread& me, const StreamPlace<Win>& place) {
+  // Whether a window leaves the registers for more than an element at a time where there are no vectors.
+  static constexpr bool kApart = Win::kSize < 7;
+
+  // Without vectors the ring's channels past C become zeros here, and copies leave them alone.
+  DWS_DEVICE void Begin(const StreamArgs& args, const StreamThread& me, const StreamPlace<Win>& place, T* ring) {
     at = 0;
+    if (kApart && !args.x_vector) Pad(args, ring);
     from = static_cast<const T*>(args.x) +
            ((static_cast<int64_t>(place.image) * args.H + place.InRow(args)) * args.W + place.InColumn(args)) * args.C +
            me.CopyChannel();
@@ -170,16 +175,53 @@ struct StreamCopy {
       }
       return;
     }
-    for (int row = 0; row < count; ++row) {
-      for (int i = IndexInGroup(args); i < args.in_columns * args.channels; i += args.group_threads) {
-        const int column = i / args.channels, channel = i - column * args.channels, x = place.InColumn(args) + column;
-        const bool valid = y >= 0 && y < args.H && x >= 0 && x < args.W && channel < args.C;
-        ring[at + Ring::At(args, column, channel)] =
-            valid ? from[static_cast<int64_t>(column) * args.C + channel - me.CopyChannel()] : Narrow<T>(0.f);
+    if constexpr (!kApart) {
+      for (int row = 0; row < count; ++row) {
+        for (int i = IndexInGroup(args); i < args.in_columns * args.channels; i += args.group_threads) {
+          const int column = i / args.channels, channel = i - column * args.channels, x = place.InColumn(args) + column;
+          const bool valid = y >= 0 && y < args.H && x >= 0 && x < args.W && channel < args.C;
+          ring[at + Ring::At(args, column, channel)] =
+              valid ? from[static_cast<int64_t>(column) * args.C + channel - me.CopyChannel()] : Narrow<T>(0.f);
+        }
+        at = at + row_elements == ring_elements ? 0 : at + row_elements;
+        from += image_row;
+        ++y;
       }
-      at = at + row_elements == ring_elements ? 0 : at + row_elements;
-      from += image_row;
-      ++y;
+    } else {
+      // Two rows at a time: loads under way side by side.
+      for (int row = 0; row < count; row += 2) {
+        const int next_at = at + row_elements == ring_elements ? 0 : at + row_elements;
+        const bool two = row + 1 < count;
+        const T* const x_row = from - me.CopyChannel();
+        DWS_ROLLED
+        for (int i = IndexInGroup(args); i < args.in_columns * args.C; i += args.group_threads) {
+          const int column = i / args.C, channel = i - column * args.C;
+          const bool in_row = static_cast<unsigned>(place.InColumn(args) + column) < static_cast<unsigned>(args.W);
+          T elements[2];
+          DWS_UNROLL
+          for (int j = 0; j < 2; ++j) {
+            const bool valid = in_row && (j == 0 || two) && static_cast<unsigned>(y + j) < static_cast<unsigned>(args.H);
+            elements[j] = valid ? x_row[i + j * image_row] : Narrow<T>(0.f);
+          }
+          T* const to = ring + Ring::At(args, column, channel);
+          to[at] = elements[0];
+          if (two) to[next_at] = elements[1];
+        }
+        at = next_at;
+        if (two) at = at + row_elements == ring_elements ? 0 : at + row_elements;
+        from += (two ? 2 : 1) * image_row;
+        y += two ? 2 : 1;
+      }
+    }
+  }
+
+  DWS_DEVICE void Pad(const StreamArgs& args, T* ring) const {
+    const int pad = args.channels - args.C;
+    if (pad == 0) return;
+    const int row_elements = Ring::RowElements(args);
+    for (int i = IndexInGroup(args); i < args.ring_rows * args.in_columns * pad; i += args.group_threads) {
+      const int channel = args.C + i % pad, column = i / pad % args.in_columns, row = i / pad / args.in_columns;
+      ring[row * row_elements + Ring::At(args, column, channel)] = Narrow<T>(0.f);
     }
   }
 };

@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
   StreamCopy<T, Win, TensorRing<Win> > copy{};
   if (first_item < args.items) {
     place = PlaceOf<Win>(args, first_item);
-    copy.Begin(args, me, place);
+    copy.Begin(args, me, place, shared.ring);
     copy.Rows(args, me, place, shared.ring, 0, window);
   }
   CommitCopies();
@@ -364,7 +364,7 @@ __global__ void __launch_bounds__(kTensorStreamThreads<Win::kSize, kHalves>, 1)
     // Nobody reads the ring any more.
     SyncGroup(GroupOf(args), args.group_threads);
     place = PlaceOf<Win>(args, item);
-    copy.Begin(args, me, place);
+    copy.Begin(args, me, place, shared.ring);
     copy.Rows(args, me, place, shared.ring, 0, window);
     CommitCopies();
   }

@@ -10,6 +10,8 @@ namespace dwsconv {
 namespace {
 
 constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
+constexpr double kDeepProduct = 0.33;     // of the rate of other kernels' products (measured on an H200)
+constexpr double kStepBandwidth = 0.6;   // of a copy's, that each of two steps reaches (measured on an H200)
 constexpr int kMostGroups = 4;           // of a block's threads
 constexpr double kL2BytesPerCycle = 24;  // of a multiprocessor, where all of them read the same
 
@@ -42,10 +44,12 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
                          std::max(1.0, 4 / warps);
   const double columns = std::min<double>(tile->in_columns, Real(p.W));
   const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
-  // What bounds a step hides the rest, but not all of it, and the less the fewer warps there are.
-  const double shown = compute * 0.02 * std::max(1.0, 12 / warps);
-  CutRows(p, machine, residents, StepCycles(machine, residents, compute, moved) + shown, 1500, 0, options.segments,
-          tile);
+  // Fewer warps hide less of each other's waiting. On tensor cores alone, with sums of up to 64 channels, the rates do
+  // better than elsewhere. Both fitted on an H200.
+  const double idle = std::max(0.0, 12 / warps - 1);
+  const double waits = tensor && p.K <= 64 ? 0.75 + 0.2 * idle : 1 + 0.1 * idle;
+  const double step = StepCycles(machine, residents, compute, moved) * waits;
+  CutRows(p, machine, residents, step, 1500, 0, options.segments, tile);
 }
 
 // Why the fused kernel, on tensor cores or not, does not take this layer; or "".
@@ -142,7 +146,9 @@ void FinishDeep(const Chain& p, const CudaMachine& machine, CudaMath math, CudaT
   // Warps multiply 32 pixels x 64 columns each, on a multiprocessor's four parts.
   const double warps = Real(residents) * tile->threads / 32;
   const double idle = std::ceil(warps / 4) * 4 / warps;
-  const double product = (Real(tile_pixels) * tile->channels * tile->out_channels / ProductPerCycle(p, machine, math) +
+  // P comes past by pieces, which takes 16-bit products more than themselves.
+  const double rate = ProductPerCycle(p, machine, math) * (p.dtype == DType::kFloat32 ? 0.85 : kDeepProduct);
+  const double product = (Real(tile_pixels) * tile->channels * tile->out_channels / rate +
                           tile_pixels * Real(p.K) / machine.rates.outputs) *
                          idle;
   // Patches at an image's ends are computed whole.
@@ -231,7 +237,7 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
                                : CudaKernel::kDepthwise;
   const int64_t pixels = p.N * p.output_pixels();
   const double x = Bytes(p, p.N * p.H * p.W * p.C), z = Bytes(p, pixels * p.CM()), y = Bytes(p, pixels * p.K);
-  const double per_us = machine.dram_bytes_per_us;
+  const double per_us = machine.dram_bytes_per_us * kStepBandwidth;
   // Z is read back from L2 where it fits in half of it.
   const double z_us = z / (z <= machine.l2_bytes / 2 ? 2 * per_us : per_us);
   const double clocks = machine.clock_per_us * machine.multiprocessors;
