@@ -39,7 +39,7 @@ LAYERS = {
     "convnext_28x192-768_k7": (28, 192, 768, 7, 1),
 }
 COMPILED = ("mobilenetv1_112x32-64", "mobilenetv1_56x128-128", "mobilenetv1_14x512-512", "study_32x128-128")
-# Of a gradient's norm. Most of it is the ReLU's: where a result rounds to 0 here and not there, a whole gradient is off.
+# Of a gradient's norm. Most of it is the ReLU's: where a result is 0 here and not there, a whole gradient is off.
 # What is exact is held to float64 by cuda_backward_gpu_program.py.
 TOLERANCE = {"float16": 2e-2, "bfloat16": 6e-2, "float32": 2e-2}
 STACK = (32, 56, 128, 10)  # batch, H = W, C = K, layers

@@ -20,7 +20,9 @@ constexpr int kDepthwiseBlocks = Win::kIn <= 6 ? 4 : 0;
 
 // Rows of a patch at an image's edge that are under way at a time; 0: one, in pieces.
 template <typename Win>
-constexpr int kDepthwiseAhead = Win::kSize == 3 ? (Win::kStride == 1 ? 6 : 3) : Win::kSize == 5 ? 2 : 0;
+constexpr int kDepthwiseAhead = Win::kSize == 3   ? (Win::kStride == 1 ? 6 : 3)
+                                : Win::kSize == 5 ? 2
+                                                  : 0;
 
 struct DepthwiseArgs {
   const void *x, *d, *bias;  // [N,H,W,C], [R,S,C,M], [C*M] or null

@@ -125,8 +125,8 @@ DWS_DEVICE void DeepDepthwise(const DeepArgs& args, const DeepTile& tile, T* z, 
     }
     patch.OfNumber(args, first + number);
     uint32_t z_words[kPatchPixels];
-    PatchOfImage<T, Win, (Win::kIn <= 6 ? Win::kIn : 0)>(z_words, args.depthwise, weights, tile.image + patch.image, patch.row,
-                                        patch.column, word);
+    PatchOfImage<T, Win, (Win::kIn <= 6 ? Win::kIn : 0)>(z_words, args.depthwise, weights, tile.image + patch.image,
+                                                         patch.row, patch.column, word);
     const int at = patch.FirstPixel(args) - tile.first;
     T* const to = z + at * args.z_pitch + word * kElements;
     DWS_UNROLL

@@ -200,7 +200,8 @@ struct StreamCopy {
           T elements[2];
           DWS_UNROLL
           for (int j = 0; j < 2; ++j) {
-            const bool valid = in_row && (j == 0 || two) && static_cast<unsigned>(y + j) < static_cast<unsigned>(args.H);
+            const bool valid =
+                in_row && (j == 0 || two) && static_cast<unsigned>(y + j) < static_cast<unsigned>(args.H);
             elements[j] = valid ? x_row[i + j * image_row] : Narrow<T>(0.f);
           }
           T* const to = ring + Ring::At(args, column, channel);

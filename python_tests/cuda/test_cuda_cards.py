@@ -87,7 +87,7 @@ def test_bandwidth_and_clock_are_the_cards_own(library):
     modelled = {}
     for name, numbers in {**CARDS, "no numbers": (*CARDS["H200"][:5], 0, 0, 0)}.items():
         card(library, *numbers)
-        modelled[name] = Call(library, *shapes, "float16").plan.modelled_us
+        modelled[name] = Call(library, *shapes, "float16", path="two_step").plan.modelled_us
     assert modelled["H200"] == pytest.approx(modelled["no numbers"], rel=0.01)
     # Memory is 1.47 times as fast; launches and what does not overlap take as long.
     assert 1.3 < modelled["H100"] / modelled["H200"] < 3201 * 6144 / (2619 * 5120)
@@ -132,7 +132,7 @@ def test_plans_are_remembered(library):
         again = call(**change)
         assert made() == before + 1 and again.plan == first.plan, change
     before = made()
-    rates = (ctypes.c_double * 6)(76.8, 819.2, 256, 24, 1400, 30)
+    rates = (ctypes.c_double * 7)(69, 1120, 220, 2.83, 1570, 30.16, 700)
     library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
     assert library.handle.dwsconv_cuda_set_rates(rates) == b""
     slow = call().plan.modelled_us
@@ -146,7 +146,7 @@ def test_plans_are_remembered(library):
 def test_rates_that_are_none_are_refused(library):
     library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        rates = (ctypes.c_double * 6)(1, 1, wrong, 1, 1, 1)
+        rates = (ctypes.c_double * 7)(1, 1, wrong, 1, 1, 1, 1)
         assert b"number 2" in library.handle.dwsconv_cuda_set_rates(rates)
 
 

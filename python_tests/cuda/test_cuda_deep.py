@@ -165,9 +165,9 @@ def test_the_planner_chooses_it_by_its_model(library, name):
             assert times[chosen[size, batch]] == plan.modelled_us
     finally:
         cards.card(library)
-    assert chosen[28, 128] == "deep" and chosen[14, 1] == "two_step"
-    # Two steps' Z stays in half of an H200's L2.
-    assert chosen[14, 128] == ("two_step" if name == "H200" else "deep")
+    # An H200's memory is fast enough for the other product, which does not stop for P.
+    assert chosen[28, 128] == ("two_step" if name == "H200" else "deep")
+    assert chosen[14, 1] == chosen[14, 128] == "two_step"
 
 
 def test_other_cards(library):

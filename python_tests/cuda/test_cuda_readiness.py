@@ -248,19 +248,14 @@ def test_the_sweep_finds_the_rates_that_a_card_has(tmp_path):
     rows = [
         {"layer": layer, "dtype": "float16", "options": options, "plan": str(options)}
         for layer in layers
-        for options in list(sweep.plans_of(library, layer, "float16"))[:-1:6]
+        for options in list(sweep.plans_of(library, layer, "float16"))[::6]
     ]
     assert len(rows) >= 12
-    # Of a path that the planner does not choose: measured beside the others, nothing is fitted to it.
-    unasked = {**rows[0], "options": {"path": "two_step_wgmma"}, "plan": "two_step_wgmma window", "us": 0.125}
-    assert list(sweep.plans_of(library, layers[0], "float16"))[-1] == unasked["options"]
-    card = (50.0, 500.0, 256.0, 12.0, 2500.0, 6.0)
+    card = (50.0, 500.0, 256.0, 12.0, 2500.0, 6.0, 300.0)
     for row, us in zip(rows, sweep.modelled(library, rows, card)):
         row["us"] = us
     path = tmp_path / "sweep.jsonl"
-    path.write_text(
-        "".join(json.dumps(row) + "\n" for row in [*rows, unasked, {"error": "one that failed"}]), encoding="utf-8"
-    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"error": "one that failed"}]), encoding="utf-8")
     before = sweep.off(library, rows, sweep.TODAY)
     assert sweep.main([str(tmp_path), "--library", str(build_shim()), "--fit", str(path)]) == 0
     text = (tmp_path / "rates.h").read_text(encoding="utf-8")
@@ -271,7 +266,7 @@ def test_the_sweep_finds_the_rates_that_a_card_has(tmp_path):
     subprocess.run(["g++", "-o", str(tmp_path / "main"), str(tmp_path / "main.cc")], check=True)
     assert subprocess.run([str(tmp_path / "main")]).returncode == 0
     said = (tmp_path / "sweep.md").read_text(encoding="utf-8")
-    assert "lost" in said and "0.125" in said
+    assert "lost" in said
     assert all(math.isfinite(rate) for rate in rates) and sweep.off(library, rows, None) == pytest.approx(before)
 
 

@@ -13,7 +13,6 @@ constexpr double kGeneralFmaPerCycle = 8;
 
 // Blocks that a kernel with a sum of its own in each should have: two waves of two on the largest cards there are.
 constexpr int64_t kBlocks = 512;
-constexpr double kStepBandwidth = 0.5;  // of a copy's, that a kernel by itself reaches (measured on an H200)
 
 // What has to be there on the way.
 struct Needs {
@@ -188,8 +187,8 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
   double us = 0;
   const auto step = [&](bool there, double bytes, double fma, double rate) {
     if (!there) return;
-    us += machine.rates.launch_us +
-          std::max(bytes / (machine.dram_bytes_per_us * kStepBandwidth), fma / (rate * machine.clock_per_us * machine.multiprocessors));
+    us += machine.rates.launch_us + std::max(bytes / (machine.dram_bytes_per_us * kStepBandwidth),
+                                             fma / (rate * machine.clock_per_us * machine.multiprocessors));
   };
   const double depthwise = pixels * Real(p.CM()) * Real(p.R * p.S), product = pixels * Real(p.CM()) * Real(p.K);
   step(plan.transposed, 2 * (x + y), 0, 1);

@@ -10,8 +10,8 @@ namespace dwsconv {
 namespace {
 
 constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
-constexpr double kDeepProduct = 0.33;     // of the rate of other kernels' products (measured on an H200)
-constexpr double kStepBandwidth = 0.6;   // of a copy's, that each of two steps reaches (measured on an H200)
+constexpr double kDeepProduct = 0.33;    // of the rate of other kernels' products (measured on an H200)
+constexpr double kProductOutputs = 8;    // of a product's epilogue in a cycle
 constexpr int kMostGroups = 4;           // of a block's threads
 constexpr double kL2BytesPerCycle = 24;  // of a multiprocessor, where all of them read the same
 
@@ -47,7 +47,7 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   // Fewer warps hide less of each other's waiting. On tensor cores alone, with sums of up to 64 channels, the rates do
   // better than elsewhere. Both fitted on an H200.
   const double idle = std::max(0.0, 12 / warps - 1);
-  const double waits = tensor && p.K <= 64 ? 0.75 + 0.2 * idle : 1 + 0.1 * idle;
+  const double waits = tensor && p.K <= 64 ? 0.75 + 0.2 * idle : (tensor ? 1.2 : 1) + 0.1 * idle;
   const double step = StepCycles(machine, residents, compute, moved) * waits;
   CutRows(p, machine, residents, step, 1500, 0, options.segments, tile);
 }
@@ -249,7 +249,7 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
   const int64_t tiles = CeilDiv(pixels, 128) * CeilDiv(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
   const double waves = Real(CeilDiv(tiles, slots) * 2);
   const double rate = group ? machine.rates.group16 : ProductPerCycle(p, machine, math);
-  const double product = waves * 128 * 128 * Real(RoundUp(p.CM(), 32)) / rate;
+  const double product = waves * 128 * 128 * (Real(RoundUp(p.CM(), 32)) / rate + 1 / kProductOutputs);
   // The product's columns are its fastest index: Z is read once, whatever K, and so is P.
   const double filter = Bytes(p, p.CM() * p.K);
   *us = std::max(x / per_us + z_us, sums) + std::max(z_us + (y + filter) / per_us, product / machine.clock_per_us) +

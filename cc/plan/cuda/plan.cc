@@ -83,6 +83,9 @@ void PlanLast(const Chain& chain, bool general, CudaTensor from, CudaPlan* plan)
   plan->steps.push_back(step);
 }
 
+// Of the strip's epilogues in a cycle. An estimate: blocks have not been timed on a card.
+constexpr double kStripOutputs = 12;
+
 // Cuts the rows into segments and models the time.
 void FinishStrip(const Chain& chain, const CudaMachine& machine, CudaMath math, CudaTile* tile) {
   const Chain& p = chain;
@@ -94,9 +97,9 @@ void FinishStrip(const Chain& chain, const CudaMachine& machine, CudaMath math, 
   const double product = ProductPerCycle(p, machine, math), in_columns = tile->in_columns;
   const double new_pixels = tile->tile_rows * Real(p.stride_h) * in_columns;
   const double outputs = chain.has_project ? tile->out_channels : channels;
-  const double compute = new_pixels * channels * (tile->depth / product + 1 / machine.rates.outputs) +
+  const double compute = new_pixels * channels * (tile->depth / product + 1 / kStripOutputs) +
                          pixels * channels * Real(p.R * p.S) / machine.rates.fma +
-                         pixels * channels * tile->out_channels / product + pixels * outputs / machine.rates.outputs;
+                         pixels * channels * tile->out_channels / product + pixels * outputs / kStripOutputs;
   const double moved =
       Real(SizeOf(p.dtype)) * (new_pixels * Real(chain.E) + pixels * outputs * (p.has_residual ? 2 : 1));
   const int residents = tile->blocks_per_multiprocessor;
@@ -132,7 +135,7 @@ std::string PlanStrip(const Chain& chain, const CudaMachine& machine, const Cuda
 // 0 where that is not a pair.
 double ModelledUs(const Chain& chain, const CudaMachine& machine, const CudaPlan& plan, double pair_us) {
   const Chain& p = chain;
-  const double element = Real(SizeOf(p.dtype)), per_us = machine.dram_bytes_per_us;
+  const double element = Real(SizeOf(p.dtype)), per_us = machine.dram_bytes_per_us * kStepBandwidth;
   const double clocks = machine.clock_per_us * machine.multiprocessors;
   const int64_t pixels = p.N * p.H * p.W;
   const double x = element * Real(pixels * chain.E), a = element * Real(pixels * p.C);

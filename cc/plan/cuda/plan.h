@@ -25,7 +25,7 @@ struct CudaMachine {
   int64_t multiprocessor_shared_bytes = 233472;  // of one multiprocessor
   int64_t l2_bytes = int64_t{60} << 20;
   double dram_bytes_per_us = 4.3e6;
-  double clock_per_us = 1700;  // cycles
+  double clock_per_us = 1700;   // cycles
   bool group_products = false;  // 9.0, and the library has code for 9.0a: kTwoStepWgmma runs
 };
 
