@@ -3,7 +3,8 @@
 # (registers and spills), and fails where a fast kernel spills. Only what changed is compiled again.
 #
 # DWSCONV_CUDA_ARCHS, such as "90a" or "80 90", are the architectures; "all" is every one that the toolkit knows. By default
-# it is the first of each major version, whose code runs on the later ones of that version too, and PTX for newer cards.
+# it is the first of each major version, whose code runs on the later ones of that version too, and PTX for newer cards;
+# of 9.0, which has no later ones, the code with its own instructions.
 #
 # DWSCONV_CUDA_OUT is another folder than build/cuda. DWSCONV_CUDA_STRICT=0: warnings are no errors, for compilers that
 # nobody has tried yet.
@@ -32,7 +33,7 @@ fi
 # Real architectures, each from the newest virtual one of those below that is not newer: the kernels make a difference
 # at 8.0 alone, so the front end need not run for each.
 known=$("$nvcc" --list-gpu-code | sed -n 's/^sm_\([0-9]*[a-z]*\)$/\1/p' | sort -n)
-archs=${DWSCONV_CUDA_ARCHS:-$(awk '!seen[int($1 / 10)]++' <<<"$known")}
+archs=${DWSCONV_CUDA_ARCHS:-$(awk '!seen[int($1 / 10)]++' <<<"$known" | sed 's/^90$/90a/')}
 if [[ $archs == all ]]; then archs=$known; fi
 virtual_of() {
   local number=${1%%[a-z]*} best=75

@@ -23,7 +23,7 @@ CONTENTS = {
     "Reference": ["api", "api_native", "api_analysis", "analysis", "program", "changelog"],
     "How it is made": [
         "design", "kernels", "decisions", "names", "ladder", "tuning", "cuda", "cuda_backward", "cuda_block",
-        "contributing",
+        "cuda_measured", "contributing",
     ],
 }  # fmt: skip
 LINK = re.compile(r"(!?\[(?:[^\]\n]|\n(?!\n))*\])\(([^)\s]+)\)")  # its words may go on in the next line

@@ -133,3 +133,25 @@ def test_bench_bf16_compares_bits_and_writes_a_table(tmp_path):
     text = out.read_text(encoding="utf-8")
     assert "60 of 60 random layers have the bits of the model" in text
     assert re.search(r"^\| mobilenetv1_7x1024-1024_n1 \| [\d.]+ \|", text, re.MULTILINE)
+
+
+FEW_CHANNELS = """
+import ml_dtypes, numpy as np
+from tf_dwsconv import native
+isas = native.cpu_info()["isas"]
+assert isas[-1] == "amx"
+rng = np.random.default_rng(0)
+for channels, multiplier in ((3, 1), (15, 1), (5, 3), (16, 1), (8, 2)):
+    x, d, p = (rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for shape in
+               ((2, 9, 11, channels), (3, 3, channels, multiplier), (1, 1, channels * multiplier, 40)))
+    tiles, vectors = (native.depthwise_sep_conv2d(x, d, p, isa=isa).view(np.uint16) for isa in isas[-1:-3:-1])
+    print(channels * multiplier, int(np.array_equal(tiles, vectors)), int(np.count_nonzero(tiles)))
+"""
+
+
+def test_a_pair_of_few_channels_goes_by_vectors():
+    """A tile has 32 channels: below 16 vectors take less time, and have the bits of the instruction set below."""
+    out = check_python(FEW_CHANNELS, DWSCONV_TEST_MACHINE=machine("tiles=model"))
+    same = {int(channels): int(equal) for channels, equal, _ in map(str.split, out.splitlines())}
+    assert all(same[channels] for channels in (3, 15))
+    assert all(int(line.split()[2]) > 0 for line in out.splitlines())
