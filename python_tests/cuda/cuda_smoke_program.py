@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import os
 import subprocess
 import sys
 import time
@@ -217,7 +218,7 @@ def main(argv=None) -> int:
         "--host", action="store_true", help="LIBRARY is the CPU shim's: tensors lie in the host's memory"
     )
     parser.add_argument("--seconds", type=float, default=20, help="that one may take")
-    parser.add_argument("--together", type=int, default=4, help="processes at a time")
+    parser.add_argument("--together", type=int, default=max(4, (os.cpu_count() or 4) - 4), help="processes at a time")
     parser.add_argument("--out", type=Path, help="a Markdown file that lines are added to")
     arguments = parser.parse_args(argv)
     host = ["--host"] if arguments.host else []

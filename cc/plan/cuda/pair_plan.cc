@@ -40,14 +40,14 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   const double warps = Real(tile->blocks_per_multiprocessor) * tile->threads / 32;
   // A warp runs on one of a multiprocessor's four parts.
   const double compute = (pixels * tile->channels * depthwise + pixels * tile->channels * tile->out_channels / product +
-                          pixels * tile->out_channels / machine.rates.outputs) *
+                          pixels * Real(RoundUp(p.K, 8)) / machine.rates.outputs) *
                          std::max(1.0, 4 / warps);
   const double columns = std::min<double>(tile->in_columns, Real(p.W));
   const double moved = Bytes(p, 1) * (Real(tile->tile_rows * p.stride_h) * columns * Real(p.C) + pixels * Real(p.K));
-  // Fewer warps hide less of each other's waiting. On tensor cores alone, with sums of up to 64 channels, the rates do
-  // better than elsewhere. Both fitted on an H200.
+  // Fewer warps hide less of each other's waiting. On tensor cores alone, with up to 64 channels in and out, rates do
+  // better than elsewhere where there is little to multiply. Both fitted on an H200.
   const double idle = std::max(0.0, 12 / warps - 1);
-  const double waits = tensor && p.K <= 64 ? 0.75 + 0.2 * idle : (tensor ? 1.2 : 1) + 0.1 * idle;
+  const double waits = tensor && p.K <= 64 && p.C <= 64 ? 0.75 + 0.2 * idle : (tensor ? 1.2 : 1) + 0.1 * idle;
   const double step = StepCycles(machine, residents, compute, moved) * waits;
   CutRows(p, machine, residents, step, 1500, 0, options.segments, tile);
 }
