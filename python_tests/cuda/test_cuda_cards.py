@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import cuda_block_cases
 import cuda_cases
@@ -148,6 +149,19 @@ def test_rates_that_are_none_are_refused(library):
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         rates = (ctypes.c_double * 7)(1, 1, wrong, 1, 1, 1, 1)
         assert b"number 2" in library.handle.dwsconv_cuda_set_rates(rates)
+
+
+@pytest.mark.parametrize("path", ["two_step", "two_step_wgmma"])
+def test_a_named_path_runs_whatever_it_is_thought_to_take(library, path):
+    """By rates at which it takes forever: the plan has steps all the same, and the result is right."""
+    library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
+    rates = (ctypes.c_double * 7)(5e-324, 1120, 220, 2.83, 1570, 3.16, 700)
+    assert library.handle.dwsconv_cuda_set_rates(rates) == b""
+    try:
+        plan = layer_shim.compare(library, DEEP, "float16", path=path)
+        assert plan.text == f"{path} window" and math.isinf(plan.modelled_us)
+    finally:
+        library.handle.dwsconv_cuda_set_rates(None)
 
 
 def test_7x7_on_tensor_cores_is_cut_so_that_turns_are_full(library):
