@@ -300,7 +300,7 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
     const std::string refused = PlanDeep(p, machine, options, &deep.tile);
     consider(CudaPath::kDeep, refused, deep.tile.modelled_us, {deep});
   }
-  // The product by 9.0's own instructions took 0.6 to 0.96 of the other's time on all layers that were measured.
+  // The product by 9.0's own instructions took 0.65 to 0.96 of the other's time on all layers that were measured.
   std::string refused = GroupProductRefuses(p, machine, p.N * p.output_pixels(), p.CM(), p.K);
   const bool group = any ? machine.group_products && refused.empty() : options.path == CudaPath::kTwoStepWgmma;
   if (any || group || options.path == CudaPath::kTwoStep) {

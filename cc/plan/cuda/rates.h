@@ -1,5 +1,5 @@
 // What a multiprocessor does in a cycle, with what is usually lost already taken off: fitted to what
-// cuda/bench/sweep.py measured on an NVIDIA H200 (docs/cuda.md).
+// cuda/bench/sweep.py measured on an NVIDIA H200 (docs/cuda_measured.md).
 #ifndef DWSCONV_PLAN_CUDA_RATES_H_
 #define DWSCONV_PLAN_CUDA_RATES_H_
 
