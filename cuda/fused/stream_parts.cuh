@@ -124,13 +124,19 @@ struct StreamCopy {
   const T* from;  // the row of X that is next, at the place's first column and the thread's channels; maybe outside
   int at;         // where it goes in the ring, in elements
 
-  // Whether a window leaves the registers for more than an element at a time where there are no vectors.
-  static constexpr bool kApart = Win::kSize < 7;
+  // Rows under way at a time where there are no vectors: as many as the registers allow. 0: an element.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 800
+  static constexpr int kTogether = Win::kSize < 7 && Win::kStride == 1 ? 1 : 0;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  static constexpr int kTogether = Win::kSize < 7 ? 1 : 0;
+#else
+  static constexpr int kTogether = Win::kSize < 7 ? 2 : 0;
+#endif
 
   // Without vectors the ring's channels past C become zeros here, and copies leave them alone.
   DWS_DEVICE void Begin(const StreamArgs& args, const StreamThread& me, const StreamPlace<Win>& place, T* ring) {
     at = 0;
-    if (kApart && !args.x_vector) Pad(args, ring);
+    if (kTogether > 0 && !args.x_vector) Pad(args, ring);
     from = static_cast<const T*>(args.x) +
            ((static_cast<int64_t>(place.image) * args.H + place.InRow(args)) * args.W + place.InColumn(args)) * args.C +
            me.CopyChannel();
@@ -175,7 +181,7 @@ struct StreamCopy {
       }
       return;
     }
-    if constexpr (!kApart) {
+    if constexpr (kTogether == 0) {
       for (int row = 0; row < count; ++row) {
         for (int i = IndexInGroup(args); i < args.in_columns * args.channels; i += args.group_threads) {
           const int column = i / args.channels, channel = i - column * args.channels, x = place.InColumn(args) + column;
@@ -188,25 +194,25 @@ struct StreamCopy {
         ++y;
       }
     } else {
-      // Two rows at a time: loads under way side by side.
-      for (int row = 0; row < count; row += 2) {
+      // Loads under way side by side.
+      for (int row = 0; row < count; row += kTogether) {
         const int next_at = at + row_elements == ring_elements ? 0 : at + row_elements;
-        const bool two = row + 1 < count;
+        const bool two = kTogether == 2 && row + 1 < count;
         const T* const x_row = from - me.CopyChannel();
         DWS_ROLLED
         for (int i = IndexInGroup(args); i < args.in_columns * args.C; i += args.group_threads) {
           const int column = i / args.C, channel = i - column * args.C;
           const bool in_row = static_cast<unsigned>(place.InColumn(args) + column) < static_cast<unsigned>(args.W);
-          T elements[2];
+          T elements[kTogether];
           DWS_UNROLL
-          for (int j = 0; j < 2; ++j) {
+          for (int j = 0; j < kTogether; ++j) {
             const bool valid =
                 in_row && (j == 0 || two) && static_cast<unsigned>(y + j) < static_cast<unsigned>(args.H);
             elements[j] = valid ? x_row[i + j * image_row] : Narrow<T>(0.f);
           }
           T* const to = ring + Ring::At(args, column, channel);
           to[at] = elements[0];
-          if (two) to[next_at] = elements[1];
+          if (two) to[next_at] = elements[kTogether - 1];
         }
         at = next_at;
         if (two) at = at + row_elements == ring_elements ? 0 : at + row_elements;
