@@ -49,6 +49,8 @@ struct Activation {
   float alpha = 0.2f;  // slope below zero of leaky_relu, below the threshold of kBoundedRelu; elu's factor below zero
   float max_value = std::numeric_limits<float>::infinity();  // of relu and kBoundedRelu
   float threshold = 0;                                       // of kBoundedRelu
+  // What comes out is rounded to bfloat16 in the end: a relative error of 2^-12 is allowed. It follows from the dtype.
+  bool coarse = false;
 };
 
 struct Chain {
@@ -74,8 +76,12 @@ struct Chain {
   int64_t x_channels() const { return E > 0 ? E : C; }
   int64_t output_pixels() const { return Ho * Wo; }  // of one image
   bool empty() const { return N == 0 || output_pixels() == 0; }
-  // Whether something stands between the two halves, which needs Z in float whatever the dtype.
-  bool float_between() const { return normalize || has_gate; }
+  // Whether the gate meets X itself: one product, which needs no Z in float.
+  bool gates_input() const {
+    return has_gate && !has_depthwise && E == 0 && !normalize && mid.kind == ActivationKind::kNone;
+  }
+  // Whether something stands between the two halves that needs Z in float whatever the dtype.
+  bool float_between() const { return normalize || (has_gate && !gates_input()); }
 };
 
 // The chain with each channel of A repeated M times and one multiplier: filters and biases are the same in memory.

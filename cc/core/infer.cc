@@ -105,6 +105,7 @@ class Inference {
     c_.expand = ToActivation(request.expand_activation, DType::kFloat32);
     c_.mid = ToActivation(request.depthwise_activation, DType::kFloat32);
     c_.out = ToActivation(request.activation, request.dtype);
+    c_.expand.coarse = c_.mid.coarse = c_.out.coarse = c_.dtype == DType::kBFloat16;
   }
 
   std::string Run(Chain* chain) {

@@ -25,6 +25,9 @@ UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 # Where a result underflows: bfloat16's subnormals count as zero on some paths.
 TINY = {"bfloat16": 2.0**-126, "float16": 2.0**-25}
 
+# Activations that may have fewer bits where bfloat16 comes out in the end, and their relative error.
+COARSE = {"silu": 2.0**-12, "sigmoid": 2.0**-12, "gelu_tanh": 2.0**-12}
+
 _SLOPES = {"hard_swish": 1.5, "silu": 1.1, "gelu": 1.13, "gelu_tanh": 1.13, "mish": 1.09}
 
 
@@ -99,7 +102,10 @@ def random_block(rng: np.random.Generator, dtype: str) -> Block:
 
 
 def forward(block: Block, between: float) -> tuple:
-    """(Y in float64, what it may be off by before its last rounding); `between` is the unit of roundings in between."""
+    """(Y in float64, what it may be off by before its last rounding).
+
+    `between` is the unit of roundings in between; where it is not zero, activations may have fewer bits, too.
+    """
     b = block.arrays
     z, error = block.x, np.zeros_like(block.x)
 
@@ -107,7 +113,8 @@ def forward(block: Block, between: float) -> tuple:
         slope = max(1.0, abs(word[1])) if word[0] in ("leaky_relu", "elu") else _SLOPES.get(word[0], 1.0)
         y = reference.ACTIVATIONS[word[0]](z, word[1])
         # The largest error of our approximations is that of gelu's, 1.5e-7 of its argument.
-        return y, slope * error + 16 * FLOAT * (1 + np.abs(z))
+        few_bits = COARSE.get(word[0], 0.0) if between > 0 else 0.0
+        return y, slope * error + 16 * FLOAT * (1 + np.abs(z)) + few_bits * np.abs(y)
 
     def product(z, error, matrix, bias):
         error = error + between * (np.abs(z) + error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from native_support import ISAS
@@ -49,6 +50,35 @@ def test_numbers_of_any_size(word, isa):
     allowed = 8 * 6e-8 * (1 + raised) * np.abs(expected) + 1e-37
     if word == "gelu":
         allowed = allowed + 3e-7 * np.minimum(np.abs(x), 15)
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(found - expected) <= allowed) | (found == expected)
+    assert near[kept].all(), x[kept & ~near]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("word", EXTREMES)
+def test_numbers_of_any_size_in_bfloat16(word, isa):
+    """The same in bfloat16: one rounding, and 2^-12 of the number where an activation may have fewer bits."""
+    bfloat16 = ml_dtypes.bfloat16
+    positive = np.arange(0x7F80, dtype=np.uint16).view(bfloat16)
+    positive = positive[(positive > 1e-30) & (positive < 1e12)]
+    x = np.concatenate([positive, -positive, np.array([0.0, np.nan, np.inf, -np.inf], bfloat16)])
+    one, wide = np.ones((1, 1, 1, 1), bfloat16), np.ones((1, 1, 1, 32), bfloat16)
+    y = native.depthwise_sep_conv2d(x.reshape(1, -1, 1, 1), one, wide, activation=word, isa=isa)[0, :, 0]
+    exact = x.astype(np.float64)
+    with np.errstate(all="ignore"):
+        expected = EXTREMES[word](exact)
+        raised = np.minimum(np.abs(1.6 * exact * (1 + 0.045 * exact**2)), 100) if word == "gelu_tanh" else 0
+        allowed = (2.0**-8 + 2.0**-12 + 8 * 6e-8 * raised) * np.abs(expected) + 4e-37
+    found = y.astype(np.float64)
+    np.testing.assert_array_equal(found, np.broadcast_to(found[:, :1], found.shape))
+    found = found[:, 0]
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    kept = ~np.isnan(expected)
+    if word == "gelu":
+        allowed = allowed + 3e-7 * np.minimum(np.abs(exact), 15)
+    if word == "mish":
+        allowed = allowed + 1e-6 * np.abs(expected)
     with np.errstate(invalid="ignore"):
         near = (np.abs(found - expected) <= allowed) | (found == expected)
     assert near[kept].all(), x[kept & ~near]

@@ -87,9 +87,15 @@ inline Vec OnePlusExpMinus(Vec x) {
 }
 
 inline Vec Sigmoid(Vec x) { return Reciprocal(OnePlusExpMinus<false>(x)); }
-// x sigmoid(u), where a NaN in u is one in x.
-inline Vec TimesSigmoid(Vec x, Vec u) { return Quotient(x, OnePlusExpMinus<true>(u)); }
-inline Vec Silu(Vec x) { return TimesSigmoid(x, x); }
+// x sigmoid(u), where a NaN in u is one in x; with kCoarse to 2^-12.
+template <bool kCoarse, typename V>  // only AVX-512 has a CoarseSigmoid
+inline V TimesSigmoid(V x, V u) {
+  if constexpr (kCoarse && kScalesInOne) {
+    return x * CoarseSigmoid(u);
+  } else {
+    return Quotient(x, OnePlusExpMinus<true>(u));
+  }
+}
 
 inline Vec Tanh(Vec x) {
   // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
@@ -144,7 +150,8 @@ inline Vec BoundedRelu(Vec x, const Activation& a) {
   return threshold < x ? MinSecondOnNan(Set1(a.max_value), x) : below;
 }
 
-// Any activation but PReLU; the kind is that of `a`, and a constant where it matters.
+// Any activation but PReLU; the kind is that of `a`, and a constant where it matters. kCoarse as in Activation.
+template <bool kCoarse = false>
 inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, const Activation& a) {
   switch (kind) {
     case ActivationKind::kNone:
@@ -157,13 +164,13 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
       return x * gate * Set1(1.0f / 6.0f);
     }
     case ActivationKind::kSilu:
-      return Silu(x);
+      return TimesSigmoid<kCoarse>(x, x);
     case ActivationKind::kGelu:
       return Gelu(x);
     case ActivationKind::kLeakyRelu:
       return x < Set1(0.0f) ? x * Set1(a.alpha) : x;
     case ActivationKind::kSigmoid:
-      return Sigmoid(x);
+      return kCoarse ? TimesSigmoid<true>(Set1(1.0f), x) : Sigmoid(x);
     case ActivationKind::kTanh:
       return Tanh(x);
     case ActivationKind::kElu:
@@ -171,19 +178,13 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
     case ActivationKind::kMish:
       return Mish(x);
     case ActivationKind::kGeluTanh:
-      return TimesSigmoid(x, GeluTanhTwice(x));
+      return TimesSigmoid<kCoarse>(x, GeluTanhTwice(x));
     case ActivationKind::kBoundedRelu:
       return BoundedRelu(x, a);
     case ActivationKind::kPRelu:
       break;  // PReluRow
   }
   return x;
-}
-
-template <ActivationKind kKind>
-inline void ActivateRowAs(float* row, int64_t n, const Activation& activation) {
-  const Activation a = activation;  // for all the compiler knows, storing the row might change the original
-  for (int64_t i = 0; i < n; i += kV) Store(row + i, Activate(Load(row + i), kKind, a));
 }
 
 inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
@@ -195,39 +196,57 @@ inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
   if (i < n) StoreN(row + i, PRelu(LoadN(row + i, n - i), LoadN(slopes + i, n - i)), n - i);
 }
 
-// row[0:n] in place, by all but PReLU; n is a whole number of vectors. A loop for each kind, so that no vector waits
-// for another's.
-[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, const Activation& activation) {
-  switch (activation.kind) {
-    case ActivationKind::kNone:
-      return;
-    case ActivationKind::kRelu:
-      return ActivateRowAs<ActivationKind::kRelu>(row, n, activation);
-    case ActivationKind::kRelu6:
-      return ActivateRowAs<ActivationKind::kRelu6>(row, n, activation);
-    case ActivationKind::kHardSwish:
-      return ActivateRowAs<ActivationKind::kHardSwish>(row, n, activation);
-    case ActivationKind::kSilu:
-      return ActivateRowAs<ActivationKind::kSilu>(row, n, activation);
-    case ActivationKind::kGelu:
-      return ActivateRowAs<ActivationKind::kGelu>(row, n, activation);
-    case ActivationKind::kLeakyRelu:
-      return ActivateRowAs<ActivationKind::kLeakyRelu>(row, n, activation);
-    case ActivationKind::kSigmoid:
-      return ActivateRowAs<ActivationKind::kSigmoid>(row, n, activation);
-    case ActivationKind::kTanh:
-      return ActivateRowAs<ActivationKind::kTanh>(row, n, activation);
-    case ActivationKind::kElu:
-      return ActivateRowAs<ActivationKind::kElu>(row, n, activation);
-    case ActivationKind::kMish:
-      return ActivateRowAs<ActivationKind::kMish>(row, n, activation);
-    case ActivationKind::kGeluTanh:
-      return ActivateRowAs<ActivationKind::kGeluTanh>(row, n, activation);
-    case ActivationKind::kBoundedRelu:
-      return ActivateRowAs<ActivationKind::kBoundedRelu>(row, n, activation);
+// An activation whose kind is a constant: a loop over it is compiled for that kind, so that no vector waits for
+// another's.
+template <ActivationKind kKind, bool kCoarse>
+struct ActivationAs {
+  Activation a;  // a copy: for all the compiler knows, storing a row might change the original
+  Vec operator()(Vec x) const { return Activate<kCoarse>(x, kKind, a); }
+};
+
+// run(ActivationAs of `a`): of all but PReLU, for which it is not called.
+template <typename Run>
+inline __attribute__((always_inline)) void WithActivation(const Activation& a, const Run& run) {
+  switch (a.kind) {
+#define DWSCONV_CASE(kind)   \
+  case ActivationKind::kind: \
+    return run(ActivationAs<ActivationKind::kind, false>{a});
+    DWSCONV_CASE(kNone)
+    DWSCONV_CASE(kRelu)
+    DWSCONV_CASE(kRelu6)
+    DWSCONV_CASE(kHardSwish)
+    DWSCONV_CASE(kGelu)
+    DWSCONV_CASE(kLeakyRelu)
+    DWSCONV_CASE(kTanh)
+    DWSCONV_CASE(kElu)
+    DWSCONV_CASE(kMish)
+    DWSCONV_CASE(kBoundedRelu)
+#undef DWSCONV_CASE
+#define DWSCONV_CASE(kind)                                                     \
+  case ActivationKind::kind:                                                   \
+    return a.coarse ? run(ActivationAs<ActivationKind::kind, kScalesInOne>{a}) \
+                    : run(ActivationAs<ActivationKind::kind, false>{a});
+    DWSCONV_CASE(kSilu)
+    DWSCONV_CASE(kSigmoid)
+    DWSCONV_CASE(kGeluTanh)
+#undef DWSCONV_CASE
     case ActivationKind::kPRelu:
-      return;  // PReluRow
+      return;
   }
+}
+
+// Whether an activation takes ten operations and more.
+inline bool IsCostly(ActivationKind kind) {
+  return !IsClamp(kind) && kind != ActivationKind::kHardSwish && kind != ActivationKind::kLeakyRelu &&
+         kind != ActivationKind::kBoundedRelu && kind != ActivationKind::kPRelu;
+}
+
+// row[0:n] in place, by all but PReLU; n is a whole number of vectors.
+[[maybe_unused]] __attribute__((noinline)) void ActivateRow(float* row, int64_t n, const Activation& activation) {
+  if (activation.kind == ActivationKind::kNone) return;
+  WithActivation(activation, [&](const auto& activate) {
+    for (int64_t i = 0; i < n; i += kV) Store(row + i, activate(Load(row + i)));
+  });
 }
 
 }  // namespace

@@ -133,6 +133,10 @@ inline __m512 Scalef(__m512 a, __m512 b) {  // a * 2^floor(b), rounded once
     return static_cast<float>(__builtin_ldexp(static_cast<double>(x[i]), static_cast<int>(power)));
   });
 }
+inline __m512 ReduceDown(__m512 v) {  // what floor leaves; nothing of an infinity
+  const Lanes x(v);
+  return Floats([&](int i) { return __builtin_isinf(x[i]) ? 0.0f : x[i] - __builtin_floorf(x[i]); });
+}
 inline __m512 Rcp14(__m512 v) {
   const Lanes x(v);
   return Floats([&](int i) {
@@ -259,6 +263,7 @@ inline Sums DotPairs(Sums sums, Pairs a, Pairs b) {
 #define _mm512_min_ps avx512_model::MinPs
 #define _mm512_roundscale_ps(v, how) avx512_model::RoundToWhole(v)
 #define _mm512_scalef_ps avx512_model::Scalef
+#define _mm512_reduce_ps(v, how) avx512_model::ReduceDown(v)
 #define _mm512_rcp14_ps avx512_model::Rcp14
 #define _mm512_cmp_ps_mask(a, b, how) avx512_model::Compare<how>(a, b)
 #define _mm512_slli_epi32 avx512_model::SlliEpi32

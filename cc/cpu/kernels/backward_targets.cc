@@ -6,7 +6,7 @@ namespace dwsconv {
 namespace {
 
 constexpr Target<BackwardTable> kTargets[] = {
-#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, bf16, Backward##name},
+#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, Bf16::bf16, Backward##name},
     DWSCONV_FOR_TARGETS(DWSCONV_LIST)
 #undef DWSCONV_LIST
 };
@@ -31,10 +31,10 @@ BackwardTable WithTiles(const BackwardTable& vectors) {
 
 const BackwardTable& BackwardKernels(Isa isa, DType dtype) {
   if (isa == Isa::kAmx && dtype == DType::kBFloat16) {
-    static const BackwardTable tiles = WithTiles(Choose(kTargets, isa, false));
+    static const BackwardTable tiles = WithTiles(Choose(kTargets, isa, Bf16Of(dtype, false)));
     return tiles;
   }
-  return Choose(kTargets, isa, MultipliesBf16(dtype));
+  return Choose(kTargets, isa, Bf16Of(dtype, true));
 }
 
 }  // namespace dwsconv

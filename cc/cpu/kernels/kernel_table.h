@@ -73,6 +73,7 @@ struct RowsArgs {
   int64_t z_stride;
   int64_t rows;
   int64_t channels;
+  Activation activation = {};  // `round` alone applies it, before it rounds; not PReLU
 };
 
 // Measured, to one digit: loads bound a depthwise multiply-add.
@@ -98,7 +99,10 @@ struct KernelTable {
   // or `outside` where the image ends. filter and bias are not read, nothing past R*S*C is written.
   void (*patches[3])(const DepthwiseArgs& args);
   void (*pointwise)(const PointwiseArgs& args);
-  void (*copy)(const PointwiseArgs& args);  // Y = Z + residual of cm channels, where there is no pointwise half
+  // Y = activation(Z) + residual of cm channels, where there is no pointwise half; not PReLU.
+  void (*copy)(const PointwiseArgs& args);
+  // Z = X * factors, one for each channel: in the place of the depthwise half where Chain::gates_input. By DType of X.
+  void (*gate[3])(const DepthwiseArgs& args, const float* factors);
   // Of tables whose Z is float; null elsewhere.
   void (*normalize)(const RowsArgs& rows, float epsilon);     // each row to mean 0 and variance 1
   void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel

@@ -76,26 +76,50 @@ void Patches(const DepthwiseArgs& a) {
   }
 }
 
-// Y = Z + residual.
 template <typename T>
-void CopyRowsAs(const PointwiseArgs& a) {
+void GateRows(const DepthwiseArgs& a, const float* factors) {
+  const int64_t C = a.chain->C, whole = C / kV * kV;
+  const T* x = static_cast<const T*>(a.image) + a.first_pixel * C;
+  ZType* z = static_cast<ZType*>(a.z);
+  for (int64_t i = 0; i < a.pixels; ++i, x += C, z += a.z_stride) {
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < whole; c += kV) Store(z + c, Load(x + c) * Load(factors + c));
+    if (whole < C) Store(z + whole, LoadN(x + whole, C - whole) * Load(factors + whole));
+  }
+}
+
+// Y = activate(Z) + residual.
+template <typename T, typename Activate>
+inline void CopyRowsWith(const PointwiseArgs& a, const Activate& activate) {
   const ZType* z = static_cast<const ZType*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
   T* y = static_cast<T*>(a.y);
-  for (int64_t pixel = 0; pixel < a.pixels; ++pixel, z += a.z_stride, y += a.cm) {
-    for (int64_t c = 0; c < a.cm; c += kV) {
-      const int64_t n = a.cm - c;
-      Vec v = n >= kV ? Load(z + c) : LoadN(z + c, n);
+  const int64_t cm = a.cm, z_stride = a.z_stride;
+  const bool stream = a.stream;
+  for (int64_t pixel = a.pixels; pixel > 0; --pixel, z += z_stride, y += cm) {
+    for (int64_t c = 0; c < cm; c += kV) {
+      const int64_t n = cm - c;
+      Vec v = activate(n >= kV ? Load(z + c) : LoadN(z + c, n));
       if (residual != nullptr) v = v + (n >= kV ? Load(residual + c) : LoadN(residual + c, n));
       if (n < kV) {
         StoreN(y + c, v, n);
         continue;
       }
-      a.stream ? Stream(y + c, v) : Store(y + c, v);
+      stream ? Stream(y + c, v) : Store(y + c, v);
     }
-    if (residual != nullptr) residual += a.cm;
+    if (residual != nullptr) residual += cm;
   }
-  if (a.stream) StreamFence();
+  if (stream) StreamFence();
+}
+
+template <typename T>
+void CopyRowsAs(const PointwiseArgs& a) {
+  // Z of 16 bits had its activation before it was rounded.
+  if constexpr (kSameType<ZType, float>) {
+    WithActivation(a.activation, [&](const auto& activate) { CopyRowsWith<T>(a, activate); });
+  } else {
+    CopyRowsWith<T>(a, ActivationAs<ActivationKind::kNone, false>{});
+  }
 }
 
 void CopyRows(const PointwiseArgs& a) {

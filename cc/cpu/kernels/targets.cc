@@ -6,7 +6,7 @@ namespace dwsconv {
 namespace {
 
 constexpr Target<KernelTable> kTargets[] = {
-#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, bf16, Kernels##name},
+#define DWSCONV_LIST(name, isa, bf16) {Isa::isa, Bf16::bf16, Kernels##name},
     DWSCONV_FOR_TARGETS(DWSCONV_LIST)
 #undef DWSCONV_LIST
 };
@@ -33,10 +33,10 @@ constexpr int64_t kFewestTileChannels = 16;
 }  // namespace
 
 const KernelTable& TilesTable(bool direct) {
-  static const KernelTable rounded = WithTiles(Choose(kTargets, Isa::kAmx, false));
-  // The model may stand on vectors that have no Z of bfloat16.
-  static const KernelTable whole = WithTiles(
-      Choose(kTargets, Isa::kAmx, GetCpuFeatures().avx512_bf16 || GetCpuFeatures().tiles != TileUnit::kModel));
+  // The model may stand on vectors that have nothing for bfloat16.
+  const bool has_bf16 = GetCpuFeatures().avx512_bf16 || GetCpuFeatures().tiles != TileUnit::kModel;
+  static const KernelTable rounded = WithTiles(Choose(kTargets, Isa::kAmx, has_bf16 ? Bf16::kRounds : Bf16::kNothing));
+  static const KernelTable whole = WithTiles(Choose(kTargets, Isa::kAmx, has_bf16 ? Bf16::kProducts : Bf16::kNothing));
   return direct ? whole : rounded;
 }
 
@@ -45,7 +45,7 @@ const KernelTable& Kernels(Isa isa, const Chain& chain) {
   const bool few = chain.has_depthwise && chain.E == 0 && chain.CM() < kFewestTileChannels;
   const bool multiplies = (chain.has_project || chain.E > 0) && !few;
   if (isa == Isa::kAmx && chain.dtype == DType::kBFloat16 && multiplies) return TilesTable(Direct(chain));
-  return Choose(kTargets, isa, MultipliesBf16(chain.dtype) && Direct(chain));
+  return Choose(kTargets, isa, Bf16Of(chain.dtype, Direct(chain)));
 }
 
 }  // namespace dwsconv

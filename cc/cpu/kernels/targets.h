@@ -11,14 +11,21 @@
 #include "cc/cpu/kernels/kernel_table.h"
 #include "cc/cpu/kernels/step_table.h"
 
-// X(name, instruction set, whether its products are of bfloat16), the best first. A target with such products serves
-// bfloat16 chains on CPUs where vdpbf16ps is the faster way, where nothing needs Z in float. Products by tiles are no
-// target of their own: they take the place of the pointwise half in the tables of one (TilesTable).
+// X(name, instruction set, what it has for bfloat16), the best first. A target with products of bfloat16 serves
+// chains of it on CPUs where vdpbf16ps is the faster way, where nothing needs Z in float; one that rounds to it by an
+// instruction serves the others. Products by tiles are no target of their own: they take the place of the pointwise
+// half in the tables of one (TilesTable).
 #if defined(__x86_64__)
-#define DWSCONV_FOR_TARGETS(X) \
-  X(Avx512Bf16, kAvx512, true) X(Avx512, kAvx512, false) X(Avx2, kAvx2, false) X(Generic, kGeneric, false)
+// clang-format off
+#define DWSCONV_FOR_TARGETS(X)       \
+  X(Avx512Bf16, kAvx512, kProducts)  \
+  X(Avx512Rounds, kAvx512, kRounds)  \
+  X(Avx512, kAvx512, kNothing)       \
+  X(Avx2, kAvx2, kNothing)           \
+  X(Generic, kGeneric, kNothing)
+// clang-format on
 #else
-#define DWSCONV_FOR_TARGETS(X) X(Generic, kGeneric, false)
+#define DWSCONV_FOR_TARGETS(X) X(Generic, kGeneric, kNothing)
 #endif
 
 namespace dwsconv {
@@ -31,24 +38,31 @@ namespace dwsconv {
 DWSCONV_FOR_TARGETS(DWSCONV_DECLARE)
 #undef DWSCONV_DECLARE
 
+// What a target has for bfloat16: each has what is before it, too.
+enum class Bf16 : int { kNothing, kRounds, kProducts };
+
 template <typename Table>
 struct Target {
   Isa isa;
-  bool bf16;
+  Bf16 bf16;
   const Table& (*table)();
 };
 
-// The table of the first target of an instruction set, the generic one where there is none.
+// The table of the first target of an instruction set that has no more than `bf16`, the generic one where there is
+// none.
 template <typename Table, size_t kCount>
-const Table& Choose(const Target<Table> (&targets)[kCount], Isa isa, bool bf16) {
+const Table& Choose(const Target<Table> (&targets)[kCount], Isa isa, Bf16 bf16) {
   for (const Target<Table>& target : targets) {
-    if (target.isa == WithoutTiles(isa) && (bf16 || !target.bf16)) return target.table();
+    if (target.isa == WithoutTiles(isa) && target.bf16 <= bf16) return target.table();
   }
   return targets[kCount - 1].table();
 }
 
-// Whether products go by vdpbf16ps where vectors of AVX-512 compute.
-inline bool MultipliesBf16(DType dtype) { return dtype == DType::kBFloat16 && Bf16Dots(); }
+// What serves a dtype where vectors of AVX-512 compute; `direct`: nothing needs Z in float.
+inline Bf16 Bf16Of(DType dtype, bool direct) {
+  if (dtype != DType::kBFloat16 || !GetCpuFeatures().avx512_bf16) return Bf16::kNothing;
+  return direct && Bf16Dots() ? Bf16::kProducts : Bf16::kRounds;
+}
 
 // The kernels of an instruction set for a chain, those of its backward pass, and those of a program's other steps.
 const KernelTable& Kernels(Isa isa, const Chain& chain);

@@ -5,7 +5,8 @@
 // sums in 0 to 3. A tile instruction slows 512-bit multiply-adds down for half a microsecond, so the depthwise half of
 // a block is over when this begins. A tile store holds up the tile instructions behind it, and what ends a tile's sums
 // (bias, residual, activation, rounding) needs no tiles: so that is done a few rows at a time while the next tile is
-// summed.
+// summed. Where it takes many operations, all of which the tile instructions would slow down, some tiles are summed
+// before any of them is ended.
 #ifndef DWSCONV_CPU_KERNELS_TILES_PRODUCT_BODY_H_
 #define DWSCONV_CPU_KERNELS_TILES_PRODUCT_BODY_H_
 
@@ -24,6 +25,8 @@ constexpr int64_t kPanelRow = 2 * kTilesChannels * static_cast<int64_t>(sizeof(B
 // stays, below it Z does; panels that fit into L1 beside it all stay.
 enum class Once { kNothing, kPanels, kZ };
 constexpr int64_t kKeepPanel = 512;
+// Tiles that are summed before they are ended apart: 32 KB of sums.
+constexpr int kTilesApart = 8;
 constexpr int64_t kTailPixels = 512;  // pixels whose last channels are copied at once: 32 KB
 
 // Sums that wait for their end: rows [row, 32) of a register tile.
@@ -36,13 +39,14 @@ struct TileEnd {
 };
 
 // The product that a PointwiseArgs describes. end(tile, sums, rows, pixel) takes `rows` rows of the sums of a tile, of
-// pixels from `pixel` on.
+// pixels from `pixel` on; with `apart` while no tile is summed.
 template <typename End>
 class TileProduct {
  public:
-  TileProduct(const PointwiseArgs& a, const End& end)
+  TileProduct(const PointwiseArgs& a, const End& end, bool apart = false)
       : a_(a),
         end_(end),
+        apart_(apart),
         tiles_(static_cast<int>(Min(a.pixels, Tiles::kRows))),
         steps_(a.z_padded ? CeilDiv(a.cm, kTilesDepth) : a.cm / kTilesDepth),
         rest_(a.z_padded ? 0 : a.cm % kTilesDepth),
@@ -69,7 +73,7 @@ class TileProduct {
         Tiled<Once::kNothing>();
       }
     }
-    Finish(kTilesPixels);
+    FinishAll();
   }
 
  private:
@@ -118,19 +122,21 @@ class TileProduct {
       end.pixel[half] = Max(0, Min(wanted, pixels_ - Tiles::kRows));
       end.skip[half] = wanted - end.pixel[half];
     }
-    rows_each_step_ = CeilDiv(waiting_.rows - waiting_.row, CeilDiv(a_.cm, kTilesDepth));
+    const TileEnd& before = waiting_[0];
+    rows_each_step_ = apart_ ? 0 : CeilDiv(before.rows - before.row, CeilDiv(a_.cm, kTilesDepth));
     const BFloat16* const panel = static_cast<const BFloat16*>(a_.panels) + k / kTilesChannels * panel_elements_;
     if (end.lanes > Tiles::kRows) {
       below ? Sum<true, true, kOnce>(end, panel) : Sum<false, true, kOnce>(end, panel);
     } else {
       below ? Sum<true, false, kOnce>(end, panel) : Sum<false, false, kOnce>(end, panel);
     }
-    Finish(kTilesPixels);
+    if (!apart_) FinishAll();
     end.pixel[0] += first_;
     end.pixel[1] += first_;
     end.row = end.skip[0];
-    waiting_ = end;
-    turn_ = 1 - turn_;
+    waiting_[count_++] = end;
+    turn_ = turn_ == (apart_ ? kTilesApart : 2) - 1 ? 0 : turn_ + 1;
+    if (apart_ && count_ == kTilesApart) FinishAll();
   }
 
   template <bool kRows, bool kColumns, Once kOnce>
@@ -174,7 +180,7 @@ class TileProduct {
       tiles_.MultiplyAdd<2, 5, 6>();
       if (kColumns) tiles_.MultiplyAdd<3, 5, 7>();
     }
-    Finish(rows_each_step_);
+    if (count_ > 0) Finish(&waiting_[0], rows_each_step_);
     for (int64_t i = 0; i < burst_ && fetch_ < fetch_end_; ++i, fetch_ += kLineBytes) __builtin_prefetch(fetch_, 0, 2);
   }
 
@@ -187,14 +193,19 @@ class TileProduct {
     kOnce == Once::kPanels ? tiles_.LoadOnce<kTile>(panel, kPanelRow) : tiles_.Load<kTile>(panel, kPanelRow);
   }
 
+  void FinishAll() {
+    for (int i = 0; i < count_; ++i) Finish(&waiting_[i], kTilesPixels);
+    count_ = 0;
+  }
+
   // At most `count` of the rows that wait, of one half of a tile at a time.
-  void Finish(int64_t count) {
-    TileEnd& w = waiting_;
+  void Finish(TileEnd* waiting, int64_t count) {
+    TileEnd& w = *waiting;
     while (count > 0 && w.row < w.rows) {
       const int half = w.row < Tiles::kRows ? 0 : 1;
       const int64_t last = half == 0 ? Min(w.rows, Tiles::kRows) : w.rows;
       const int64_t rows = Min(count, last - w.row), pixel = w.pixel[half] + w.row - half * Tiles::kRows;
-      float* const sums = w.sums + w.row * kTilesChannels;
+      const float* const sums = w.sums + w.row * kTilesChannels;
       end_(w, sums, rows, pixel);
       w.row += rows;
       count -= rows;
@@ -204,15 +215,16 @@ class TileProduct {
 
   const PointwiseArgs& a_;
   const End& end_;
+  const bool apart_;
   Tiles tiles_;
   const int64_t steps_, rest_;  // whole steps of the sum in Z; channels of a last one that is not
   const int64_t panel_elements_;
   const char *fetch_, *fetch_end_;
   int64_t burst_;
   int64_t first_ = 0, pixels_ = 0, rows_each_step_ = 0;
-  int turn_ = 0;
-  TileEnd waiting_;
-  alignas(64) float sums_[2][kTilesPixels * kTilesChannels];
+  int turn_ = 0, count_ = 0;  // of the next tile; of those that wait
+  TileEnd waiting_[kTilesApart];
+  alignas(64) float sums_[kTilesApart][kTilesPixels * kTilesChannels];
   alignas(64) BFloat16 tails_[kTailPixels * kTilesDepth];
 };
 

@@ -60,6 +60,15 @@ inline Vec Reciprocal(Vec v) {
 }
 // a / b for such b.
 inline Vec Quotient(Vec a, Vec b) { return a * Reciprocal(b); }
+// 1 / (1 + e^-x) with a relative error of 2^-12.7, in half the operations of the exact one: 2^t is 2^floor(t) by a
+// cubic of what is left (minimax, 7.5e-5), and an estimate stands for the quotient. Of infinities 0 and 1, of NaN NaN.
+inline Vec CoarseSigmoid(Vec x) {
+  const Vec t = x * Set1(-1.44269504088896341f), r = _mm512_reduce_ps(t, 9);  // t - floor(t), without exceptions
+  Vec p = Fma(Set1(7.802452147e-2f), r, Set1(2.260671556e-1f));
+  p = Fma(p, r, Set1(6.958335638e-1f));
+  p = Fma(p, r, Set1(9.999251962e-1f));
+  return _mm512_rcp14_ps(_mm512_scalef_ps(p, t) + Set1(1.0f));
+}
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
 // The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.

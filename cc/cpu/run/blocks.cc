@@ -17,9 +17,13 @@ class Blocks : public Call {
         row_bytes_(chain_.W * chain_.C * item_),
         image_bytes_(chain_.H * row_bytes_) {
     // Z is what lies in memory already, or what is to lie there.
-    from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.float_between() && IsPointwise(chain_);
+    from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.has_gate && !chain_.normalize &&
+              IsPointwise(chain_);
     to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
             buffers_.residual == nullptr && !stream_ && layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
+    mid_waits_ = !to_y_ && MidCanWait();
+    depthwise_ = chain_;
+    if (mid_waits_) depthwise_.mid = Activation();
     reads_windows_ = ReadsWindows(chain_, kernels_.tile_pixels, kernels_.depth) && kernels_.round == nullptr;
   }
 
@@ -113,7 +117,7 @@ class Blocks : public Call {
   void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, char* z, int64_t z_stride,
                  char* repeat) const {
     DepthwiseArgs args;
-    args.chain = &chain_;
+    args.chain = &depthwise_;
     args.image = image;
     packed_.depthwise().SetFilters(&args);
     args.first_pixel = first;
@@ -122,16 +126,15 @@ class Blocks : public Call {
     args.z_stride = z_stride;
     args.outside = buffers_.outside;
     const int type = static_cast<int>(chain_.dtype);
-    // The gate of each image as a depthwise filter of one tap: cheaper than two passes.
-    const bool gate_as_filter =
-        gate_ != nullptr && !chain_.has_depthwise && !chain_.normalize && args.packed_pixels == 0;
-    if (gate_as_filter) args.filter = gate_ + n * gate_stride_;
+    const bool gates_input = chain_.gates_input();
     if (packed_.repeats()) {
       RepeatedDepthwise(args, reinterpret_cast<float*>(repeat));
+    } else if (gates_input) {
+      kernels_.gate[type](args, gate_ + n * gate_stride_);
     } else {
-      chain_.has_depthwise || gate_as_filter ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
+      chain_.has_depthwise ? kernels_.depthwise[type](args) : kernels_.patches[type](args);
     }
-    NormalizeAndGate(n, pixels, z, z_stride, gate_ != nullptr && !gate_as_filter);
+    NormalizeAndGate(n, pixels, z, z_stride, gate_ != nullptr && !gates_input);
   }
 
   // The depthwise half on copies of X's rows with the channels repeated, a part of a row or some whole rows at a time.
@@ -140,6 +143,7 @@ class Blocks : public Call {
     const int64_t end = args.first_pixel + args.pixels;
     const char* const image = static_cast<const char*>(args.image);
     Chain part = layer_;
+    part.mid = depthwise_.mid;
     args.chain = &part;
     args.image = rows;
     for (int64_t pixel = args.first_pixel; pixel < end; pixel += args.pixels) {
@@ -177,6 +181,7 @@ class Blocks : public Call {
 
   const int64_t blocks_, shares_, row_bytes_, image_bytes_;
   bool from_x_, to_y_, reads_windows_;
+  Chain depthwise_;  // what its kernel is to compute
 };
 
 }  // namespace

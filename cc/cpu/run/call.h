@@ -43,11 +43,19 @@ class Call {
 
   // What happens to Z of some pixels of image n between the two halves: at the end it is what Project takes.
   void NormalizeAndGate(int64_t n, int64_t pixels, char* z, int64_t z_stride, bool gate) const {
-    const RowsArgs rows = {reinterpret_cast<float*>(z), z_stride, pixels, cm_};
+    const RowsArgs rows = {reinterpret_cast<float*>(z), z_stride, pixels, cm_, late_mid()};
     if (chain_.normalize) kernels_.normalize(rows, chain_.epsilon);
     if (gate) kernels_.scale(rows, gate_ + n * gate_stride_);
     if (rounds()) kernels_.round(rows);
   }
+
+  // Whether Z's activation waits for the pass that rounds Z or copies it to Y.
+  bool MidCanWait() const {
+    const ActivationKind kind = chain_.mid.kind;
+    return kernels_.z_type == DType::kFloat32 && !IsClamp(kind) && kind != ActivationKind::kPRelu &&
+           !chain_.float_between() && (rounds() || !chain_.has_project);
+  }
+  Activation late_mid() const { return mid_waits_ ? chain_.mid : Activation(); }
 
   // Z is rounded when it is whole, in place.
   bool rounds() const { return kernels_.round != nullptr && chain_.has_project; }
@@ -74,7 +82,7 @@ class Call {
   const KernelTable& kernels_;
   const int64_t item_, z_item_, product_item_, cm_, pixels_;
   const bool typed_;  // X and Y are of the products' type
-  bool stream_;
+  bool stream_, mid_waits_ = false;
 };
 
 // Without an expansion: blocks of pixels.

@@ -83,6 +83,7 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   char* const rows = const_cast<char*>(z);  // the task's own: without a projection Z is never X itself
   z_item_ == 4 ? ToOutputOrder(layer_, z_stride, part.pixels, reinterpret_cast<uint32_t*>(rows))
                : ToOutputOrder(layer_, z_stride, part.pixels, reinterpret_cast<uint16_t*>(rows));
+  args.activation = late_mid();
   kernels_.copy(args);
 }
 

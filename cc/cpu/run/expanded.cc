@@ -20,6 +20,7 @@ class Expanded : public Call {
     // Z of nothing more is Y, and is written there.
     to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
             buffers_.residual == nullptr && !stream_ && chain_.M == 1 && chain_.C % kernels_.vector_floats == 0;
+    mid_waits_ = !to_y_ && MidCanWait();
     z_stride_ = to_y_ ? chain_.C : plan_.z_stride;
     if (x_stride_ * product_item_ % 4096 == 0)
       x_stride_ += 64 / product_item_;  // such rows fall into the same sets of L1
@@ -128,6 +129,7 @@ class Expanded : public Call {
                  char* z) const {
     Chain local = chain_;
     local.dtype = kernels_.z_type;
+    if (mid_waits_) local.mid = Activation();
     local.C = channels;
     local.H = end - begin;
     local.Ho = last - first;
