@@ -24,6 +24,9 @@ struct ProgramPlan {
   int64_t arena_bytes = 0;
   // Outputs that share a tensor with an input or another output: slots, and the outputs to copy them to.
   std::vector<std::pair<int, int>> copies;
+  // By step: of a mean over what a depthwise chain gives, that chain, which adds up rows as it makes them, and the
+  // other way round; else -1.
+  std::vector<int> sums;
 };
 
 // All sizes of `inferred` are known. Fills *plan and returns "", or says that the tensors are too large.

@@ -136,6 +136,7 @@ py::dict Calls() {
   result["pack"] = PackCalls();
   result["network"] = ProgramCalls();
   result["network_by_image"] = ByImageCalls();
+  result["network_means_of_rows"] = MeansOfRows();
   return result;
 }
 

@@ -5,6 +5,7 @@ from mutant_faults._fault import Fault
 _NATIVE = ("network/test_network_native.py",)
 _SCALES = ("network/test_network_scales.py",)
 
+_MEANS = ("network/test_network_means.py",)
 FAULTS = (
     Fault(
         "a result in the place of what is read later",
@@ -75,5 +76,26 @@ FAULTS = (
         "{a.stride * a.pixel_step, a.channels, 0}",
         "{a.pixel_step, a.channels, 0}",
         ("network/test_network_pools.py",),
+    ),
+    Fault(
+        "a mean of sums of rows is by their number",
+        "cc/cpu/run/program_ops.cc",
+        "args.count = k.H * k.W;",
+        "args.count = k.H;",
+        _MEANS,
+    ),
+    Fault(
+        "sums of rows of the first channels for all",
+        "cc/cpu/run/program_ops.cc",
+        "(at * k.Wo * k.K + c) * call.item()",
+        "at * k.Wo * k.K * call.item()",
+        _MEANS,
+    ),
+    Fault(
+        "a copy tells of the channels that a product's plan has",
+        "cc/cpu/run/blocks.cc",
+        "if (!chain_.has_project) part.k_end = chain_.K;",
+        "if (chain_.has_project) part.k_end = chain_.K;",
+        _MEANS,
     ),
 )

@@ -14,7 +14,9 @@ const StepTable& DWSCONV_STEPS() {
   static constexpr StepTable table = {
       {Combine<float>, Combine<BFloat16>, Combine<Float16>},
       {StepActivate<float>, StepActivate<BFloat16>, StepActivate<Float16>},
-      {Pool<float>, Pool<BFloat16>, Pool<Float16>},
+      {Pool<float, float>, Pool<BFloat16, BFloat16>, Pool<Float16, Float16>},
+      {Pool<float, float>, Pool<BFloat16, float>, Pool<Float16, float>},
+      {Pool<float, float>, Pool<float, BFloat16>, Pool<float, Float16>},
       {Softmax<float>, Softmax<BFloat16>, Softmax<Float16>},
       {StepNormalize<float>, StepNormalize<BFloat16>, StepNormalize<Float16>},
       {Blend<float>, Blend<BFloat16>, Blend<Float16>},

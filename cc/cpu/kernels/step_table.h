@@ -30,8 +30,8 @@ struct StepActivateArgs {
   Activation activation;
 };
 
-// to[i][c] = the largest or the mean of x[r][i * stride + s][c] over a window, for `pixels` windows in a row. Means add
-// up a row first, and then the rows.
+// to[i][c] = the largest of x[r][i * stride + s][c] over a window, or their sum by `count`, for `pixels` windows in a
+// row. Sums add up a row first, and then the rows.
 struct PoolArgs {
   const void* x;
   int64_t row_step, pixel_step;  // elements
@@ -39,6 +39,7 @@ struct PoolArgs {
   int64_t pixels, stride;
   int64_t channels;  // where there is more than one pixel, all of them
   bool largest;
+  int64_t count;
   void* to;
 };
 
@@ -70,6 +71,8 @@ struct StepTable {
   void (*combine[3])(const CombineArgs& args);
   void (*activate[3])(const StepActivateArgs& args);
   void (*pool[3])(const PoolArgs& args);
+  void (*sum[3])(const PoolArgs& args);        // to floats
+  void (*from_sums[3])(const PoolArgs& args);  // from floats
   void (*softmax[3])(const SoftmaxArgs& args);
   void (*normalize[3])(const NormalizeArgs& args);
   void (*blend[3])(const BlendArgs& args);

@@ -85,8 +85,8 @@ struct PoolSteps {
 };
 
 // kCount sums at once: one alone waits for itself. `lanes` of the first are wanted.
-template <typename T, int kCount>
-inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, T* to, const PoolSteps& step) {
+template <typename T, typename To, int kCount>
+inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, To* to, const PoolSteps& step) {
   const Vec start = Set1(a.largest ? -__builtin_inff() : 0.0f);
   Vec total[kCount];
 #pragma GCC unroll 4
@@ -106,32 +106,34 @@ inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, T* to, con
 #pragma GCC unroll 4
     for (int v = 0; v < kCount; ++v) total[v] = a.largest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
   }
-  const Vec count = Set1(static_cast<float>(a.rows * a.columns));
+  const Vec count = Set1(static_cast<float>(a.count));
 #pragma GCC unroll 4
   for (int v = 0; v < kCount; ++v) {
     StoreUpTo(to + v * step.to, a.largest ? total[v] : total[v] / count, lanes - v * step.lanes);
   }
 }
 
-template <typename T>
-inline void PoolPixel(const PoolArgs& a, const T* x, T* to) {
+template <typename T, typename To>
+inline void PoolPixel(const PoolArgs& a, const T* x, To* to) {
   constexpr PoolSteps kStep = {kV, kV, kV};
   int64_t rest = a.channels;
-  for (; rest >= 4 * kV; rest -= 4 * kV, x += 4 * kV, to += 4 * kV) PoolVectors<T, 4>(a, x, 4 * kV, to, kStep);
-  if (rest > 3 * kV) return PoolVectors<T, 4>(a, x, rest, to, kStep);
-  if (rest > 2 * kV) return PoolVectors<T, 3>(a, x, rest, to, kStep);
-  if (rest > kV) return PoolVectors<T, 2>(a, x, rest, to, kStep);
-  if (rest > 0) PoolVectors<T, 1>(a, x, rest, to, kStep);
+  for (; rest >= 4 * kV; rest -= 4 * kV, x += 4 * kV, to += 4 * kV) PoolVectors<T, To, 4>(a, x, 4 * kV, to, kStep);
+  if (rest > 3 * kV) return PoolVectors<T, To, 4>(a, x, rest, to, kStep);
+  if (rest > 2 * kV) return PoolVectors<T, To, 3>(a, x, rest, to, kStep);
+  if (rest > kV) return PoolVectors<T, To, 2>(a, x, rest, to, kStep);
+  if (rest > 0) PoolVectors<T, To, 1>(a, x, rest, to, kStep);
 }
 
-template <typename T>
+template <typename T, typename To>
 void Pool(const PoolArgs& a) {
   const T* x = static_cast<const T*>(a.x);
-  T* to = static_cast<T*>(a.to);
+  To* to = static_cast<To*>(a.to);
   int64_t left = a.pixels;
   if (a.channels <= kV) {
     const PoolSteps step = {a.stride * a.pixel_step, a.channels, 0};
-    for (; left >= 4; left -= 4, x += 4 * step.from, to += 4 * step.to) PoolVectors<T, 4>(a, x, a.channels, to, step);
+    for (; left >= 4; left -= 4, x += 4 * step.from, to += 4 * step.to) {
+      PoolVectors<T, To, 4>(a, x, a.channels, to, step);
+    }
   }
   for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.channels) PoolPixel(a, x, to);
 }

@@ -12,7 +12,8 @@ class Blocks : public Call {
  public:
   explicit Blocks(const Call& call)
       : Call(call),
-        blocks_(CeilDiv(pixels_, plan_.block_pixels)),
+        block_pixels_(BlockPixels()),
+        blocks_(CeilDiv(pixels_, block_pixels_)),
         shares_(chain_.has_project ? CeilDiv(chain_.K, plan_.block_channels) : 1),
         row_bytes_(chain_.W * chain_.C * item_),
         image_bytes_(chain_.H * row_bytes_) {
@@ -28,7 +29,8 @@ class Blocks : public Call {
   }
 
   std::string Run(ThreadPool* pool) const {
-    const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes : plan_.scratch_bytes;
+    const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes
+                                           : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
     if (reads_windows_) Count(Way::kWindows);
@@ -40,11 +42,12 @@ class Blocks : public Call {
  private:
   void Task(int64_t task, int64_t next, char* scratch) const {
     const int64_t share = task % shares_, block = task / shares_ % blocks_, n = task / shares_ / blocks_;
-    const int64_t first = block * plan_.block_pixels, pixels = std::min(plan_.block_pixels, pixels_ - first);
+    const int64_t first = block * block_pixels_, pixels = std::min(block_pixels_, pixels_ - first);
     const char* const image = Image(n);
     if (to_y_) {
       char* const y = static_cast<char*>(buffers_.output) + (n * pixels_ + first) * chain_.K * item_;
       Depthwise(image, n, first, pixels, y, chain_.K, scratch);
+      RowsOf({n, first, pixels, 0, chain_.K});
       return;
     }
     Part part = {n, first, pixels, share * plan_.block_channels, 0};
@@ -53,8 +56,8 @@ class Blocks : public Call {
       // The rows of X that the next task is the first to read.
       const int64_t done = first + pixels;
       const int64_t begin = block + 1 < blocks_ ? BytesRead(done) : image_bytes_;
-      const int64_t end = block + 1 < blocks_ ? BytesRead(std::min(done + plan_.block_pixels, pixels_))
-                                              : image_bytes_ + BytesRead(std::min(plan_.block_pixels, pixels_));
+      const int64_t end = block + 1 < blocks_ ? BytesRead(std::min(done + block_pixels_, pixels_))
+                                              : image_bytes_ + BytesRead(std::min(block_pixels_, pixels_));
       part.ahead = image + begin;
       part.ahead_bytes = end - begin;
     }
@@ -68,6 +71,24 @@ class Blocks : public Call {
     }
     Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + plan_.scratch_bytes - plan_.repeat_bytes);
     Project(part, scratch, plan_.z_stride);
+    if (!chain_.has_project) part.k_end = chain_.K;  // a copy is of all channels, whatever the plan's blocks of them
+    RowsOf(part);
+  }
+
+  int64_t z_pixel_bytes() const { return plan_.z_stride * z_item_; }
+
+  // As planned; where somebody waits for rows whole ones, as long as Z of one stays in L2.
+  int64_t BlockPixels() const {
+    constexpr int64_t kMostBytes = 128 << 10;
+    if (rows_done_ == nullptr || packed_.repeats() || chain_.Wo * z_pixel_bytes() > kMostBytes) {
+      return plan_.block_pixels;
+    }
+    return std::max<int64_t>(1, plan_.block_pixels / chain_.Wo) * chain_.Wo;
+  }
+
+  // Tells of a task's rows.
+  void RowsOf(const Part& part) const {
+    if (block_pixels_ % chain_.Wo == 0) Done(part);
   }
 
   // A dense convolution row by row: the products read X where a window is inside the image, and a copy elsewhere.
@@ -179,7 +200,7 @@ class Blocks : public Call {
     return std::clamp<int64_t>(last + 1, 0, chain_.H) * row_bytes_;
   }
 
-  const int64_t blocks_, shares_, row_bytes_, image_bytes_;
+  const int64_t block_pixels_, blocks_, shares_, row_bytes_, image_bytes_;
   bool from_x_, to_y_, reads_windows_;
   Chain depthwise_;  // what its kernel is to compute
 };

@@ -17,7 +17,7 @@ void Count(Way way);
 class Call {
  public:
   Call(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan, const float* gate,
-       int64_t gate_stride)
+       int64_t gate_stride, const RowsDone* rows_done)
       : chain_(chain),
         layer_(packed.Layer(chain)),
         buffers_(buffers),
@@ -25,6 +25,7 @@ class Call {
         plan_(plan),
         gate_(gate),
         gate_stride_(gate_stride),
+        rows_done_(rows_done),
         kernels_(packed.kernels()),
         item_(SizeOf(chain.dtype)),
         z_item_(SizeOf(kernels_.z_type)),
@@ -72,6 +73,12 @@ class Call {
   // z_stride in elements of z_type, or with from_x in those of X, which lies where Z would.
   void Project(const Part& part, const char* z, int64_t z_stride, bool from_x = false) const;
 
+  // Tells of output pixels [first, first + pixels), whole rows, and channels [k, k_end).
+  void Done(const Part& part) const {
+    if (rows_done_ == nullptr || stream_) return;
+    (*rows_done_)(part.n, part.first / chain_.Wo, part.pixels / chain_.Wo, part.k, part.k_end - part.k);
+  }
+
   const Chain& chain_;
   const Chain layer_;  // what the kernels compute
   const Buffers& buffers_;
@@ -79,6 +86,7 @@ class Call {
   const Plan& plan_;
   const float* const gate_;  // [N][gate_stride], or null
   const int64_t gate_stride_;
+  const RowsDone* const rows_done_;  // or null
   const KernelTable& kernels_;
   const int64_t item_, z_item_, product_item_, cm_, pixels_;
   const bool typed_;  // X and Y are of the products' type

@@ -88,7 +88,7 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
 }
 
 std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan,
-                    ThreadPool* pool) {
+                    ThreadPool* pool, const RowsDone* rows_done) {
   const Chain layer = packed.Layer(chain);
   const int64_t gate_stride = packed.depthwise().channel_stride * layer.M;
   Scratch floats(chain.has_gate ? chain.N * gate_stride * int64_t{sizeof(float)} : 0);
@@ -97,7 +97,7 @@ std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilt
   if (gate != nullptr) {
     WithType(chain.dtype, [&](auto type) { GateToFloat<decltype(type)>(layer, buffers.gate, gate_stride, gate); });
   }
-  const Call call(chain, buffers, packed, plan, gate, gate_stride);
+  const Call call(chain, buffers, packed, plan, gate, gate_stride, rows_done);
   return chain.E > 0 ? RunExpanded(call, pool) : RunBlocks(call, pool);
 }
 

@@ -168,6 +168,7 @@ class Expanded : public Call {
     Convert(n, have, end, w);
     Expand(n, have, end, c, channels, w->x, w->a + (have - begin) * a_row);
     Depthwise(w->a, begin, end, first, last, c, channels, z);
+    if (to_y_) Done({n, first * chain_.Wo, (last - first) * chain_.Wo, c, c + channels});
   }
 
   void Strip(int64_t task, int64_t next, Worker* w) const {
@@ -189,6 +190,7 @@ class Expanded : public Call {
     }
     NormalizeAndGate(n, pixels, z, z_stride_, gate_ != nullptr);
     Project(part, z, z_stride_);
+    Done(part);
   }
 
   // Y from all of Z.

@@ -62,7 +62,7 @@ std::string ForwardChannelsLast(const Chain& chain, const Buffers& buffers, cons
     run.H = run.Ho = chain.N * chain.H;
     run.N = 1;
   }
-  return Execute(run, buffers, *packed, ForwardPlan(run, options), options.pool);
+  return Execute(run, buffers, *packed, ForwardPlan(run, options), options.pool, options.rows_done);
 }
 
 // Channels-last code on channels-first buffers: a few images at a time between transpositions, so that the copies stay

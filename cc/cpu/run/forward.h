@@ -9,6 +9,7 @@
 #include "cc/core/cpu_features.h"
 #include "cc/core/parallel.h"
 #include "cc/cpu/pack.h"
+#include "cc/cpu/run/executor.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 
@@ -19,9 +20,10 @@ using ForwardFunction = std::string (*)(const Chain& chain, const Buffers& buffe
                                         const ForwardOptions& options);
 
 struct ForwardOptions {
-  Isa isa = Isa::kGeneric;     // from ChooseIsa
-  int num_threads = 1;         // at most this many; from ResolveThreads
-  ThreadPool* pool = nullptr;  // whose threads; null: this library's own
+  Isa isa = Isa::kGeneric;              // from ChooseIsa
+  int num_threads = 1;                  // at most this many; from ResolveThreads
+  ThreadPool* pool = nullptr;           // whose threads; null: this library's own
+  const RowsDone* rows_done = nullptr;  // of chains with a depthwise stage, channels last
   // Of layers alone:
   Variant variant = Variant::kAuto;
   const PlanChoice* choice = nullptr;  // in the place of the planner's, one that CheckPlanChoice finds no fault with

@@ -21,7 +21,7 @@
 namespace dwsconv {
 namespace {
 
-std::atomic<int64_t> program_calls{0}, by_image_calls{0};
+std::atomic<int64_t> program_calls{0}, by_image_calls{0}, means_of_rows{0};
 
 bool IsChain(const Step& step) { return step.kind == StepKind::kChain || step.kind == StepKind::kDense; }
 
@@ -117,12 +117,36 @@ class Run {
   }
 
  private:
-  std::string OneStep(size_t i, const Workers& workers) const {
+  // Sums of the rows of a chain's output that a later step takes the mean of.
+  struct RowSums {
+    Scratch sums;               // [N][Ho][K] floats
+    std::atomic<int64_t> left;  // how many are not there yet
+    RowsDone add;
+
+    RowSums(const StepCall& call, int64_t count) : sums(count * int64_t{sizeof(float)}), left(count) {
+      add = [this, call](int64_t n, int64_t row, int64_t rows, int64_t c, int64_t channels) {
+        SumRows(call, n, row, rows, c, channels, data());
+        left.fetch_sub(rows * channels, std::memory_order_relaxed);
+      };
+    }
+    float* data() { return reinterpret_cast<float*>(sums.data()); }
+    bool whole() const { return left.load(std::memory_order_relaxed) == 0; }
+  };
+
+  std::string OneStep(size_t i, const Workers& workers) {
     const InferredStep& step = inferred_.steps[i];
     if (Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
+    StepCall call = {program_, inferred_, i, at_, static_cast<const char*>(weights_), StepKernels(options_.isa),
+                     workers};
+    const int sums = plan_.sums[i];
     if (!IsChain(program_.steps[i])) {
-      const char* const weights = static_cast<const char*>(weights_);
-      RunStep({program_, inferred_, i, at_, weights, StepKernels(options_.isa), workers});
+      const auto rows = sums < 0 ? row_sums_.end() : row_sums_.find(static_cast<size_t>(sums));
+      if (rows != row_sums_.end() && rows->second->whole()) {
+        call.row_sums = rows->second->data();
+        means_of_rows.fetch_add(1, std::memory_order_relaxed);
+      }
+      RunStep(call);
+      if (rows != row_sums_.end()) row_sums_.erase(rows);
       return "";
     }
     Buffers buffers = FiltersOf(program_, program_.steps[i], weights_);
@@ -136,6 +160,14 @@ class Run {
     forward.isa = options_.isa;
     forward.num_threads = workers.threads;
     forward.pool = workers.pool;
+    if (sums >= 0) {
+      const Chain& c = step.chain;
+      auto rows = std::make_unique<RowSums>(call, c.N * c.Ho * c.K);
+      if (rows->data() != nullptr) {
+        forward.rows_done = &rows->add;
+        row_sums_[i] = std::move(rows);
+      }
+    }
     const auto own = own_.find(i);
     if (scales && own != own_.end()) SetFilter(own->second, &buffers);
     const bool is_packed = packed_ != nullptr && own == own_.end();
@@ -159,10 +191,11 @@ class Run {
   const void* const weights_;
   const ProgramOptions& options_;
   Scratch arena_;
-  std::vector<char*> at_;               // by slot
-  std::map<size_t, ScaledFilter> own_;  // of steps that nothing packed serves
-  std::vector<const float*> outside_;   // of steps that take the scale of another one; else null
-  std::vector<bool> taken_;             // steps that have nothing to do, as theirs is
+  std::vector<char*> at_;                                // by slot
+  std::map<size_t, std::unique_ptr<RowSums>> row_sums_;  // by the chain's step, until the mean has them
+  std::map<size_t, ScaledFilter> own_;                   // of steps that nothing packed serves
+  std::vector<const float*> outside_;                    // of steps that take the scale of another one; else null
+  std::vector<bool> taken_;                              // steps that have nothing to do, as theirs is
 };
 
 // A call in which each thread takes images of its own through the first steps.
@@ -322,5 +355,6 @@ std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* pac
 
 int64_t ProgramCalls() { return program_calls.load(std::memory_order_relaxed); }
 int64_t ByImageCalls() { return by_image_calls.load(std::memory_order_relaxed); }
+int64_t MeansOfRows() { return means_of_rows.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

@@ -95,6 +95,8 @@ std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* pac
 int64_t ProgramCalls();
 // Those of them in which images went one at a time through the first steps.
 int64_t ByImageCalls();
+// How many means were of sums that a chain had made of its rows.
+int64_t MeansOfRows();
 
 }  // namespace dwsconv
 

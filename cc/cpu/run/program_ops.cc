@@ -132,6 +132,7 @@ void PoolWindows(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t 
   args.stride = k.stride_w;
   args.channels = channels;
   args.largest = largest;
+  args.count = args.rows * args.columns;
   args.to = call.output() + (((n * k.Ho + p) * k.Wo + q) * k.C + c) * call.item();
   call.kernels.pool[call.type()](args);
 }
@@ -153,15 +154,36 @@ void Pool(const StepCall& call) {
   });
 }
 
+// The mean of channels [c, c + channels) of an image from the sums of its rows.
+void MeanOfSums(const StepCall& call, int64_t n, int64_t c, int64_t channels) {
+  const Chain& k = call.slots().chain;
+  PoolArgs args;
+  args.x = call.row_sums + n * k.H * k.C + c;
+  args.row_step = k.C;
+  args.pixel_step = args.stride = 0;
+  args.rows = k.H;
+  args.columns = args.pixels = 1;
+  args.channels = channels;
+  args.largest = false;
+  args.count = k.H * k.W;
+  args.to = call.output() + (n * k.C + c) * call.item();
+  call.kernels.from_sums[call.type()](args);
+}
+
 // The whole image under one window, some channels at a time. A share does not depend on the threads, nor do the sums.
 void Reduce(const StepCall& call) {
   const Chain& k = call.slots().chain;
   constexpr int64_t kChannels = 64;
   const int64_t shares = CeilDiv(k.C, kChannels);
-  Share(call, k.N * shares, k.H * k.W * kChannels, [&](int64_t begin, int64_t end) {
+  const bool from_sums = call.row_sums != nullptr;
+  Share(call, k.N * shares, k.H * (from_sums ? 1 : k.W) * kChannels, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = i % shares * kChannels;
-      PoolWindows(call, i / shares, 0, 0, 1, c, std::min(kChannels, k.C - c), call.step().kind == StepKind::kMax);
+      const int64_t n = i / shares, c = i % shares * kChannels, channels = std::min(kChannels, k.C - c);
+      if (from_sums) {
+        MeanOfSums(call, n, c, channels);
+      } else {
+        PoolWindows(call, n, 0, 0, 1, c, channels, call.step().kind == StepKind::kMax);
+      }
     }
   });
 }
@@ -273,6 +295,25 @@ void Resize(const StepCall& call) {
 }
 
 }  // namespace
+
+void SumRows(const StepCall& call, int64_t n, int64_t row, int64_t rows, int64_t c, int64_t channels, float* sums) {
+  const Chain& k = call.slots().chain;
+  PoolArgs args;
+  args.row_step = 0;
+  args.pixel_step = k.K;
+  args.stride = args.columns = k.Wo;
+  args.rows = args.count = 1;
+  // Rows of all channels lie one behind the other, and so do their sums.
+  args.pixels = channels == k.K ? rows : 1;
+  args.channels = channels;
+  args.largest = false;
+  for (int64_t i = 0; i < rows; i += args.pixels) {
+    const int64_t at = n * k.Ho + row + i;
+    args.x = call.output() + (at * k.Wo * k.K + c) * call.item();
+    args.to = sums + at * k.K + c;
+    call.kernels.sum[call.type()](args);
+  }
+}
 
 void RunStep(const StepCall& call) {
   switch (call.step().kind) {

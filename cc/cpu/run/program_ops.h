@@ -21,6 +21,7 @@ struct StepCall {
   const char* weights;           // the flat weights
   const StepTable& kernels;
   Workers workers;
+  const float* row_sums = nullptr;  // of a mean: those of its input, [N][H][C]; null where it has to add them up
 
   const Step& step() const { return program.steps[index]; }
   const InferredStep& slots() const { return inferred.steps[index]; }
@@ -35,6 +36,9 @@ struct StepCall {
     return index == kNone ? nullptr : weights + program.weights[static_cast<size_t>(index)].offset * item();
   }
 };
+
+// sums[n][row][c] = the sum over a row of what the chain gives, for some rows and channels: in the order of a mean.
+void SumRows(const StepCall& call, int64_t n, int64_t row, int64_t rows, int64_t c, int64_t channels, float* sums);
 
 // Computes any step but a chain and a dense one. The output has elements.
 void RunStep(const StepCall& call);
