@@ -4,8 +4,8 @@ from mutant_faults._fault import Fault
 
 _NATIVE = ("network/test_network_native.py",)
 _SCALES = ("network/test_network_scales.py",)
-
 _MEANS = ("network/test_network_means.py",)
+
 FAULTS = (
     Fault(
         "a result in the place of what is read later",
@@ -23,9 +23,9 @@ FAULTS = (
     ),
     Fault(
         "a window's padding counts in the mean",
-        "cc/cpu/kernels/steps_body.h",
-        "static_cast<float>(a.rows * a.columns)",
-        "static_cast<float>((a.rows + 1) * a.columns)",
+        "cc/cpu/run/program_ops.cc",
+        "args.count = args.rows * args.columns;",
+        "args.count = (args.rows + 1) * args.columns;",
         _NATIVE,
     ),
     Fault(
