@@ -34,6 +34,8 @@ def test_the_table_fits_the_sources():
         (CPP._replace(at="if (u >= 0x477ff000u)", good="u + 1"), "in its text once"),
         (CPP._replace(bad="u = 0;"), "both expressions"),
         (CPP._replace(good="(u >= 0x477ff000u"), "brackets"),
+        (CPP._replace(good="0x7fffffffu;", bad="0;", at="u &= 0x7fffffffu;"), "in the middle of another"),
+        (CPP._replace(good="{static_cast<uint16_t>(sign | 0x7c00u)}", bad="{0}"), "no expression"),
         (CPP._replace(tests=("test_gone.py",)), r"no tests \['test_gone.py'\]"),
         (CPP._replace(tests=()), "no tests"),
         (PYTHON._replace(bad="size //"), "is no Python"),

@@ -188,10 +188,11 @@ FAULTS = (
     Fault(
         "few bits of an activation are enough for any dtype",
         "cc/core/infer.cc",
-        "c_.out.coarse = c_.dtype == DType::kBFloat16;",
-        "c_.out.coarse = true;",
+        "c_.dtype == DType::kBFloat16",
+        "true",
         ("op/test_activation_sizes.py",),
         isa="avx512",
+        at="c_.out.coarse = c_.dtype == DType::kBFloat16;",
     ),
     Fault(
         "tiles that wait for their end overwrite each other",
