@@ -49,13 +49,32 @@ struct DepthwiseRows {
   }
 };
 
+// Whether channels go in pairs of vectors (depthwise_pairs_body.h), and the taps of the largest filter that do.
+template <typename T>
+constexpr bool kPairsOf = false;
+#ifdef __AVX512BF16__
+template <>
+constexpr bool kPairsOf<BFloat16> = true;
+#endif
+constexpr int64_t kMostPairTaps = 49;
+
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight>
+void PairStrip(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z);
+
 // kPixels output columns from q on, of whose inputs kLeft and kRight columns lie outside the row; channels [c, c_end),
 // of all rows. An input line that several output rows read comes out of L2 once, and out of L1 for the others: hence a
 // strip's few columns through all the rows, not row by row.
 template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight>
 void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z) {
-  constexpr int kGroup = kS == 3 && kStride == 1 && kLeft + kRight == 0 ? kGroupRows : 1;
+  constexpr bool kGroups = kS == 3 && kStride == 1 && kLeft + kRight == 0 && kPixels <= kGroupPixels;
+  constexpr int kGroup = kGroups ? kGroupRows : 1;
   const Chain& p = *rows->p;
+  if constexpr (kPairsOf<T>) {
+    const int64_t end = p.R * kS <= kMostPairTaps ? c + (c_end - c) / (2 * kV) * (2 * kV) : c;
+    if (c < end) PairStrip<T, Z, kS, kStride, kPixels, kLeft, kRight>(rows, q, c, end, z);
+    c = end;
+    if (c == c_end) return;
+  }
   const int64_t x_at = (q * kStride - p.pad_left) * p.C, z_row = p.Wo * rows->row.z_stride;
   for (int64_t out_row = rows->first; out_row < rows->last;) {
     Z* to = z + (out_row - rows->first) * z_row;
@@ -79,7 +98,8 @@ template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft = 
 void Strip(DepthwiseRows<T>* rows, int64_t q, Z* z) {
   const Chain& p = *rows->p;
   const int64_t lines = ((kPixels - 1) * kStride + kS + kS) * p.R;
-  const int64_t run = Max(1, kNearBytes / (lines * kV * static_cast<int64_t>(sizeof(float)))) * kV;
+  constexpr int64_t kStep = kPairsOf<T> ? 2 * kV : kV;
+  const int64_t run = Max(1, kNearBytes / (lines * kStep * static_cast<int64_t>(sizeof(float)))) * kStep;
   for (int64_t c = 0; c < p.C; c += run) {
     StripChannels<T, Z, kS, kStride, kPixels, kLeft, kRight>(rows, q, c, Min(p.C, c + run), z);
   }
@@ -124,7 +144,9 @@ constexpr int kWholeRow = 7;
 // Output columns [q, q_end) of all rows. z is column q of the first row.
 template <typename T, typename Z, int kS, int kStride>
 void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
-  constexpr int kPixels = kS == 3 && kStride == 1 && kGroupRows > 1 ? kGroupPixels : kDepthwisePixels;
+  // Pairs go row by row; with few registers left, more columns of a row are the better.
+  constexpr bool kGroups = kS == 3 && kStride == 1 && kGroupRows > 1 && !kPairsOf<T>;
+  constexpr int kPixels = kGroups ? kGroupPixels : kDepthwisePixels;
   constexpr int kEdge = kS / 2, kLess = kEdge - 1;  // columns outside with "SAME"; one less on the left at a stride
   const Chain& p = *rows->p;
   const int64_t z_stride = rows->row.z_stride;

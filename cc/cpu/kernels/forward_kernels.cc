@@ -9,6 +9,7 @@
 #include "cc/cpu/kernels/depthwise_interior_body.h"
 #include "cc/cpu/kernels/depthwise_window_body.h"
 #include "cc/cpu/kernels/depthwise_body.h"
+#include "cc/cpu/kernels/depthwise_pairs_body.h"
 #include DWSCONV_STEP
 #include "cc/cpu/kernels/pointwise_body.h"
 #include "cc/cpu/kernels/rows_body.h"
