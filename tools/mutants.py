@@ -75,9 +75,9 @@ def wrong_with(fault: Fault, text: str) -> str:
         return "its texts must not end with a comma: expressions stand between brackets"
     if is_cpp(fault) and fault.good.startswith("{"):
         return "its texts must not begin with a bracket of their own: that is no expression"
-    before = text[: text.index(at) + at.index(fault.good)].rstrip().splitlines()
-    if is_cpp(fault) and fault.good.endswith(";") and before and before[-1][-1] not in ";{})" and "//" not in before[-1]:
-        return f"a statement must not begin in the middle of another: {before[-1].strip()!r} is before it"
+    before = text[: text.index(at) + at.index(fault.good)].rstrip().rpartition("\n")[2]
+    if is_cpp(fault) and fault.good.endswith(";") and before[-1:] not in ";{})" and "//" not in before:
+        return f"a statement must not begin in the middle of another: {before.strip()!r} is before it"
     if is_cpp(fault) and any(text.count(a) != text.count(b) for text in fault[2:4] for a, b in ("()", "[]", "{}")):
         return "its texts must have as many brackets that open as brackets that close"
     if not is_cpp(fault):

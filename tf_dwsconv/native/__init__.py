@@ -292,8 +292,8 @@ def calls() -> dict[str, int]:
     """How often this process ran the kernels of each ISA, and under "pack" how often it packed filters.
 
     Under "network" the calls of networks, and under "network_by_image" those in which each thread took images of its
-    own through the first steps. Under "network_means_of_rows" the means whose rows a convolution had added up as it made
-    them.
+    own through the first steps. Under "network_means_of_rows" the means whose rows a convolution had added up as it
+    made them.
 
     Counts the calls through this module: TensorFlow's op has counters of its own.
     """

@@ -20,8 +20,7 @@ struct VecPair {
 inline VecPair LoadPair(const BFloat16* p) {
   __m512i v = _mm512_loadu_si512(p);
   asm("" : "+v"(v));  // loaded once, not once for each use
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)),
-          _mm512_castsi512_ps(_mm512_maskz_mov_epi16(0xaaaaaaaau, v))};
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), _mm512_castsi512_ps(_mm512_maskz_mov_epi16(0xaaaaaaaau, v))};
 }
 
 inline VecPair Split(Vec first, Vec second) {
@@ -38,8 +37,8 @@ inline void StorePair(float* p, const VecPair& v) {
 }
 inline void StorePair(BFloat16* p, const VecPair& v) {
   const __m512i odd = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(v.odd, v.even));  // the even ones come first
-  const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   _mm512_storeu_si512(p, _mm512_permutexvar_epi16(places, odd));
 }
 
@@ -98,8 +97,8 @@ void PairStrip(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z
     for (int64_t out_row = rows->first; out_row < rows->last; ++out_row, to += z_row) {
       rows->Select(out_row);
       const DepthwiseRow<T> row = rows->row;  // for all the compiler knows, storing Z might change the original
-      PairPixels<Z, kS, kStride, kPixels, kLeft, kRight>(row, row.x + x_at + c, filter + 2 * (row.filter - rows->filter),
-                                                         bias, to);
+      PairPixels<Z, kS, kStride, kPixels, kLeft, kRight>(row, row.x + x_at + c,
+                                                         filter + 2 * (row.filter - rows->filter), bias, to);
     }
   }
 }

@@ -29,8 +29,8 @@ class Blocks : public Call {
   }
 
   std::string Run(ThreadPool* pool) const {
-    const int64_t bytes = from_x_ || to_y_ ? plan_.repeat_bytes
-                                           : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
+    const int64_t bytes =
+        from_x_ || to_y_ ? plan_.repeat_bytes : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
     if (reads_windows_) Count(Way::kWindows);
