@@ -303,7 +303,9 @@ def isas() -> list[str]:
     """The instruction sets of this CPU. Asked in another process: this one must not have the package."""
     program = "from tf_dwsconv import native; i = native.cpu_info(); print(*i['isas'], *['avx512bf16'] * i['bf16'])"
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    has = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    cpu = Path("/proc/cpuinfo")
+    return has + ["avx512rounds"] * (cpu.is_file() and "avx512_bf16" in cpu.read_text(encoding="utf-8"))
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ class Fault(NamedTuple):
     name: what is wrong with it. file: from the root. good, bad: the text, and what takes its place. tests: files of
     python_tests/, or tests in them. at: the text around `good` that is in the file once; "" where `good` is. same: why
     it changes nothing that a test could see; "" where it does. isa: the instruction set that it needs, one of those of
-    `native.cpu_info()` or avx512bf16; "" for none.
+    `native.cpu_info()`, avx512bf16 or avx512rounds; "" for none.
     """
 
     name: str
