@@ -126,11 +126,10 @@ std::vector<int> Sums(const Program& program, const InferredProgram& inferred) {
   for (size_t i = 0; i < sums.size(); ++i) {
     if (program.steps[i].kind != StepKind::kMean) continue;
     for (size_t from = 0; from < i; ++from) {
-      const Chain& chain_of = inferred.steps[from].chain;
-      const bool large =
-          chain_of.Wo >= kFewestInRow && chain_of.output_pixels() * chain_of.K * SizeOf(program.dtype) >= kFewestBytes;
-      const bool chain = program.steps[from].kind == StepKind::kChain && chain_of.has_depthwise && large;
-      if (!chain || inferred.steps[from].output != inferred.steps[i].xs[0] || sums[from] >= 0) continue;
+      if (inferred.steps[from].output != inferred.steps[i].xs[0] || sums[from] >= 0) continue;
+      const Chain& chain = inferred.steps[from].chain;
+      if (program.steps[from].kind != StepKind::kChain || !chain.has_depthwise || chain.Wo < kFewestInRow) continue;
+      if (chain.output_pixels() * chain.K * SizeOf(program.dtype) < kFewestBytes) continue;
       sums[i] = static_cast<int>(from);
       sums[from] = static_cast<int>(i);
     }
