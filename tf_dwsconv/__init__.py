@@ -21,7 +21,7 @@ from tf_dwsconv import _registration
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from tf_dwsconv import activations, analysis, layers, native, ops, tune
     from tf_dwsconv.convert import Converter, convert_saved_model, save_network, to_builtin
-    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock, FusedNetwork
+    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedBatchNormalization, FusedConvBlock, FusedNetwork
     from tf_dwsconv.ops import depthwise_sep_conv2d
 
     convert: Converter  # a module that can be called
@@ -30,6 +30,7 @@ __version__ = "0.2.0"
 
 _WHERE = {
     "DepthwiseSepConv2D": "layers",
+    "FusedBatchNormalization": "layers",
     "FusedConvBlock": "layers",
     "FusedNetwork": "layers",
     "convert_saved_model": "convert",
@@ -42,6 +43,7 @@ _MODULES = ("activations", "analysis", "convert", "layers", "native", "ops", "tu
 
 __all__ = [
     "DepthwiseSepConv2D",
+    "FusedBatchNormalization",
     "FusedConvBlock",
     "FusedNetwork",
     "activations",

@@ -37,7 +37,7 @@ from typing import Any, Optional
 _MODULES = {
     "tensorflow": (
         "_tf.library", "_tf.guard", "_tf.convolutions", "_tf.stock", "_tf.casts", "_tf.signatures", "_tf.dispatch",
-        "_tf.gradients", "_tf.program_stock", "_tf.program", "ops",
+        "_tf.gradients", "_tf.batch_norm", "_tf.program_stock", "_tf.program", "ops",
     ),
     "keras": ("_tf.symbolic", "layers"),
 }  # fmt: skip

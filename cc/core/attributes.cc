@@ -78,33 +78,6 @@ std::string CheckPaddings(const Request& request) {
   return "";
 }
 
-// What is wrong with an activation, or "". `stage` is what its arguments' names begin with.
-std::string CheckActivation(const std::string& stage, const ActivationRequest& request) {
-  ActivationKind kind;
-  if (!ParseActivation(request.word, &kind)) {
-    return stage + "activation must be one of " + ActivationWords() + ", but is " + Quote(request.word);
-  }
-  const bool is_relu = kind == ActivationKind::kRelu || kind == ActivationKind::kLeakyRelu;
-  if ((kind == ActivationKind::kLeakyRelu || kind == ActivationKind::kElu) && !std::isfinite(request.alpha)) {
-    const std::string what = kind == ActivationKind::kElu ? "the factor of elu" : "the slope of leaky_relu";
-    return stage + "alpha (" + what + ") must be finite, but is " + std::to_string(request.alpha);
-  }
-  if (is_relu && !(request.max_value >= 0)) {
-    return stage + "max_value must be at least 0, but is " + std::to_string(request.max_value);
-  }
-  if (is_relu && !(request.threshold >= 0 && std::isfinite(request.threshold))) {
-    return stage + "threshold must be finite and at least 0, but is " + std::to_string(request.threshold);
-  }
-  if (kind == ActivationKind::kPRelu && !request.slopes) {
-    return stage + "activation is \"prelu\", so " + stage + "slopes (an input of TfDwsconv>ConvBlock) must be given";
-  }
-  if (kind != ActivationKind::kPRelu && request.slopes) {
-    return stage + "slopes must not be given unless " + stage + "activation is \"prelu\", but it is " +
-           Quote(request.word);
-  }
-  return "";
-}
-
 // What belongs to a stage that is not there.
 std::string CheckStages(const Request& r) {
   if (!r.expand_filter && !r.depthwise_filter && !r.pointwise_filter) {
@@ -146,6 +119,37 @@ Activation ToActivation(const ActivationRequest& request, DType dtype) {
   return a;
 }
 
+std::string CheckActivation(const std::string& stage, const ActivationRequest& request) {
+  ActivationKind kind;
+  if (!ParseActivation(request.word, &kind)) {
+    return stage + "activation must be one of " + ActivationWords() + ", but is " + Quote(request.word);
+  }
+  const bool is_relu = kind == ActivationKind::kRelu || kind == ActivationKind::kLeakyRelu;
+  if ((kind == ActivationKind::kLeakyRelu || kind == ActivationKind::kElu) && !std::isfinite(request.alpha)) {
+    const std::string what = kind == ActivationKind::kElu ? "the factor of elu" : "the slope of leaky_relu";
+    return stage + "alpha (" + what + ") must be finite, but is " + std::to_string(request.alpha);
+  }
+  if (is_relu && !(request.max_value >= 0)) {
+    return stage + "max_value must be at least 0, but is " + std::to_string(request.max_value);
+  }
+  if (is_relu && !(request.threshold >= 0 && std::isfinite(request.threshold))) {
+    return stage + "threshold must be finite and at least 0, but is " + std::to_string(request.threshold);
+  }
+  if (kind == ActivationKind::kPRelu && !request.slopes) {
+    return stage + "activation is \"prelu\", so " + stage + "slopes (an input of TfDwsconv>ConvBlock) must be given";
+  }
+  if (kind != ActivationKind::kPRelu && request.slopes) {
+    return stage + "slopes must not be given unless " + stage + "activation is \"prelu\", but it is " +
+           Quote(request.word);
+  }
+  return "";
+}
+
+std::string CheckEpsilon(float epsilon) {
+  if (epsilon >= 0 && std::isfinite(epsilon)) return "";
+  return "epsilon must be a finite number of at least 0, but is " + std::to_string(epsilon);
+}
+
 std::string CheckAttributes(const Request& request) {
   std::string error = CheckPair("strides", request.strides);
   if (error.empty()) error = CheckPair("dilations", request.dilations);
@@ -161,9 +165,7 @@ std::string CheckAttributes(const Request& request) {
   if (error.empty()) error = CheckActivation("", request.activation);
   if (error.empty()) error = CheckActivation("expand_", request.expand_activation);
   if (error.empty()) error = CheckStages(request);
-  if (error.empty() && request.normalize && !(request.epsilon >= 0 && std::isfinite(request.epsilon))) {
-    error = "epsilon must be a finite number of at least 0, but is " + std::to_string(request.epsilon);
-  }
+  if (error.empty() && request.normalize) error = CheckEpsilon(request.epsilon);
   return error;
 }
 

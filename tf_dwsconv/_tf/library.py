@@ -19,6 +19,8 @@ GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
 NETWORK_OP_NAME = "TfDwsconv>Network"
 CAST_OP_NAME = "TfDwsconv>CastWeights"
+BATCH_NORM_OP_NAME = "TfDwsconv>BatchNorm"
+BATCH_NORM_GRADIENT_OP_NAME = "TfDwsconv>BatchNormGrad"
 LIBRARY = Path(__file__).parents[1] / "_dwsconv_ops.so"
 
 # Written by the build beside the library: loading it into another TensorFlow than it was built for may end the process.
@@ -36,7 +38,7 @@ class StockOpsWarning(RuntimeWarning):
 class _State:
     """The outcome of loading: the module of op wrappers, or the reason why there is none."""
 
-    op = gradient_op = block_op = network_op = cast_op = None
+    op = gradient_op = block_op = network_op = cast_op = batch_norm_ops = None
 
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
         self.module, self.path, self.reason = module, path, reason
@@ -48,6 +50,9 @@ class _State:
             self.network_op: Optional[Callable] = getattr(module, "tf_dwsconv_network", None)
             # Likewise; then TensorFlow casts.
             self.cast_op: Optional[Callable] = getattr(module, "tf_dwsconv_cast_weights", None)
+            # Likewise; then TensorFlow normalises.
+            norm, gradient = (getattr(module, f"tf_dwsconv_batch_norm{end}", None) for end in ("", "_grad"))
+            self.batch_norm_ops: Optional[tuple] = None if norm is None else (norm, gradient)
 
 
 def warn_once(key: str, message: str) -> None:
@@ -92,6 +97,11 @@ def network_op() -> Optional[Callable]:
 def cast_op() -> Optional[Callable]:
     """The wrapper of the op that casts weights, or None as `op`."""
     return None if op() is None else load().cast_op
+
+
+def batch_norm_ops() -> Optional[tuple]:
+    """The wrappers of the batch norm's op and of its gradient's, or None as `op`."""
+    return None if op() is None else load().batch_norm_ops
 
 
 def load() -> _State:

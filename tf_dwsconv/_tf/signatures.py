@@ -69,8 +69,8 @@ def layer_options(attributes: Attributes) -> dict[str, Any]:
         "padding": attributes.padding,
         "explicit_paddings": attributes.explicit_paddings,
         "data_format": attributes.data_format,
-        **_activation("depthwise_", attributes.depthwise_activation),
-        **_activation("", attributes.activation),
+        **activation_options(attributes.depthwise_activation, "depthwise_"),
+        **activation_options(attributes.activation),
     }
 
 
@@ -79,13 +79,14 @@ def block_options(attributes: Attributes) -> dict[str, Any]:
     """A call's attributes as those of the block's op."""
     return {
         **layer_options(attributes),
-        **_activation("expand_", attributes.expand_activation),
+        **activation_options(attributes.expand_activation, "expand_"),
         "normalize": attributes.epsilon is not None,
         "epsilon": attributes.epsilon or 0.0,
     }
 
 
-def _activation(stage: str, fused: Fused) -> dict[str, Any]:
+def activation_options(fused: Fused, stage: str = "") -> dict[str, Any]:
+    """An activation as attributes of an op, whose names begin with `stage`."""
     return {
         f"{stage}activation": fused.word,
         f"{stage}alpha": fused.alpha,
@@ -103,7 +104,7 @@ def read_layer(op: Any, inputs: list) -> Call:
 def read_block(op: Any, inputs: list) -> Call:
     """The call of a block's op, with `inputs` for its inputs."""
     attributes = _attributes(op)._replace(
-        expand_activation=_read_activation(op, "expand_"),
+        expand_activation=read_activation(op, "expand_"),
         epsilon=op.get_attr("epsilon") if op.get_attr("normalize") else None,
     )
     return Call(inputs, attributes, _places(op, BLOCK_INPUTS, is_list=lambda name: True))
@@ -120,11 +121,12 @@ def _places(op: Any, names: tuple, is_list: Any) -> dict[str, int]:
 def _attributes(op: Any) -> Attributes:
     strides, dilations, explicit = (tuple(op.get_attr(n)) for n in ("strides", "dilations", "explicit_paddings"))
     padding, data_format = (_text(op.get_attr(name)) for name in ("padding", "data_format"))
-    both = _read_activation(op, "depthwise_"), _read_activation(op, "")
+    both = read_activation(op, "depthwise_"), read_activation(op)
     return Attributes(strides, dilations, padding, explicit, data_format, *both)
 
 
-def _read_activation(op: Any, stage: str) -> Fused:
+def read_activation(op: Any, stage: str = "") -> Fused:
+    """The activation of an op's attributes."""
     parameters = (op.get_attr(f"{stage}{name}") for name in ("alpha", "max_value", "threshold"))
     return Fused(_text(op.get_attr(f"{stage}activation")), *parameters)
 

@@ -38,7 +38,7 @@ from tf_dwsconv.convert.graphs import convert_saved_model  # noqa: E402
 from tf_dwsconv.convert.network import _emit, _layers, _parts, _save  # noqa: E402
 from tf_dwsconv.convert.network._parts import Translator  # noqa: E402
 from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
-from tf_dwsconv.layers import FusedNetwork  # noqa: E402
+from tf_dwsconv.layers import FusedBatchNormalization, FusedNetwork  # noqa: E402
 
 __all__ = ["Row", "convert", "convert_saved_model", "format_report", "report", "save_network", "to_builtin"]
 
@@ -86,6 +86,8 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     _check_model(model)
     if fuse not in ("network", "blocks"):
         raise ValueError(f"`fuse` must be 'network' or 'blocks'; given {fuse!r}.")
+    if not training:
+        model = _with_stock_norms(model)
     rows = Report()
     counts = count_calls(model)
     left_alone = _trained_inside(model)
@@ -105,6 +107,15 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     return converted
 
 
+def _with_stock_norms(model: Any) -> Any:
+    """A model with Keras' batch norms in the place of ours, as the rules of inference know them; itself without ours."""
+    if not any(type(layer) is FusedBatchNormalization for layer in model._flatten_layers()):
+        return model
+    unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()}, (FusedBatchNormalization,))
+    counts = count_calls(model)
+    return Rebuilder(lambda part: unfuser.plan(Graph(part, counts)), Report()).model(model)
+
+
 def _join(model: Any, rows: Report) -> Any:
     """A model of blocks once more, with its largest parts in a `FusedNetwork` each."""
     left_alone, translator = _trained_inside(model), Translator(model)
@@ -120,8 +131,8 @@ def _join(model: Any, rows: Report) -> Any:
 def to_builtin(model: Any, target: Any = None, **options: Any) -> Any:
     """Makes a model of stock Keras layers with the same results as `model`: the way back from `convert`.
 
-    Each `FusedNetwork`, `FusedConvBlock` and `DepthwiseSepConv2D` becomes stock layers with its weights; batch norms
-    stay folded.
+    Each `FusedNetwork`, `FusedConvBlock`, `DepthwiseSepConv2D` and `FusedBatchNormalization` becomes stock layers with
+    its weights; batch norms that were folded stay so.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and

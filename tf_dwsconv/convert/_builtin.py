@@ -12,9 +12,9 @@ from tf_dwsconv._keras_graph import Graph, calls, is_graph, models_in, wrapped
 from tf_dwsconv.activations import Fused
 from tf_dwsconv.convert import _inside
 from tf_dwsconv.convert._block import Emission, Step
-from tf_dwsconv.convert._copy import assign_values, copy_state, function_again
+from tf_dwsconv.convert._copy import assign_values, copy_state, copy_variables, function_again
 from tf_dwsconv.convert._rebuild import Plan
-from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
+from tf_dwsconv.layers import DepthwiseSepConv2D, FusedBatchNormalization, FusedConvBlock
 
 L = keras.layers
 
@@ -72,10 +72,12 @@ class Unfuser:
 
     Args:
         names: of all layers of the model, which new layers must not take.
+        kinds: the classes of ours that become stock layers.
     """
 
-    def __init__(self, names: set[str]):
+    def __init__(self, names: set[str], kinds: tuple = (FusedConvBlock, DepthwiseSepConv2D, FusedBatchNormalization)):
         self._names = set(names)
+        self._kinds = kinds
         self._steps: dict[int, list[Step]] = {}
 
     def plan(self, graph: Graph) -> Plan:
@@ -83,7 +85,7 @@ class Unfuser:
         plan: Plan = {}
         for node in graph.nodes:
             layer = node.operation
-            if type(layer) in (FusedConvBlock, DepthwiseSepConv2D):  # a subclass may compute anything else
+            if type(layer) in self._kinds:  # a subclass may compute anything else
                 if id(layer) not in self._steps:  # a layer that is called twice becomes layers that are
                     steps = _Stages(self, layer, node.arguments.keras_tensors).steps
                     steps[-1].layer.name = layer.name  # a result of the model keeps its name
@@ -108,6 +110,9 @@ class _Stages:
         self._unfuser, self._layer, self._inputs = unfuser, layer, inputs
         self._are_rows = len(inputs[0].shape) == 2
         self.steps: list[Step] = []
+        if type(layer) is FusedBatchNormalization:
+            self._batch_norm()
+            return
         if type(layer) is FusedConvBlock:
             self._block()
         else:
@@ -221,6 +226,18 @@ class _Stages:
             ones = () if self._are_rows else (1, 1)
             shape = (channels, *ones) if layout == "channels_first" else (*ones, channels)
             self.steps[-1].prepare = L.Reshape(shape, **self._options("gate_shape"))
+
+    def _batch_norm(self) -> None:
+        layer = self._layer
+        config = {**layer.get_config(), "name": self._unfuser.name(layer, "norm")}
+        del config["activation"]
+        stock = L.BatchNormalization.from_config(config)
+        # What is behind its own variables is of an activation with weights.
+        fill = lambda: copy_variables(layer, layer.variables[: len(stock.variables)], stock.variables)  # noqa: E731
+        function, behind = self._activation(layer.activation, "activation")
+        self.steps += [Step(stock, fill), *behind]
+        if function is not None:
+            self._add(L.Activation, "activation", function)
 
     def _separable(self) -> None:
         layer = self._layer

@@ -200,6 +200,7 @@ inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
 // another's.
 template <ActivationKind kKind, bool kCoarse>
 struct ActivationAs {
+  static constexpr bool kIsNone = kKind == ActivationKind::kNone;
   Activation a;  // a copy: for all the compiler knows, storing a row might change the original
   Vec operator()(Vec x) const { return Activate<kCoarse>(x, kKind, a); }
 };

@@ -5,6 +5,7 @@
 #include "cc/cpu/kernels/activation_body.h"
 #include "cc/cpu/kernels/backward_table.h"
 #include "cc/cpu/kernels/derivative_body.h"
+#include "cc/cpu/kernels/norm_body.h"
 #include DWSCONV_STEP
 #include "cc/cpu/kernels/multiply_tile.h"
 #include "cc/cpu/kernels/repeat_body.h"
@@ -40,6 +41,10 @@ const BackwardTable& DWSCONV_BACKWARD() {
 #else
       nullptr,
 #endif
+      {Moments<float>, Moments<BFloat16>, Moments<Float16>},
+      {Normalize<float>, Normalize<BFloat16>, Normalize<Float16>},
+      {NormSums<float>, NormSums<BFloat16>, NormSums<Float16>},
+      {NormGrad<float>, NormGrad<BFloat16>, NormGrad<Float16>},
   };
   return table;
 }

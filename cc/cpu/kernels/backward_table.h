@@ -1,4 +1,4 @@
-// What one instruction set offers the backward pass. Each is one translation unit (backward_<isa>.cc) under the rules
+// What one instruction set offers training: the backward pass, and batch norm both ways. Each is one translation unit (backward_<isa>.cc) under the rules
 // of kernel_table.h: it exports its table alone, and a kernel computes on one thread.
 //
 // Scratch is float and padded (backward_plan.h): channels to whole vectors with zeros, images with zeros around them.
@@ -130,6 +130,44 @@ struct ColumnSumArgs {
   float* sums;
 };
 
+// Batch norm in training. Tensors have rows of `channels` elements of one dtype; per channel there are floats, padded to
+// whole vectors.
+
+// mean[c] = the mean of x over the rows, squares[c] = sum over the rows of (x - mean)^2.
+struct MomentsArgs {
+  const void* x;
+  int64_t rows, channels;
+  float *mean, *squares;
+};
+
+// y = activation((x - mean) * scale + shift).
+struct NormArgs {
+  const void* x;
+  int64_t rows, channels;
+  const float *mean, *scale, *shift;
+  Activation activation;
+  void* y;
+};
+
+// With `before` the gradient in front of the activation: sums[c] = sum over the rows of before, products[c] = sum of
+// before * (x - mean).
+struct NormSumsArgs {
+  const void *x, *grad;
+  int64_t rows, channels;
+  const float *mean, *scale, *shift;
+  Activation activation;
+  float *sums, *products;
+};
+
+// d_x = (before - offset - (x - mean) * slope) * scale.
+struct NormGradArgs {
+  const void *x, *grad;
+  int64_t rows, channels;
+  const float *mean, *scale, *shift, *offset, *slope;
+  Activation activation;
+  void* d_x;
+};
+
 struct BackwardTable {
   int tile_channels;   // columns of the register tile, the width of panels
   DType product_type;  // of what multiply and outer read
@@ -145,6 +183,11 @@ struct BackwardTable {
   void (*outer)(const OuterArgs& args);
   void (*column_sums)(const ColumnSumArgs& args);
   void (*round)(const RoundArgs& args);  // null where product_type is float
+  // By DType of the tensors.
+  void (*moments[3])(const MomentsArgs& args);
+  void (*normalize[3])(const NormArgs& args);
+  void (*norm_sums[3])(const NormSumsArgs& args);
+  void (*norm_grad[3])(const NormGradArgs& args);
 };
 
 }  // namespace dwsconv

@@ -41,10 +41,11 @@ inline Vec GeluTanhDerivative(Vec x) {
 }
 
 // grad * activation'(at). Where the derivative is 0 so is the result, whatever the gradient; at a kink the derivative
-// is that of TensorFlow's own ops.
-inline Vec ApplyDerivative(Vec grad, Vec at, const Activation& activation) {
+// is that of TensorFlow's own ops. The kind is that of `activation`, and a constant where it matters.
+inline __attribute__((always_inline)) Vec ApplyDerivative(Vec grad, Vec at, ActivationKind kind,
+                                                          const Activation& activation) {
   const Vec zero = Set1(0.0f), one = Set1(1.0f);
-  switch (activation.kind) {
+  switch (kind) {
     case ActivationKind::kNone:
       return grad;
     case ActivationKind::kRelu:
@@ -94,12 +95,18 @@ inline Vec ApplyDerivative(Vec grad, Vec at, const Activation& activation) {
   return grad;
 }
 
+// The same of an activation whose kind is a constant, from what went into it.
+template <ActivationKind kKind, bool kCoarse>
+inline __attribute__((always_inline)) Vec Through(const ActivationAs<kKind, kCoarse>& activate, Vec grad, Vec before) {
+  return ApplyDerivative(grad, DerivativeFromInput(activate.a) ? before : activate(before), kKind, activate.a);
+}
+
 void Derivative(const DerivativeArgs& a) {
   for (int64_t i = 0; i < a.pixels; ++i) {
     const float* at = a.at + i * a.at_pixel;
     float* grad = a.grad + i * a.grad_pixel;
     for (int64_t c = 0; c < a.padded; c += kV) {
-      Store(grad + c, ApplyDerivative(Load(grad + c), Load(at + c), a.activation));
+      Store(grad + c, ApplyDerivative(Load(grad + c), Load(at + c), a.activation.kind, a.activation));
     }
   }
 }

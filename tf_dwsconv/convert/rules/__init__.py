@@ -6,6 +6,7 @@ from tf_dwsconv.convert.rules import (
     dense,
     depthwise,
     exact_halves,
+    exact_norm,
     exact_separable,
     expanded,
     pointwise,
@@ -21,4 +22,4 @@ INFERENCE = (
     (scale,),
     (rows,),
 )
-TRAINING = ((exact_separable, exact_halves),)
+TRAINING = ((exact_separable, exact_halves), (exact_norm,))

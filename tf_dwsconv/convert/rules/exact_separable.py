@@ -52,7 +52,7 @@ def activation_after(search: Search, node: Any) -> list:
     layer, after = node.operation, search.graph.reader(node.outputs[0])
     if after is None or layer.activity_regularizer is not None or not fits(search, after, layer):
         return []
-    own = activations.parse(layer.activation)
+    own = activations.parse(getattr(layer, "activation", None))
     if own is None or own.word != "none" or not isinstance(after.operation, keras.Layer):
         return []
     return [after] if _activations.of_one_call(after) is not None else []

@@ -1,0 +1,113 @@
+"""Batch norm in training with an activation behind it: by the library's op, or by TensorFlow's own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import ops as framework_ops
+
+from tf_dwsconv._tf import library, stock
+from tf_dwsconv._tf.library import BATCH_NORM_GRADIENT_OP_NAME, BATCH_NORM_OP_NAME
+from tf_dwsconv._tf.signatures import activation_options, read_activation
+from tf_dwsconv.activations import Fused, activate
+
+DTYPES = frozenset((tf.float32, tf.bfloat16, tf.float16))
+
+
+def train(x: tf.Tensor, gamma: Any, beta: Any, epsilon: float, activation: Fused) -> tuple:
+    """Normalises each channel by the statistics of a batch.
+
+    Args:
+        x: [..., C], float32, bfloat16 or float16.
+        gamma, beta: [C], float32.
+        epsilon: added to the variance; at least 1e-5, the least that TensorFlow's op takes on a GPU.
+        activation: applied to the result, by its description.
+
+    Returns:
+        `(y, mean, variance)`: y as x; the others [C], float32, the variance divided by the number of values. Gradients
+        pass through y alone.
+
+    Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1.
+    """
+    ops = None if stock.in_xla() or _has_gpu() else library.batch_norm_ops()
+    if ops is None:
+        y, mean, variance = normalise(x, gamma, beta, epsilon)
+        return _rounded(y, activation, x.dtype), mean, _of_sample(variance, x)
+    return tuple(ops[0](x=x, gamma=gamma, beta=beta, epsilon=epsilon, **activation_options(activation)))
+
+
+def infer(
+    x: tf.Tensor, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, activation: Fused
+) -> tf.Tensor:
+    """As `train`, by given statistics, through which no gradient passes; returns y alone."""
+    y, *_ = normalise(x, gamma, beta, epsilon, mean, variance)
+    return _rounded(y, activation, x.dtype)
+
+
+def normalise(x: tf.Tensor, gamma: Any, beta: Any, epsilon: float, mean: Any = None, variance: Any = None) -> tuple:
+    """By TensorFlow's op, in float32: `(y, mean, variance)`, with the variance of the population."""
+    wide = stock.widen(x)
+    pictures = wide if len(x.shape) == 4 else tf.reshape(wide, [-1, 1, 1, x.shape[-1]])
+    of_batch = mean is None
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=pictures,
+        scale=gamma,
+        offset=beta,
+        mean=tf.zeros([0]) if of_batch else mean,
+        variance=tf.zeros([0]) if of_batch else variance,
+        epsilon=epsilon,
+        is_training=of_batch,
+    )
+    return y if pictures is wide else tf.ensure_shape(tf.reshape(y, tf.shape(x)), x.shape), mean, variance
+
+
+def _rounded(y: tf.Tensor, activation: Fused, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(activate(y, activation), dtype)
+
+
+def _of_sample(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The variance of a sample of n from that of the population, which is n/(n-1) times as large."""
+    count = tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
+    return variance * ((count - 1.0) / tf.maximum(count, 1.0))
+
+
+@functools.lru_cache(maxsize=None)
+def _has_gpu() -> bool:
+    """Whether TensorFlow may place a batch norm on a GPU, for which the library has no kernel of it."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _gradient(op: Any, grad: Any, *_: Any) -> list:
+    """Of the op: by x, gamma and beta."""
+    x, gamma, beta = op.inputs
+    options = activation_options(read_activation(op))
+    inputs = {"x": x, "gamma": gamma, "beta": beta, "mean": op.outputs[1], "variance": op.outputs[2], "grad": grad}
+    return list(library.batch_norm_ops()[1](**inputs, epsilon=op.get_attr("epsilon"), **options))
+
+
+def _gradient_of_gradient(op: Any, *grads: Any) -> list:
+    """Of the gradient op: through the same gradients composed of TensorFlow's ops, so of any order."""
+    inputs = list(map(tf.identity, op.inputs))
+    x, gamma, beta, *_, grad = inputs
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        outer.watch(inputs)
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch([x, gamma, beta])
+            wide = stock.widen(x)
+            axes = tf.range(tf.rank(x) - 1)
+            mean = tf.reduce_mean(wide, axes)
+            variance = tf.reduce_mean(tf.square(wide - mean), axes)
+            before = (wide - mean) * (tf.math.rsqrt(variance + op.get_attr("epsilon")) * gamma) + beta
+            y = _rounded(before, read_activation(op), x.dtype)
+        found = inner.gradient(y, [x, gamma, beta], output_gradients=grad)
+    pairs = [(f, g) for f, g in zip(found, grads) if g is not None]
+    # Mean and variance are of x, which has their part of the gradient.
+    return outer.gradient([f for f, _ in pairs], inputs, output_gradients=[g for _, g in pairs])
+
+
+for _name, _function in ((BATCH_NORM_OP_NAME, _gradient), (BATCH_NORM_GRADIENT_OP_NAME, _gradient_of_gradient)):
+    with contextlib.suppress(KeyError):  # registered already: we were reloaded
+        framework_ops.RegisterGradient(_name)(_function)
