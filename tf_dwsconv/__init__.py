@@ -21,7 +21,13 @@ from tf_dwsconv import _registration
 if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
     from tf_dwsconv import activations, analysis, layers, native, ops, tune
     from tf_dwsconv.convert import Converter, convert_saved_model, save_network, to_builtin
-    from tf_dwsconv.layers import DepthwiseSepConv2D, FusedBatchNormalization, FusedConvBlock, FusedNetwork
+    from tf_dwsconv.layers import (
+        DepthwiseSepConv2D,
+        FusedBatchNormalization,
+        FusedConvBlock,
+        FusedDepthwiseConv2D,
+        FusedNetwork,
+    )
     from tf_dwsconv.ops import depthwise_sep_conv2d
 
     convert: Converter  # a module that can be called
@@ -32,6 +38,7 @@ _WHERE = {
     "DepthwiseSepConv2D": "layers",
     "FusedBatchNormalization": "layers",
     "FusedConvBlock": "layers",
+    "FusedDepthwiseConv2D": "layers",
     "FusedNetwork": "layers",
     "convert_saved_model": "convert",
     "depthwise_sep_conv2d": "ops",
@@ -45,6 +52,7 @@ __all__ = [
     "DepthwiseSepConv2D",
     "FusedBatchNormalization",
     "FusedConvBlock",
+    "FusedDepthwiseConv2D",
     "FusedNetwork",
     "activations",
     "analysis",

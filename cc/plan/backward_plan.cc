@@ -43,12 +43,18 @@ int64_t ChooseChannels(int64_t C) {
   return best;
 }
 
+// How many columns of scratch a channel of X is; without a projection dY is gathered as dZ, whose multipliers are
+// neighbours.
+int64_t ScratchTimes(const Chain& chain) {
+  return !chain.has_project || RepeatsInput(chain, kBackwardQuantum) ? chain.M : 1;
+}
+
 }  // namespace
 
 BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int64_t block_channels,
                                 int64_t block_rows) {
   BackwardPlan plan;
-  if (RepeatsInput(chain, kBackwardQuantum)) plan.times = chain.M;
+  plan.times = ScratchTimes(chain);
   const Chain p = plan.times > 1 ? Repeated(chain) : chain;
   block_channels = std::min(Times(block_channels, plan.times), p.C);
   plan.blocks = CeilDiv(p.C, block_channels);
@@ -59,10 +65,11 @@ BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int6
 
   plan.padded_channels = RoundUp(plan.block_channels, kBackwardQuantum);
   plan.columns = Times(p.M, plan.padded_channels);
-  plan.padded_K = RoundUp(p.K, std::max<int64_t>(machine.tile_channels, kBackwardQuantum));
+  const int64_t K = p.has_project ? p.K : 0;
+  plan.padded_K = RoundUp(K, std::max<int64_t>(machine.tile_channels, kBackwardQuantum));
   plan.x_stride = OddLines(plan.padded_channels);
   plan.z_stride = OddLines(plan.columns);
-  plan.g_stride = OddLines(plan.padded_K);
+  plan.g_stride = K > 0 ? OddLines(plan.padded_K) : 0;
 
   const int64_t reach_h = Times(p.R - 1, p.dilation_h), reach_w = Times(p.S - 1, p.dilation_w);
   plan.x_rows = std::min(Times(plan.block_rows - 1, p.stride_h) + reach_h + 1, kTooMuch);
@@ -88,7 +95,7 @@ BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int6
   const int64_t taps = Times(p.R, p.S);
   plan.list_floats = Times(Times(taps, p.M), 4);
   plan.fold_floats = plan.times > 1 ? Times(p.W, plan.padded_channels) : 0;
-  const int64_t pair = machine.z_bytes == 2 ? 2 : 1;
+  const int64_t pair = machine.z_bytes == 2 && K > 0 ? 2 : 1;
   if (pair == 2) {
     plan.rounded_floats = Times(pixels, plan.g_stride) / 2;
     plan.g_pair_floats = Times(CeilDiv(pixels, 2), plan.g_stride);
@@ -103,7 +110,7 @@ BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int6
   plan.dd_floats = Times(taps, plan.columns);
   plan.sum_floats = plan.dp_floats + plan.dd_floats + plan.columns + plan.padded_K;
   plan.panel_floats = Times(RoundUp(plan.columns, std::max<int64_t>(machine.tile_channels, 1)),
-                            RoundUp(p.K, std::max<int64_t>(machine.product_depth, pair)) / pair);
+                            RoundUp(K, std::max<int64_t>(machine.product_depth, pair)) / pair);
   plan.filter_floats = plan.dd_floats + plan.columns;
 
   // As many chunks as keep threads busy, as long as their sums stay small beside what they are sums of.
@@ -126,8 +133,7 @@ BackwardPlan FinishBackwardPlan(const Chain& chain, const Machine& machine, int6
 
 BackwardPlan MakeBackwardPlan(const Chain& p, const Machine& machine) {
   const int64_t room = machine.l2_bytes / 4 * 4 / 5;  // floats in most of L2
-  // In channels of X, of which each is `times` columns in scratch.
-  const int64_t times = RepeatsInput(p, kBackwardQuantum) ? p.M : 1;
+  const int64_t times = ScratchTimes(p);
   const int64_t channels = std::max<int64_t>(1, ChooseChannels(p.C * times) / times);
   const auto floats = [&](int64_t rows) { return FinishBackwardPlan(p, machine, channels, rows).scratch_floats; };
   // With each block the rows that its windows share with the block before are read and moved again: no fewer than a

@@ -143,8 +143,8 @@ class Pass {
       if (b_.d_residual) Put(b_.d_residual, at, dy[k]);
     }
     for (int64_t cm = 0; cm < CM_; ++cm) {
-      double sum = 0;
-      for (int64_t k = 0; k < p_.K; ++k) sum += dy[k] * Get(b_.pointwise_filter, cm * p_.K + k);
+      double sum = p_.has_project ? 0 : dy[cm];
+      for (int64_t k = 0; p_.has_project && k < p_.K; ++k) sum += dy[k] * Get(b_.pointwise_filter, cm * p_.K + k);
       dz[cm] = dz[cm] == 0 ? 0 : dz[cm] * sum;
     }
   }

@@ -102,7 +102,7 @@ class ChainGpuOp : public tensorflow::OpKernel {
   ChainAttributes attributes_;
 };
 
-class DepthwiseSepConv2DGradGpuOp : public GradOp {
+class DepthwiseSepConv2DGradGpuOp : public GradOp<ChainOpKind::kLayer> {
  public:
   using GradOp::GradOp;
 

@@ -16,15 +16,16 @@ namespace {
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
-class DepthwiseSepConv2DGradOp : public GradOp {
+template <ChainOpKind kKind>
+class ChainGradOp : public GradOp<kKind> {
  public:
-  using GradOp::GradOp;
+  using GradOp<kKind>::GradOp;
 
   void Compute(OpKernelContext* context) override {
     Chain chain;
     BackwardBuffers buffers;
     Tensor* gradients[kGradients];
-    OP_REQUIRES_OK(context, Prepare(context, false, &chain, &buffers, &gradients));
+    OP_REQUIRES_OK(context, this->Prepare(context, false, &chain, &buffers, &gradients));
     for (Tensor* gradient : gradients) {
       if (gradient != nullptr) PreferHugePages(gradient->data(), static_cast<int64_t>(gradient->TotalBytes()));
     }
@@ -37,7 +38,8 @@ class DepthwiseSepConv2DGradOp : public GradOp {
   }
 };
 
-DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>DepthwiseSepConv2DGrad", DepthwiseSepConv2DGradOp);
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>DepthwiseSepConv2DGrad", ChainGradOp<ChainOpKind::kLayer>);
+DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>ConvBlockGrad", ChainGradOp<ChainOpKind::kBlock>);
 
 }  // namespace
 }  // namespace dwsconv

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cc/cpu/run/backward.h"
 #include "cc/tf/chain_op.h"
 
 namespace dwsconv {
@@ -35,10 +36,24 @@ absl::Status ReadGradAttributes(Context* context, GradAttributes* attributes) {
   return absl::OkStatus();
 }
 
+// Why a gradient op cannot be asked for: a gradient of what is not there, or of a chain that no kernel differentiates.
+inline absl::Status CheckGradients(const Chain& chain, const GradAttributes& grad) {
+  const std::string refused = BackwardRefuses(chain);
+  if (!refused.empty()) return absl::InvalidArgumentError(refused);
+  const bool there[kGradients] = {true, true, chain.has_project, true, chain.has_project, true};
+  for (int i = 0; i < kGradients; ++i) {
+    if (grad.wanted[i] && !there[i]) {
+      return absl::InvalidArgumentError(absl::StrCat(kWantedAttributes[i], " must be 0 where there is no projection"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <ChainOpKind kKind>
 class GradOp : public tensorflow::OpKernel {
  public:
   explicit GradOp(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, ReadChainAttributes(context, ChainOpKind::kLayer, &attributes_));
+    OP_REQUIRES_OK(context, ReadChainAttributes(context, kKind, &attributes_));
     OP_REQUIRES_OK(context, ReadGradAttributes(context, &grad_));
   }
 
@@ -52,6 +67,7 @@ class GradOp : public tensorflow::OpKernel {
     const int output_at = grad_.has_output ? next++ : -1;
     const int grad_at = next;
     TF_RETURN_IF_ERROR(InferCall(context, attributes_, chain));
+    TF_RETURN_IF_ERROR(CheckGradients(*chain, grad_));
     tensorflow::TensorShape output_shape;
     TF_RETURN_IF_ERROR(ToTensorShape(OutputShape(*chain), &output_shape));
     const auto check = [&](int at, const char* name) {
@@ -82,7 +98,7 @@ class GradOp : public tensorflow::OpKernel {
     const tensorflow::TensorShape shapes[kGradients] = {
         context->input(0).shape(),
         context->input(attributes_.at[kDepthwiseFilter]).shape(),
-        context->input(attributes_.at[kPointwiseFilter]).shape(),
+        chain->has_project ? context->input(attributes_.at[kPointwiseFilter]).shape() : tensorflow::TensorShape(),
         tensorflow::TensorShape({chain->CM()}),
         tensorflow::TensorShape({chain->K}),
         output_shape,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any
 
 import tensorflow as tf
@@ -32,7 +31,7 @@ def train(x: tf.Tensor, gamma: Any, beta: Any, epsilon: float, activation: Fused
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1.
     """
-    ops = None if stock.in_xla() or _has_gpu() else library.batch_norm_ops()
+    ops = None if stock.in_xla() else library.batch_norm_ops()
     if ops is None:
         y, mean, variance = normalise(x, gamma, beta, epsilon)
         return _rounded(y, activation, x.dtype), mean, _of_sample(variance, x)
@@ -72,12 +71,6 @@ def _of_sample(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """The variance of a sample of n from that of the population, which is n/(n-1) times as large."""
     count = tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], tf.float32)
     return variance * ((count - 1.0) / tf.maximum(count, 1.0))
-
-
-@functools.lru_cache(maxsize=None)
-def _has_gpu() -> bool:
-    """Whether TensorFlow may place a batch norm on a GPU, for which the library has no kernel of it."""
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _gradient(op: Any, grad: Any, *_: Any) -> list:

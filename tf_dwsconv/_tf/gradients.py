@@ -2,8 +2,8 @@
 
 The gradient of the layer's op is an op of the library's own. It keeps the input and, where the last activation asks for
 it, the output, and recomputes the depthwise result. The gradient of that, and the gradient inside XLA, is composed
-of differentiable TensorFlow ops, so derivatives of any order and forward mode follow. The gradient of the block's op is
-that of stock ops.
+of differentiable TensorFlow ops, so derivatives of any order and forward mode follow. The block's op has a gradient op
+where it is a depthwise convolution alone; otherwise its gradient is that of stock ops.
 """
 
 from __future__ import annotations
@@ -19,8 +19,17 @@ from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops.parallel_for import pfor as parallel_for
 
 from tf_dwsconv._tf import convolutions, dispatch, library, stock
-from tf_dwsconv._tf.library import BLOCK_OP_NAME, GRADIENT_OP_NAME, OP_NAME
-from tf_dwsconv._tf.signatures import LAYER_INPUTS, Call, layer_options, optional, read_block, read_layer
+from tf_dwsconv._tf.library import BLOCK_GRADIENT_OP_NAME, BLOCK_OP_NAME, GRADIENT_OP_NAME, OP_NAME
+from tf_dwsconv._tf.signatures import (
+    LAYER_INPUTS,
+    Call,
+    block_inputs,
+    block_options,
+    layer_options,
+    optional,
+    read_block,
+    read_layer,
+)
 from tf_dwsconv.activations import Fused
 
 # What the gradient op has results for, in its order. Gradients below are dicts by these names.
@@ -184,20 +193,50 @@ def _through_activation(t: Any, attributes: Any, z: tf.Tensor, grad: tf.Tensor) 
 
 
 def _block_gradient(op: Any, grad: tf.Tensor) -> list:
-    """Gradients of the block's op's inputs: recomputes the block by stock ops, which TensorFlow differentiates."""
-    # New tensors: in a while loop of TensorFlow 1 the op's own are replaced by what a stack gives back.
-    inputs = list(map(tf.identity, op.inputs))
+    """Gradients of the block's op's inputs, in their order; None for those that are not wanted."""
     skipped = getattr(op, "skip_input_indices", None) or ()
-    wanted = [i for i in range(len(inputs)) if i not in skipped]
-    call = read_block(op, inputs)
+    call = read_block(op, list(op.inputs))
+    wanted = {name: place for name, place in call.places.items() if place not in skipped}
+    library_op = library.block_gradient_op() if _is_depthwise(call) and not stock.in_xla() else None
+    if library_op is None:
+        # New tensors: in a while loop of TensorFlow 1 the op's own are replaced by what a stack gives back.
+        found = _stock_block_gradients(call._replace(inputs=list(map(tf.identity, op.inputs))), grad, list(wanted))
+    else:
+        wants = {f"want_{name}": int(name in wanted) for name in _ARGUMENTS}
+        inputs, options = block_inputs(call.tensors, call.attributes), block_options(call.attributes)
+        outputs = library_op(input=call.tensor("input"), **inputs, output=(), grad=grad, **wants, **options)
+        found = {name: gradient[0] for name, gradient in zip(_ARGUMENTS, outputs) if gradient}
+    result: list = [None] * len(call.inputs)
+    for name, gradient in found.items():
+        gradient.set_shape(call.tensor(name).shape)
+        result[call.places[name]] = gradient
+    return result
+
+
+def _is_depthwise(call: Call) -> bool:
+    """Whether a block is a depthwise convolution with a bias and an activation without weights, or with neither."""
+    known = call.places.keys() <= {"input", "depthwise_filter", "depthwise_bias"} and "depthwise_filter" in call.places
+    return known and call.attributes.epsilon is None
+
+
+def _stock_block_gradients(call: Call, grad: tf.Tensor, wanted: list) -> dict:
+    """The gradients by what is wanted: recomputes a block by stock ops, which TensorFlow differentiates."""
+    sources = [call.tensor(name) for name in wanted]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([inputs[i] for i in wanted])
+        tape.watch(sources)
         y = dispatch.run_stock(call.tensor("input"), call.tensors, call.attributes)
-    found: list = [None] * len(inputs)
-    for i, gradient in zip(wanted, tape.gradient(y, [inputs[i] for i in wanted], output_gradients=grad)):
-        gradient.set_shape(inputs[i].shape)
-        found[i] = gradient
-    return found
+    return dict(zip(wanted, tape.gradient(y, sources, output_gradients=grad)))
+
+
+def _gradient_of_block_gradient(op: Any, *grads: Any) -> list:
+    """Of the gradient op of blocks: through the same gradients by TensorFlow's ops, so of any order."""
+    inputs = list(map(tf.identity, op.inputs))
+    wanted = [name for name in _ARGUMENTS if op.get_attr(f"want_{name}")]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(inputs)
+        found = _stock_block_gradients(read_block(op, inputs), inputs[-1], wanted)
+    pairs = [(found[name], g) for name, g in zip(wanted, grads) if g is not None]
+    return tape.gradient([f for f, _ in pairs], inputs, output_gradients=[g for _, g in pairs])
 
 
 def _flops(graph: tf.Graph, node: Any) -> framework_ops.OpStats:
@@ -279,3 +318,4 @@ _once(framework_ops.RegisterGradient(GRADIENT_OP_NAME), _gradient_of_gradient)
 _once(framework_ops.RegisterStatistics(GRADIENT_OP_NAME, "flops"), _gradient_flops)
 _once(parallel_for.RegisterPFor(GRADIENT_OP_NAME), _vectorise_gradient)
 _once(framework_ops.RegisterGradient(BLOCK_OP_NAME), _block_gradient)
+_once(framework_ops.RegisterGradient(BLOCK_GRADIENT_OP_NAME), _gradient_of_block_gradient)

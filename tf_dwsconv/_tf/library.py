@@ -5,6 +5,7 @@ A caller gets the op, or None where stock ops have to compute; `warn_once` has t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ GRADIENT_OP_NAME = "TfDwsconv>DepthwiseSepConv2DGrad"
 BLOCK_OP_NAME = "TfDwsconv>ConvBlock"
 NETWORK_OP_NAME = "TfDwsconv>Network"
 CAST_OP_NAME = "TfDwsconv>CastWeights"
+BLOCK_GRADIENT_OP_NAME = "TfDwsconv>ConvBlockGrad"
 BATCH_NORM_OP_NAME = "TfDwsconv>BatchNorm"
 BATCH_NORM_GRADIENT_OP_NAME = "TfDwsconv>BatchNormGrad"
 LIBRARY = Path(__file__).parents[1] / "_dwsconv_ops.so"
@@ -38,7 +40,7 @@ class StockOpsWarning(RuntimeWarning):
 class _State:
     """The outcome of loading: the module of op wrappers, or the reason why there is none."""
 
-    op = gradient_op = block_op = network_op = cast_op = batch_norm_ops = None
+    op = gradient_op = block_op = network_op = cast_op = batch_norm_ops = block_gradient_op = None
 
     def __init__(self, module: Any = None, path: Optional[str] = None, reason: str = ""):
         self.module, self.path, self.reason = module, path, reason
@@ -50,6 +52,8 @@ class _State:
             self.network_op: Optional[Callable] = getattr(module, "tf_dwsconv_network", None)
             # Likewise; then TensorFlow casts.
             self.cast_op: Optional[Callable] = getattr(module, "tf_dwsconv_cast_weights", None)
+            # Likewise; then TensorFlow differentiates.
+            self.block_gradient_op: Optional[Callable] = getattr(module, "tf_dwsconv_conv_block_grad", None)
             # Likewise; then TensorFlow normalises.
             norm, gradient = (getattr(module, f"tf_dwsconv_batch_norm{end}", None) for end in ("", "_grad"))
             self.batch_norm_ops: Optional[tuple] = None if norm is None else (norm, gradient)
@@ -100,8 +104,21 @@ def cast_op() -> Optional[Callable]:
 
 
 def batch_norm_ops() -> Optional[tuple]:
-    """The wrappers of the batch norm's op and of its gradient's, or None as `op`."""
-    return None if op() is None else load().batch_norm_ops
+    """The wrappers of the batch norm's op and of its gradient's, or None as `op` or where there is a GPU."""
+    return None if op() is None or _has_gpu() else load().batch_norm_ops
+
+
+def block_gradient_op() -> Optional[Callable]:
+    """The wrapper of the gradient op of blocks, or None as `op` or where there is a GPU."""
+    return None if op() is None or _has_gpu() else load().block_gradient_op
+
+
+@functools.lru_cache(maxsize=None)
+def _has_gpu() -> bool:
+    """Whether TensorFlow may place an op on a GPU, for which the library has not all kernels."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def load() -> _State:

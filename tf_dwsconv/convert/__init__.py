@@ -38,7 +38,7 @@ from tf_dwsconv.convert.graphs import convert_saved_model  # noqa: E402
 from tf_dwsconv.convert.network import _emit, _layers, _parts, _save  # noqa: E402
 from tf_dwsconv.convert.network._parts import Translator  # noqa: E402
 from tf_dwsconv.convert.rules.exact_separable import same_layer  # noqa: E402
-from tf_dwsconv.layers import FusedBatchNormalization, FusedNetwork  # noqa: E402
+from tf_dwsconv.layers import FusedNetwork  # noqa: E402
 
 __all__ = ["Row", "convert", "convert_saved_model", "format_report", "report", "save_network", "to_builtin"]
 
@@ -87,7 +87,7 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     if fuse not in ("network", "blocks"):
         raise ValueError(f"`fuse` must be 'network' or 'blocks'; given {fuse!r}.")
     if not training:
-        model = _with_stock_norms(model)
+        model = _with_stock_parts(model)
     rows = Report()
     counts = count_calls(model)
     left_alone = _trained_inside(model)
@@ -107,11 +107,11 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     return converted
 
 
-def _with_stock_norms(model: Any) -> Any:
-    """A model with Keras' batch norms in the place of ours, as the rules of inference know them; itself without ours."""
-    if not any(type(layer) is FusedBatchNormalization for layer in model._flatten_layers()):
+def _with_stock_parts(model: Any) -> Any:
+    """A model with Keras' layers in the place of those that `training=True` puts in; itself where there are none."""
+    if not any(type(layer) in _builtin.PARTS for layer in model._flatten_layers()):
         return model
-    unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()}, (FusedBatchNormalization,))
+    unfuser = _builtin.Unfuser({layer.name for layer in model._flatten_layers()}, _builtin.PARTS)
     counts = count_calls(model)
     return Rebuilder(lambda part: unfuser.plan(Graph(part, counts)), Report()).model(model)
 
@@ -131,8 +131,7 @@ def _join(model: Any, rows: Report) -> Any:
 def to_builtin(model: Any, target: Any = None, **options: Any) -> Any:
     """Makes a model of stock Keras layers with the same results as `model`: the way back from `convert`.
 
-    Each `FusedNetwork`, `FusedConvBlock`, `DepthwiseSepConv2D` and `FusedBatchNormalization` becomes stock layers with
-    its weights; batch norms that were folded stay so.
+    Each layer of this package becomes stock layers with its weights; batch norms that were folded stay so.
 
     Args:
         model: a Functional or Sequential Keras model, built; models inside it are unfused too. It is not changed and

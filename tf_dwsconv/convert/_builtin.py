@@ -14,9 +14,13 @@ from tf_dwsconv.convert import _inside
 from tf_dwsconv.convert._block import Emission, Step
 from tf_dwsconv.convert._copy import assign_values, copy_state, copy_variables, function_again
 from tf_dwsconv.convert._rebuild import Plan
-from tf_dwsconv.layers import DepthwiseSepConv2D, FusedBatchNormalization, FusedConvBlock
+from tf_dwsconv.layers import DepthwiseSepConv2D, FusedBatchNormalization, FusedConvBlock, FusedDepthwiseConv2D
 
 L = keras.layers
+
+# Layers of ours that are one stock layer with an activation.
+PARTS = (FusedBatchNormalization, FusedDepthwiseConv2D)
+_STOCK = {FusedBatchNormalization: L.BatchNormalization, FusedDepthwiseConv2D: L.DepthwiseConv2D}
 
 
 def check_nothing_remains(model: Any, kept: dict[str, str]) -> None:
@@ -75,7 +79,7 @@ class Unfuser:
         kinds: the classes of ours that become stock layers.
     """
 
-    def __init__(self, names: set[str], kinds: tuple = (FusedConvBlock, DepthwiseSepConv2D, FusedBatchNormalization)):
+    def __init__(self, names: set[str], kinds: tuple = (FusedConvBlock, DepthwiseSepConv2D, *PARTS)):
         self._names = set(names)
         self._kinds = kinds
         self._steps: dict[int, list[Step]] = {}
@@ -110,8 +114,8 @@ class _Stages:
         self._unfuser, self._layer, self._inputs = unfuser, layer, inputs
         self._are_rows = len(inputs[0].shape) == 2
         self.steps: list[Step] = []
-        if type(layer) is FusedBatchNormalization:
-            self._batch_norm()
+        if type(layer) in PARTS:
+            self._part()
             return
         if type(layer) is FusedConvBlock:
             self._block()
@@ -227,11 +231,11 @@ class _Stages:
             shape = (channels, *ones) if layout == "channels_first" else (*ones, channels)
             self.steps[-1].prepare = L.Reshape(shape, **self._options("gate_shape"))
 
-    def _batch_norm(self) -> None:
+    def _part(self) -> None:
         layer = self._layer
-        config = {**layer.get_config(), "name": self._unfuser.name(layer, "norm")}
+        config = {**layer.get_config(), "name": self._unfuser.name(layer, "linear")}
         del config["activation"]
-        stock = L.BatchNormalization.from_config(config)
+        stock = _STOCK[type(layer)].from_config(config)
         # What is behind its own variables is of an activation with weights.
         fill = lambda: copy_variables(layer, layer.variables[: len(stock.variables)], stock.variables)  # noqa: E731
         function, behind = self._activation(layer.activation, "activation")

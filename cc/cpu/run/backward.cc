@@ -23,6 +23,11 @@ std::atomic<int64_t> repeated_calls{0}, plain_calls{0};
 constexpr char kOutOfMemory[] =
     "out of memory for the working buffers of the depthwise-separable convolution's gradients";
 
+// Without a product there is nothing that tiles or factors in bfloat16 are for.
+const BackwardTable& KernelsFor(const Chain& chain, Isa isa) {
+  return BackwardKernels(chain.has_project ? isa : WithoutTiles(isa), chain.dtype);
+}
+
 // dY through the last activation, as a tensor: the residual's gradient.
 template <typename T>
 void StoreResidualGradient(const BackwardJob& job, const Workers& workers) {
@@ -55,7 +60,7 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
   job.chain = &layer;
   job.buffers = &b;
   job.plan = &plan;
-  job.kernels = &BackwardKernels(options.isa, p.dtype);
+  job.kernels = &KernelsFor(p, options.isa);
   job.at = at;
   job.at_dtype = DerivativeFromInput(p.out) ? DType::kFloat32 : p.dtype;
   job.wants_dp = b.d_pointwise_filter != nullptr;
@@ -80,11 +85,12 @@ std::string RunBlocked(const Chain& p, const BackwardBuffers& b, const BackwardP
   constexpr int64_t kFloat = sizeof(float);
   const WorkerScratch scratch(threads, plan.scratch_floats * kFloat);
   Scratch filters(plan.blocks * plan.filter_floats * kFloat);
-  Scratch panels(job.wants_dz ? plan.blocks * plan.panel_floats * kFloat : 0);
+  const bool wants_panels = job.wants_dz && p.has_project;
+  Scratch panels(wants_panels ? plan.blocks * plan.panel_floats * kFloat : 0);
   Scratch sums(plan.tasks() * plan.sum_floats * kFloat);
   if (!scratch.ok() || !filters.data() || !panels.data() || !sums.data()) return kOutOfMemory;
   float* const packed_filters = reinterpret_cast<float*>(filters.data());
-  float* const packed_panels = job.wants_dz ? reinterpret_cast<float*>(panels.data()) : nullptr;
+  float* const packed_panels = wants_panels ? reinterpret_cast<float*>(panels.data()) : nullptr;
   job.filters = packed_filters;
   job.panels = packed_panels;
   job.sums = reinterpret_cast<float*>(sums.data());
@@ -237,7 +243,8 @@ std::string BackwardRefuses(const Chain& chain) {
     const char* what;
   } others[] = {{chain.E > 0, "an expansion"},
                 {!chain.has_depthwise, "no depthwise convolution"},
-                {!chain.has_project, "no projection"},
+                {!chain.has_project && (chain.out.kind != ActivationKind::kNone || chain.has_residual),
+                 "no projection but a last activation or a residual"},
                 {chain.normalize, "a norm"},
                 {chain.has_gate, "a gate"},
                 {chain.mid.kind == ActivationKind::kPRelu || chain.out.kind == ActivationKind::kPRelu, "prelu"}};
@@ -262,7 +269,7 @@ BackwardPlan BackwardPlanFor(const Chain& chain, Isa isa) {
   const CpuFeatures& cpu = GetCpuFeatures();
   Machine machine;
   if (cpu.l2_bytes > 0) machine.l2_bytes = cpu.l2_bytes;
-  const BackwardTable& table = BackwardKernels(isa, chain.dtype);
+  const BackwardTable& table = KernelsFor(chain, isa);
   machine.tile_channels = table.tile_channels;
   machine.z_bytes = SizeOf(table.product_type);
   machine.product_depth = table.depth;

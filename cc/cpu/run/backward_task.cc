@@ -72,8 +72,8 @@ class Task {
   void Block(int64_t begin, int64_t end, bool own) {
     const int64_t rows = end - begin;
     const bool wants_z = own && job_.wants_dp;
-    GatherGradient(begin, rows);
-    if (kernels_.round != nullptr) {
+    if (p_.has_project) GatherGradient(begin, rows);
+    if (p_.has_project && kernels_.round != nullptr) {
       kernels_.round({g_, plan_.g_stride, rows * p_.Wo, plan_.padded_K, job_.wants_dz ? rounded_ : nullptr,
                       plan_.g_stride, wants_z ? g_pairs_ : nullptr, 2 * plan_.g_stride});
     }
@@ -87,7 +87,7 @@ class Task {
       kernels_.column_sums({g_, 0, plan_.g_stride, 1, rows * p_.Wo, plan_.padded_K, bias_});
     }
     if (!job_.wants_dz) return;
-    ComputeDz(end, rows, mid);
+    ComputeDz(begin, rows, mid);
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
     if (own && job_.wants_mid_bias) {
       kernels_.column_sums({dz, dz_row_, plan_.z_stride, rows, p_.Wo, plan_.columns, mid_bias_});
@@ -201,16 +201,29 @@ class Task {
     first_ = false;
   }
 
-  void ComputeDz(int64_t end, int64_t rows, bool mid) {
+  void ComputeDz(int64_t begin, int64_t rows, bool mid) {
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
-    const void* const g = kernels_.round != nullptr ? static_cast<const void*>(rounded_) : g_;
-    kernels_.multiply({g, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats, plan_.columns,
-                       dz, plan_.z_stride, dz_row_, p_.Wo, GradientAhead(end, rows)});
+    if (p_.has_project) {
+      const void* const g = kernels_.round != nullptr ? static_cast<const void*>(rounded_) : g_;
+      kernels_.multiply({g, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats,
+                         plan_.columns, dz, plan_.z_stride, dz_row_, p_.Wo, GradientAhead(begin + rows, rows)});
+    } else {
+      TakeGradient(begin, rows, dz);
+    }
     if (!mid) return;
     // A clamp can be told from its result; others are asked at what went in.
     for (int64_t row = 0; row < rows; ++row) {
       const float* at = (DerivativeFromInput(p_.mid) ? before_ : z_) + row * p_.Wo * plan_.z_stride;
       kernels_.derivative({p_.mid, at, plan_.z_stride, dz + row * dz_row_, plan_.z_stride, p_.Wo, plan_.columns});
+    }
+  }
+
+  // dY is dZ where nothing follows the depthwise convolution. Each channel has one multiplier in scratch.
+  void TakeGradient(int64_t begin, int64_t rows, float* dz) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t from = (image_ * p_.Ho + begin + row) * p_.Wo * p_.C + first_channel_;
+      kernels_.gather[static_cast<int>(p_.dtype)]({At(job_.buffers->grad, from, p_.dtype), p_.C, p_.Wo, channels_,
+                                                   plan_.padded_channels, dz + row * dz_row_, plan_.z_stride});
     }
   }
 

@@ -5,6 +5,7 @@ from tf_dwsconv.convert.rules import (
     branches,
     dense,
     depthwise,
+    exact_depthwise,
     exact_halves,
     exact_norm,
     exact_separable,
@@ -22,4 +23,4 @@ INFERENCE = (
     (scale,),
     (rows,),
 )
-TRAINING = ((exact_separable, exact_halves), (exact_norm,))
+TRAINING = ((exact_separable, exact_halves), (exact_norm, exact_depthwise))
