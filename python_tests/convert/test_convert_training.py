@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from convert_support import chain, check, found, functional, pictures
+import tensorflow as tf
+from convert_support import chain, check, difference, found, functional, pictures
 
 import tf_dwsconv
 
@@ -31,11 +32,15 @@ def network(x):
 
 
 def test_what_is_swapped():
-    fused = check(functional(network), ["separable", "depthwise + 1x1", "separable"], training=True)
-    reasons = [row.reason for row in tf_dwsconv.convert.report(fused) if row.fused is None]
-    assert reasons == ["'kept_dw_bn' follows, and nothing is fused across a batch norm that is trained"]
-    assert sum(isinstance(layer, L.BatchNormalization) for layer in fused.layers) == 3
-    assert not any(isinstance(layer, tf_dwsconv.FusedConvBlock) for layer in fused.layers)
+    patterns = ["separable", "depthwise + 1x1", "depthwise", "batch norm", "batch norm", "separable", "batch norm"]
+    fused = check(functional(network), patterns, training=True)
+    rows = {row.layers[0]: row for row in tf_dwsconv.convert.report(fused)}
+    assert all(row.fused for row in rows.values())
+    assert rows["kept_dw"].reason == "'kept_dw_bn' follows, and nothing is fused across a batch norm that is trained"
+    assert rows["kept_dw_bn"].layers == ("kept_dw_bn", "kept_dw_relu") and rows["kept_dw_bn"].fused == "kept_dw_relu"
+    kinds = [type(layer) for layer in fused.layers]
+    assert kinds.count(tf_dwsconv.FusedBatchNormalization) == 3 and kinds.count(tf_dwsconv.FusedDepthwiseConv2D) == 1
+    assert not {L.BatchNormalization, L.DepthwiseConv2D, tf_dwsconv.FusedConvBlock} & set(kinds)
 
 
 def test_steps_of_an_optimizer_are_the_same():
@@ -54,6 +59,9 @@ def test_steps_of_an_optimizer_are_the_same():
         "c/pointwise_kernel": "c/kernel",
         "c/depthwise_bias": "b/bias",
         "c/bias": "c/bias",
+        "kept_dw/depthwise_kernel": "kept_dw/kernel",
+        **{f"kept_dw_relu/{name}": f"kept_dw_bn/{name}" for name in ("gamma", "beta")},
+        **{f"kept_act/{name}": f"kept_pw_bn/{name}" for name in ("gamma", "beta")},
     }
     ours = {renamed.get(path, path): value for path, value in by_path(fused).items()}
     assert ours.keys() == stock.keys()
@@ -74,7 +82,8 @@ def test_what_would_train_otherwise_is_left_alone(difference):
         return depthwise(y) if difference == "shared" else y
 
     tolerance = 0.02 if difference == "dtype" else 1e-5
-    fused = check(functional(make), [], tolerance, training=True)
+    alone = [] if difference == "shared" else ["depthwise"]
+    fused = check(functional(make), alone, tolerance, training=True)
     assert any(row.reason for row in tf_dwsconv.convert.report(fused))
 
 
@@ -87,3 +96,53 @@ def test_shared_and_nested_separable_layers():
     fused = check(functional(make), training=True)
     assert found(fused) == ["separable"] * 3
     assert type(fused.get_layer("shared")) is tf_dwsconv.DepthwiseSepConv2D
+
+
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "EfficientNetB0", "MobileNetV3Small"])
+def test_whole_networks(name):
+    """A step's loss, gradients and statistics are stock's; the trained network converts for inference, and back."""
+    keras.utils.set_random_seed(0)
+    stock = getattr(keras.applications, name)(
+        weights=None, input_shape=(64, 64, 3), classes=5, classifier_activation=None
+    )
+    fused = tf_dwsconv.convert(stock, training=True)
+    for kind in (L.BatchNormalization, L.DepthwiseConv2D):
+        assert not any(type(layer) is kind for layer in fused.layers)
+    x, y = pictures(stock, batch=8)[0], np.arange(8) % 5
+    steps = []
+    for model in (stock, fused):
+        drops = {layer: layer.rate for layer in model.layers if isinstance(layer, L.Dropout)}
+        for layer in drops:
+            layer.rate = 0.0
+        with tf.GradientTape() as tape:
+            logits = model(x, training=True)
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True))
+        for layer, rate in drops.items():
+            layer.rate = rate
+        gradients = tape.gradient(loss, model.trainable_variables)
+        steps.append((loss, gradients, [v.numpy() for v in model.non_trainable_variables if "seed" not in v.path]))
+    np.testing.assert_allclose(*(step[0] for step in steps), rtol=1e-4)
+    apart = sum(float(tf.reduce_sum((a - b) ** 2)) for a, b in zip(steps[0][1], steps[1][1]))
+    whole = sum(float(tf.reduce_sum(a**2)) for a in steps[0][1])
+    assert apart < 5e-2**2 * whole  # where an argument of relu6 is at a kink but for a rounding a gradient differs
+    for a, b in zip(steps[0][2], steps[1][2]):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert difference(tf_dwsconv.convert(fused), stock, [x]) < 1e-3
+    back = tf_dwsconv.to_builtin(fused)
+    assert difference(back, stock, [x]) < 1e-3
+    assert all(type(layer).__module__.startswith("keras.") for layer in back.layers)
+
+
+def test_training_and_converting_go_round(tmp_path):
+    """Stock, for training, a file, for training once more, for inference: always the same function."""
+    model = functional(network)
+    fused = tf_dwsconv.convert(model, training=True)
+    fused.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = pictures(model, batch=8)
+    fused.fit(x[0], np.arange(8) % 3, verbose=0)
+    fused.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    for other in (loaded, tf_dwsconv.convert(loaded, training=True), tf_dwsconv.convert(loaded)):
+        assert difference(other, fused, x) < 1e-5
+    blocks = tf_dwsconv.convert(loaded, fuse="blocks")
+    assert not any(isinstance(layer, L.BatchNormalization) for layer in blocks.layers[:-3])

@@ -17,6 +17,10 @@ tf_dwsconv.FusedConvBlock(16, 3, expand_filters=96, residual=True)
 tf_dwsconv.FusedConvBlock(16, 3, expand_filters="96")  # wrong
 tf_dwsconv.FusedConvBlock(16, 3, epsilon="small")  # wrong
 
+tf_dwsconv.FusedDepthwiseConv2D(3, strides=2, padding="same", use_bias=False)
+tf_dwsconv.FusedDepthwiseConv2D("three")  # wrong
+tf_dwsconv.FusedBatchNormalization(momentum=0.9, activation="relu6")
+
 tf_dwsconv.FusedNetwork("{}", name="all")
 tf_dwsconv.FusedNetwork(program=3)  # wrong
 

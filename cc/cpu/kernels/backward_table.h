@@ -133,11 +133,12 @@ struct ColumnSumArgs {
 // Batch norm in training. Tensors have rows of `channels` elements of one dtype; per channel there are floats, padded to
 // whole vectors.
 
-// mean[c] = the mean of x over the rows, squares[c] = sum over the rows of (x - mean)^2.
+// mean[c] = the mean of x over the rows but for roundings, rest[c] = sum over the rows of x - mean, which is what those
+// come to, squares[c] = sum of (x - mean)^2.
 struct MomentsArgs {
   const void* x;
   int64_t rows, channels;
-  float *mean, *squares;
+  float *mean, *rest, *squares;
 };
 
 // y = activation((x - mean) * scale + shift).
@@ -156,6 +157,7 @@ struct NormSumsArgs {
   int64_t rows, channels;
   const float *mean, *scale, *shift;
   Activation activation;
+  bool at_input;  // DerivativeFromInput(activation)
   float *sums, *products;
 };
 
@@ -165,6 +167,7 @@ struct NormGradArgs {
   int64_t rows, channels;
   const float *mean, *scale, *shift, *offset, *slope;
   Activation activation;
+  bool at_input;
   void* d_x;
 };
 

@@ -95,10 +95,11 @@ inline __attribute__((always_inline)) Vec ApplyDerivative(Vec grad, Vec at, Acti
   return grad;
 }
 
-// The same of an activation whose kind is a constant, from what went into it.
+// The same of an activation whose kind is a constant, from what went into it; at_input: that is where it is taken.
 template <ActivationKind kKind, bool kCoarse>
-inline __attribute__((always_inline)) Vec Through(const ActivationAs<kKind, kCoarse>& activate, Vec grad, Vec before) {
-  return ApplyDerivative(grad, DerivativeFromInput(activate.a) ? before : activate(before), kKind, activate.a);
+inline __attribute__((always_inline)) Vec Through(const ActivationAs<kKind, kCoarse>& activate, Vec grad, Vec before,
+                                                  bool at_input) {
+  return ApplyDerivative(grad, at_input ? before : activate(before), kKind, activate.a);
 }
 
 void Derivative(const DerivativeArgs& a) {

@@ -57,6 +57,7 @@ void Moments(const MomentsArgs& a) {
   const T* const x = static_cast<const T*>(a.x);
   for (int64_t c = 0; c < a.channels; c += kV) {
     Store(a.mean + c, Set1(0.0f));
+    Store(a.rest + c, Set1(0.0f));
     Store(a.squares + c, Set1(0.0f));
   }
   ForFourRows(a.rows, [&](int64_t row, auto count) {
@@ -71,11 +72,10 @@ void Moments(const MomentsArgs& a) {
     const T* const at = x + row * a.channels;
     ForVectors(a.channels, [&](int64_t c, const auto& load) {
       const Vec mean = Load(a.mean + c);
-      const auto square = [&](int64_t i) {
-        const Vec apart = load(at + i * a.channels) - mean;
-        return apart * apart;
-      };
-      Store(a.squares + c, Load(a.squares + c) + SumOf(count, square));
+      Vec apart[4];
+      const auto less_mean = [&](int64_t i) { return apart[i] = load(at + i * a.channels) - mean; };
+      Store(a.rest + c, Load(a.rest + c) + SumOf(count, less_mean));
+      Store(a.squares + c, Load(a.squares + c) + SumOf(count, [&](int64_t i) { return apart[i] * apart[i]; }));
     });
   });
 }
@@ -96,12 +96,12 @@ void Normalize(const NormArgs& a) {
 
 // The gradient before the activation, which lies behind (x - mean) * scale + shift; `apart` is x - mean.
 template <typename Activate>
-inline __attribute__((always_inline)) Vec BeforeActivation(const Activate& activate, Vec grad, Vec apart, Vec scale,
-                                                           Vec shift) {
+inline __attribute__((always_inline)) Vec BeforeActivation(const Activate& activate, bool at_input, Vec grad, Vec apart,
+                                                           Vec scale, Vec shift) {
   if constexpr (Activate::kIsNone) {
     return grad;
   } else {
-    return Through(activate, grad, Fma(apart, scale, shift));
+    return Through(activate, grad, Fma(apart, scale, shift), at_input);
   }
 }
 
@@ -122,7 +122,7 @@ void NormSums(const NormSumsArgs& a) {
         const auto through = [&](int64_t i) {
           const int64_t at = first + i * a.channels;
           const Vec apart = load(x + at) - mean;
-          const Vec before = BeforeActivation(activate, load(grad + at), apart, scale, shift);
+          const Vec before = BeforeActivation(activate, a.at_input, load(grad + at), apart, scale, shift);
           products[i] = before * apart;
           return before;
         };
@@ -142,7 +142,7 @@ void NormGrad(const NormGradArgs& a) {
     for (int64_t row = 0; row < a.rows; ++row, x += a.channels, grad += a.channels, to += a.channels) {
       ForVectors(a.channels, [&](int64_t c, const auto& load) {
         const Vec scale = Load(a.scale + c), apart = load(x) - Load(a.mean + c);
-        const Vec before = BeforeActivation(activate, load(grad), apart, scale, Load(a.shift + c));
+        const Vec before = BeforeActivation(activate, a.at_input, load(grad), apart, scale, Load(a.shift + c));
         const Vec centred = before - Fma(apart, Load(a.slope + c), Load(a.offset + c));
         StoreChannels(to + c, centred * scale, a.channels - c);
       });

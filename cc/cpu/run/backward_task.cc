@@ -77,18 +77,16 @@ class Task {
       kernels_.round({g_, plan_.g_stride, rows * p_.Wo, plan_.padded_K, job_.wants_dz ? rounded_ : nullptr,
                       plan_.g_stride, wants_z ? g_pairs_ : nullptr, 2 * plan_.g_stride});
     }
-    const bool mid = p_.mid.kind != ActivationKind::kNone;
-    if (wants_z || (mid && job_.wants_dz) || (own && job_.wants_dd)) GatherInput(begin, rows);
-    if (wants_z || (mid && job_.wants_dz)) ComputeZ(rows);
-    if (wants_z) {
-      AddPointwiseGradient(end, rows);
-    }
+    const bool mid = p_.mid.kind != ActivationKind::kNone, needs_z = wants_z || (mid && job_.wants_dz);
+    if (needs_z || (own && job_.wants_dd)) GatherInput(begin, rows);
+    if (needs_z) ComputeZ(rows);
+    if (wants_z) AddPointwiseGradient(end, rows);
     if (own && job_.wants_bias && block_ == 0) {
       kernels_.column_sums({g_, 0, plan_.g_stride, 1, rows * p_.Wo, plan_.padded_K, bias_});
     }
     if (!job_.wants_dz) return;
-    ComputeDz(begin, rows, mid);
     float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
+    ComputeDz(begin, rows, mid, dz);
     if (own && job_.wants_mid_bias) {
       kernels_.column_sums({dz, dz_row_, plan_.z_stride, rows, p_.Wo, plan_.columns, mid_bias_});
     }
@@ -150,9 +148,8 @@ class Task {
     const int64_t read = std::clamp<int64_t>((end - 1) * p_.stride_h - p_.pad_top + reach, 0, p_.H);
     const int64_t first = image_ * p_.H + read, last = std::min(first + rows * p_.stride_h, p_.N * p_.H);
     if (last <= first || plan_.blocks > 1) return {};
-    const int64_t item = SizeOf(p_.dtype);
-    const char* const from = At(job_.buffers->input, first * p_.W * x_channels_, p_.dtype);  // of the only block
-    return {from, (last - first) * p_.W * x_channels_ * item};
+    const int64_t row = p_.W * x_channels_;  // of the only block
+    return {At(job_.buffers->input, first * row, p_.dtype), (last - first) * row * SizeOf(p_.dtype)};
   }
 
   void ComputeZ(int64_t rows) {
@@ -201,8 +198,7 @@ class Task {
     first_ = false;
   }
 
-  void ComputeDz(int64_t begin, int64_t rows, bool mid) {
-    float* const dz = dz_ + plan_.history * dz_row_ + plan_.left * plan_.z_stride;
+  void ComputeDz(int64_t begin, int64_t rows, bool mid, float* dz) {
     if (p_.has_project) {
       const void* const g = kernels_.round != nullptr ? static_cast<const void*>(rounded_) : g_;
       kernels_.multiply({g, plan_.g_stride, rows * p_.Wo, p_.K, job_.panels + block_ * plan_.panel_floats,
@@ -218,7 +214,7 @@ class Task {
     }
   }
 
-  // dY is dZ where nothing follows the depthwise convolution. Each channel has one multiplier in scratch.
+  // dY as dZ, where nothing follows. Each channel has one multiplier in scratch.
   void TakeGradient(int64_t begin, int64_t rows, float* dz) {
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t from = (image_ * p_.Ho + begin + row) * p_.Wo * p_.C + first_channel_;
@@ -252,14 +248,10 @@ class Task {
   // dilation_h.
   void StoreInputGradient(int64_t begin, int64_t end) {
     const int64_t stop = end == p_.Ho ? p_.H : std::clamp<int64_t>(end * p_.stride_h - p_.pad_top, next_row_, p_.H);
-    if (end == p_.Ho) {
-      Zero(dz_ + (plan_.history + end - begin) * dz_row_, plan_.below * dz_row_);
-    }
+    if (end == p_.Ho) Zero(dz_ + (plan_.history + end - begin) * dz_row_, plan_.below * dz_row_);
     // Rows and columns of one phase have the same taps.
     const int64_t phases_h = std::min(p_.stride_h, stop - next_row_), phases_w = std::min(p_.stride_w, p_.W);
-    for (int64_t i = 0; i < phases_h; ++i) {
-      for (int64_t w = 0; w < phases_w; ++w) StorePhase(begin, next_row_ + i, stop, w);
-    }
+    for (int64_t i = 0; i < phases_h * phases_w; ++i) StorePhase(begin, next_row_ + i / phases_w, stop, i % phases_w);
     next_row_ = stop;
   }
 
@@ -384,8 +376,7 @@ class Task {
   bool first_ = true;                 // nothing is in dp_ yet
   float *x_, *g_, *y_, *dz_, *before_, *z_;
   BFloat16 *rounded_, *g_pairs_, *z_pairs_;  // of bfloat16 products alone
-  float* fold_;
-  float *dp_, *dd_, *mid_bias_, *bias_;
+  float *fold_, *dp_, *dd_, *mid_bias_, *bias_;
   const float* filters_;
   const float **sources_, **filter_list_;  // of the kernel called next
 };

@@ -24,6 +24,7 @@ constexpr int64_t kLeastRows = 4;              // of such a chunk
 constexpr int64_t kMostRows = 512;             // so that no sum in float has many terms
 constexpr int64_t kMostParts = 64;             // that run side by side
 constexpr int64_t kVectors = 5;                // of floats: what of a channel the kernels read
+constexpr int64_t kSums = 3;                   // of floats: what a kernel adds up
 
 // How the rows are cut: by their shape alone, so that sums do not depend on the threads. Where there are few channels
 // several rows are one, each with channels of its own for the kernels: rows are longer, and whole vectors.
@@ -56,7 +57,7 @@ class Scratch {
  public:
   explicit Scratch(const Cut& cut)
       : padded_(cut.padded),
-        floats_(AllocateAligned<float>(cut.padded * (kVectors + 2 * cut.parts))),
+        floats_(AllocateAligned<float>(cut.padded * (kVectors + kSums * cut.parts))),
         sums_(AllocateAligned<double>(cut.padded * 2 * cut.parts)) {
     if (ok()) std::memset(floats_.get(), 0, static_cast<size_t>(cut.padded * kVectors) * sizeof(float));
   }
@@ -64,8 +65,8 @@ class Scratch {
 
   // [padded], zeros at first.
   float* vector(int64_t index) const { return floats_.get() + index * padded_; }
-  // The two sums of a chunk that a kernel gives for a part, and the part's own.
-  float* chunk(int64_t part, int which) const { return vector(kVectors + 2 * part + which); }
+  // The sums of a chunk that a kernel gives for a part, and the part's own two.
+  float* chunk(int64_t part, int which) const { return vector(kVectors + kSums * part + which); }
   double* sums(int64_t part, int which) const { return sums_.get() + (2 * part + which) * padded_; }
 
  private:
@@ -116,7 +117,7 @@ class Pass {
       const int64_t row = cut_.Begin(part);
       kernels_.norm_grad[type_]({At(norm_.x, row), At(grad, row), cut_.Rows(part), cut_.channels, Vector(kMean),
                                  Vector(kScale), Vector(kShift), Vector(kOffset), Vector(kSlope), norm_.activation,
-                                 At(d_x, row)});
+                                 DerivativeFromInput(norm_.activation), At(d_x, row)});
     });
   }
 
@@ -154,29 +155,38 @@ class Pass {
   const int type_;
 };
 
-// Joins mean and sum of squares of a sample with those of another: Chan, Golub and LeVeque, "Updating formulae and a
+struct Moment {
+  double mean, squares;  // the sum of those of x - mean
+};
+
+// Joins those of a sample with those of another, which other(c) gives: Chan, Golub and LeVeque, "Updating formulae and a
 // pairwise algorithm for computing sample variances" (1979).
-template <typename T>
-void Join(int64_t channels, int64_t count, double* mean, double* squares, int64_t more, const T* other_mean,
-          const T* other_squares) {
+template <typename Other>
+void Join(int64_t channels, int64_t count, double* mean, double* squares, int64_t more, const Other& other) {
   const double share = static_cast<double>(more) / static_cast<double>(count + more);
   const double both = static_cast<double>(count) * share;
   for (int64_t c = 0; c < channels; ++c) {
-    const double apart = static_cast<double>(other_mean[c]) - mean[c];
+    const Moment moment = other(c);
+    const double apart = moment.mean - mean[c];
     mean[c] += apart * share;
-    squares[c] += static_cast<double>(other_squares[c]) + apart * apart * both;
+    squares[c] += moment.squares + apart * apart * both;
   }
 }
 
 void Pass::PartMoments(int64_t part) const {
-  double *const mean = scratch_.sums(part, 0), *const squares = scratch_.sums(part, 1);
-  float *const own_mean = scratch_.chunk(part, 0), *const own_squares = scratch_.chunk(part, 1);
-  std::fill(mean, mean + cut_.channels, 0.0);
-  std::fill(squares, squares + cut_.channels, 0.0);
+  double *const all = scratch_.sums(part, 0), *const all_squares = scratch_.sums(part, 1);
+  float *const mean = scratch_.chunk(part, 0), *const squares = scratch_.chunk(part, 1);
+  float* const rest = scratch_.chunk(part, 2);
+  std::fill(all, all + cut_.channels, 0.0);
+  std::fill(all_squares, all_squares + cut_.channels, 0.0);
   for (int64_t row = 0; row < cut_.Rows(part); row += cut_.chunk) {
     const int64_t rows = std::min(cut_.chunk, cut_.Rows(part) - row);
-    kernels_.moments[type_]({At(norm_.x, cut_.Begin(part) + row), rows, cut_.channels, own_mean, own_squares});
-    Join(cut_.channels, row, mean, squares, rows, own_mean, own_squares);
+    kernels_.moments[type_]({At(norm_.x, cut_.Begin(part) + row), rows, cut_.channels, mean, rest, squares});
+    const double inverse = 1.0 / static_cast<double>(rows);
+    Join(cut_.channels, row, all, all_squares, rows, [&](int64_t c) {
+      const double left = static_cast<double>(rest[c]), off = left * inverse;
+      return Moment{static_cast<double>(mean[c]) + off, static_cast<double>(squares[c]) - left * off};
+    });
   }
 }
 
@@ -184,12 +194,14 @@ void Pass::PartMoments(int64_t part) const {
 void Pass::JoinMoments(float* mean, float* variance) const {
   double *const all = scratch_.sums(0, 0), *const squares = scratch_.sums(0, 1);
   for (int64_t part = 1; part < cut_.parts; ++part) {
-    Join(cut_.channels, cut_.Begin(part), all, squares, cut_.Rows(part), scratch_.sums(part, 0),
-         scratch_.sums(part, 1));
+    const double *const own = scratch_.sums(part, 0), *const own_squares = scratch_.sums(part, 1);
+    Join(cut_.channels, cut_.Begin(part), all, squares, cut_.Rows(part),
+         [&](int64_t c) { return Moment{own[c], own_squares[c]}; });
   }
   for (int64_t i = 1; i < cut_.times; ++i) {
     const int64_t at = i * norm_.channels;
-    Join(norm_.channels, i * cut_.rows, all, squares, cut_.rows, all + at, squares + at);
+    Join(norm_.channels, i * cut_.rows, all, squares, cut_.rows,
+         [&](int64_t c) { return Moment{all[at + c], squares[at + c]}; });
   }
   for (int64_t c = 0; c < norm_.channels; ++c) {
     mean[c] = static_cast<float>(all[c]);
@@ -207,7 +219,8 @@ void Pass::PartSums(const void* grad, int64_t part) const {
   for (int64_t row = 0; row < cut_.Rows(part); row += cut_.chunk) {
     const int64_t at = cut_.Begin(part) + row, rows = std::min(cut_.chunk, cut_.Rows(part) - row);
     kernels_.norm_sums[type_]({At(norm_.x, at), At(grad, at), rows, cut_.channels, Vector(kMean), Vector(kScale),
-                               Vector(kShift), norm_.activation, scratch_.chunk(part, 0), scratch_.chunk(part, 1)});
+                               Vector(kShift), norm_.activation, DerivativeFromInput(norm_.activation), scratch_.chunk(part, 0),
+                               scratch_.chunk(part, 1)});
     for (int which : {0, 1}) Add(cut_.channels, scratch_.sums(part, which), scratch_.chunk(part, which));
   }
 }
