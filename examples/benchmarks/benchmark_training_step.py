@@ -1,14 +1,15 @@
-"""Times one training step of a network of keras.applications, with and without tf_dwsconv's layer in it.
+"""Times one training step of a network of keras.applications, with and without tf_dwsconv's layers in it.
 
   python examples/benchmarks/benchmark_training_step.py  # MobileNet, 16 x 224 x 224
   python examples/benchmarks/benchmark_training_step.py --model=Xception --size=160 --batch_size=8
 
 A step is forward, gradients of all trainable weights and SGD, on random pictures. Only what leaves the step exactly as
-it was is swapped, and the gradients of both networks are compared. Two ways to train are timed:
+it was is swapped, and the gradients of both networks are compared. Three ways to train are timed:
 
-- `train`: batch norm takes the statistics of the batch, as when training from the start. SeparableConv2D is swapped.
-  MobileNet has batch norm between the halves of its layers, so nothing of it can be.
-- `frozen`: batch norm keeps its statistics, as when fine-tuning. Then those chains are swapped too.
+- `train`: batch norm takes the statistics of the batch, as when training from the start;
+  `tf_dwsconv.convert(model, training=True)`. The step is a `tf.function`.
+- `fit`: the same by `model.fit`: a quarter of what an epoch of four steps takes.
+- `frozen`: batch norm keeps its statistics, as when fine-tuning. Chains with a batch norm between the halves are fused.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from common import options, record
 _MODEL = options.model("MobileNet", "A network of keras.applications, by its name there.")
 _SIZE = options.size(224, least=32)
 _BATCH_SIZE = options.batch_size(16, "Pictures a step.")
-_NORM = flags.DEFINE_enum("batch_norm", "both", ["both", "train", "frozen"], "What batch norm does; see above.")
+_WAY = flags.DEFINE_enum("way", "all", ["all", "train", "fit", "frozen"], "What is timed; see above.")
 _REPEAT = options.repeat(10, "Timed steps of each.")
 _SEED = options.seed(0, "Of weights and pictures.")
 _OUTPUT = options.output("benchmark_training_step", "run.json")
+
+_FIT_STEPS = 4
 
 
 def build():
@@ -90,6 +93,17 @@ def steps(model):
     return by_variable, tf.function(step, jit_compile=False)
 
 
+def epoch(model, x, y):
+    """A function that trains four steps by `fit`."""
+    import keras
+    import numpy as np
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1e-3), loss)
+    x, y = (np.concatenate([np.asarray(t)] * _FIT_STEPS) for t in (x, y))
+    return functools.partial(model.fit, x, y, batch_size=_BATCH_SIZE.value, shuffle=False, verbose=0)
+
+
 def relative_difference(stock: dict, ours: dict, pairs: list[tuple]) -> float:
     """|a - b| / |a| of the gradients of all weights as one vector.
 
@@ -106,7 +120,7 @@ def relative_difference(stock: dict, ours: dict, pairs: list[tuple]) -> float:
     return (apart / whole) ** 0.5
 
 
-def measure(frozen: bool) -> dict:
+def measure(way: str) -> dict:
     """Builds both networks, compares a step's gradients, times the step of both in turn."""
     import numpy as np
     import tensorflow as tf
@@ -117,20 +131,24 @@ def measure(frozen: bool) -> dict:
     x = tf.constant(random.standard_normal((_BATCH_SIZE.value, _SIZE.value, _SIZE.value, 3), np.float32))
     y = tf.constant(random.integers(0, 1000, _BATCH_SIZE.value))
     stock = build()
-    if frozen:
+    if way == "frozen":
         settle(stock, x)
-    ours, count, pairs = swap.swap(stock, frozen)
-    result = {"swapped": count}
-    both = {"stock": steps(stock)}
-    if count:
-        both["ours"] = steps(ours)
-        (loss, expected), (own_loss, found) = (gradients(x, y) for gradients, _ in both.values())
-        result["loss_difference"] = abs(loss - own_loss) / abs(loss)
-        result["gradient_difference"] = relative_difference(expected, found, pairs)
-        del expected, found
-    result["ms"] = medians_in_turn(
-        {name: functools.partial(each[1], x, y) for name, each in both.items()}, _REPEAT.value
-    )
+    ours, count, pairs = swap.swap(stock, way == "frozen")
+    models = {"stock": stock, "ours": ours}
+    (gradients, stock_step), (own_gradients, own_step) = map(steps, models.values())
+    (loss, expected), (own_loss, found) = gradients(x, y), own_gradients(x, y)
+    result = {
+        "swapped": count,
+        "loss_difference": abs(loss - own_loss) / abs(loss),
+        "gradient_difference": relative_difference(expected, found, pairs),
+    }
+    del expected, found
+    if way == "fit":
+        calls = {name: epoch(model, x, y) for name, model in models.items()}
+    else:
+        calls = {"stock": functools.partial(stock_step, x, y), "ours": functools.partial(own_step, x, y)}
+    each = _FIT_STEPS if way == "fit" else 1
+    result["ms"] = {name: ms / each for name, ms in medians_in_turn(calls, _REPEAT.value).items()}
     return result
 
 
@@ -144,18 +162,14 @@ def main(argv: list[str]) -> None:
         model=_MODEL.value, size=_SIZE.value, batch_size=_BATCH_SIZE.value, repeat=_REPEAT.value, seed=_SEED.value
     )
     record.print_settings(settings)
-    print(f"\n{'batch norm':12}{'swapped':>8}{'stock ms':>12}{'ours ms':>12}{'stock/ours':>12}{'gradients differ':>18}")
+    print(f"\n{'way':12}{'swapped':>8}{'stock ms':>12}{'ours ms':>12}{'stock/ours':>12}{'gradients differ':>18}")
     results = {}
-    for state in ("train", "frozen") if _NORM.value == "both" else (_NORM.value,):
-        results[state] = row = measure(state == "frozen")
+    for way in ("train", "fit", "frozen") if _WAY.value == "all" else (_WAY.value,):
+        results[way] = row = measure(way)
         keras.backend.clear_session()
-        line = f"{state:12}{row['swapped']:8}{row['ms']['stock']:12.1f}"
-        if row["swapped"]:
-            row["stock_over_ours"] = row["ms"]["stock"] / row["ms"]["ours"]
-            line += f"{row['ms']['ours']:12.1f}{row['stock_over_ours']:12.2f}{row['gradient_difference']:18.1e}"
-        else:
-            line += f"{'-':>12}{'-':>12}{'-':>18}   nothing can be swapped: it is the stock network"
-        print(line, flush=True)
+        row["stock_over_ours"] = row["ms"]["stock"] / row["ms"]["ours"]
+        times = f"{row['ms']['stock']:12.1f}{row['ms']['ours']:12.1f}{row['stock_over_ours']:12.2f}"
+        print(f"{way:12}{row['swapped']:8}{times}{row['gradient_difference']:18.1e}", flush=True)
     record.write_json(output / "run.json", {"settings": settings, "results": results})
 
 

@@ -1,13 +1,8 @@
-"""Swaps tf_dwsconv's layer into a Keras model where a training step stays exactly what it was.
+"""Swaps tf_dwsconv's layers into a Keras model where a training step stays exactly what it was.
 
-Two kinds of places:
-
-- `SeparableConv2D`, always: the same layer with the same weights.
-- The chain DepthwiseConv2D -> BatchNormalization -> activation -> 1x1 Conv2D [-> BatchNormalization -> activation],
-  where its batch norms are frozen. They scale and shift their channels then, which filters and biases can do.
-
-Batch norm that is being trained takes its mean and variance over all of what the depthwise half computes, before one
-pixel of it may go on: nothing can be fused across it.
+Where batch norms are trained `tf_dwsconv.convert(model, training=True)` does that. Where they are frozen more can be
+fused: the chain DepthwiseConv2D -> BatchNormalization -> activation -> 1x1 Conv2D [-> BatchNormalization ->
+activation]. Its batch norms scale and shift their channels then, which filters and biases can do.
 """
 
 from __future__ import annotations
@@ -160,17 +155,29 @@ def _activation_after(layer: Any, after: Any) -> Optional[Any]:
 
 
 def swap(model: Any, frozen: bool) -> tuple[Any, int, list[tuple]]:
-    """A copy of a functional model with tf_dwsconv's layer in every place where the training step stays the same.
+    """A copy of a functional model with tf_dwsconv's layers in every place where the training step stays the same.
 
     Args:
         model: of Keras, built. Batch norms are to be frozen (`trainable = False`) by the caller where `frozen` says so.
-        frozen: whether chains with batch norm between the halves are swapped too.
+        frozen: whether chains with batch norm between the halves are swapped.
 
     Returns:
         `(copy, count, pairs)`: the model with the same weights; how many layers or chains were swapped; and the
         trainable variables of both models in pairs.
     """
-    chains = {chain.depthwise.name: chain for chain in find_chains(model)} if frozen else {}
+    return _with_frozen_chains(model) if frozen else _converted(model)
+
+
+def _converted(model: Any) -> tuple[Any, int, list[tuple]]:
+    copy = tf_dwsconv.convert(model, training=True)
+    pairs = list(zip(model.trainable_variables, copy.trainable_variables))
+    if any(a.shape != b.shape for a, b in pairs):  # the joined halves of a layer have theirs in another order
+        raise NotImplementedError(f"the variables of {model.name!r} and of what it was converted to are no pairs")
+    return copy, sum(row.fused is not None for row in tf_dwsconv.convert.report(copy)), pairs
+
+
+def _with_frozen_chains(model: Any) -> tuple[Any, int, list[tuple]]:
+    chains = {chain.depthwise.name: chain for chain in find_chains(model)}
     inside = {layer.name for chain in chains.values() for layer in chain.layers()}
     separable = [layer.name for layer in model.layers if type(layer) is keras.layers.SeparableConv2D]
 
