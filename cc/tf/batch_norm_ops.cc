@@ -157,9 +157,8 @@ class BatchNormGradOp : public NormOp {
     OP_REQUIRES_OK(context, SetDevice(&pool, ChooseIsa, &options));
     options.pool = &pool;  // other ops run beside it: see BatchNormOptions
     const auto vector = [context](int i) { return context->input(i).flat<float>().data(); };
-    const std::string error =
-        BatchNormBackward(norm, vector(3), vector(4), grad.data(), d_x->data(), d_gamma->flat<float>().data(),
-                          d_beta->flat<float>().data(), options);
+    const std::string error = BatchNormBackward(norm, vector(3), vector(4), grad.data(), d_x->data(),
+                                                d_gamma->flat<float>().data(), d_beta->flat<float>().data(), options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
 };

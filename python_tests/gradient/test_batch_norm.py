@@ -71,7 +71,7 @@ def by_the_op(x, grad, gamma, beta, word):
 def check(actual, expected, grad, x, dtype):
     """Roundings: of x - mean, relative to the deviation; of results in 16 bits; of sums, to the sum of magnitudes."""
     axes = tuple(range(x.ndim - 1))
-    y, mean, variance, d_x, d_gamma, d_beta = expected
+    y, mean, variance, d_x, *_ = expected
     deviation = np.sqrt(variance + EPSILON)
     single, unit = 2**-24, UNITS[dtype]
     conditioned = 1 + np.abs(mean) / deviation  # x - mean loses so many units
@@ -138,7 +138,8 @@ print(hashlib.sha256(b"".join(t.tobytes() for t in found)).hexdigest())
 def test_no_rows():
     y, mean, variance = batch_norm.train(tf.zeros([0, 3, 3, 4]), tf.ones([4]), tf.zeros([4]), EPSILON, NONE)
     assert y.shape == (0, 3, 3, 4) and np.isnan(mean).all() and np.isnan(variance).all()
-    found = by_the_op(np.zeros((0, 4), "float32"), np.zeros((0, 4), "float32"), np.ones(4, "f"), np.ones(4, "f"), "relu")
+    empty, ones = np.zeros((0, 4), "float32"), np.ones(4, "float32")
+    found = by_the_op(empty, empty, ones, ones, "relu")
     assert not found[4].any() and not found[5].any()
     y, mean, _ = batch_norm.train(tf.zeros([3, 0]), tf.ones([0]), tf.zeros([0]), EPSILON, NONE)
     assert y.shape == (3, 0) and mean.shape == (0,)
@@ -148,8 +149,7 @@ def test_a_nan_stays_in_its_channel():
     x, grad, gamma, beta = case((4, 5, 6, 7), "float32")
     x[1, 2, 3, 4] = np.nan
     for result in by_the_op(x, grad, gamma, beta, "silu"):
-        wrong = np.isnan(result).reshape(-1, 7).any(0)
-        assert wrong.tolist() == [channel == 4 for channel in range(7)] or result.shape == (7,) and not wrong[:4].any()
+        assert np.isnan(result).reshape(-1, 7).any(0).tolist() == [channel == 4 for channel in range(7)]
 
 
 def test_second_derivatives_are_those_of_stock_ops():
@@ -196,7 +196,7 @@ def test_bad_input(changes, words):
     more = {"mean": np.ones(4, "f"), "variance": np.ones(4, "f"), "grad": arguments["x"]}
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=words):
         backward(**{**arguments, **more, **changes})
-    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="grad must have the shape of x|equal"):
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=r"grad must have the shape of x|equal"):
         backward(**{**arguments, **more, "grad": np.ones((3, 4), "f")})
-    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="variance|equal"):
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=r"variance|equal"):
         backward(**{**arguments, **more, "variance": np.ones(3, "f")})

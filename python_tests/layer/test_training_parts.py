@@ -129,7 +129,7 @@ def in_float64(tensor, channels_first):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_depthwise_convolution_against_float64(isa, monkeypatch):
-    """Every window, stride, dilation, multiplier and layout, forward by the reference, backward by float64 stock ops."""
+    """Windows, strides, dilations, multipliers, layouts: forward by the reference, backward by float64 stock ops."""
     monkeypatch.setenv("DWSCONV_ISA", isa)
     rng, before, cases = np.random.default_rng(7), None if FALLBACK else op_calls("dwsconv_backward_calls"), 0
     for _ in range(60):

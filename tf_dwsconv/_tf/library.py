@@ -113,7 +113,7 @@ def block_gradient_op() -> Optional[Callable]:
     return None if op() is None or _has_gpu() else load().block_gradient_op
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _has_gpu() -> bool:
     """Whether TensorFlow may place an op on a GPU, for which the library has not all kernels."""
     import tensorflow as tf

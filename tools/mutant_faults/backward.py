@@ -9,6 +9,9 @@ _BACKWARD = (
     "gradient/test_gradients.py",
 )
 
+_NORM = ("gradient/test_batch_norm.py",)
+_PARTS = ("layer/test_training_parts.py",)
+
 FAULTS = (
     Fault(
         "the last image of a chunk is left out",
@@ -102,5 +105,61 @@ FAULTS = (
         "i + 4 <= a.pixels",
         "i + 3 <= a.pixels",
         _BACKWARD,
+    ),
+    Fault(
+        "what rounding took off a chunk's mean is forgotten",
+        "cc/cpu/run/batch_norm.cc",
+        "left * inverse",
+        "0 * left * inverse",
+        _NORM,
+    ),
+    Fault(
+        "rows that are one have one mean",
+        "cc/cpu/run/batch_norm.cc",
+        "i * cut_.rows, all",
+        "cut_.rows, all",
+        _NORM,
+    ),
+    Fault(
+        "a batch norm's parts count as one more",
+        "cc/cpu/run/batch_norm.cc",
+        "cut_.channels, cut_.Begin(part), all, squares",
+        "cut_.channels, cut_.Begin(part - 1), all, squares",
+        _NORM,
+    ),
+    Fault(
+        "the gradient by x forgets the statistics' own",
+        "cc/cpu/run/batch_norm.cc",
+        "product * inverse / count",
+        "product / count",
+        _NORM,
+    ),
+    Fault(
+        "a batch norm's repeated channels are not filled",
+        "cc/cpu/run/batch_norm.cc",
+        "vector[c] = vector[c - norm_.channels]",
+        "vector[c] = vector[c]",
+        _NORM,
+    ),
+    Fault(
+        "the gradient of a depthwise convolution begins at its block's first row",
+        "cc/cpu/run/backward_task.cc",
+        "(image_ * p_.Ho + begin + row) * p_.Wo * p_.C + first_channel_",
+        "(image_ * p_.Ho + row) * p_.Wo * p_.C + first_channel_",
+        _PARTS,
+    ),
+    Fault(
+        "without a projection multipliers are not repeated",
+        "cc/plan/backward_plan.cc",
+        "!chain.has_project || RepeatsInput(chain, kBackwardQuantum)",
+        "RepeatsInput(chain, kBackwardQuantum)",
+        _PARTS,
+    ),
+    Fault(
+        "the op's variance is taken for the population's",
+        "tf_dwsconv/_tf/batch_norm.py",
+        "return variance * ((count - 1.0) / tf.maximum(count, 1.0))",
+        "return variance",
+        ("layer/test_training_parts.py::test_again_in_graphs_with_the_fallback",),
     ),
 )

@@ -1,5 +1,6 @@
-// What one instruction set offers training: the backward pass, and batch norm both ways. Each is one translation unit (backward_<isa>.cc) under the rules
-// of kernel_table.h: it exports its table alone, and a kernel computes on one thread.
+// What one instruction set offers training: the backward pass, and batch norm both ways. Each is one translation unit
+// (backward_<isa>.cc) under the rules of kernel_table.h: it exports its table alone, and a kernel computes on one
+// thread.
 //
 // Scratch is float and padded (backward_plan.h): channels to whole vectors with zeros, images with zeros around them.
 // So no kernel knows edges, and only what reads or writes tensors knows types and tails.
@@ -130,8 +131,8 @@ struct ColumnSumArgs {
   float* sums;
 };
 
-// Batch norm in training. Tensors have rows of `channels` elements of one dtype; per channel there are floats, padded to
-// whole vectors.
+// Batch norm in training. Tensors have rows of `channels` elements of one dtype; per channel there are floats, padded
+// to whole vectors.
 
 // mean[c] = the mean of x over the rows but for roundings, rest[c] = sum over the rows of x - mean, which is what those
 // come to, squares[c] = sum of (x - mean)^2.

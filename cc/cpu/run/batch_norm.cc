@@ -17,14 +17,14 @@ std::atomic<int64_t> calls[kIsaCount];
 
 constexpr char kOutOfMemory[] = "out of memory for the working buffers of a batch norm";
 
-constexpr int64_t kPadding = 16;               // floats of the widest vector
-constexpr int64_t kWide = 128;                 // channels from which on a row is long enough
-constexpr int64_t kChunkBytes = 128 << 10;     // that a kernel adds up in float: it lies in L2 for the second look
-constexpr int64_t kLeastRows = 4;              // of such a chunk
-constexpr int64_t kMostRows = 512;             // so that no sum in float has many terms
-constexpr int64_t kMostParts = 64;             // that run side by side
-constexpr int64_t kVectors = 5;                // of floats: what of a channel the kernels read
-constexpr int64_t kSums = 3;                   // of floats: what a kernel adds up
+constexpr int64_t kPadding = 16;            // floats of the widest vector
+constexpr int64_t kWide = 128;              // channels from which on a row is long enough
+constexpr int64_t kChunkBytes = 128 << 10;  // that a kernel adds up in float: it lies in L2 for the second look
+constexpr int64_t kLeastRows = 4;           // of such a chunk
+constexpr int64_t kMostRows = 512;          // so that no sum in float has many terms
+constexpr int64_t kMostParts = 64;          // that run side by side
+constexpr int64_t kVectors = 5;             // of floats: what of a channel the kernels read
+constexpr int64_t kSums = 3;                // of floats: what a kernel adds up
 
 // How the rows are cut: by their shape alone, so that sums do not depend on the threads. Where there are few channels
 // several rows are one, each with channels of its own for the kernels: rows are longer, and whole vectors.
@@ -106,7 +106,7 @@ class Pass {
     });
   }
   void ParameterGradients(const float* mean, const float* variance, const void* grad, float* d_gamma,
-                       float* d_beta) const {
+                          float* d_beta) const {
     FillVectors(mean, variance);
     ParallelFor(workers_, cut_.parts, [&](int64_t part, int) { PartSums(grad, part); });
     JoinSums(variance, d_gamma, d_beta);
@@ -159,8 +159,8 @@ struct Moment {
   double mean, squares;  // the sum of those of x - mean
 };
 
-// Joins those of a sample with those of another, which other(c) gives: Chan, Golub and LeVeque, "Updating formulae and a
-// pairwise algorithm for computing sample variances" (1979).
+// Joins those of a sample with those of another, which other(c) gives: Chan, Golub and LeVeque, "Updating formulae and
+// a pairwise algorithm for computing sample variances" (1979).
 template <typename Other>
 void Join(int64_t channels, int64_t count, double* mean, double* squares, int64_t more, const Other& other) {
   const double share = static_cast<double>(more) / static_cast<double>(count + more);
@@ -219,8 +219,8 @@ void Pass::PartSums(const void* grad, int64_t part) const {
   for (int64_t row = 0; row < cut_.Rows(part); row += cut_.chunk) {
     const int64_t at = cut_.Begin(part) + row, rows = std::min(cut_.chunk, cut_.Rows(part) - row);
     kernels_.norm_sums[type_]({At(norm_.x, at), At(grad, at), rows, cut_.channels, Vector(kMean), Vector(kScale),
-                               Vector(kShift), norm_.activation, DerivativeFromInput(norm_.activation), scratch_.chunk(part, 0),
-                               scratch_.chunk(part, 1)});
+                               Vector(kShift), norm_.activation, DerivativeFromInput(norm_.activation),
+                               scratch_.chunk(part, 0), scratch_.chunk(part, 1)});
     for (int which : {0, 1}) Add(cut_.channels, scratch_.sums(part, which), scratch_.chunk(part, which));
   }
 }
