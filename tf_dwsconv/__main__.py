@@ -90,7 +90,7 @@ def _layer_and_gradient() -> Checks:
 
 
 def _network() -> Checks:
-    """A network of two inverted residuals, beside the two that `convert` makes of it."""
+    """A network of two inverted residuals, beside those that `convert` makes of it."""
     import keras
 
     layers = keras.layers
@@ -113,6 +113,10 @@ def _network() -> Checks:
         if left:
             raise RuntimeError(f"{name}: convert left {left} depthwise convolutions and batch norms as they were")
         yield name, _difference(fused(pictures), model(pictures))
+    # Last, as it moves the averages of both.
+    trained = tf_dwsconv.convert(model, training=True)
+    results = [(m(pictures, training=True), *m.non_trainable_variables) for m in (trained, model)]
+    yield "a network in training", max(_difference(a, b) for a, b in zip(*results))
 
 
 def _print_facts(info: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from tf_dwsconv import _tf_keras, activations
 L = keras.layers
 SEPARABLE = tf_dwsconv.DepthwiseSepConv2D
 BLOCK = tf_dwsconv.FusedConvBlock
+DEPTHWISE = tf_dwsconv.FusedDepthwiseConv2D
+NORM = tf_dwsconv.FusedBatchNormalization
 X = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
 
 
@@ -26,10 +28,11 @@ def model_of(*layers):
     [
         lambda: model_of(SEPARABLE(4, 3)),
         lambda: model_of(BLOCK(4, 3, expand_filters=6)),
+        lambda: model_of(DEPTHWISE(3), NORM()),
         lambda: model_of(model_of(L.Conv2D(3, 1), SEPARABLE(4, 3)), L.Flatten()),
         lambda: tf_dwsconv.convert(model_of(L.Conv2D(4, 3), L.ReLU(), L.SeparableConv2D(5, 3))),
     ],
-    ids=["layer", "block", "nested", "converted"],
+    ids=["layer", "block", "depthwise", "nested", "converted"],
 )
 def test_onnx_export_names_to_builtin(make, tmp_path):
     model = make()
@@ -79,7 +82,11 @@ def test_an_activation_of_tf_keras_is_refused_by_name():
         activations.require(layer, "depthwise_activation")
 
 
-@pytest.mark.parametrize("make", [lambda: SEPARABLE(4, 3), lambda: BLOCK(4, 3)], ids=["layer", "block"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: SEPARABLE(4, 3), lambda: BLOCK(4, 3), lambda: DEPTHWISE(3), lambda: NORM()],
+    ids=["layer", "block", "depthwise", "norm"],
+)
 def test_a_model_of_tf_keras_cannot_hold_our_layers(make, monkeypatch):
     import sys
     import types
@@ -105,6 +112,6 @@ def test_a_model_of_tf_keras_cannot_hold_our_layers(make, monkeypatch):
 
 def test_models_of_keras_hold_them_as_ever():
     """Keras' own Sequential asks for the same attribute."""
-    model = keras.Sequential([SEPARABLE(4, 3), BLOCK(5, 3)])
+    model = keras.Sequential([DEPTHWISE(1), NORM(), SEPARABLE(4, 3), BLOCK(5, 3)])
     assert model(np.ones((1, 8, 8, 3), np.float32)).shape == (1, 6, 6, 5)
     assert not hasattr(SEPARABLE(4, 3), "_keras_history")

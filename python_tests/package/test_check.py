@@ -22,6 +22,7 @@ CHECKED = (
     "its gradients",
     "a network of fused blocks",
     "a network as one program",
+    "a network in training",
 )
 
 
@@ -39,13 +40,15 @@ def test_all_is_well(capsys):
 
 @pytest.mark.parametrize("result", [1.001, np.nan])
 def test_a_wrong_result_is_noticed(monkeypatch, capsys, result):
-    """In each of the four ways into the kernels."""
+    """In each of the five ways into the kernels."""
     real = native.depthwise_sep_conv2d
     monkeypatch.setattr(native, "depthwise_sep_conv2d", lambda *a, **k: result * real(*a, **k))
     call = tf_dwsconv.DepthwiseSepConv2D.call
     monkeypatch.setattr(tf_dwsconv.DepthwiseSepConv2D, "call", lambda self, x: result * call(self, x))
     block = tf_dwsconv.FusedConvBlock.call
     monkeypatch.setattr(tf_dwsconv.FusedConvBlock, "call", lambda self, x: result * block(self, x))
+    norm = tf_dwsconv.FusedBatchNormalization.call
+    monkeypatch.setattr(tf_dwsconv.FusedBatchNormalization, "call", lambda self, x, **k: result * norm(self, x, **k))
     network = tf_dwsconv.FusedNetwork.call
     monkeypatch.setattr(tf_dwsconv.FusedNetwork, "call", lambda self, x: result * network(self, x))
     assert check.main([]) == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tf_dwsconv import _tf_keras
 from tf_dwsconv.layers._shared import check_backend, keras_activation, last_activation
 
 if keras.config.backend() == "tensorflow":
@@ -18,7 +19,7 @@ _LEAST_EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="tf_dwsconv")
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+class FusedBatchNormalization(_tf_keras.NotInside, keras.layers.BatchNormalization):
     """Batch normalization and an activation, whose statistics, result and gradients are one op each way.
 
     It replaces `keras.layers.BatchNormalization`: arguments, weights, config, results and updates are the same. Keras 3
@@ -68,7 +69,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.activation = keras_activation(activation, "activation")
         self.supports_jit = False  # XLA cannot call the kernel: with this, jit_compile="auto" leaves it alone
 
+    def build(self, input_shape: Any) -> None:
+        self._refuse_caller()
+        super().build(input_shape)
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        _tf_keras.refuse_inputs(inputs)
         of_batch = bool(training) and self.trainable
         if mask is not None or not self._fits(inputs, of_batch):
             y = super().call(inputs, training=training, mask=mask)
