@@ -1,4 +1,5 @@
 // TfDwsconv>BatchNorm and its gradient: registered, and their CPU kernels. The arithmetic is in cc/cpu.
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -32,6 +33,7 @@ absl::Status ReadNormAttributes(Context* context, BatchNorm* norm) {
   TF_RETURN_IF_ERROR(ToDType(dtype, &norm->dtype));
   TF_RETURN_IF_ERROR(context->GetAttr("epsilon", &norm->epsilon));
   TF_RETURN_IF_ERROR(ArgumentStatus(CheckEpsilon(norm->epsilon)));
+  TF_RETURN_IF_ERROR(context->GetAttr("of_batch", &norm->of_batch));
   if (activation.word == "prelu") {
     return absl::InvalidArgumentError("activation must not be \"prelu\", which has weights");
   }
@@ -52,27 +54,52 @@ absl::Status MergeChannels(InferenceContext* c, int i, DimensionHandle* channels
   return c->Merge(*channels, c->Dim(shape, -1), channels);
 }
 
+// Mean and variance, where they are given.
+template <typename Context>
+absl::Status CheckStatistics(Context* context, const BatchNorm& norm) {
+  int64_t count;
+  TF_RETURN_IF_ERROR(context->GetAttr("num_statistics", &count));
+  if (count == (norm.of_batch ? 0 : 2)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("statistics must be ", norm.of_batch ? "empty" : "mean and variance",
+                                                 " with of_batch ", norm.of_batch, ", but are ", count, " tensors"));
+}
+
 absl::Status ForwardShape(InferenceContext* c) {
-  BatchNorm unused;
-  TF_RETURN_IF_ERROR(ReadNormAttributes(c, &unused));
+  BatchNorm norm;
+  TF_RETURN_IF_ERROR(ReadNormAttributes(c, &norm));
+  TF_RETURN_IF_ERROR(CheckStatistics(c, norm));
   DimensionHandle channels = c->UnknownDim();
-  for (int i = 0; i < 3; ++i) TF_RETURN_IF_ERROR(MergeChannels(c, i, &channels));
+  for (int i = 0; i < c->num_inputs(); ++i) TF_RETURN_IF_ERROR(MergeChannels(c, i, &channels));
   c->set_output(0, c->input(0));
   c->set_output(1, c->Vector(channels));
   c->set_output(2, c->Vector(channels));
   return absl::OkStatus();
 }
 
+// Whether the gradients by gamma and beta are asked for.
+template <typename Context>
+absl::Status ReadWanted(Context* context, const BatchNorm& norm, bool* wanted) {
+  int64_t count;
+  TF_RETURN_IF_ERROR(context->GetAttr("want_parameters", &count));
+  if (count < (norm.of_batch ? 1 : 0) || count > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("want_parameters must be 0 or 1, and 1 where of_batch is true, but is ", count));
+  }
+  *wanted = count == 1;
+  return absl::OkStatus();
+}
+
 absl::Status BackwardShape(InferenceContext* c) {
-  BatchNorm unused;
-  TF_RETURN_IF_ERROR(ReadNormAttributes(c, &unused));
+  BatchNorm norm;
+  bool wanted;
+  TF_RETURN_IF_ERROR(ReadNormAttributes(c, &norm));
+  TF_RETURN_IF_ERROR(ReadWanted(c, norm, &wanted));
   DimensionHandle channels = c->UnknownDim();
   for (int i = 0; i < 5; ++i) TF_RETURN_IF_ERROR(MergeChannels(c, i, &channels));
   ShapeHandle x;
   TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(5), &x));
   c->set_output(0, x);
-  c->set_output(1, c->Vector(channels));
-  c->set_output(2, c->Vector(channels));
+  for (int i = 1; wanted && i <= 2; ++i) c->set_output(i, c->Vector(channels));
   return absl::OkStatus();
 }
 
@@ -83,18 +110,20 @@ class NormOp : public tensorflow::OpKernel {
   }
 
  protected:
-  // Checks x and the vectors behind it (`vectors` names them), and fills what they say of a norm.
-  absl::Status Prepare(OpKernelContext* context, std::initializer_list<const char*> vectors, BatchNorm* norm) const {
+  const BatchNorm& attributes() const { return attributes_; }
+
+  // Checks x and the vectors behind it, and fills what they say of a norm.
+  absl::Status Prepare(OpKernelContext* context, BatchNorm* norm) const {
     *norm = attributes_;
     const Tensor& x = context->input(0);
     if (x.dims() < 1) return absl::InvalidArgumentError("x must have at least one axis, but is a scalar");
     norm->channels = x.dim_size(x.dims() - 1);
     norm->rows = norm->channels == 0 ? 0 : x.NumElements() / norm->channels;
-    int i = 1;
-    for (const char* name : vectors) {
-      const Tensor& vector = context->input(i++);
+    constexpr const char* kVectors[] = {"gamma", "beta", "mean", "variance"};
+    for (int i = 1; i < std::min(context->num_inputs(), 5); ++i) {
+      const Tensor& vector = context->input(i);
       if (vector.dims() == 1 && vector.NumElements() == norm->channels) continue;
-      return absl::InvalidArgumentError(absl::StrCat(name, " must have shape [", norm->channels,
+      return absl::InvalidArgumentError(absl::StrCat(kVectors[i - 1], " must have shape [", norm->channels,
                                                      "], as x has so many channels, but its shape is ",
                                                      vector.shape().DebugString()));
     }
@@ -117,50 +146,69 @@ class NormOp : public tensorflow::OpKernel {
 
 class BatchNormOp : public NormOp {
  public:
-  using NormOp::NormOp;
+  explicit BatchNormOp(OpKernelConstruction* context) : NormOp(context) {
+    if (context->status().ok()) OP_REQUIRES_OK(context, CheckStatistics(context, attributes()));
+  }
 
   void Compute(OpKernelContext* context) override {
     BatchNorm norm;
-    OP_REQUIRES_OK(context, Prepare(context, {"gamma", "beta"}, &norm));
-    Tensor *y = nullptr, *mean = nullptr, *variance = nullptr;
+    OP_REQUIRES_OK(context, Prepare(context, &norm));
+    Tensor* y = nullptr;
     OP_REQUIRES_OK(context, Allocate(context, 0, context->input(0).shape(), &y));
-    OP_REQUIRES_OK(context, context->allocate_output(1, context->input(1).shape(), &mean));
-    OP_REQUIRES_OK(context, context->allocate_output(2, context->input(1).shape(), &variance));
+    float* statistics[2];
+    for (int i : {0, 1}) {
+      if (norm.of_batch) {
+        Tensor* statistic = nullptr;
+        OP_REQUIRES_OK(context, context->allocate_output(1 + i, context->input(1).shape(), &statistic));
+        statistics[i] = statistic->flat<float>().data();
+      } else {
+        context->set_output(1 + i, context->input(3 + i));
+        statistics[i] = const_cast<float*>(context->input(3 + i).flat<float>().data());  // read alone
+      }
+    }
     BatchNormOptions options;
     DevicePool pool(context);
     OP_REQUIRES_OK(context, SetDevice(&pool, ChooseIsa, &options));
     options.pool = &pool;  // other ops run beside it: see BatchNormOptions
-    const std::string error =
-        BatchNormForward(norm, y->data(), mean->flat<float>().data(), variance->flat<float>().data(), options);
+    const std::string error = BatchNormForward(norm, y->data(), statistics[0], statistics[1], options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
 };
 
 class BatchNormGradOp : public NormOp {
  public:
-  using NormOp::NormOp;
+  explicit BatchNormGradOp(OpKernelConstruction* context) : NormOp(context) {
+    if (context->status().ok()) OP_REQUIRES_OK(context, ReadWanted(context, attributes(), &wanted_));
+  }
 
   void Compute(OpKernelContext* context) override {
     BatchNorm norm;
-    OP_REQUIRES_OK(context, Prepare(context, {"gamma", "beta", "mean", "variance"}, &norm));
+    OP_REQUIRES_OK(context, Prepare(context, &norm));
     const Tensor& grad = context->input(5);
     OP_REQUIRES(context, grad.shape() == context->input(0).shape(),
                 absl::InvalidArgumentError(absl::StrCat("grad must have the shape of x, ",
                                                         context->input(0).shape().DebugString(), ", but its shape is ",
                                                         grad.shape().DebugString())));
-    Tensor *d_x = nullptr, *d_gamma = nullptr, *d_beta = nullptr;
+    Tensor* d_x = nullptr;
     OP_REQUIRES_OK(context, Allocate(context, 0, grad.shape(), &d_x));
-    OP_REQUIRES_OK(context, context->allocate_output(1, context->input(1).shape(), &d_gamma));
-    OP_REQUIRES_OK(context, context->allocate_output(2, context->input(1).shape(), &d_beta));
+    float* of_parameters[2] = {};
+    for (int i = 0; wanted_ && i < 2; ++i) {
+      Tensor* gradient = nullptr;
+      OP_REQUIRES_OK(context, context->allocate_output(1 + i, context->input(1).shape(), &gradient));
+      of_parameters[i] = gradient->flat<float>().data();
+    }
     BatchNormOptions options;
     DevicePool pool(context);
     OP_REQUIRES_OK(context, SetDevice(&pool, ChooseIsa, &options));
     options.pool = &pool;  // other ops run beside it: see BatchNormOptions
     const auto vector = [context](int i) { return context->input(i).flat<float>().data(); };
-    const std::string error = BatchNormBackward(norm, vector(3), vector(4), grad.data(), d_x->data(),
-                                                d_gamma->flat<float>().data(), d_beta->flat<float>().data(), options);
+    const std::string error = BatchNormBackward(norm, vector(3), vector(4), grad.data(), d_x->data(), of_parameters[0],
+                                                of_parameters[1], options);
     OP_REQUIRES(context, error.empty(), absl::ResourceExhaustedError(error));
   }
+
+ private:
+  bool wanted_ = false;
 };
 
 }  // namespace
@@ -169,24 +217,29 @@ REGISTER_OP("TfDwsconv>BatchNorm")
     .Input("x: T")
     .Input("gamma: float")
     .Input("beta: float")
+    .Input("statistics: num_statistics * float")
     .Output("y: T")
     .Output("mean: float")
     .Output("variance: float")
     .Attr("T: {float, bfloat16, half}")
     .Attr("epsilon: float")
+    .Attr("of_batch: bool = true")
     .Attr("activation: string = 'none'")
     .Attr("alpha: float = 0.2")
     .Attr("max_value: float = inf")
     .Attr("threshold: float = 0")
+    .Attr("num_statistics: int >= 0 = 0")
     .SetShapeFn(ForwardShape)
     .Doc(R"doc(
-Batch norm in training and an activation, in one op: activation((x - mean) / sqrt(variance + epsilon) * gamma + beta).
+Batch norm and an activation, in one op: activation((x - mean) / sqrt(variance + epsilon) * gamma + beta).
 
-Mean and variance are those of each channel over all else, in double. The gradient passes through them.
+With of_batch mean and variance are those of each channel over all else, summed in double, and gradients pass through
+them; otherwise they are the given statistics.
 
 x: [..., C].
 gamma: [C].
 beta: [C].
+statistics: without of_batch mean [C] and variance [C]; else none.
 y: as x.
 mean: [C].
 variance: [C], divided by the number of values, not by one less.
@@ -201,20 +254,23 @@ REGISTER_OP("TfDwsconv>BatchNormGrad")
     .Input("variance: float")
     .Input("grad: T")
     .Output("d_x: T")
-    .Output("d_gamma: float")
-    .Output("d_beta: float")
+    .Output("d_gamma: want_parameters * float")
+    .Output("d_beta: want_parameters * float")
     .Attr("T: {float, bfloat16, half}")
     .Attr("epsilon: float")
+    .Attr("of_batch: bool = true")
     .Attr("activation: string = 'none'")
     .Attr("alpha: float = 0.2")
     .Attr("max_value: float = inf")
     .Attr("threshold: float = 0")
+    .Attr("want_parameters: int >= 0 = 1")
     .SetShapeFn(BackwardShape)
     .Doc(R"doc(
-Gradients of TfDwsconv>BatchNorm, by y alone.
+Gradients of TfDwsconv>BatchNorm, by y alone. None passes to statistics that were given.
 
 x: of the forward op, as are gamma, beta, mean, variance and the attributes.
 grad: of the loss by y, of its shape.
+want_parameters: 0 or 1: whether d_gamma and d_beta are wanted; 1 with of_batch.
 )doc");
 
 DWSCONV_REGISTER_KERNEL("CPU", "TfDwsconv>BatchNorm", BatchNormOp);

@@ -7,6 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 from conftest import check_python, op_calls
+from layer_support import close
 from native_support import ISAS
 
 from tf_dwsconv._tf import batch_norm, library
@@ -180,6 +181,7 @@ def test_second_derivatives_are_those_of_stock_ops():
         ({"x": np.float32(3)}, "at least rank 1|at least one axis"),
         ({"gamma": np.ones(5, "f")}, "gamma|Dimensions must be equal"),
         ({"beta": np.ones((4, 1), "f")}, "beta|rank 1"),
+        ({"beta": np.ones(3, "f")}, "beta|Dimensions must be equal"),
         ({"epsilon": -1.0}, "epsilon must be a finite number of at least 0"),
         ({"epsilon": float("nan")}, "epsilon must be a finite number"),
         ({"activation": "prelu"}, "activation must not be"),
@@ -192,7 +194,7 @@ def test_bad_input(changes, words):
     arguments = {"x": np.ones((2, 4), "f"), "gamma": np.ones(4, "f"), "beta": np.ones(4, "f"), "epsilon": 0.1}
     arguments.update(activation_options(NONE))
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=words):
-        forward(**{**arguments, **changes})
+        forward(**{**arguments, "statistics": (), **changes})
     more = {"mean": np.ones(4, "f"), "variance": np.ones(4, "f"), "grad": arguments["x"]}
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=words):
         backward(**{**arguments, **more, **changes})
@@ -200,3 +202,43 @@ def test_bad_input(changes, words):
         backward(**{**arguments, **more, "grad": np.ones((3, 4), "f")})
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=r"variance|equal"):
         backward(**{**arguments, **more, "variance": np.ones(3, "f")})
+
+
+def test_bad_statistics():
+    forward, backward = library.batch_norm_ops()
+    four, three = np.ones(4, "f"), np.ones(3, "f")
+    arguments = {"x": np.ones((2, 4), "f"), "gamma": four, "beta": four, "epsilon": 0.1, **activation_options(NONE)}
+    for statistics, of_batch in (((four,), False), ((), False), ((four, four), True)):
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="statistics must be"):
+            forward(**arguments, statistics=statistics, of_batch=of_batch)
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=r"mean|equal"):
+        forward(**arguments, statistics=(three, four), of_batch=False)
+    more = {"mean": four, "variance": four, "grad": arguments["x"]}
+    for want, of_batch in ((0, True), (2, False)):
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="want_parameters must be 0 or 1"):
+            backward(**arguments, **more, want_parameters=want, of_batch=of_batch)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_given_statistics_against_float64(isa, monkeypatch):
+    """A frozen norm: no gradient passes through the statistics, and those of gamma and beta only where asked for."""
+    monkeypatch.setenv("DWSCONV_ISA", isa)
+    for number, (shape, word) in enumerate((shape, word) for shape in SHAPES[:6] for word in ("none", "silu")):
+        x, grad, gamma, beta = case(shape, "float32", number)
+        rng = np.random.default_rng(number)
+        mean = (x.mean(tuple(range(x.ndim - 1))) + rng.standard_normal(shape[-1])).astype("float32")
+        variance = rng.uniform(0.5, 4, shape[-1]).astype("float32")
+        inverse = 1 / np.sqrt(variance.astype("float64") + EPSILON)
+        normal = (x.astype("float64") - mean) * inverse
+        through = grad * derivative(word, normal * gamma + beta)
+        axes = tuple(range(x.ndim - 1))
+        expected = [through * inverse * gamma, (through * normal).sum(axes), through.sum(axes)]
+        sources = [tf.constant(t) for t in (x, gamma, beta)]
+        for watched in (sources, sources[:1]):
+            with tf.GradientTape() as tape:
+                tape.watch(watched)
+                y = batch_norm.infer(*sources, tf.constant(mean), tf.constant(variance), EPSILON, Fused(word))
+            found = tape.gradient(y, watched, output_gradients=tf.constant(grad))
+            close(y, reference.ACTIVATIONS[word](normal * gamma + beta, 0.2))
+            for a, b in zip(found, expected):
+                close(a, b)

@@ -280,3 +280,26 @@ print(*history, *model.predict(x[:2], verbose=0).ravel())
         results.append([check_python(program, how, path, **environment).split()[-8:] for how in ("make", "load")])
     for ours, fallback in zip(*results):
         np.testing.assert_allclose(np.float64(ours), np.float64(fallback), rtol=2e-3, atol=2e-3)
+
+
+def test_in_a_mirrored_strategy():
+    """Two replicas, each with statistics of its part of a batch, as with Keras' own layers."""
+    program = """
+import keras, numpy as np, tensorflow as tf, tf_dwsconv
+cpu = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [cpu, cpu])
+L = keras.layers
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((16, 9, 9, 6)).astype("float32"), rng.integers(0, 3, 16)
+for ours in (False, True):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((9, 9, 6)), L.DepthwiseConv2D(3), L.BatchNormalization(momentum=0.5),
+            L.Activation("silu"), L.GlobalAveragePooling2D(), L.Dense(3)])
+        model = tf_dwsconv.convert(model, training=True) if ours else model
+        model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
+    print(*loss, *(float(v.numpy().sum()) for v in model.non_trainable_variables))
+"""
+    stock, ours = (np.float64(line.split()) for line in check_python(program).splitlines()[-2:])
+    np.testing.assert_allclose(ours, stock, rtol=1e-4)

@@ -14,7 +14,7 @@ if keras.config.backend() == "tensorflow":
 
     from tf_dwsconv._tf import batch_norm
 
-# The least that TensorFlow's op takes on a GPU.
+# The least that TensorFlow's op, which computes there, takes on a GPU.
 _LEAST_EPSILON = 1e-5
 
 
@@ -24,11 +24,12 @@ class FusedBatchNormalization(_tf_keras.NotInside, keras.layers.BatchNormalizati
 
     It replaces `keras.layers.BatchNormalization`: arguments, weights, config, results and updates are the same. Keras 3
     makes a batch norm in training of means, differences and products, each of which reads or writes the whole tensor.
-    Here the forward pass reads it twice, and the gradient, that of the activation with it, twice again.
+    Here the forward pass reads it twice, and the gradient, that of the activation with it, twice again; each once where
+    the layer is frozen or does not train.
 
     The channels must be the last axis. Keras' way, with the activation behind it, computes what the op cannot: another
     `axis`, masks, `renorm`, `synchronized`, variables that are not float32, float64, an epsilon below 1e-5. Inside XLA,
-    on a GPU and if the op library cannot load, TensorFlow's own op of a batch norm computes the same.
+    on a GPU and if the op library cannot load, TensorFlow's own ops compute the same.
 
     Args:
         *args: of `keras.layers.BatchNormalization`, by position.

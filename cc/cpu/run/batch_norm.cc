@@ -108,6 +108,7 @@ class Pass {
   void ParameterGradients(const float* mean, const float* variance, const void* grad, float* d_gamma,
                           float* d_beta) const {
     FillVectors(mean, variance);
+    if (d_gamma == nullptr) return;
     ParallelFor(workers_, cut_.parts, [&](int64_t part, int) { PartSums(grad, part); });
     JoinSums(variance, d_gamma, d_beta);
   }
@@ -225,7 +226,7 @@ void Pass::PartSums(const void* grad, int64_t part) const {
   }
 }
 
-// d_gamma, d_beta, and what d_x takes off.
+// d_gamma, d_beta, and what d_x takes off for the statistics; nothing where they were given.
 void Pass::JoinSums(const float* variance, float* d_gamma, float* d_beta) const {
   double* const sums[] = {scratch_.sums(0, 0), scratch_.sums(0, 1)};
   for (int which : {0, 1}) {
@@ -237,6 +238,7 @@ void Pass::JoinSums(const float* variance, float* d_gamma, float* d_beta) const 
     const double inverse = Inverse(norm_, variance[c]), sum = sums[0][c], product = sums[1][c] * inverse;
     d_beta[c] = static_cast<float>(sum);
     d_gamma[c] = static_cast<float>(product);
+    if (!norm_.of_batch) continue;
     Vector(kOffset)[c] = static_cast<float>(sum / count);
     Vector(kSlope)[c] = static_cast<float>(product * inverse / count);
   }
@@ -252,13 +254,14 @@ void Count(const BatchNormOptions& options) {
 std::string BatchNormForward(const BatchNorm& norm, void* y, float* mean, float* variance,
                              const BatchNormOptions& options) {
   if (norm.rows == 0 || norm.channels == 0) {
-    std::fill(mean, mean + norm.channels, std::numeric_limits<float>::quiet_NaN());
-    std::fill(variance, variance + norm.channels, std::numeric_limits<float>::quiet_NaN());
+    for (float* statistic : {mean, variance}) {
+      if (norm.of_batch) std::fill(statistic, statistic + norm.channels, std::numeric_limits<float>::quiet_NaN());
+    }
     return "";
   }
   const Pass pass(norm, options);
   if (!pass.ok()) return kOutOfMemory;
-  pass.Statistics(mean, variance);
+  if (norm.of_batch) pass.Statistics(mean, variance);
   pass.Normalize(mean, variance, y);
   Count(options);
   return "";
@@ -267,8 +270,9 @@ std::string BatchNormForward(const BatchNorm& norm, void* y, float* mean, float*
 std::string BatchNormBackward(const BatchNorm& norm, const float* mean, const float* variance, const void* grad,
                               void* d_x, float* d_gamma, float* d_beta, const BatchNormOptions& options) {
   if (norm.rows == 0 || norm.channels == 0) {
-    std::fill(d_gamma, d_gamma + norm.channels, 0.0f);
-    std::fill(d_beta, d_beta + norm.channels, 0.0f);
+    for (float* gradient : {d_gamma, d_beta}) {
+      if (gradient != nullptr) std::fill(gradient, gradient + norm.channels, 0.0f);
+    }
     return "";
   }
   const Pass pass(norm, options);

@@ -11,8 +11,8 @@
 
 namespace dwsconv {
 
-// y = activation((x - mean) / sqrt(variance + epsilon) * gamma + beta), with mean and variance of each channel over all
-// rows: x is [rows, channels].
+// y = activation((x - mean) / sqrt(variance + epsilon) * gamma + beta) of x [rows, channels]. Mean and variance of each
+// channel are those over all rows, or given: a batch norm that is frozen, or that does not train.
 struct BatchNorm {
   int64_t rows = 0, channels = 0;
   DType dtype = DType::kFloat32;  // of x, y and their gradients
@@ -20,6 +20,7 @@ struct BatchNorm {
   float epsilon = 0;
   const void* x = nullptr;
   const float *gamma = nullptr, *beta = nullptr;  // [channels]
+  bool of_batch = true;                           // whether the statistics are those of x
 };
 
 struct BatchNormOptions {
@@ -30,12 +31,14 @@ struct BatchNormOptions {
   ThreadPool* pool = nullptr;
 };
 
-// Statistics are kept in double and are the same bits for any number of threads; the variance is the sample's, over n.
-// Without rows both are NaN. Each returns "" or what went wrong (memory), and never throws.
+// Writes y, and mean and variance where they are those of x, else reads them. Statistics are summed in double and are
+// the same bits for any number of threads; the variance is the sample's, over n. Without rows both are NaN. Each
+// returns "" or what went wrong (memory), and never throws.
 std::string BatchNormForward(const BatchNorm& norm, void* y, float* mean, float* variance,
                              const BatchNormOptions& options);
 
-// The gradients of the loss by x, gamma and beta, from that by y and what the forward pass gave.
+// The gradients of the loss by x, gamma and beta, from that by y and the forward pass's statistics. d_gamma and d_beta
+// may be null where the statistics were given.
 std::string BatchNormBackward(const BatchNorm& norm, const float* mean, const float* variance, const void* grad,
                               void* d_x, float* d_gamma, float* d_beta, const BatchNormOptions& options);
 
