@@ -116,16 +116,18 @@ FAULTS = (
     Fault(
         "rows that are one have one mean",
         "cc/cpu/run/batch_norm.cc",
-        "i * cut_.rows, all",
-        "cut_.rows, all",
+        "i * cut_.rows",
+        "cut_.rows",
         _NORM,
+        at="i * cut_.rows, all",
     ),
     Fault(
         "a batch norm's parts count as one more",
         "cc/cpu/run/batch_norm.cc",
-        "cut_.channels, cut_.Begin(part), all, squares",
-        "cut_.channels, cut_.Begin(part - 1), all, squares",
+        "cut_.Begin(part)",
+        "cut_.Begin(part - 1)",
         _NORM,
+        at="cut_.channels, cut_.Begin(part), all",
     ),
     Fault(
         "the gradient by x forgets the statistics' own",
