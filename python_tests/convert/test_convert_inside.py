@@ -69,11 +69,11 @@ def cnn(norm=True):
     lambda layer: lambda x: L.TimeDistributed(Twice(layer), name="wrapper")(x),
 ], ids=["time", "custom", "both"])  # fmt: skip
 @pytest.mark.parametrize("layer, pattern, trained", [
-    (lambda: L.SeparableConv2D(5, 3, activation="relu"), "separable", "separable"),
-    (lambda: L.DepthwiseConv2D(3, activation="relu6"), "depthwise", None),
-    (cnn, "depthwise + 1x1", None),
-    (lambda: keras.Sequential([keras.Input((8, 8, 4)), L.SeparableConv2D(5, 3), L.ReLU()]), "separable", "separable"),
-    (lambda: cnn(norm=False), "depthwise + 1x1", "depthwise + 1x1"),
+    (lambda: L.SeparableConv2D(5, 3, activation="relu"), "separable", ["separable"]),
+    (lambda: L.DepthwiseConv2D(3, activation="relu6"), "depthwise", ["depthwise"]),
+    (cnn, "depthwise + 1x1", ["depthwise", "batch norm", "batch norm"]),
+    (lambda: keras.Sequential([keras.Input((8, 8, 4)), L.SeparableConv2D(5, 3), L.ReLU()]), "separable", ["separable"]),
+    (lambda: cnn(norm=False), "depthwise + 1x1", ["depthwise + 1x1"]),
 ], ids=["separable", "depthwise", "model", "sequential", "no_norm"])  # fmt: skip
 def test_wrappers_are_gone_into(wrap, layer, pattern, trained):
     model = functional(wrap(layer()), VIDEO)
@@ -84,12 +84,12 @@ def test_wrappers_are_gone_into(wrap, layer, pattern, trained):
     assert difference(fused, model, x) < 1e-5
     assert kinds(fused) & {FusedConvBlock, tf_dwsconv.DepthwiseSepConv2D}
     exact = tf_dwsconv.convert(model, training=True)
-    assert found(exact) == [trained] * (trained is not None)
+    assert found(exact) == trained
     assert difference(exact, model, x) < 1e-5
     for new in (fused, exact):
         stock = tf_dwsconv.to_builtin(new)
         assert difference(stock, model, x) < 1e-5
-        assert not kinds(stock) & {FusedConvBlock, tf_dwsconv.DepthwiseSepConv2D}
+        assert not any(kind.__module__.startswith("tf_dwsconv.") for kind in kinds(stock))
         assert output_names(stock) == output_names(new) == output_names(model)
         assert not {id(v) for v in model.variables} & {id(v) for v in (*new.variables, *stock.variables)}
     assert before == [len(layer._inbound_nodes) for layer in model._flatten_layers()]

@@ -55,7 +55,7 @@ WRONG = {
     ],
     "benchmarks/benchmark_training_step.py": [
         (["--size=8"], "flag --size=8: "),
-        (["--batch_norm=none"], "flag --batch_norm=none: "),
+        (["--way=none"], "flag --way=none: "),
         (["MobileNet"], "no plain arguments"),
         (["--model=MobileNetV9"], "--model must be of "),
     ],
