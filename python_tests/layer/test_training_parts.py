@@ -12,6 +12,7 @@ from layer_support import X, close
 from native_support import ISAS
 
 import tf_dwsconv
+from tf_dwsconv._tf import library
 
 pytestmark = pytest.mark.usefixtures("op_library")
 
@@ -207,6 +208,37 @@ def test_second_derivatives_of_a_depthwise_convolution():
         results.append([tf.convert_to_tensor(t) for t in outer.gradient(loss, [x, layer.kernel.value])])
     for a, b in zip(*results):
         close(a, b, 1e-4)
+
+
+@pytest.mark.skipif(FALLBACK, reason="it is about the op")
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"want_bias": 1}, "want_bias must be 0 where there is no projection"),
+        ({"want_pointwise_filter": 1}, "want_pointwise_filter must be 0"),
+        ({"want_input": 2}, "want_input must be 0 or 1"),
+        ({"scale": (np.ones((2, 6), "f"),)}, "no backward pass of a chain with a gate"),
+        ({"normalize": True}, "no backward pass of a chain with a norm"),
+        ({"residual": (np.ones((2, 10, 9, 6), "f"),)}, "no backward pass of a chain with no projection but"),
+        ({"depthwise_filter": ()}, "expand_filter, depthwise_filter or pointwise_filter|depthwise"),
+        ({"depthwise_filter": (np.ones((3, 3, 5, 1), "f"),)}, "depthwise_filter"),
+        ({"grad": np.ones((2, 12, 11, 6), "f")}, "grad must have the forward op's output shape"),
+    ],
+    ids=label,
+)
+def test_bad_input_of_the_gradient_of_blocks(changes, words):
+    wants = dict.fromkeys(("input", "depthwise_filter", "pointwise_filter", "depthwise_bias", "bias", "residual"), 0)
+    arguments = {
+        "input": X, "depthwise_filter": (np.ones((3, 3, 6, 1), "f"),), "grad": np.ones((2, 10, 9, 6), "f"),
+        "padding": "VALID", **{f"want_{name}": want for name, want in wants.items()},
+    }  # fmt: skip
+    lists = ("expand_filter", "expand_bias", "depthwise_bias", "pointwise_filter", "bias", "scale", "residual")
+    lists += ("expand_slopes", "depthwise_slopes", "slopes", "output")
+    arguments.update(dict.fromkeys(lists, ()), want_input=1)
+    op = library.block_gradient_op()
+    assert op(**arguments).d_input[0].shape == X.shape
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=words):
+        op(**{**arguments, **changes})
 
 
 def test_a_depthwise_convolution_takes_strides_with_dilations():
