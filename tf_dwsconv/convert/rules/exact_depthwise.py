@@ -9,11 +9,9 @@ from typing import Any
 
 import keras
 
-from tf_dwsconv._keras_graph import only_input
-from tf_dwsconv.convert._block import Emission, Step, Swap
-from tf_dwsconv.convert._copy import copy_state
+from tf_dwsconv.convert._block import Swap
 from tf_dwsconv.convert._search import Search, called_more_than_once, one_input
-from tf_dwsconv.convert.rules.exact_separable import activation_after, function_of
+from tf_dwsconv.convert.rules.exact_separable import alone
 from tf_dwsconv.layers import FusedDepthwiseConv2D
 
 L = keras.layers
@@ -29,11 +27,4 @@ def check(search: Search, node: Any) -> str:
 
 
 def rewrite(search: Search, node: Any) -> Swap:
-    depthwise, nodes = node.operation, [node, *activation_after(search, node)]
-    name = search.graph.name(nodes)
-    new = FusedDepthwiseConv2D.from_config({**depthwise.get_config(), "name": name})
-    if len(nodes) > 1:
-        new.activation = function_of(nodes[1])
-    step = Step(new, lambda: copy_state(depthwise, new))
-    note = search.reasons.get(id(node), "")  # why it goes alone
-    return Swap("depthwise", nodes, name, Emission([only_input(node)], [step], nodes[-1].outputs[0]), note)
+    return alone(search, node, FusedDepthwiseConv2D, "depthwise")

@@ -58,6 +58,17 @@ def activation_after(search: Search, node: Any) -> list:
     return [after] if _activations.of_one_call(after) is not None else []
 
 
+def alone(search: Search, node: Any, kind: Any, pattern: str) -> Swap:
+    """A layer by itself as one of ours of the same config and variables, with an activation that follows."""
+    old, nodes = node.operation, [node, *activation_after(search, node)]
+    name = search.graph.name(nodes)
+    new = kind.from_config({**old.get_config(), "name": name})
+    if len(nodes) > 1:
+        new.activation = function_of(nodes[1])
+    emission = Emission([only_input(node)], [Step(new, lambda: copy_state(old, new))], nodes[-1].outputs[0])
+    return Swap(pattern, nodes, name, emission, search.reasons.get(id(node), ""))  # with why it goes alone
+
+
 def fits(search: Search, node: Any, layer: Any) -> bool:
     """Whether a call may move into another layer."""
     is_regular = getattr(node.operation, "activity_regularizer", None) is None
