@@ -12,10 +12,8 @@
 
 #if defined(DWSCONV_SHIM)
 #include "cuda/testing/shim_hopper.h"
-#define DWS_GRID_CONSTANT
 #define DWS_HAS_HOPPER 1
 #else
-#define DWS_GRID_CONSTANT __grid_constant__
 // Of the card that this pass compiles for. Kernels are empty elsewhere, and take too few threads to be launched.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define DWS_HAS_HOPPER 1

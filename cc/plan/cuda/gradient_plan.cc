@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cc/plan/cuda/planner.h"
+#include "cc/plan/cuda/slide.h"
 
 namespace dwsconv {
 namespace {
@@ -48,7 +49,11 @@ void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, 
   }
   if (needs.between) plan->between = Cut(CeilDiv(pixels, kGradientProduct), 2 * kBlocks, 1);
   if (!wanted.depthwise_filter && !wanted.input) return;
-  if (plan->window) {
+  if (plan->window && SlidesGradients(p)) {
+    const SlideCut cut = CutGradientSlide(p);
+    const CudaParts parts = Cut(p.N * cut.segments, CeilDiv(2 * kBlocks, int64_t{cut.groups} * cut.column_tiles), 1);
+    plan->filter = {parts.count * cut.column_tiles, parts.units};
+  } else if (plan->window) {
     const int64_t groups = CeilDiv(p.C * SizeOf(p.dtype) / 4, kGradientGroupWords);
     const int64_t patches =
         p.N * GradientPatches(p.H, p.stride_h, p.pad_top) * GradientPatches(p.W, p.stride_w, p.pad_left);
