@@ -1,6 +1,6 @@
 // The pointwise half alone, as pointwise_kernel.cuh has it, by what 9.0 has for it: a warp asks the copy engine for
 // stages of Z and P, two warpgroups multiply what has come by wgmma, 64 pixels x 128 columns each. 16-bit elements,
-// rows of whole vectors.
+// or floats as TF32; rows of whole vectors.
 #ifndef DWSCONV_CUDA_PRODUCT_WARPGROUP_KERNEL_CUH_
 #define DWSCONV_CUDA_PRODUCT_WARPGROUP_KERNEL_CUH_
 
@@ -20,7 +20,9 @@ constexpr int kWarpgroupThreads = kConsumerThreads + 32;
 static_assert(kConsumers * kGroupRows == kProductTile && kGroupColumns == kProductTile, "a tile of a block");
 
 struct WarpgroupArgs {
-  TensorMap z, p;    // [pixels, channels], [channels, K]: tiles of kProductTile and of kGroupDepth rows
+  // Z [pixels, channels], tiles of kProductTile rows. P [channels, K], of kGroupDepth rows; or, as
+  // GroupStage::kTransposed says, [K, channels], of kProductTile rows.
+  TensorMap z, p;
   const void* bias;  // [K] or null
   OutputArgs out;
   int64_t pixels, column_tiles, items;  // items: tiles of rows * column_tiles
@@ -29,7 +31,10 @@ struct WarpgroupArgs {
 
 // A stage of a ring, and the parity of the ring's turn.
 struct RingPlace {
-  int stage = 0, parity = 0;
+  int stage, parity;
+  DWS_DEVICE static RingPlace After(uint64_t steps) {
+    return {static_cast<int>(steps % kGroupStages), static_cast<int>(steps / kGroupStages % 2)};
+  }
   DWS_DEVICE void Next() {
     if (++stage < kGroupStages) return;
     stage = 0;
@@ -39,6 +44,18 @@ struct RingPlace {
 
 // A stage: 128 rows of Z, 64 channels each; two times 64 rows of P, 64 columns each.
 constexpr int kStageZBytes = kProductTile * kGroupDepth * 2, kStagePBytes = kGroupDepth * kMapColumns * 2;
+
+// A stage's bytes as elements. The instruction takes floats with the sum's index side by side alone, so of floats there
+// is P's transpose: 128 columns, 32 channels each. It is rounded to TF32; of Z the instruction drops what is below.
+template <typename T>
+struct GroupStage {
+  static constexpr bool kTransposed = sizeof(T) == 4;
+  static constexpr Major kMajor = kTransposed ? Major::kDepth : Major::kOuter;
+  static constexpr int kDepth = kMapRowBytes / static_cast<int>(sizeof(T));
+  // 32 bytes of the sum's index, which a product takes: so far in a row of Z and of P's transpose, or 16 rows of P.
+  static constexpr int kProducts = kMapRowBytes / 32, kZStep = 32, kPStep = kTransposed ? 32 : 2048;
+};
+static_assert(kGroupDepth * 2 == kMapRowBytes, "a row of a stage");
 
 struct WarpgroupShared {
   char* ring;
@@ -56,8 +73,9 @@ struct WarpgroupShared {
 };
 
 // One thread: asks for all stages of the block's items, in the order in which they are multiplied.
+template <typename T>
 DWS_DEVICE void FillRing(const WarpgroupArgs& args, const WarpgroupShared& shared, int steps) {
-  RingPlace at;
+  RingPlace at = RingPlace::After(0);
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
     // Blocks that run together read the same rows of Z, which is the larger matrix: all of P stays in L2.
     const int64_t row_tile = item / args.column_tiles, first_pixel = row_tile * kProductTile;
@@ -67,11 +85,15 @@ DWS_DEVICE void FillRing(const WarpgroupArgs& args, const WarpgroupShared& share
       WaitForPhase(shared.empty + at.stage, at.parity ^ 1);
       uint64_t* const full = shared.full + at.stage;
       ArriveExpecting(full, kGroupStageBytes);
-      BulkTile(stage, args.z, first_pixel, step * kGroupDepth, full);
-      DWS_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        BulkTile(stage + kStageZBytes + half * kStagePBytes, args.p, step * kGroupDepth,
-                 first_column + half * kMapColumns, full);
+      const int depth = step * GroupStage<T>::kDepth;
+      BulkTile(stage, args.z, first_pixel, depth, full);
+      if constexpr (GroupStage<T>::kTransposed) {
+        BulkTile(stage + kStageZBytes, args.p, first_column, depth, full);
+      } else {
+        DWS_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          BulkTile(stage + kStageZBytes + half * kStagePBytes, args.p, depth, first_column + half * kMapColumns, full);
+        }
       }
       at.Next();
     }
@@ -92,9 +114,9 @@ DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared& shared, int grou
     const uint64_t p = MatrixPast(first_p, at->stage * kGroupStageBytes);
     FenceProducts();
     DWS_UNROLL
-    for (int k = 0; k < kGroupDepth / 16; ++k) {
-      // 16 channels of Z are 32 bytes of a row, 16 rows of P are 2048 bytes.
-      MultiplyGroup<Major::kDepth, Major::kOuter>(sums, MatrixPast(z, 32 * k), MatrixPast(p, 2048 * k), true, T());
+    for (int k = 0; k < GroupStage<T>::kProducts; ++k) {
+      MultiplyGroup<Major::kDepth, GroupStage<T>::kMajor>(sums, MatrixPast(z, GroupStage<T>::kZStep * k),
+                                                          MatrixPast(p, GroupStage<T>::kPStep * k), true, T());
     }
     CommitProducts();
     WaitForAllButOne();
@@ -106,37 +128,78 @@ DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared& shared, int grou
   if (lane == 0) Arrive(shared.empty + before);
 }
 
+// A block's item of this turn: 32 bits of them are more than a card has memory for.
+DWS_DEVICE int64_t ItemOf(uint32_t turn) { return blockIdx.x + static_cast<int64_t>(turn) * gridDim.x; }
+
+// Where the sums of a thread go.
 template <typename T>
-DWS_DEVICE void MultiplyAndStore(const WarpgroupArgs& args, const WarpgroupShared& shared, int group, int steps) {
-  const int thread = threadIdx.x % kWarpgroup, lane = threadIdx.x % 32;
-  RingPlace at;
-  int turn = 0;
-  for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x, turn ^= 1) {
+struct GroupPlace {
+  int rows[GroupSums<T>::kRows], tiles;  // as StoreTile takes them
+  OutputArgs out;
+
+  DWS_DEVICE GroupPlace(const WarpgroupArgs& args, int64_t item, int thread) : out(args.out) {
     const int64_t row_tile = item / args.column_tiles, first_pixel = row_tile * kProductTile;
     const int first_column = static_cast<int>(item - row_tile * args.column_tiles) * kProductTile;
+    DWS_UNROLL
+    for (int i = 0; i < GroupSums<T>::kRows; ++i) {
+      const int row = thread / 32 * 16 + GroupSums<T>::Row(thread % 32, i);
+      rows[i] = first_pixel + row < args.pixels ? row * args.out.channels : -1;
+    }
+    const int64_t first = first_pixel * out.channels + first_column;
+    out.y = static_cast<T*>(out.y) + first;
+    if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
+    out.channels -= first_column;
+    tiles =
+        out.channels < kProductTile ? (out.channels + kTileColumns - 1) / kTileColumns : kProductTile / kTileColumns;
+  }
+};
+
+// StoreTile of floats. Beside the sums, an activation by InGroups leaves no registers for places: they are computed
+// before it and again behind it.
+DWS_DEVICE void StoreFloats(Sums& sums, const WarpgroupArgs& args, uint32_t turn, const float* bias) {
+  const int lane = threadIdx.x % 32;
+  {
+    const GroupPlace<float> place(args, ItemOf(Opaque(turn)), static_cast<int>(Opaque(threadIdx.x)));
+    const float* const residual = static_cast<const float*>(place.out.residual);
+    GroupSums<float>::ForEach(sums, lane, place.tiles, [&](int i, int column, float* pair) {
+      float other[2];
+      LoadPairOf<true>(residual + place.rows[i] + column,
+                       residual != nullptr && place.rows[i] >= 0 ? place.out.channels - column : 0, true, other);
+      pair[0] += bias[column] + other[0];
+      pair[1] += bias[column + 1] + other[1];
+    });
+  }
+  ActivateAll<float>(sums, args.out.activation);
+  const GroupPlace<float> place(args, ItemOf(Opaque(turn)), static_cast<int>(Opaque(threadIdx.x)));
+  GroupSums<float>::ForEach(sums, lane, place.tiles, [&](int i, int column, const float* pair) {
+    if (place.rows[i] < 0 || column >= place.out.channels) return;
+    StorePair(static_cast<float*>(place.out.y) + place.rows[i] + column, pair);
+  });
+}
+
+template <typename T>
+DWS_DEVICE void MultiplyAndStore(const WarpgroupArgs& args, const WarpgroupShared& shared, int steps) {
+  // What a turn needs follows from its number and the thread's: beside the sums there are few registers.
+  uint32_t turn = 0;
+  for (int64_t item = blockIdx.x; item < args.items; item = ItemOf(++turn)) {
+    RingPlace at = RingPlace::After(static_cast<uint64_t>(turn) * steps);
+    const int thread = Opaque(threadIdx.x) % kWarpgroup, lane = thread % 32, group = Opaque(threadIdx.x) / kWarpgroup;
+    const int first_column = static_cast<int>(item % args.column_tiles) * kProductTile;
     const int columns = args.out.channels - first_column;
     // The other bias may be in use until the barrier of this turn; this one was not since that of the last turn.
-    float* const bias = shared.bias + (turn * kConsumers + group) * kProductTile;
+    float* const bias = shared.bias + (turn % 2 * kConsumers + group) * kProductTile;
     const bool there = args.bias != nullptr && thread < columns;
     bias[thread] = there ? Widen(static_cast<const T*>(args.bias)[first_column + thread]) : 0.f;
     SyncGroup(group, kWarpgroup);
     Sums sums;
     ClearSums(sums);
     MultiplyRing<T>(sums, shared, group, lane, steps, &at);
-    int rows[GroupSums<T>::kRows];
-    DWS_UNROLL
-    for (int i = 0; i < GroupSums<T>::kRows; ++i) {
-      const int row = group * kGroupRows + thread / 32 * 16 + GroupSums<T>::Row(lane, i);
-      rows[i] = first_pixel + row < args.pixels ? row * args.out.channels : -1;
+    if constexpr (sizeof(T) == 4) {
+      StoreFloats(sums, args, turn, bias);
+    } else {
+      const GroupPlace<T> place(args, item, threadIdx.x);
+      StoreTile<GroupSums<T>, true>(sums, lane, place.tiles, 0, place.rows, bias, place.out);
     }
-    OutputArgs out = args.out;
-    const int64_t first = first_pixel * out.channels + first_column;
-    out.y = static_cast<T*>(out.y) + first;
-    if (out.residual != nullptr) out.residual = static_cast<const T*>(out.residual) + first;
-    out.channels = columns;
-    const int tiles =
-        columns < kProductTile ? (columns + kTileColumns - 1) / kTileColumns : kProductTile / kTileColumns;
-    StoreTile<GroupSums<T>, true>(sums, lane, tiles, 0, rows, bias, out);
   }
 }
 
@@ -153,11 +216,11 @@ __global__ void __launch_bounds__(DWS_HAS_HOPPER ? kWarpgroupThreads : 32, 2)
     FencePhases();
   }
   SyncBlock();
-  const int steps = (args.channels + kGroupDepth - 1) / kGroupDepth;
+  const int steps = (args.channels + GroupStage<T>::kDepth - 1) / GroupStage<T>::kDepth;
   if (threadIdx.x >= kConsumerThreads) {
-    if (threadIdx.x == kConsumerThreads) FillRing(args, shared, steps);
+    if (threadIdx.x == kConsumerThreads) FillRing<T>(args, shared, steps);
   } else {
-    MultiplyAndStore<T>(args, shared, threadIdx.x / kWarpgroup, steps);
+    MultiplyAndStore<T>(args, shared, steps);
   }
 #endif
 }
