@@ -13,7 +13,7 @@ const char* LaunchOf(const Call& call, const DepthwiseGradientArgs& args) {
 }
 
 template <typename T, typename Win>
-const char* LaunchSlide(const Call& call, GradientSlideArgs args) {
+const char* LaunchSlide(const Call& call, GradientSlideArgs args, bool input) {
   const Chain& p = call.p;
   SetImage(p, &args);
   args.cut = CutGradientSlide(p);
@@ -26,8 +26,10 @@ const char* LaunchSlide(const Call& call, GradientSlideArgs args) {
   const auto launch = [&](auto words) {
     constexpr int kSome = decltype(words)::value;
     const int threads = args.cut.threads();
-    return LaunchKernel(DepthwiseGradientSlideKernel<T, Win, kSome>, Grid(items), threads,
-                        GradientSlideSharedBytes<T, Win, kSome>(threads), call.stream, args);
+    const auto kernel =
+        input ? DepthwiseGradientSlideKernel<T, Win, kSome, true> : DepthwiseGradientSlideKernel<T, Win, kSome, false>;
+    return LaunchKernel(kernel, Grid(items), threads, GradientSlideSharedBytes<T, Win, kSome>(threads), call.stream,
+                        args);
   };
   if constexpr (kWords > 1) {
     if (GradientSlideWords(p) == kWords) return launch(std::integral_constant<int, kWords>());
@@ -50,10 +52,13 @@ const char* RunDepthwiseGradient(const Call& call, const CudaStep& step) {
     for (const void* const pointer : {args.x, args.dz, args.d, static_cast<const void*>(args.dx)}) {
       if (!call.Aligned(pointer, bytes)) return RunGeneralDepthwiseGradient(call, step);
     }
+    const char* const turned = args.dx == nullptr ? nullptr : RunTurnedDepthwise(call, args.dz, args.dx);
+    if (turned != nullptr && (*turned != '\0' || args.sums == nullptr)) return turned;
+    const bool input = turned == nullptr && args.dx != nullptr;
     return WithElement(p.dtype, [&](auto element) {
       return WithWindow<5>(p, [&](auto win) {
         if constexpr (decltype(win)::kStride == 1) {
-          return LaunchSlide<decltype(element), decltype(win)>(call, args);
+          return LaunchSlide<decltype(element), decltype(win)>(call, args, input);
         } else {
           return "";
         }

@@ -21,9 +21,11 @@ struct GradientSlideArgs {
   int items;
 };
 
-template <typename T, typename Win, int kWords>
+// Blocks that a multiprocessor has registers for.
+template <typename T, typename Win, int kWords, bool kInput>
 constexpr int GradientSlideBlocks() {
-  return Win::kTaps * kWords * Word<T>::kElements > 30 ? 1 : 2;
+  constexpr int kSums = Win::kTaps * kWords * Word<T>::kElements;
+  return kSums > 30 ? (kInput ? 1 : 2) : kInput ? 2 : 3;
 }
 
 // Bytes of shared memory, where the taps of a block's columns come together.
@@ -32,8 +34,9 @@ constexpr int64_t GradientSlideSharedBytes(int threads) {
   return int64_t{threads} * Win::kTaps * kWords * Word<T>::kElements * sizeof(float);
 }
 
-template <typename T, typename Win, int kWords>
-__global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kWords>()))
+// kInput: dX is computed. Without it the kernel has room for more threads.
+template <typename T, typename Win, int kWords, bool kInput>
+__global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kWords, kInput>()))
     DepthwiseGradientSlideKernel(const GradientSlideArgs args) {
   constexpr int kSize = Win::kSize, kElements = kWords * Word<T>::kElements, kAhead = kSize == 3 && kWords == 1 ? 3 : 1;
   static_assert(Win::kStride == 1 && kSize % kAhead == 0, "a turn is whole");
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kW
 
     bool inside[kSize];  // the column of dZ that tap s joins with this one
     uint32_t at[kSize];
-    float weights[Win::kTaps][kElements], taps[Win::kTaps][kElements];
+    float weights[kInput ? Win::kTaps : 1][kElements], taps[Win::kTaps][kElements];
     DWS_UNROLL
     for (int s = 0; s < kSize; ++s) {
       const int from = column + args.pad_left - s;
@@ -57,7 +60,7 @@ __global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kW
       DWS_UNROLL
       for (int r = 0; r < kSize; ++r) {
         const uint32_t* const d = static_cast<const uint32_t*>(args.d) + (r * kSize + s) * pixel_words + piece * kWords;
-        WidenWords<T, kWords>(LoadWords<kWords>(d, inside[s]), weights[r * kSize + s]);
+        if (kInput) WidenWords<T, kWords>(LoadWords<kWords>(d, inside[s]), weights[kInput ? r * kSize + s : 0]);
         DWS_UNROLL
         for (int e = 0; e < kElements; ++e) taps[r * kSize + s][e] = 0.f;
       }
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kW
             for (int s = 0; s < kSize; ++s) {
               DWS_UNROLL
               for (int e = 0; e < kElements; ++e) {
-                sums[row][e] = fmaf(gradient[s][e], weights[r * kSize + s][e], sums[row][e]);
+                if (kInput) sums[row][e] = fmaf(gradient[s][e], weights[kInput ? r * kSize + s : 0][e], sums[row][e]);
                 taps[r * kSize + s][e] = fmaf(gradient[s][e], pixels[row][e], taps[r * kSize + s][e]);
               }
             }
@@ -129,7 +132,7 @@ __global__ void __launch_bounds__(kSlideThreads, (GradientSlideBlocks<T, Win, kW
               }
             }
           }
-          if (step < kSize - 1 || args.dx == nullptr) continue;
+          if (!kInput || step < kSize - 1 || args.dx == nullptr) continue;
           StoreWords(dx + x_at, NarrowWords<T, kWords>(sums[(turn + 1) % kSize]));
           dx += x_row_words;
         }

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "cuda/depthwise/depthwise_kernel.cuh"
 #include "cuda/depthwise/slide_kernel.cuh"
 #include "cuda/depthwise/tensor_kernel.cuh"
@@ -29,18 +31,14 @@ constexpr int kSlideWords = Win::kSize == 3  ? (sizeof(T) == 4 ? 4 : 2)
                             : sizeof(T) == 4 ? 2
                                              : 1;
 
-// On tensor cores, or null where that cannot be.
+// On tensor cores, or null where that cannot be. args: tensors, sizes, the activation.
 template <typename T, typename Win>
-const char* RunTensor(const Call& call, const DepthwiseArgs& from) {
-  const Chain& p = call.p;
-  if (call.plan.capability < 80 || !call.Vectors(p.C, from.x) || !call.Aligned(from.z, 16)) return nullptr;
-  TensorArgs args{};
-  args.x = from.x, args.d = from.d, args.bias = from.bias, args.z = from.z, args.mid = from.mid;
-  SetImage(p, &args);
-  args.cut = CutTensor(p, p.Ho, p.Wo, call.plan.multiprocessors);
+const char* LaunchTensor(const Call& call, TensorArgs args) {
+  if (call.plan.capability < 80 || !call.Vectors(args.C, args.x) || !call.Aligned(args.z, 16)) return nullptr;
+  args.cut = CutTensor(call.p, args.Ho, args.Wo, call.plan.multiprocessors);
   if (args.cut.items == 0) return nullptr;
-  const auto kernel =
-      p.mid.kind <= ActivationKind::kRelu6 ? DepthwiseTensorKernel<T, Win, true> : DepthwiseTensorKernel<T, Win, false>;
+  const auto kernel = args.mid.kind <= static_cast<int>(ActivationKind::kRelu6) ? DepthwiseTensorKernel<T, Win, true>
+                                                                                : DepthwiseTensorKernel<T, Win, false>;
   return LaunchKernel(kernel, Grid(CeilDiv(args.cut.items, kTensorWarps)), kTensorWarps * 32,
                       TensorSharedBytes<T, Win>(), call.stream, args);
 }
@@ -48,7 +46,10 @@ const char* RunTensor(const Call& call, const DepthwiseArgs& from) {
 template <typename T, typename Win>
 const char* RunSlide(const Call& call, const DepthwiseArgs& from) {
   if constexpr (sizeof(T) == 2) {
-    const char* const error = RunTensor<T, Win>(call, from);
+    TensorArgs tensor{};
+    tensor.x = from.x, tensor.d = from.d, tensor.bias = from.bias, tensor.z = from.z, tensor.mid = from.mid;
+    SetImage(call.p, &tensor);
+    const char* const error = LaunchTensor<T, Win>(call, tensor);
     if (error != nullptr) return error;
   }
   constexpr int kWords = kSlideWords<T, Win>;
@@ -88,6 +89,24 @@ const char* RunDepthwise(const Call& call, const CudaStep& step) {
       }
     });
   });
+}
+
+const char* RunTurnedDepthwise(const Call& call, const void* dz, void* dx) {
+  const Chain& p = call.p;
+  if (p.stride_h != 1 || p.R > 5) return nullptr;
+  TensorArgs args{};
+  args.x = dz, args.d = call.At(CudaTensor::kDepthwiseFilter), args.z = dx;
+  args.turned = true;
+  SetImage(p, &args);
+  std::swap(args.H, args.Ho);
+  std::swap(args.W, args.Wo);
+  args.pad_top = static_cast<int>(p.R - 1 - p.pad_top);
+  args.pad_left = static_cast<int>(p.S - 1 - p.pad_left);
+  const auto launch = [&](auto element) -> const char* {
+    using T = decltype(element);
+    return p.R == 3 ? LaunchTensor<T, Window<3, 1>>(call, args) : LaunchTensor<T, Window<5, 1>>(call, args);
+  };
+  return p.dtype == DType::kFloat16 ? launch(Float16()) : p.dtype == DType::kBFloat16 ? launch(BFloat16()) : nullptr;
 }
 
 }  // namespace cuda
