@@ -39,8 +39,7 @@ const char* LaunchTensor(const Call& call, TensorArgs args) {
   if (args.cut.items == 0) return nullptr;
   const auto kernel = args.mid.kind <= static_cast<int>(ActivationKind::kRelu6) ? DepthwiseTensorKernel<T, Win, true>
                                                                                 : DepthwiseTensorKernel<T, Win, false>;
-  return LaunchKernel(kernel, Grid(CeilDiv(args.cut.items, kTensorWarps)), kTensorWarps * 32,
-                      TensorSharedBytes<T, Win>(), call.stream, args);
+  return LaunchKernel(kernel, Grid(args.cut.items), kTensorThreads, TensorSharedBytes<T, Win>(), call.stream, args);
 }
 
 template <typename T, typename Win>

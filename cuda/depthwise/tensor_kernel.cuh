@@ -1,11 +1,12 @@
 // The depthwise half alone, of 16-bit elements, on tensor cores:
 //
-//   rows of X --cp.async--> ring of a warp --ldmatrix, times blocks of D, mid--> Z
+//   rows of X --cp.async--> rings --ldmatrix, times blocks of D, mid--> a row of Z in shared memory --> Z
 //
 // As in fused/tensor_stream_kernel.cuh two taps of a row of the window are one product for 8 channels: 16 pixels x (2
 // taps x 8 channels) of X times a matrix of 16 x 8 that has D's weights on the diagonals of its two halves and zeros
-// elsewhere. Here a warp is by itself. It goes down two tiles of 8 columns, of any images, for 16 channels. All weights
-// stay in its registers. Each row of X is multiplied for all rows of Z that have a tap there, and then done with.
+// elsewhere. Here a warp goes down two tiles of 8 columns, of any images, for 16 channels. All weights stay in its
+// registers. Each row of X is multiplied for all rows of Z that have a tap there, and then done with. The warps of a
+// block have channels side by side, and copy together: a memory that is asked for 32 bytes of a line at a time is slow.
 //
 // Times the zeros an infinite input would be NaN in the other channels, and so would an infinite weight times the zeros
 // around the image: whoever finds that computes its words again by plain loops.
@@ -21,7 +22,6 @@
 #include "cuda/device/element.cuh"
 #include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
-#include "cuda/device/store_tile.cuh"
 
 namespace dwsconv {
 namespace cuda {
@@ -43,14 +43,17 @@ struct TensorRow {
   static constexpr int kOdd = (kColumns + 1) / 2;                 // where odd ones begin
   static constexpr int kEight = kColumns * 8;                     // elements of 8 channels
   static constexpr int kElements = 4 * kEight;
-  static constexpr int kPieces = 4 * kColumns;  // of 16 bytes
   static constexpr int kRows = TensorRingRows(Win::kSize, Win::kStride);
-  static constexpr int kCopies = (kPieces + 31) / 32;
+  // From a warp's ring to the next one's: 8 pieces of a pixel go to different banks.
+  static constexpr int kRing = kRows * kElements + (kColumns % 8 == 2 ? 32 : 16);
+  static constexpr int kPieces = 2 * kColumns * 2 * kTensorWarps;  // of 16 bytes, of all warps' rows
+  static constexpr int kCopies = (kPieces + kTensorThreads - 1) / kTensorThreads;
 
   DWS_DEVICE static constexpr int Position(int column) {
     return Win::kStride == 1 ? column : (column & 1) * kOdd + (column >> 1);
   }
 };
+constexpr int kTensorZPitch = 16 * kTensorWarps + 8;  // elements from a pixel of a row of Z to the next
 
 // Eight channels of Z by plain loops, taps outside the image left out. Called, as it is long and hardly ever needed.
 template <typename T, typename Win>
@@ -80,70 +83,69 @@ DWS_CALLED uint4 PlainWords(const TensorArgs& args, int image, int row, int colu
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Where a warp is: 16 channels from `channel` on, rows `first` to before `last`, a pair of tiles.
-struct TensorPlace {
-  int channel, first, last, pair;
+// Where a warp is: 16 channels from `channel` on, and of each of its two tiles the image, or -1, and the first column.
+struct TensorStrip {
+  int channel, pair;
 
-  DWS_DEVICE TensorPlace(const TensorArgs& args, int item) {
-    const TensorCut& cut = args.cut;
-    const int rest = item / cut.groups;
-    pair = rest / cut.segments;
-    channel = (item - rest * cut.groups) * 16;
-    first = (rest - pair * cut.segments) * cut.segment_rows;
-    last = first + cut.segment_rows < args.Ho ? first + cut.segment_rows : args.Ho;
+  DWS_DEVICE TensorStrip(const TensorCut& cut, int strip) {
+    pair = strip / cut.groups;
+    channel = (strip - pair * cut.groups) * 16;
+  }
+  struct Tile {
+    int image, column;
+  };
+  DWS_DEVICE Tile TileOf(const TensorCut& cut, int half) const {
+    const int tile = 2 * pair + half, image = tile / cut.column_tiles;
+    return {tile < cut.tiles ? image : -1, (tile - image * cut.column_tiles) * 8};
   }
 };
 
-// One of a pair's tiles: its image, or -1, and its first column.
-struct TensorTileOf {
-  int image, column;
-
-  DWS_DEVICE TensorTileOf(const TensorCut& cut, int pair, int half) {
-    const int tile = 2 * pair + half;
-    image = tile / cut.column_tiles;
-    column = (tile - image * cut.column_tiles) * 8;
-    if (tile >= cut.tiles) image = -1;
-  }
-};
-
-// A lane's copies of rows of X to the warp's ring.
+// A thread's copies of rows of a tensor [N,H,W,C] to the block's rings: of a pixel 8 threads copy 16 bytes each, two
+// for each warp's ring.
 template <typename T, typename Win>
 struct TensorCopy {
   using Row = TensorRow<Win>;
   const T* from[Row::kCopies];  // in the next row
-  T* to[Row::kCopies];          // in the ring's first row
-  bool copies[Row::kCopies], inside[Row::kCopies];
-  int y;
+  T* to[Row::kCopies];          // in the first row of the ring
+  uint32_t inside;  // bit i: copy i has a column of the image
+  int y, H;
+  int64_t step;  // from a row to the next
 
-  DWS_DEVICE TensorCopy(const TensorArgs& args, const TensorPlace& place, T* ring, int lane) {
-    y = place.first * Win::kStride - args.pad_top;
+  // first_strip: the first warp's. y, pad_left: of X where the first row and the tile's first column begin.
+  DWS_DEVICE void Begin(const TensorCut& cut, const void* x, int height, int W, int C, int first_strip, int first_y,
+                        int pad_left, T* rings) {
+    y = first_y;
+    H = height;
+    step = static_cast<int64_t>(W) * C;
+    inside = 0;
     DWS_UNROLL
     for (int i = 0; i < Row::kCopies; ++i) {
-      const int piece = i * 32 + lane, half = piece / (2 * Row::kColumns), in_half = piece % (2 * Row::kColumns);
-      // Of a pixel both pieces side by side: they are in one sector of global memory.
-      const int column = in_half / 2, eight = in_half % 2, channel = place.channel + eight * 8;
-      const TensorTileOf tile(args.cut, place.pair, half);
-      const int j = tile.column * Win::kStride - args.pad_left + column;
-      copies[i] = piece < Row::kPieces;
-      to[i] = ring + (half * 2 + eight) * Row::kEight + Row::Position(column) * 8;
-      inside[i] = tile.image >= 0 && j >= 0 && j < args.W && channel < args.C;
-      from[i] = static_cast<const T*>(args.x) +
-                (inside[i] ? ((int64_t{tile.image} * args.H + y) * args.W + j) * args.C + channel : int64_t{0});
+      const int piece = i * kTensorThreads + static_cast<int>(threadIdx.x);
+      const int of_pixel = piece % (2 * kTensorWarps), pixel = piece / (2 * kTensorWarps);
+      const int half = pixel < Row::kColumns ? 0 : 1, column = pixel - half * Row::kColumns;
+      const int warp = of_pixel / 2, eight = of_pixel % 2;
+      const TensorStrip strip(cut, first_strip + warp);
+      const TensorStrip::Tile tile = strip.TileOf(cut, half);
+      const int j = tile.column * Win::kStride - pad_left + column, channel = strip.channel + eight * 8;
+      to[i] = rings + warp * Row::kRing + (half * 2 + eight) * Row::kEight + Row::Position(column) * 8;
+      const bool there = first_strip + warp < cut.strips && tile.image >= 0 && j >= 0 && j < W && channel < C;
+      if (there) inside |= 1u << i;
+      from[i] = static_cast<const T*>(x) +
+                (there ? (int64_t{tile.image} * H + y) * step + int64_t{j} * C + channel : int64_t{0});
     }
   }
 
-  DWS_DEVICE void Next(const TensorArgs& args, int slot) {
-    const bool there = static_cast<uint32_t>(y) < static_cast<uint32_t>(args.H);
-    const int64_t step = static_cast<int64_t>(args.W) * args.C;
+  DWS_DEVICE void Next(int slot) {
+    const uint32_t valid = static_cast<uint32_t>(y) < static_cast<uint32_t>(H) ? inside : 0u;
     DWS_UNROLL
     for (int i = 0; i < Row::kCopies; ++i) {
       // Where nothing is to be read the address is of no meaning.
-      if (i * 32 + 32 <= Row::kPieces || copies[i]) {
-        CopyAsync16(to[i] + slot * Row::kElements, from[i], there && inside[i]);
+      if ((i + 1) * kTensorThreads <= Row::kPieces ||
+          i * kTensorThreads + static_cast<int>(threadIdx.x) < Row::kPieces) {
+        CopyAsync16(to[i] + slot * Row::kElements, from[i], (valid >> i & 1u) != 0);
       }
       from[i] += step;
     }
-    CommitCopies();
     ++y;
   }
 };
@@ -159,22 +161,17 @@ struct TensorTaps {
   DWS_DEVICE void Load(const TensorArgs& args, int channel, int lane, T) {
     const int g = lane >> 2;
     const bool takes_part = g >> 1 == (lane & 3);
-    const T* const d = static_cast<const T*>(args.d);
-    const auto word = [&](int r, int s, int eight) {
-      const int mine = channel + eight * 8 + g, tap = r * Win::kSize + s;
-      const bool there = takes_part && mine < args.C;
-      return there ? uint32_t{d[(args.turned ? Win::kTaps - 1 - tap : tap) * args.C + mine].bits} << 16 * (g & 1) : 0u;
-    };
+    const int step = args.turned ? -args.C : args.C;
     DWS_UNROLL
-    for (int r = 0; r < Win::kSize; ++r) {
+    for (int eight = 0; eight < 2; ++eight) {
+      const int mine = channel + eight * 8 + g;
+      const bool there = takes_part && mine < args.C;
+      const T* from = static_cast<const T*>(args.d) + (args.turned ? (Win::kTaps - 1) * args.C : 0) + mine;
       DWS_UNROLL
-      for (int eight = 0; eight < 2; ++eight) {
-        DWS_UNROLL
-        for (int q = 0; q < kPairs; ++q) {
-          DWS_UNROLL
-          for (int i = 0; i < 2; ++i) pairs[r][q][eight][i] = word(r, 2 * q + i, eight);
-        }
-        last[r][eight] = word(r, Win::kSize - 1, eight);
+      for (int tap = 0; tap < Win::kTaps; ++tap, from += step) {
+        const int r = tap / Win::kSize, s = tap % Win::kSize;
+        const uint32_t word = there ? uint32_t{from->bits} << 16 * (g & 1) : 0u;
+        (s == Win::kSize - 1 ? last[r][eight] : pairs[r][s / 2 % kPairs][eight][s % 2]) = word;
       }
     }
   }
@@ -188,12 +185,12 @@ constexpr int TensorBlocks() {
 
 template <typename T, typename Win>
 constexpr int64_t TensorSharedBytes() {
-  return int64_t{kTensorWarps} * TensorRow<Win>::kRows * TensorRow<Win>::kElements * sizeof(T);
+  return int64_t{kTensorWarps * TensorRow<Win>::kRing + 2 * 16 * kTensorZPitch} * sizeof(T);
 }
 
 // kClamps: mid is none or a clamp, so that the loop need not have the code of all others.
 template <typename T, typename Win, bool kClamps>
-__global__ void __launch_bounds__(kTensorWarps * 32, (TensorBlocks<Win>()))
+__global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     DepthwiseTensorKernel(const DWS_GRID_CONSTANT TensorArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();  // the planner gives such cards other kernels
@@ -206,37 +203,70 @@ __global__ void __launch_bounds__(kTensorWarps * 32, (TensorBlocks<Win>()))
   constexpr int kTurn = kStride == 1 && kSize == 3 ? 2 * kLive : kLive;
   static_assert(kTurn * kStride % Row::kRows == 0, "a turn is whole");
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  T* const ring = reinterpret_cast<T*>(SharedMemory()) + warp * Row::kRows * Row::kElements;
+  T* const rings = reinterpret_cast<T*>(SharedMemory());
+  T* const z_rows = rings + kTensorWarps * Row::kRing;  // two rows of Z: one is written, one is read
   const WordClamp clamp = WordClamp::Of(args.mid, T());
   // Lanes give the rows of four matrices: pixels of one tile and of the other, and the same of the next tap, or the
   // other 8 channels.
   const int pixel = (lane & 7) * 8 + (lane >> 3 & 1) * 2 * Row::kEight, other = lane >> 4;
-  const T* const pairs_at = ring + pixel + other * Row::Position(1) * 8;
-  const T* const last_at = ring + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
-  for (int item = blockIdx.x * kTensorWarps + warp; item < args.cut.items; item += gridDim.x * kTensorWarps) {
-    const TensorPlace place(args, item);
-    TensorCopy<T, Win> copy(args, place, ring, lane);
-    SyncWarp();  // nobody reads the ring any more
+  const T* const pairs_at = rings + warp * Row::kRing + pixel + other * Row::Position(1) * 8;
+  const T* const last_at = rings + warp * Row::kRing + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
+  // Lane (g, t) has channels 2t and 2t + 1 of pixel g of both tiles; a thread then stores 16 bytes of a pixel.
+  T* const z_to = z_rows + (lane >> 2) * kTensorZPitch + warp * 16 + 2 * (lane & 3);
+  const int z_pixel = threadIdx.x / (2 * kTensorWarps), z_piece = threadIdx.x % (2 * kTensorWarps);
+  const T* const z_from = z_rows + z_pixel * kTensorZPitch + z_piece * 8;
+  for (int item = blockIdx.x; item < args.cut.items; item += gridDim.x) {
+    const int segment = item / args.cut.blocks, first_strip = (item - segment * args.cut.blocks) * kTensorWarps;
+    const int first = segment * args.cut.segment_rows;
+    const int last_row = first + args.cut.segment_rows < args.Ho ? first + args.cut.segment_rows : args.Ho;
+    TensorCopy<T, Win> copy;
+    copy.Begin(args.cut, args.x, args.H, args.W, args.C, first_strip, first * kStride - args.pad_top, args.pad_left,
+               rings);
+    SyncBlock();  // nobody reads the rings and the rows of Z any more
     DWS_UNROLL
-    for (int i = 0; i < Row::kRows - 1; ++i) copy.Next(args, i);
+    for (int i = 0; i < Row::kRows - 1; ++i) {
+      copy.Next(i);
+      CommitCopies();
+    }
+    const TensorStrip mine(args.cut, first_strip + warp);
     TensorTaps<Win> taps;
-    taps.Load(args, place.channel, lane, T());
+    taps.Load(args, mine.channel, lane, T());
     float bias[2][4], sums[kLive][2][4];
     DWS_UNROLL
     for (int eight = 0; eight < 2; ++eight) {
       DWS_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const int channel = place.channel + eight * 8 + 2 * (lane & 3) + e;
+        const int channel = mine.channel + eight * 8 + 2 * (lane & 3) + e;
         const bool there = args.bias != nullptr && channel < args.C;
         bias[eight][e] = bias[eight][2 + e] = there ? Widen(static_cast<const T*>(args.bias)[channel]) : 0.f;
       }
     }
+    // What a thread stores: 16 bytes of a pixel, of any warp's channels.
+    const TensorStrip stored(args.cut, first_strip + z_piece / 2);
+    const TensorStrip::Tile tile = stored.TileOf(args.cut, z_pixel / 8);
+    const int column = tile.column + z_pixel % 8, channel = stored.channel + z_piece % 2 * 8;
+    const bool stores =
+        first_strip + z_piece / 2 < args.cut.strips && tile.image >= 0 && column < args.Wo && channel < args.C;
+    T* z = static_cast<T*>(args.z) + ((int64_t{tile.image} * args.Ho + first) * args.Wo + column) * args.C + channel;
+    int next_z = first;  // the next row to store
+    const auto store = [&] {
+      if (stores) {
+        uint4 words = *reinterpret_cast<const uint4*>(z_from + (next_z & 1) * 16 * kTensorZPitch);
+        uint32_t probe = ProbeWord(ProbeWord(0u, words.x, T()), words.y, T());
+        probe = ProbeWord(ProbeWord(probe, words.z, T()), words.w, T());
+        if (probe != 0) words = PlainWords<T, Win>(args, tile.image, next_z, column, channel);
+        *reinterpret_cast<uint4*>(z) = words;
+      }
+      z += static_cast<int64_t>(args.Wo) * args.C;
+      ++next_z;
+    };
     // Row `row` of X in the ring, which is row r of the first live output, to all that have a tap there. `turn`: whose
-    // the sums are.
-    const auto add = [&](int row, int r, int turn) {
+    // the sums are. stores_one: the row of Z before is stored.
+    const auto add = [&](int row, int r, int turn, bool stores_one) {
       WaitForCopies<Row::kRows - 2>();
-      // The row has come, and nobody reads the one before, which is written over now.
-      SyncWarp();
+      // The row has come, and the row of Z; nobody reads the row before, which is written over now.
+      SyncBlock();
+      if (stores_one) store();
       const int at = row % Row::kRows * Row::kElements;
       uint32_t inputs[kPairs][2][4], last[4];
       DWS_UNROLL
@@ -247,7 +277,8 @@ __global__ void __launch_bounds__(kTensorWarps * 32, (TensorBlocks<Win>()))
         }
       }
       LoadMatrices(last, last_at + at);
-      copy.Next(args, (row + Row::kRows - 1) % Row::kRows);
+      copy.Next((row + Row::kRows - 1) % Row::kRows);
+      CommitCopies();
       DWS_UNROLL
       for (int t = 0; t < kLive; ++t) {
         const int tap = r - t * kStride;
@@ -269,42 +300,36 @@ __global__ void __launch_bounds__(kTensorWarps * 32, (TensorBlocks<Win>()))
       }
     };
     DWS_UNROLL
-    for (int r = 0; r < kShared; ++r) add(r, r, 0);
-    // What a lane stores: 8 channels of a pixel, as quads exchange their words.
-    const TensorTileOf tile(args.cut, place.pair, lane >> 1 & 1);
-    const int column = tile.column + (lane >> 2), channel = place.channel + (lane & 1) * 8;
-    const bool stores = tile.image >= 0 && column < args.Wo && channel < args.C;
-    T* z =
-        static_cast<T*>(args.z) + ((int64_t{tile.image} * args.Ho + place.first) * args.Wo + column) * args.C + channel;
-    for (int row = place.first; row < place.last; row += kTurn) {
+    for (int r = 0; r < kShared; ++r) add(r, r, 0, false);
+    for (int row = first; row < last_row; row += kTurn) {
       DWS_UNROLL
       for (int turn = 0; turn < kTurn; ++turn) {
-        if (row + turn >= place.last) break;
+        if (row + turn >= last_row) break;
         DWS_UNROLL
-        for (int i = 0; i < kStride; ++i) add(kShared + turn * kStride + i, kShared + i, turn);
+        for (int i = 0; i < kStride; ++i) {
+          add(kShared + turn * kStride + i, kShared + i, turn, i == 0 && row + turn > first);
+        }
         float done[1][8];
         DWS_UNROLL
         for (int i = 0; i < 8; ++i) done[0][i] = sums[turn % kLive][i / 4][i % 4];
         ActivateAll<T, kClamps>(done, args.mid, true);
-        uint32_t words[4], probe = 0;  // of both tiles, first 8 channels and the others
+        uint32_t words[4];  // of both tiles, first 8 channels and the others
         DWS_UNROLL
         for (int i = 0; i < 4; ++i) {
           const float values[2] = {done[0][(i & 1) * 4 + (i >> 1) * 2], done[0][(i & 1) * 4 + (i >> 1) * 2 + 1]};
           words[i] = NarrowWord(values, T());
         }
         clamp.All(words, T());
-        TransposeQuad(words, lane);
-        if (stores) {
-          DWS_UNROLL
-          for (int i = 0; i < 4; ++i) probe = ProbeWord(probe, words[i], T());
-          const uint4 four = probe == 0 ? make_uint4(words[0], words[1], words[2], words[3])
-                                        : PlainWords<T, Win>(args, tile.image, row + turn, column, channel);
-          *reinterpret_cast<uint4*>(z) = four;
+        T* const to = z_to + ((row + turn) & 1) * 16 * kTensorZPitch;
+        DWS_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          *reinterpret_cast<uint32_t*>(to + (i >> 1) * 8 * kTensorZPitch + (i & 1) * 8) = words[i];
         }
-        z += static_cast<int64_t>(args.Wo) * args.C;
       }
     }
     WaitForCopies<0>();
+    SyncBlock();
+    store();
   }
 #endif
 }

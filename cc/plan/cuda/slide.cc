@@ -34,24 +34,26 @@ SlideCut CutSlide(const Chain& p, int words, int64_t rows, int64_t columns, int6
 TensorCut CutTensor(const Chain& p, int64_t rows, int64_t columns, int multiprocessors) {
   TensorCut cut;
   const int64_t column_tiles = CeilDiv(columns, 8), tiles = p.N * column_tiles, groups = CeilDiv(p.C, 16);
-  const int64_t strips = CeilDiv(tiles, 2) * groups;
-  if (strips * rows > kMostSlideItems) return cut;
+  const int64_t strips = CeilDiv(tiles, 2) * groups, blocks = CeilDiv(strips, kTensorWarps);
+  if (tiles > kMostSlideItems || strips > kMostSlideItems || blocks * rows > kMostSlideItems) return cut;
   cut.groups = static_cast<int>(groups);
   cut.column_tiles = static_cast<int>(column_tiles);
   cut.tiles = static_cast<int>(tiles);
-  // A multiprocessor has room for some 20 warps. A segment takes a few rows' time before its first one.
-  const double slots = 20. * std::max(1, multiprocessors);
+  cut.strips = static_cast<int>(strips);
+  cut.blocks = static_cast<int>(blocks);
+  // A multiprocessor has room for four blocks. A segment takes a few rows' time before its first one.
+  const double slots = 4. * std::max(1, multiprocessors);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t count = 1; count <= std::min<int64_t>(rows, 32); ++count) {
     const int64_t some = CeilDiv(rows, count), used = CeilDiv(rows, some);
-    const double steps =
-        std::max(1., Real(strips * used) / slots + 0.3) * Real(some * p.stride_h + p.R - p.stride_h + 4);
+    const double turns = std::max(1., Real(blocks * used) / slots + 0.3);
+    const double steps = turns * Real(some * p.stride_h + p.R - p.stride_h + 4);
     if (steps >= least) continue;
     least = steps;
     cut.segment_rows = static_cast<int>(some);
     cut.segments = static_cast<int>(used);
   }
-  cut.items = static_cast<int>(strips * cut.segments);
+  cut.items = static_cast<int>(blocks * cut.segments);
   return cut;
 }
 

@@ -28,8 +28,9 @@ struct SlideCut {
 // what a segment takes besides its rows, in rows.
 SlideCut CutSlide(const Chain& chain, int words, int64_t rows, int64_t columns, int64_t slots, int64_t extra_rows);
 
-// The same for the kernel on tensor cores, whose warps go down two tiles of 8 columns each, for 16 channels.
-constexpr int kTensorWarps = 4;  // of a block
+// The same for the kernels on tensor cores, whose warps go down two tiles of 8 columns each, for 16 channels.
+constexpr int kTensorWarps = 4, kTensorThreads = 32 * kTensorWarps;  // of a block
+
 // Rows of X in a warp's shared memory, of which one is read and the others are on their way.
 constexpr int TensorRingRows(int window, int stride) {
   return stride == 2 && window == 3 ? 4 : window == 3 || stride == 2 ? 6 : 5;
@@ -38,8 +39,9 @@ constexpr int TensorRingRows(int window, int stride) {
 struct TensorCut {
   int groups = 0;                      // of 16 channels
   int column_tiles = 0, tiles = 0;     // of an image, and of all
+  int strips = 0, blocks = 0;          // pairs of tiles x groups: what a warp goes down; blocks for all of them
   int segment_rows = 0, segments = 0;  // rows of a segment, and of an image in these
-  int items = 0;                       // 0: more than the kernel takes
+  int items = 0;                       // blocks x segments; 0: more than the kernels take
 };
 
 TensorCut CutTensor(const Chain& chain, int64_t rows, int64_t columns, int multiprocessors);
