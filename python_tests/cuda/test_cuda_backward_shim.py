@@ -24,14 +24,16 @@ class NoRoomError(Exception):
     """A fused layer, or tile, that does not fit into shared memory."""
 
 
-def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False, **options):
+def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False,
+            aligned=None, **options):  # fmt: skip
     """Gradients of a case of `reference.random_case` by name, and the plan; checks the bytes around them.
 
-    Inputs end where memory ends, outputs and workspace are NaN before.
+    Inputs end where memory ends, outputs and workspace are NaN before. `aligned`: what the planner is told.
     """
     x, layer, residual = case
+    aligned = offset % 16 == 0 if aligned is None else aligned
     try:
-        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=offset % 16 == 0, **options)
+        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=aligned, **options)
     except ValueError as error:
         if "no tile of it has room" in str(error):
             raise NoRoomError from error

@@ -71,8 +71,9 @@ def test_an_activation_is_chosen_once(code):
 
 
 @needs_nvcc
-def test_the_product_for_hopper_is_by_its_own_instructions(tmp_path):
-    """A product of 64 channels is four of wgmma, a stage three tiles of the copy engine; nothing is in local memory."""
+@pytest.mark.parametrize("source, count, tiles", [("product", 2, 3), ("backward", 4, 4)])
+def test_products_for_hopper_are_by_its_own_instructions(tmp_path, source, count, tiles):
+    """A product of 64 channels is four of wgmma, a stage some tiles of the copy engine; nothing is in local memory."""
     command = [
         "nvcc",
         "-std=c++17",
@@ -84,13 +85,13 @@ def test_the_product_for_hopper_is_by_its_own_instructions(tmp_path):
         "all-warnings",
     ]
     cubin = str(tmp_path / "warpgroup.cubin")
-    subprocess.run([*command, "-cubin", "-o", cubin, "cuda/product/warpgroup.cu"], check=True, cwd=ROOT)
+    subprocess.run([*command, "-cubin", "-o", cubin, f"cuda/{source}/warpgroup.cu"], check=True, cwd=ROOT)
     text = subprocess.run(["nvdisasm", "-c", cubin], check=True, capture_output=True, text=True).stdout
     kernels = re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
-    assert len(kernels) == 2
+    assert len(kernels) == count
     for kernel in kernels:
         ops = [op.split(".")[0] for op in INSTRUCTION.findall(kernel)]
-        assert (ops.count("HGMMA"), ops.count("UTMALDG"), ops.count("HMMA")) == (4, 3, 0)
+        assert (ops.count("HGMMA"), ops.count("UTMALDG"), ops.count("HMMA")) == (4, tiles, 0)
         assert not {"LDL", "STL"} & set(ops)
 
 

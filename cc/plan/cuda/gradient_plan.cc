@@ -21,6 +21,7 @@ struct Needs {
   bool factors = false;   // mid' as a tensor, as Z does not tell it
   bool before = false;    // what went into the last activation has to be computed again
   bool gradient = false;  // dY through the last activation as a tensor: it is not dY itself
+  bool group = false;     // products by 9.0's own instructions
 
   Needs(const Chain& p, const WantedGradients& wanted) {
     between = wanted.input || wanted.depthwise_filter || wanted.depthwise_bias;
@@ -39,10 +40,32 @@ CudaParts Cut(int64_t units, int64_t target, int64_t least) {
   return {CeilDiv(units, part_units), part_units};
 }
 
+// The parts of dP where it is summed by 9.0's own instructions, one block a multiprocessor: the number that takes least
+// time, of whole stages. Times are in those of a stage.
+CudaParts CutGroupProduct(int64_t pixels, int64_t channels, int64_t columns, int64_t multiprocessors) {
+  // Before a block's first stage and behind its last one; a part's floats, which one kernel writes and one reads.
+  constexpr double kBegin = 4, kStageFloats = 250e3;
+  const int64_t tiles = CeilDiv(channels, kGradientProduct) * CeilDiv(columns, kGradientProduct);
+  const int64_t stages = CeilDiv(pixels, kGroupDepth);
+  CudaParts best;
+  double least = 0;
+  for (int64_t wanted = 1; wanted <= std::min(stages, multiprocessors); ++wanted) {
+    const int64_t part = CeilDiv(stages, wanted), count = CeilDiv(stages, part);
+    const double turns = Real(CeilDiv(tiles * count, multiprocessors));
+    const double time = turns * (Real(part) + kBegin) + Real(count) * Real(channels) * Real(columns) / kStageFloats;
+    if (best.count > 0 && time >= least) continue;
+    least = time;
+    best = {count, part * kGroupDepth};
+  }
+  return best;
+}
+
 void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, CudaPlan* plan) {
   const int64_t pixels = p.N * p.output_pixels();
   if (wanted.bias || wanted.residual || needs.gradient) plan->bias = Cut(pixels, kBlocks, 64);
-  if (wanted.pointwise_filter) {
+  if (wanted.pointwise_filter && needs.group) {
+    plan->product = CutGroupProduct(pixels, p.CM(), p.K, plan->multiprocessors);
+  } else if (wanted.pointwise_filter) {
     const int64_t tiles = CeilDiv(p.CM(), kGradientProduct) * CeilDiv(p.K, kGradientProduct);
     plan->product = Cut(pixels, CeilDiv(kBlocks / 2, tiles), 2 * kGradientProduct);
   }
@@ -138,11 +161,13 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
       add(true, K::kOutputGradient, T::kZ, T::kPointwiseFilter, g, T::kNone);
       add(wanted.bias, K::kColumns, g, T::kNone, T::kNone, bias_sums);
     }
-    add(wanted.pointwise_filter, K::kFilterProduct, T::kZ, g, T::kNone, T::kProductSums);
+    add(wanted.pointwise_filter, needs.group ? K::kWarpgroupFilterProduct : K::kFilterProduct, T::kZ, g, T::kNone,
+        T::kProductSums);
     add(needs.factors, K::kBetweenFactors, T::kX, T::kDepthwiseFilter, T::kDZ, T::kNone);
-    add(needs.between && !general, K::kTransposeFilter, T::kPointwiseFilter, T::kNone, T::kTransposedFilter, T::kNone);
-    add(needs.between, K::kBetweenGradient, g, general ? T::kPointwiseFilter : T::kTransposedFilter, T::kDZ,
-        general ? T::kNone : between_sums);
+    const bool transposes = needs.between && !general && !needs.group;
+    add(transposes, K::kTransposeFilter, T::kPointwiseFilter, T::kNone, T::kTransposedFilter, T::kNone);
+    add(needs.between, needs.group ? K::kWarpgroupBetween : K::kBetweenGradient, g,
+        transposes ? T::kTransposedFilter : T::kPointwiseFilter, T::kDZ, general ? T::kNone : between_sums);
     add(wanted.depthwise_bias && general, K::kColumns, T::kDZ, T::kNone, T::kNone, between_sums);
   }
   add(wanted.input || wanted.depthwise_filter, K::kDepthwiseGradient, T::kDZ, T::kX, dx, filter_sums);
@@ -166,6 +191,7 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
     workspace.Place(T::kDZ, needs.between);
   }
   workspace.Place(T::kG, g == T::kG && apart);
+  // With needs.group for pointers that are askew, which the planner does not see.
   workspace.Place(T::kTransposedFilter, needs.between && !general);
   workspace.PlaceSums(T::kBiasSums, plan->bias, T::kDBias, wanted.bias);
   workspace.PlaceSums(T::kProductSums, plan->product, T::kDPointwiseFilter, wanted.pointwise_filter);
@@ -183,6 +209,7 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
                y = pixels * Real(p.K) * element;
   const bool general = plan.path == CudaPath::kGeneral, apart = fused_us == 0;
   const double product_rate = general ? kGeneralFmaPerCycle : ProductPerCycle(p, machine, plan.math);
+  const double gradient_rate = needs.group ? machine.rates.group16 : product_rate;
   const double depthwise_rate = plan.window ? machine.rates.fma : kGeneralFmaPerCycle;
   double us = 0;
   const auto step = [&](bool there, double bytes, double fma, double rate) {
@@ -199,8 +226,8 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
   step(apart && needs.before, z + 2 * y, product, product_rate);
   step(apart && columns, 3 * y, 0, 1);
   step(apart && wanted.bias && !columns, y, 0, 1);
-  step(apart && wanted.pointwise_filter, z + y, product, product_rate);
-  step(apart && needs.between, y + z + (p.mid.kind == ActivationKind::kNone ? 0 : z), product, product_rate);
+  step(apart && wanted.pointwise_filter, z + y, product, gradient_rate);
+  step(apart && needs.between, y + z + (p.mid.kind == ActivationKind::kNone ? 0 : z), product, gradient_rate);
   const bool dx = wanted.input, dd = wanted.depthwise_filter, together = plan.window && p.R < 7;
   step(dx || (dd && together), x + z + (dd && together ? x : 0), depthwise * (dx && dd && together ? 2 : 1),
        depthwise_rate);
@@ -254,9 +281,12 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   const bool general = options.path == CudaPath::kGeneral || !error.empty();
   plan->path = general ? CudaPath::kGeneral : CudaPath::kSteps;
   plan->transposed = p.layout == Layout::kNCHW;
-  const Needs needs(p, wanted);
+  Needs needs(p, wanted);
   plan->window = !general && HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
   plan->reads_output = needs.gradient && !needs.before;
+  needs.group = !general && machine.group_products && (options.aligned || plan->transposed) &&
+                GroupProductRefuses(p, machine, p.N * p.output_pixels(), p.CM(), p.K).empty() &&
+                SharedRefuses(machine, kGroupFilterSharedBytes).empty();
   CutSums(p, wanted, needs, plan);
   CudaPlan fused = *plan;
   plan->modelled_us = ModelledUs(p, machine, *plan, wanted, needs, 0);
@@ -290,10 +320,13 @@ std::string DescribeGradients(const CudaPlan& plan) {
   std::string text = CudaPathName(plan.path);
   if (plan.math == CudaMath::kTf32) text += " tf32";
   if (plan.path != CudaPath::kGeneral) text += plan.window ? " window" : " general depthwise";
+  bool group = false;
   for (const CudaStep& step : plan.steps) {
+    group = group || step.kernel == CudaKernel::kWarpgroupBetween || step.kernel == CudaKernel::kWarpgroupFilterProduct;
     if (step.kernel != CudaKernel::kGradientStream) continue;
     text += DescribeTile(step.tile) + " shared " + std::to_string(step.tile.shared_bytes);
   }
+  if (group) text += " wgmma";
   return text + " parts bias " + std::to_string(plan.bias.count) + " product " + std::to_string(plan.product.count) +
          " between " + std::to_string(plan.between.count) + " filter " + std::to_string(plan.filter.count);
 }
