@@ -270,8 +270,10 @@ def test_the_fused_path_wants_aligned_tensors(library):
 @pytest.mark.parametrize(
     "size, channels, filters, window, stride, path",
     [
-        (112, 32, 64, 3, 1, "fused"),  # bound by memory
-        (56, 128, 128, 3, 1, "fused"),
+        (112, 32, 64, 3, 1, "steps window"),
+        (56, 128, 128, 3, 1, "steps window"),
+        (14, 32, 64, 3, 2, "fused"),  # bound by launches
+        (7, 64, 32, 3, 1, "fused"),
         (14, 512, 512, 3, 1, "steps window"),  # more channels than sums have room in registers
         (28, 192, 768, 7, 1, "steps window"),
         (28, 64, 64, 2, 1, "steps general"),
@@ -284,10 +286,17 @@ def test_planner_chooses_the_path(library, size, channels, filters, window, stri
     plan = BackwardCall(library, forward).plan
     assert plan.text.startswith(path)
     tensors = 64 * size * size * 2  # bytes of a channel of X, and of Y
-    assert plan.modelled_us >= tensors * (2 * channels + filters) / 4.3e6  # X, dX and dY at the least
-    if path == "fused":  # dZ and the sums' parts alone
-        assert plan.workspace_bytes < 2 * tensors * channels
-        assert plan.workspace_bytes < BackwardCall(library, forward, path="steps").plan.workspace_bytes
+    assert plan.modelled_us >= tensors * (2 * channels + filters) / stride**2 / 4.3e6  # X, dX and dY at the least
+
+
+@pytest.mark.parametrize("size, channels, filters", [(112, 32, 64), (56, 128, 128)])
+def test_the_fused_path_needs_less_memory(library, size, channels, filters):
+    """dZ and the sums' parts alone."""
+    shapes = (64, size, size, channels), (3, 3, channels, 1), (1, 1, channels, filters)
+    forward = Call(library, *shapes, "float16", activation=("relu", 0.2))
+    fused, steps = (BackwardCall(library, forward, path=path).plan.workspace_bytes for path in ("fused", "steps"))
+    assert fused < 2 * 64 * size * size * channels * 2
+    assert fused < steps
 
 
 def test_nothing_wanted_needs_no_workspace(library):

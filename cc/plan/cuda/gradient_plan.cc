@@ -14,6 +14,11 @@ constexpr double kGeneralFmaPerCycle = 8;
 // Blocks that a kernel with a sum of its own in each should have: two waves of two on the largest cards there are.
 constexpr int64_t kBlocks = 512;
 
+// Of the fused path's first kernel, for a pixel: what it takes beside what it computes. Fitted to an H200, where it
+// took 505, 250, 230 and 71 us (112x112 32 to 64, the same 64 to 128 with stride 2, 56x56 and 32x32 128 to 128;
+// float16, batch 64), which are modelled as 455, 197, 263 and 86. The fewer channels, the more of it is this.
+constexpr double kFusedPixelCycles = 60;
+
 // What has to be there on the way.
 struct Needs {
   bool z = false;         // Z, computed again
@@ -110,7 +115,7 @@ CudaTile ChooseTile(const Chain& p, const CudaMachine& machine, const CudaOption
     const double both = static_cast<double>(tile.channels) * tile.out_channels, taps = Real(p.R * p.S);
     const double rate = p.dtype == DType::kFloat32 ? machine.rates.tf32 : machine.rates.tensor16;
     const double compute = pixels * (tile.channels * taps / machine.rates.fma + 2 * both / rate +
-                                     (tile.channels + tile.out_channels) / machine.rates.outputs);
+                                     (tile.channels + tile.out_channels) / machine.rates.outputs + kFusedPixelCycles);
     const int tensors = p.out.kind == ActivationKind::kNone ? 1 : 2;
     const double columns = std::min<double>(tile.in_columns, Real(p.W));
     const double moved = Real(SizeOf(p.dtype)) *
