@@ -51,7 +51,7 @@ template <typename T, typename F>
 DWS_DEVICE void ScaleSums(Sums& sums, const char* stage, int first_row, int lane, F scale) {
   const char* const from = stage + (first_row + (lane >> 2)) * 128 + 4 * (lane & 3);
   GroupSums<T>::ForEach(sums, lane, 2 * kTiles, [&](int i, int column, float* pair) {
-    const int tile = column / kMapColumns, piece = column % kMapColumns / 8 ^ lane >> 2;
+    const int tile = column / kMapColumns, piece = (column % kMapColumns / 8) ^ (lane >> 2);
     float factors[2];
     LoadPair(reinterpret_cast<const T*>(from + tile * (kProductTile * 128) + i * (8 * 128) + piece * 16), factors);
     pair[0] = scale(pair[0], factors[0]);
@@ -62,7 +62,7 @@ DWS_DEVICE void ScaleSums(Sums& sums, const char* stage, int first_row, int lane
 // Adds, or with `begins` stores, the sums over the warp's 16 rows of its 128 columns. Each exchange gives half of eight
 // values away, so that of 8 columns' values a lane ends with one, and nobody else touches its sum.
 DWS_DEVICE void AddColumns(const Sums& sums, int lane, const bool (&inside)[2], bool begins, float* columns) {
-  columns += (lane >> 3 & 3) * 8 + 2 * (lane & 3) + (lane >> 2 & 1);
+  columns += ((lane >> 3) & 3) * 8 + 2 * (lane & 3) + ((lane >> 2) & 1);
   DWS_UNROLL
   for (int i = 0; i < 4; ++i) {
     float values[8];
@@ -106,7 +106,7 @@ DWS_DEVICE void MultiplyBetween(const WarpgroupBetweenArgs& args, const BetweenS
     Sums sums;
     ClearSums(sums);
     MultiplyRing<Major::kDepth, Major::kDepth, T>(sums, shared, group, threadIdx.x % 32, steps, &at);
-    // Counted behind the products, while which registers are scarce.
+    // Counted behind the products, during which registers are scarce.
     const int thread = static_cast<int>(Opaque(threadIdx.x)), lane = thread % 32, first_row = thread / 32 * 16;
     if (args.scales) {
       WaitForPhase(shared.full + at.stage, at.parity);
