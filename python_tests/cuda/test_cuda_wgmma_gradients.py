@@ -148,9 +148,10 @@ def test_gradients_that_are_not_finite(library, dtype):
     assert np.isnan(found["p"]).any(axis=(0, 1, 2)).sum() == 1
 
 
-def test_what_is_past_the_last_pixel_is_no_part_of_a_sum(library):
+@pytest.mark.parametrize("word", ["none", "relu"])
+def test_what_is_past_the_last_pixel_is_no_part_of_a_sum(library, word):
     """Zeros there, times a filter that is not finite, would be NaN in all sums of its channel."""
-    shape = {**LAYER, "H": 5, "W": 5, "depthwise_activation": ("relu", 0.2)}
+    shape = {**LAYER, "H": 5, "W": 5, "depthwise_activation": (word, 0.2)}
     case, _, y, grad = backward_shim.made(shape, "float16")
     x, layer, residual = case
     layer.pointwise_filter[0, 0, 3, 2] = np.inf
