@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(DWS_HAS_HOPPER ? kWarpgroupThreads : 32, 2)
     BetweenShared::Place at;
     ForEachTileOfBlock(args, [&](int tile, int column) {
       const int64_t pixel = int64_t{tile} * kGradientProduct;
-      FillRing<Major::kDepth, Major::kDepth>(args.gradient, args.p, shared, pixel, column, 0, steps, &at);
+      FillRing<Major::kDepth, Major::kDepth, T>(args.gradient, args.p, shared, pixel, column, 0, steps, &at);
       if (!args.scales) return;
       // A tile of the factors is as large as a stage, and comes behind the last one while that is multiplied.
       char* const stage = shared.Stage(at);
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(DWS_HAS_HOPPER ? kWarpgroupThreads : 32, 1)
     });
   } else if (threadIdx.x == kConsumerThreads) {
     ForEachItemOfBlock(args, [&](int64_t, int channel, int column, int64_t pixel, int steps) {
-      FillRing<Major::kOuter, Major::kOuter>(args.z, args.gradient, shared, channel, column, pixel, steps, &at);
+      FillRing<Major::kOuter, Major::kOuter, T>(args.z, args.gradient, shared, channel, column, pixel, steps, &at);
     });
   }
 #endif

@@ -33,6 +33,7 @@ RATES = {
     "latency_cycles": "from asking DRAM to having it, under load",
     "launch_us": "",
     "group16": "tensor16 by 9.0's own instructions",
+    "group32": "tf32 by them",
 }
 HEADER = ROOT / "cc" / "plan" / "cuda" / "rates.h"
 TODAY = tuple(float(number) for number in re.findall(r"double \w+ = ([\d.e+]+);", HEADER.read_text(encoding="utf-8")))

@@ -157,7 +157,8 @@ const char* dwsconv_cuda_set_rates(const double* rates) {
                            std::to_string(rates[i]));
     }
   }
-  dwsconv::other_rates = dwsconv::CudaRates{rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6]};
+  dwsconv::other_rates =
+      dwsconv::CudaRates{rates[0], rates[1], rates[2], rates[3], rates[4], rates[5], rates[6], rates[7]};
   return dwsconv::Keep("");
 }
 

@@ -67,7 +67,7 @@ DWSCONV_CUDA_API const char* dwsconv_cuda_run(const DwsconvCudaCall* call);
 
 /* Plans by these rates from now on, in the order of CudaRates (cc/plan/cuda/rates.h); null: by the planner's own. "" or
  * what is wrong. */
-enum { DWSCONV_CUDA_RATES = 7 };
+enum { DWSCONV_CUDA_RATES = 8 };
 DWSCONV_CUDA_API const char* dwsconv_cuda_set_rates(const double* rates);
 
 /* Calls of dwsconv_cuda_run so far that ran on a path; 0: all that launched anything. -1 for a number that is none. */

@@ -12,10 +12,8 @@
 
 #if defined(DWSCONV_SHIM)
 #include "cuda/testing/shim_hopper.h"
-#define DWS_GRID_CONSTANT
 #define DWS_HAS_HOPPER 1
 #else
-#define DWS_GRID_CONSTANT __grid_constant__
 // Of the card that this pass compiles for. Kernels are empty elsewhere, and take too few threads to be launched.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define DWS_HAS_HOPPER 1
@@ -142,7 +140,19 @@ DWS_DEVICE void MultiplyGroup(Sums& sums, uint64_t a, uint64_t b, bool add, BFlo
 }
 #undef DWS_GROUP_PRODUCT
 
-// The same with a's rows of the warp in registers, as MultiplyAdd has them.
+// The same of floats as TF32, 8 of the sum's index. The low 13 bits of both sides are dropped, not rounded, and no side
+// can be kOuter.
+template <Major kA, Major kB>
+DWS_DEVICE void MultiplyGroup(Sums& sums, uint64_t a, uint64_t b, bool add, float) {
+  static_assert(kA == Major::kDepth && kB == Major::kDepth, "TF32 is not transposed on its way");
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, "
+      "0;\nwgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 " DWS_GROUP_REGISTERS ", %64, %65, p, 1, 1;\n}\n"
+      : DWS_GROUP_SUMS
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+
+// The same as the first two with a's rows of the warp in registers, as MultiplyAdd has them.
 #define DWS_GROUP_PRODUCT(type)                                                                                       \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type \
                " " DWS_GROUP_REGISTERS ", {%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}\n"                                 \

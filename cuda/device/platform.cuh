@@ -12,6 +12,8 @@
 #include <cuda_runtime.h>
 
 #define DWS_DEVICE __device__ __forceinline__
+#define DWS_CALLED static __device__ __noinline__
+#define DWS_GRID_CONSTANT __grid_constant__
 #define DWS_UNROLL _Pragma("unroll")
 #define DWS_ROLLED _Pragma("unroll 1")
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -63,6 +65,9 @@ constexpr int kCapability = __CUDA_ARCH__ / 10;
 #else
 constexpr int kCapability = 0;
 #endif
+
+// A barrier of the warp: its lanes see what the others have stored or copied before it.
+DWS_DEVICE void SyncWarp() { __syncwarp(); }
 
 DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 

@@ -22,7 +22,11 @@ const char* RunTranspose(const Call& call, const CudaStep& step) {
   }
   args.items = args.batch * CeilDiv(args.rows, kTransposeTile) * CeilDiv(args.columns, kTransposeTile);
   if (args.items == 0) return "";
-  const auto kernel = SizeOf(call.p.dtype) == 2 ? TransposeKernel<uint16_t> : TransposeKernel<uint32_t>;
+  // Gradients' products round what they read.
+  const bool rounds = step.kernel == CudaKernel::kTransposeFilter && !call.plan.gradients;
+  const auto kernel = SizeOf(call.p.dtype) == 2 ? TransposeKernel<uint16_t>
+                      : rounds                  ? TransposeKernel<uint32_t, true>
+                                                : TransposeKernel<uint32_t>;
   return LaunchKernel(kernel, Grid(args.items, kMostBlocks), kTransposeThreads, kTransposeSharedBytes, call.stream,
                       args);
 }

@@ -1,9 +1,10 @@
-// [batch, rows, columns] to [batch, columns, rows]: between NCHW and NHWC.
+// [batch, rows, columns] to [batch, columns, rows]: between NCHW and NHWC, and of filters.
 #ifndef DWSCONV_CUDA_DEVICE_TRANSPOSE_KERNEL_CUH_
 #define DWSCONV_CUDA_DEVICE_TRANSPOSE_KERNEL_CUH_
 
 #include <cstdint>
 
+#include "cuda/device/fragments.cuh"
 #include "cuda/device/platform.cuh"
 
 namespace dwsconv {
@@ -19,8 +20,8 @@ struct TransposeArgs {
   int64_t batch, rows, columns, items;
 };
 
-// Bits: uint16_t or uint32_t, as wide as an element.
-template <typename Bits>
+// Bits: uint16_t or uint32_t, as wide as an element. kRounds: floats become TF32, for products that would cut them off.
+template <typename Bits, bool kRounds = false>
 __global__ void __launch_bounds__(kTransposeThreads) TransposeKernel(const TransposeArgs args) {
   uint32_t* const tile = reinterpret_cast<uint32_t*>(SharedMemory());
   const int64_t row_tiles = (args.rows + kTransposeTile - 1) / kTransposeTile;
@@ -40,7 +41,9 @@ __global__ void __launch_bounds__(kTransposeThreads) TransposeKernel(const Trans
     SyncBlock();
     for (int i = line; i < kTransposeTile; i += kLines) {
       if (column + i < args.columns && row + lane < args.rows) {
-        to[(column + i) * args.rows + row + lane] = static_cast<Bits>(tile[lane * (kTransposeTile + 1) + i]);
+        const int at = lane * (kTransposeTile + 1) + i;
+        const uint32_t bits = kRounds ? ToTf32(reinterpret_cast<const float*>(tile)[at]) : tile[at];
+        to[(column + i) * args.rows + row + lane] = static_cast<Bits>(bits);
       }
     }
     SyncBlock();

@@ -47,7 +47,9 @@ const char* RunWarpgroupProduct(const Call& call, const CudaStep& step) {
   WarpgroupArgs args{};
   args.bias = matrix.bias;
   args.out = matrix.Output(call);
-  if (!args.out.vector || !call.Vectors(matrix.channels, matrix.x) || !call.Vectors(matrix.columns, matrix.p)) {
+  const bool transposed = call.p.dtype == DType::kFloat32;  // by an earlier step
+  const void* const p = transposed ? call.At(CudaTensor::kTransposedFilter) : matrix.p;
+  if (!args.out.vector || !call.Vectors(matrix.channels, matrix.x) || !call.Vectors(matrix.columns, p)) {
     // The planner, which does not see them, takes what runs: the other product.
     if (!call.plan.named) return RunProduct(call, step);
     return "path two_step_wgmma takes pointers that are multiples of 16 bytes";
@@ -56,11 +58,14 @@ const char* RunWarpgroupProduct(const Call& call, const CudaStep& step) {
   args.column_tiles = CeilDiv(matrix.columns, kProductTile);
   args.items = CeilDiv(matrix.pixels, kProductTile) * args.column_tiles;
   args.channels = static_cast<int>(matrix.channels);
-  for (const char* const error : {MakeTensorMap(matrix.x, matrix.pixels, matrix.channels, kProductTile, &args.z),
-                                  MakeTensorMap(matrix.p, matrix.channels, matrix.columns, kGroupDepth, &args.p)}) {
+  const int bytes = static_cast<int>(SizeOf(call.p.dtype));
+  for (const char* const error :
+       {MakeTensorMap(matrix.x, matrix.pixels, matrix.channels, kProductTile, &args.z, bytes),
+        transposed ? MakeTensorMap(p, matrix.columns, matrix.channels, kProductTile, &args.p, bytes)
+                   : MakeTensorMap(p, matrix.channels, matrix.columns, kGroupDepth, &args.p, bytes)}) {
     if (*error != '\0') return error;
   }
-  return call.p.dtype == DType::kFloat16 ? LaunchOf<Float16>(call, args) : LaunchOf<BFloat16>(call, args);
+  return WithElement(call.p.dtype, [&](auto element) { return LaunchOf<decltype(element)>(call, args); });
 }
 
 }  // namespace cuda

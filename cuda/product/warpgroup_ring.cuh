@@ -1,6 +1,6 @@
 // A ring of stages in shared memory through which the products of 9.0 go: a thread asks the copy engine for stages of
-// both sides, two warpgroups multiply what has come by wgmma, 64 rows x 128 columns each. 16-bit elements, rows of
-// whole vectors.
+// both sides, two warpgroups multiply what has come by wgmma, 64 rows x 128 columns each. 16-bit elements, or floats as
+// TF32; rows of whole vectors.
 #ifndef DWSCONV_CUDA_PRODUCT_WARPGROUP_RING_CUH_
 #define DWSCONV_CUDA_PRODUCT_WARPGROUP_RING_CUH_
 
@@ -17,10 +17,22 @@ constexpr int kConsumerThreads = kConsumers * kWarpgroup;
 constexpr int kWarpgroupThreads = kConsumerThreads + 32;
 static_assert(kConsumers * kGroupRows == kProductTile && kGroupColumns == kProductTile, "a tile of a block");
 
+// Elements of the sum's index in a stage, and how often a product takes 32 bytes of them.
+template <typename T>
+constexpr int kRingDepth = kMapRowBytes / static_cast<int>(sizeof(T));
+constexpr int kRingProducts = kMapRowBytes / 32;
+static_assert(kGroupDepth * 2 == kMapRowBytes, "a row of a stage");
+
 // A stage of a ring, and the parity of the ring's turn.
 template <int kStages>
 struct RingPlace {
   int stage = 0, parity = 0;
+  DWS_DEVICE static RingPlace After(uint64_t steps) {
+    RingPlace at;
+    at.stage = static_cast<int>(steps % kStages);
+    at.parity = static_cast<int>(steps / kStages % 2);
+    return at;
+  }
   DWS_DEVICE void Next() {
     if (++stage < kStages) return;
     stage = 0;
@@ -67,13 +79,13 @@ struct WarpgroupShared {
 };
 
 // One side of a product in a stage: 128 of its outer index (rows of the left side, columns of the right one) by
-// kGroupDepth of the sum's. kDepth: of a matrix [outer, depth], a tile of 128 rows. kOuter: of a matrix [depth, outer],
-// two tiles of kGroupDepth rows, 64 columns each.
+// kRingDepth of the sum's. kDepth: of a matrix [outer, depth], a tile of 128 rows. kOuter, of 16-bit elements alone: of
+// a matrix [depth, outer], two tiles of kGroupDepth rows, 64 columns each.
 template <Major kMajor>
 struct RingSide {
   static constexpr int kBytes = kGroupStageBytes / 2, kHalfBytes = kBytes / 2;
   static constexpr int kTileRows = kMajor == Major::kDepth ? kProductTile : kGroupDepth;  // of the TensorMap
-  static constexpr int kStepBytes = kMajor == Major::kDepth ? 32 : 16 * 128;              // 16 of the sum's index
+  static constexpr int kStepBytes = kMajor == Major::kDepth ? 32 : 16 * 128;              // from product to product
 
   DWS_DEVICE static void Load(char* to, const TensorMap& map, int64_t outer, int64_t depth, uint64_t* full) {
     if constexpr (kMajor == Major::kDepth) {
@@ -93,10 +105,10 @@ struct RingSide {
 };
 
 // One thread: asks for the stages of one tile of a product, from these row, column and depth on.
-template <Major kA, Major kB, int kStages>
+template <Major kA, Major kB, typename T, int kStages>
 DWS_DEVICE void FillRing(const TensorMap& a, const TensorMap& b, const WarpgroupShared<kStages>& shared, int64_t row,
                          int64_t column, int64_t depth, int steps, RingPlace<kStages>* at) {
-  for (int step = 0; step < steps; ++step, depth += kGroupDepth) {
+  for (int step = 0; step < steps; ++step, depth += kRingDepth<T>) {
     char* const stage = shared.Stage(*at);
     uint64_t* const full = shared.Expect(*at);
     RingSide<kA>::Load(stage, a, row, depth, full);
@@ -120,7 +132,7 @@ DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared<kStages>& shared,
     const uint64_t b = MatrixPast(first_b, at->stage * kGroupStageBytes);
     FenceProducts();
     DWS_UNROLL
-    for (int k = 0; k < kGroupDepth / 16; ++k) {
+    for (int k = 0; k < kRingProducts; ++k) {
       MultiplyGroup<kA, kB>(sums, MatrixPast(a, k * RingSide<kA>::kStepBytes),
                             MatrixPast(b, k * RingSide<kB>::kStepBytes), true, T());
     }

@@ -53,6 +53,9 @@ Run RunTranspose;
 
 Run RunDepthwise;  // kDepthwise, kDepthwiseWindow
 Run RunToeplitz;
+// dX of stride 1, which is a depthwise convolution of dZ with the window by half a turn, on tensor cores. Null where
+// that cannot be.
+const char* RunTurnedDepthwise(const Call& call, const void* dz, void* dx);
 Run RunWindow;
 Run RunPixels;
 Run RunConvolution;

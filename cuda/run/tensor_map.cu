@@ -37,19 +37,22 @@ Found FindEncode() {
 
 }  // namespace
 
-const char* MakeTensorMap(const void* matrix, int64_t rows, int64_t columns, int tile_rows, TensorMap* map) {
+const char* MakeTensorMap(const void* matrix, int64_t rows, int64_t columns, int tile_rows, TensorMap* map,
+                          int element_bytes) {
   static const Found found = FindEncode();
   if (found.encode == nullptr) return found.error;
   static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap), "the driver's");
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t row_bytes[1] = {2 * sizes[0]};
-  const cuuint32_t tile[2] = {kMapColumns, static_cast<cuuint32_t>(tile_rows)}, steps[2] = {1, 1};
+  const cuuint64_t row_bytes[1] = {static_cast<cuuint64_t>(element_bytes) * sizes[0]};
+  const cuuint32_t tile[2] = {static_cast<cuuint32_t>(kMapRowBytes / element_bytes),
+                              static_cast<cuuint32_t>(tile_rows)};
+  const cuuint32_t steps[2] = {1, 1};
   CUtensorMap made;
-  // Elements are copied, never computed with: any 16 bits will do.
-  const CUresult result =
-      found.encode(&made, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void*>(matrix), sizes, row_bytes, tile, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  // Elements are copied, never computed with: any bits will do.
+  const CUtensorMapDataType type = element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32;
+  const CUresult result = found.encode(&made, type, 2, const_cast<void*>(matrix), sizes, row_bytes, tile, steps,
+                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                       CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) return "cuTensorMapEncodeTiled refuses a matrix";
   memcpy(map, &made, sizeof(made));
   return "";

@@ -15,7 +15,10 @@ namespace dwsconv {
 namespace cuda {
 namespace {
 
+// kDepth: of the sum's index, in elements of 16 bits. Of floats half as many are as many bytes.
 constexpr int kDepth = 64, kSums = 64;
+template <typename T>
+constexpr int kDepthOf = kDepth * 2 / static_cast<int>(sizeof(T));
 constexpr int kLeftBytes = kGroupRows * kDepth * 2, kRightBytes = kGroupColumns * kDepth * 2;
 
 // A matrix as kernels may have it in shared memory: of 64 of the sum's index, and of kGroupRows or kGroupColumns.
@@ -24,7 +27,7 @@ struct Form {
   Major major;
   Swizzle swizzle;
   int leading_bytes, stride_bytes, step_bytes;  // step: from 16 of the sum's index to the next
-  // Where an element lies, in bytes, of this many of the outer index.
+  // Where an element of 16 bits lies, in bytes, of this many of the outer index.
   int (*at)(int outer, int depth, int count);
 };
 
@@ -66,7 +69,7 @@ __global__ void __launch_bounds__(kWarpgroup) GroupProductKernel(const ProductAr
   ClearSums(sums);
   FenceProducts();
   DWS_UNROLL
-  for (int k = 0; k < kDepth / 16; ++k) {
+  for (int k = 0; k < kDepth / 16; ++k) {  // of 32 bytes of the sum's index
     const uint64_t right = MatrixAt(b + k * args.b_step, args.b_leading, args.b_stride, args.b_swizzle);
     if constexpr (kRegisters) {
       uint32_t words[4];
@@ -89,30 +92,51 @@ __global__ void __launch_bounds__(kWarpgroup) GroupProductKernel(const ProductAr
 #endif
 }
 
+// low_bits: what the bits hold that TF32 has not.
 template <typename T>
-std::vector<unsigned char> Image(int bytes, int count, int (*number)(int, int),
-                                 const std::function<int(int, int)>& at) {
+std::vector<unsigned char> Image(int bytes, int count, int (*number)(int, int), const std::function<int(int, int)>& at,
+                                 uint32_t low_bits) {
   std::vector<unsigned char> image(bytes);
   for (int o = 0; o < count; ++o) {
-    for (int k = 0; k < kDepth; ++k) {
-      const T value = FromFloat<T>(static_cast<float>(number(o, k)));
-      memcpy(image.data() + at(o, k), &value, 2);
+    for (int k = 0; k < kDepthOf<T>; ++k) {
+      const float number_there = static_cast<float>(number(o, k));
+      uint32_t bits = 0;
+      if constexpr (sizeof(T) == 2) {
+        bits = FromFloat<T>(number_there).bits;
+      } else {
+        memcpy(&bits, &number_there, 4);
+        bits |= low_bits;
+      }
+      memcpy(image.data() + at(o, k * static_cast<int>(sizeof(T)) / 2), &bits, sizeof(T));
     }
   }
   return image;
 }
 
 template <typename T>
-int CheckGroupProduct(const std::string& type, const Form* left, const Form& right) {
+auto KernelFor(const Form* left, const Form& right) {
+  constexpr Major kD = Major::kDepth, kO = Major::kOuter;
+  if constexpr (sizeof(T) == 4) {
+    return GroupProductKernel<T, false, kD, kD>;
+  } else {
+    const bool outer = right.major == kO;
+    if (left == nullptr) return outer ? GroupProductKernel<T, true, kD, kO> : GroupProductKernel<T, true, kD, kD>;
+    if (left->major == kD) return outer ? GroupProductKernel<T, false, kD, kO> : GroupProductKernel<T, false, kD, kD>;
+    return outer ? GroupProductKernel<T, false, kO, kO> : GroupProductKernel<T, false, kO, kD>;
+  }
+}
+
+template <typename T>
+int CheckGroupProduct(const std::string& type, const Form* left, const Form& right, uint32_t low_bits = 0) {
   const auto in = [](const Form& form, int count) {
     return [&form, count](int o, int k) { return form.at(o, k, count); };
   };
   const auto plain = [](int o, int k) { return (o * kDepth + k) * 2; };
   std::function<int(int, int)> left_at = plain;
   if (left != nullptr) left_at = in(*left, kGroupRows);
-  DeviceArray<unsigned char> a(Image<T>(kLeftBytes, kGroupRows, Left, left_at));
-  DeviceArray<unsigned char> b(
-      Image<T>(kRightBytes, kGroupColumns, [](int o, int k) { return Right(k, o); }, in(right, kGroupColumns)));
+  DeviceArray<unsigned char> a(Image<T>(kLeftBytes, kGroupRows, Left, left_at, low_bits));
+  DeviceArray<unsigned char> b(Image<T>(
+      kRightBytes, kGroupColumns, [](int o, int k) { return Right(k, o); }, in(right, kGroupColumns), low_bits));
   DeviceArray<float> sums(std::vector<float>(kWarpgroup * kSums, -1e9f));
   const Form& l = left != nullptr ? *left : right;
   const ProductArgs args{a.data,
@@ -126,15 +150,8 @@ int CheckGroupProduct(const std::string& type, const Form* left, const Form& rig
                          Bytes(right.step_bytes, kGroupColumns),
                          l.swizzle,
                          right.swizzle};
-  constexpr Major kD = Major::kDepth, kO = Major::kOuter;
-  const bool outer = right.major == kO;
-  void (*kernel)(ProductArgs) = outer ? GroupProductKernel<T, true, kD, kO> : GroupProductKernel<T, true, kD, kD>;
-  if (left != nullptr && left->major == kD) {
-    kernel = outer ? GroupProductKernel<T, false, kD, kO> : GroupProductKernel<T, false, kD, kD>;
-  } else if (left != nullptr) {
-    kernel = outer ? GroupProductKernel<T, false, kO, kO> : GroupProductKernel<T, false, kO, kD>;
-  }
-  const char* const error = LaunchKernel(kernel, 1, kWarpgroup, 1024 + kLeftBytes + kRightBytes, nullptr, args);
+  const char* const error =
+      LaunchKernel(KernelFor<T>(left, right), 1, kWarpgroup, 1024 + kLeftBytes + kRightBytes, nullptr, args);
   const std::vector<float> actual = sums.Read();
   int wrong = 0;
   for (int thread = 0; thread < kWarpgroup; ++thread) {
@@ -143,7 +160,7 @@ int CheckGroupProduct(const std::string& type, const Form* left, const Form& rig
       const int row = thread / 32 * 16 + thread % 32 / 4 + e / 2 * 8;
       const int column = m * 64 + j * 16 + half * 8 + thread % 4 * 2 + e % 2;
       int expected = 0;
-      for (int k = 0; k < kDepth; ++k) expected += Left(row, k) * Right(k, column);
+      for (int k = 0; k < kDepthOf<T>; ++k) expected += Left(row, k) * Right(k, column);
       wrong += actual[thread * kSums + i] != static_cast<float>(expected);
     }
   }
@@ -151,19 +168,24 @@ int CheckGroupProduct(const std::string& type, const Form* left, const Form& rig
   return Report(what.c_str(), wrong, error);
 }
 
+// Bits: of an element, uint16_t or uint32_t.
+template <typename Bits>
 struct CopyArgs {
   TensorMap map;
-  const uint16_t* from;
-  uint16_t *line, *tiles;  // [kLine], [2, kTileRows * kMapColumns]
+  const Bits* from;
+  Bits *line, *tiles;  // [kLine], [2, kTileRows * columns of a tile]
 };
 constexpr int kLine = 1000, kTileRows = 40, kMatrixRows = 50, kMatrixColumns = 72;
+template <typename Bits>
+constexpr int kTileColumnsOf = kMapRowBytes / static_cast<int>(sizeof(Bits));
 
 // A line of bytes, then two tiles in turn by one barrier, the second one mostly outside the matrix.
-__global__ void __launch_bounds__(32) CopyKernel(const DWS_GRID_CONSTANT CopyArgs args) {
+template <typename Bits>
+__global__ void __launch_bounds__(32) CopyKernel(const DWS_GRID_CONSTANT CopyArgs<Bits> args) {
 #if DWS_HAS_HOPPER
-  uint16_t* const tile = reinterpret_cast<uint16_t*>(Begin1024(SharedMemory()));
-  constexpr int kTile = kTileRows * kMapColumns;
-  uint16_t* const line = tile + kTile;
+  Bits* const tile = reinterpret_cast<Bits*>(Begin1024(SharedMemory()));
+  constexpr int kTile = kTileRows * kTileColumnsOf<Bits>, kBytes = static_cast<int>(sizeof(Bits));
+  Bits* const line = tile + kTile;
   uint64_t* const barrier = reinterpret_cast<uint64_t*>(line + kLine);
   if (threadIdx.x == 0) {
     InitPhases(barrier, 1);
@@ -172,9 +194,9 @@ __global__ void __launch_bounds__(32) CopyKernel(const DWS_GRID_CONSTANT CopyArg
   SyncBlock();
   for (int turn = 0; turn < 2; ++turn) {
     if (threadIdx.x == 0) {
-      ArriveExpecting(barrier, kTile * 2 + (turn == 0 ? kLine * 2 : 0));
-      BulkTile(tile, args.map, turn * 30, turn * kMapColumns, barrier);
-      if (turn == 0) BulkCopy(line, args.from, kLine * 2, barrier);
+      ArriveExpecting(barrier, kTile * kBytes + (turn == 0 ? kLine * kBytes : 0));
+      BulkTile(tile, args.map, turn * 30, turn * kTileColumnsOf<Bits>, barrier);
+      if (turn == 0) BulkCopy(line, args.from, kLine * kBytes, barrier);
     }
     WaitForPhase(barrier, turn);
     for (int i = threadIdx.x; i < kTile; i += 32) args.tiles[turn * kTile + i] = tile[i];
@@ -185,27 +207,31 @@ __global__ void __launch_bounds__(32) CopyKernel(const DWS_GRID_CONSTANT CopyArg
 #endif
 }
 
-int CheckCopies() {
-  constexpr int kTile = kTileRows * kMapColumns;
-  std::vector<uint16_t> numbers;
-  for (int i = 0; i < kMatrixRows * kMatrixColumns; ++i) numbers.push_back(static_cast<uint16_t>(i + 1));
-  DeviceArray<uint16_t> from(numbers), line{std::vector<uint16_t>(kLine)}, tiles{std::vector<uint16_t>(2 * kTile)};
-  CopyArgs args{{}, from.data, line.data, tiles.data};
-  const char* error = MakeTensorMap(from.data, kMatrixRows, kMatrixColumns, kTileRows, &args.map);
-  if (*error == '\0') error = LaunchKernel(CopyKernel, 1, 32, 1024 + kTile * 2 + kLine * 2 + 8, nullptr, args);
-  const std::vector<uint16_t> found = line.Read(), tile = tiles.Read();
+template <typename Bits>
+int CheckCopies(const char* what) {
+  constexpr int kColumns = kTileColumnsOf<Bits>, kTile = kTileRows * kColumns, kBytes = static_cast<int>(sizeof(Bits));
+  constexpr int kVector = 16 / kBytes;
+  std::vector<Bits> numbers;
+  for (int i = 0; i < kMatrixRows * kMatrixColumns; ++i) numbers.push_back(static_cast<Bits>(i + 1));
+  DeviceArray<Bits> from(numbers), line{std::vector<Bits>(kLine)}, tiles{std::vector<Bits>(2 * kTile)};
+  CopyArgs<Bits> args{{}, from.data, line.data, tiles.data};
+  const char* error = MakeTensorMap(from.data, kMatrixRows, kMatrixColumns, kTileRows, &args.map, kBytes);
+  const int shared_bytes = 1024 + (kTile + kLine) * kBytes + 8;
+  if (*error == '\0') error = LaunchKernel(CopyKernel<Bits>, 1, 32, shared_bytes, nullptr, args);
+  const std::vector<Bits> found = line.Read(), tile = tiles.Read();
   int wrong = 0;
-  for (int i = 0; i < kLine; ++i) wrong += found[i] != i + 1;
+  for (int i = 0; i < kLine; ++i) wrong += found[i] != static_cast<Bits>(i + 1);
   for (int turn = 0; turn < 2; ++turn) {
     for (int r = 0; r < kTileRows; ++r) {
-      for (int c = 0; c < kMapColumns; ++c) {
-        const int row = turn * 30 + r, column = turn * kMapColumns + c;
+      for (int c = 0; c < kColumns; ++c) {
+        const int row = turn * 30 + r, column = turn * kColumns + c;
         const int expected = row < kMatrixRows && column < kMatrixColumns ? row * kMatrixColumns + column + 1 : 0;
-        wrong += tile[turn * kTile + r * kMapColumns + ((c / 8) ^ (r % 8)) * 8 + c % 8] != expected;
+        const int at = ((c / kVector) ^ (r % 8)) * kVector + c % kVector;
+        wrong += tile[turn * kTile + r * kColumns + at] != static_cast<Bits>(expected);
       }
     }
   }
-  return Report("bulk copies", wrong, error);
+  return Report(what, wrong, error);
 }
 
 template <typename T>
@@ -218,6 +244,19 @@ int CheckGroupProducts(const std::string& type) {
   return failed;
 }
 
+// TF32 takes matrices of the sum's index side by side alone, and is to drop the bits that it has not: the kernels round
+// what is not to be cut off.
+int CheckTf32() {
+  int failed = 0;
+  for (const Form& right : kForms) {
+    for (const Form& left : kForms) {
+      if (left.major == Major::kOuter || right.major == Major::kOuter) continue;
+      failed += CheckGroupProduct<float>("wgmma of TF32, ", &left, right);
+    }
+  }
+  return failed + CheckGroupProduct<float>("wgmma of TF32 with bits to drop, ", &kForms[0], kForms[0], 0x1fff);
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace dwsconv
@@ -225,8 +264,9 @@ int CheckGroupProducts(const std::string& type) {
 int main() {
   using namespace dwsconv;
   using namespace dwsconv::cuda;
-  int failed = CheckCopies();
+  int failed = CheckCopies<uint16_t>("bulk copies of 16 bits") + CheckCopies<uint32_t>("bulk copies of 32 bits");
   failed += CheckGroupProducts<Float16>("wgmma of float16, ");
   failed += CheckGroupProducts<BFloat16>("wgmma of bfloat16, ");
+  failed += CheckTf32();
   return failed == 0 ? 0 : 1;
 }

@@ -19,6 +19,8 @@
 #define __global__
 #define __launch_bounds__(...)
 #define DWS_DEVICE inline
+#define DWS_CALLED inline
+#define DWS_GRID_CONSTANT
 #define DWS_UNROLL
 #define DWS_ROLLED
 #define DWS_UNROLL_TWICE
@@ -32,10 +34,14 @@ struct float2 {
 struct float4 {
   float x, y, z, w;
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
 namespace shim {
@@ -82,6 +88,7 @@ inline bool SyncBlockOr(bool value) { return shim::BarrierOr(value); }
 inline void SyncGroup(int group, int threads) { shim::Barrier(group + 1, threads); }
 inline int Capability() { return shim::Capability(); }
 inline uint32_t Opaque(uint32_t value) { return value; }
+inline void SyncWarp() { shim::Shuffle(0, 0); }
 inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
 inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }
 inline void CommitCopies() { shim::Commit(); }

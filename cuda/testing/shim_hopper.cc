@@ -75,6 +75,10 @@ void CheckTarget(const void* shared, int64_t bytes, uint32_t alignment) {
 // Where a byte of a permuted matrix lies: bits 4 to 6 of its address are changed by bits 7 to 9.
 uint32_t Permuted(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
+// Bytes of an element that is multiplied, and how many of the sum's index a product takes: 32 bytes.
+uint32_t BytesOf(Product product) { return product == Product::kTf32 ? 4 : 2; }
+int DepthOf(Product product) { return static_cast<int>(32 / BytesOf(product)); }
+
 // A matrix as its descriptor says it is.
 struct Described {
   uint32_t start, leading, stride;
@@ -92,9 +96,10 @@ struct Described {
     const uint32_t o = static_cast<uint32_t>(outer), k = static_cast<uint32_t>(depth);
     const bool permuted = swizzle == Swizzle::k128;
     const uint32_t eight = permuted ? 128 : 16;  // from one of eight to the next
+    const uint32_t bytes = BytesOf(product);
     uint32_t at = 0;
     if (major == Major::kDepth) {
-      at = o % 8 * eight + o / 8 * stride + k % 8 * 2 + k / 8 * (permuted ? 16 : leading);
+      at = o % 8 * eight + o / 8 * stride + k * bytes % 16 + k * bytes / 16 * (permuted ? 16 : leading);
     } else if (permuted) {
       at = o % 64 * 2 + o / 64 * leading + k % 8 * eight + k / 8 * stride;
     } else {
@@ -102,10 +107,14 @@ struct Described {
     }
     const uint32_t address = permuted ? Permuted(start + at) : start + at;
     const char* const from = Shared() + (static_cast<int64_t>(address) - kSharedBegin);
-    if (!IsShared(from, 2)) Fail("a matrix that reaches outside shared memory");
-    uint16_t bits;
-    memcpy(&bits, from, 2);
-    return WidenHalf(bits, 0, product);
+    if (!IsShared(from, bytes)) Fail("a matrix that reaches outside shared memory");
+    uint32_t bits = 0;
+    memcpy(&bits, from, bytes);
+    if (product != Product::kTf32) return WidenHalf(bits, 0, product);
+    bits &= ~0x1fffu;  // what TF32 has no bits for is dropped
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
   }
 };
 
@@ -149,15 +158,15 @@ Kept* Find(int thread, float* sums) {
 
 void Compute(const Pending& p, int warp) {
   float a[16][16], b[16][kGroupColumns];
-  const int first_row = warp % 4 * 16;
+  const int first_row = warp % 4 * 16, depth = DepthOf(p.product);
   for (int row = 0; row < 16; ++row) {
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < depth; ++k) {
       a[row][k] = p.registers ? WidenHalf(p.words[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2, p.product)
                               : Described(p.a)(first_row + row, k, p.a_major, p.product);
     }
   }
   const Described matrix(p.b);
-  for (int k = 0; k < 16; ++k) {
+  for (int k = 0; k < depth; ++k) {
     for (int column = 0; column < kGroupColumns; ++column) b[k][column] = matrix(column, k, p.b_major, p.product);
   }
   for (int lane = 0; lane < kWarp; ++lane) {
@@ -166,7 +175,7 @@ void Compute(const Pending& p, int warp) {
       for (int e = 0; e < 4; ++e) {
         const int row = lane / 4 + e / 2 * 8, column = tile * 8 + lane % 4 * 2 + e % 2;
         double sum = p.add ? to->values[tile][e] : 0;
-        for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+        for (int k = 0; k < depth; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
         to->values[tile][e] = static_cast<float>(sum);
       }
     }
@@ -248,8 +257,8 @@ namespace {
 // What the shim's tensor maps hold.
 struct Map {
   const char* matrix;
-  int64_t rows, columns;
-  int tile_rows;
+  int64_t rows, row_bytes;
+  int tile_rows, element_bytes;
 };
 static_assert(sizeof(Map) <= sizeof(TensorMap), "it has room");
 
@@ -258,16 +267,17 @@ static_assert(sizeof(Map) <= sizeof(TensorMap), "it has room");
 void BulkTile(void* shared, const TensorMap& tensor_map, int64_t row, int column, uint64_t* barrier) {
   Map map;
   memcpy(&map, &tensor_map, sizeof(map));
-  const int64_t bytes = int64_t{map.tile_rows} * kMapColumns * 2;
+  const int64_t bytes = int64_t{map.tile_rows} * kMapRowBytes;
   CheckTarget(shared, bytes, 1024);
   if (row < 0 || column < 0 || row > INT32_MAX) Fail("a tile that begins where no tile does");
   // Calls f(where it lies, from where or null) for each 16 bytes.
   const auto for_each = [=](const auto& f) {
     for (int64_t r = 0; r < map.tile_rows; ++r) {
-      for (int64_t c = 0; c < kMapColumns; c += 8) {
-        const bool inside = row + r < map.rows && column + c < map.columns;
-        const uint32_t at = Permuted(SharedAddress(shared) + static_cast<uint32_t>(r * 128 + c * 2));
-        f(Shared() + (at - kSharedBegin), inside ? map.matrix + 2 * ((row + r) * map.columns + column + c) : nullptr);
+      for (int64_t c = 0; c < kMapRowBytes; c += 16) {
+        const int64_t from = int64_t{column} * map.element_bytes + c;
+        const bool inside = row + r < map.rows && from < map.row_bytes;
+        const uint32_t at = Permuted(SharedAddress(shared) + static_cast<uint32_t>(r * kMapRowBytes + c));
+        f(Shared() + (at - kSharedBegin), inside ? map.matrix + (row + r) * map.row_bytes + from : nullptr);
       }
     }
   };
@@ -366,13 +376,14 @@ void WaitForProducts(int pending) {
 
 }  // namespace shim
 
-const char* MakeTensorMap(const void* matrix, int64_t rows, int64_t columns, int tile_rows, TensorMap* map) {
+const char* MakeTensorMap(const void* matrix, int64_t rows, int64_t columns, int tile_rows, TensorMap* map,
+                          int element_bytes) {
   // What cuTensorMapEncodeTiled asks for.
-  if (reinterpret_cast<uintptr_t>(matrix) % 16 != 0 || columns * 2 % 16 != 0 || rows < 1 || columns < 1 ||
+  if (reinterpret_cast<uintptr_t>(matrix) % 16 != 0 || columns * element_bytes % 16 != 0 || rows < 1 || columns < 1 ||
       rows > int64_t{1} << 32 || columns > int64_t{1} << 32 || tile_rows < 1 || tile_rows > 256) {
     return "cuTensorMapEncodeTiled refuses a matrix";
   }
-  const shim::Map made{static_cast<const char*>(matrix), rows, columns, tile_rows};
+  const shim::Map made{static_cast<const char*>(matrix), rows, columns * element_bytes, tile_rows, element_bytes};
   memcpy(map->bytes, &made, sizeof(made));
   return "";
 }

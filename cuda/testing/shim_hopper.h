@@ -71,12 +71,15 @@ inline void WaitForAllButOne() { shim::WaitForProducts(1); }
 inline void WaitForProducts(float (&)[4][16]) { shim::WaitForProducts(0); }
 inline shim::Product ProductOf(Float16) { return shim::Product::kFloat16; }
 inline shim::Product ProductOf(BFloat16) { return shim::Product::kBFloat16; }
+inline shim::Product ProductOf(float) { return shim::Product::kTf32; }
 template <Major kA, Major kB, typename T>
 void MultiplyGroup(float (&sums)[4][16], uint64_t a, uint64_t b, bool add, T) {
+  static_assert(sizeof(T) == 2 || (kA == Major() && kB == Major()), "TF32 is not transposed on its way");
   shim::MultiplyGroup(sums[0], {nullptr, a, b, kA, kB, add, ProductOf(T())});
 }
 template <Major kB, typename T>
 void MultiplyGroup(float (&sums)[4][16], const uint32_t (&a)[4], uint64_t b, bool add, T) {
+  static_assert(sizeof(T) == 2, "no kernel has TF32 in registers");
   shim::MultiplyGroup(sums[0], {a, 0, b, Major(), kB, add, ProductOf(T())});
 }
 

@@ -94,7 +94,7 @@ def checks(library, cases: int, small: bool):
     fused = {"bias": True, "depthwise_bias": True, "depthwise_activation": ("relu6", 0.2), "activation": ("relu", 0.2)}
     for window, stride in cuda_cases.WINDOWS:
         for dtype, math in cuda_cases.KINDS:
-            wgmma = ("two_step_wgmma",) if hopper and dtype in ("float16", "bfloat16") else ()
+            wgmma = ("two_step_wgmma",) if hopper and (dtype, math) != ("float32", "exact") else ()
             for path in ("stream", "two_step", *wgmma, *cuda_cases.other_fused(window, 72, dtype, math)):
                 letters = dict(zip("NHWCMKRS", (1, 21, 37, 40, 1, 72, window, window)))
                 shape = {**letters, **fused, "strides": (stride, stride), "seed": 3}
@@ -120,8 +120,9 @@ def checks(library, cases: int, small: bool):
             name = f"layer {h}x{w}x{c}-{k} {size}x{size} {dtype} {math}"
             yield name, lambda s=shape, d=dtype, m=math: compare(library, s, d, m)
         if hopper and c % 8 == k % 8 == 0:
-            name = f"layer {h}x{w}x{c}-{k} {size}x{size} float16 on two_step_wgmma"
-            yield name, lambda s=shape: compare(library, s, "float16", "exact", path="two_step_wgmma")
+            for dtype, math in (("float16", "exact"), ("float32", "tf32")):
+                name = f"layer {h}x{w}x{c}-{k} {size}x{size} {dtype} {math} on two_step_wgmma"
+                yield name, lambda s=shape, d=dtype, m=math: compare(library, s, d, m, path="two_step_wgmma")
 
 
 def main() -> int:

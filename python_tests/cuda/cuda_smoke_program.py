@@ -56,7 +56,7 @@ FAMILIES = {
     "general": layer("two_step", "general", (1, 13, 18, 8, 2, 40, 2, 3), dilations=(2, 1)),
     "product": layer("two_step", "window", (1, 13, 18, 136, 1, 144, 3, 3)),
     "product by elements": layer("two_step", "two_step", (1, 13, 18, 13, 1, 11, 3, 3)),
-    "product wgmma": layer("two_step_wgmma", "two_step_wgmma window", (1, 13, 18, 136, 1, 144, 3, 3), SIXTEEN),
+    "product wgmma": layer("two_step_wgmma", "window", (1, 13, 18, 136, 1, 144, 3, 3), TENSOR_CORES),
     "product wgmma 7x7": layer("two_step_wgmma", "two_step_wgmma toeplitz", (2, 9, 18, 24, 1, 264, 7, 7), SIXTEEN),
     "transposed": layer("two_step", "transposed", data_format="NCHW"),
     "strip": block("edpr", "strip", TENSOR_CORES, fusion="always"),

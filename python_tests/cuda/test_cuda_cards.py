@@ -132,7 +132,7 @@ def test_plans_are_remembered(library):
         again = call(**change)
         assert made() == before + 1 and again.plan == first.plan, change
     before = made()
-    rates = (ctypes.c_double * 7)(69, 1120, 220, 2.83, 1570, 30.16, 700)
+    rates = (ctypes.c_double * 8)(69, 1120, 220, 2.83, 1570, 30.16, 700, 320)
     library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
     assert library.handle.dwsconv_cuda_set_rates(rates) == b""
     slow = call().plan.modelled_us
@@ -146,7 +146,7 @@ def test_plans_are_remembered(library):
 def test_rates_that_are_none_are_refused(library):
     library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        rates = (ctypes.c_double * 7)(1, 1, wrong, 1, 1, 1, 1)
+        rates = (ctypes.c_double * 8)(1, 1, wrong, 1, 1, 1, 1, 1)
         assert b"number 2" in library.handle.dwsconv_cuda_set_rates(rates)
 
 
@@ -154,7 +154,7 @@ def test_rates_that_are_none_are_refused(library):
 def test_a_named_path_runs_whatever_it_is_thought_to_take(library, path):
     """By rates at which it takes forever: the plan has steps all the same, and the result is right."""
     library.handle.dwsconv_cuda_set_rates.restype = ctypes.c_char_p
-    rates = (ctypes.c_double * 7)(5e-324, 1120, 220, 2.83, 1570, 3.16, 700)
+    rates = (ctypes.c_double * 8)(5e-324, 1120, 220, 2.83, 1570, 3.16, 700, 320)
     assert library.handle.dwsconv_cuda_set_rates(rates) == b""
     try:
         plan = layer_shim.compare(library, DEEP, "float16", path=path)

@@ -23,7 +23,7 @@ def test_the_program_that_checks_a_card_finds_nothing_off_here(tmp_path):
     """Which thread has what of a product, and where tiles lie, by formulas that are not the shim's."""
     done = subprocess.run([str(build(tmp_path, "layouts_hopper.cu"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("as expected") == 1 + 2 * 4 * 5 and "OFF" not in done.stdout
+    assert done.stdout.count("as expected") == 2 + 2 * 4 * 5 + 5 and "OFF" not in done.stdout
 
 
 # By case of cuda/testing/hopper_misuse.cu.

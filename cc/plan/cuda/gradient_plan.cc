@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cc/plan/cuda/planner.h"
+#include "cc/plan/cuda/slide.h"
 
 namespace dwsconv {
 namespace {
@@ -76,7 +77,11 @@ void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, 
   }
   if (needs.between) plan->between = Cut(CeilDiv(pixels, kGradientProduct), 2 * kBlocks, 1);
   if (!wanted.depthwise_filter && !wanted.input) return;
-  if (plan->window) {
+  if (plan->window && SlidesGradients(p)) {
+    const SlideCut cut = CutGradientSlide(p);
+    const CudaParts parts = Cut(p.N * cut.segments, CeilDiv(2 * kBlocks, int64_t{cut.groups} * cut.column_tiles), 1);
+    plan->filter = {parts.count * cut.column_tiles, parts.units};
+  } else if (plan->window) {
     const int64_t groups = CeilDiv(p.C * SizeOf(p.dtype) / 4, kGradientGroupWords);
     const int64_t patches =
         p.N * GradientPatches(p.H, p.stride_h, p.pad_top) * GradientPatches(p.W, p.stride_w, p.pad_left);
@@ -289,8 +294,10 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   Needs needs(p, wanted);
   plan->window = !general && HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
   plan->reads_output = needs.gradient && !needs.before;
+  // Of floats 9.0's own instructions take no sum over pixels.
   needs.group = !general && machine.group_products && (options.aligned || plan->transposed) &&
-                GroupProductRefuses(p, machine, p.N * p.output_pixels(), p.CM(), p.K).empty() &&
+                p.dtype != DType::kFloat32 &&
+                GroupProductRefuses(p, machine, options.math, p.N * p.output_pixels(), p.CM(), p.K).empty() &&
                 SharedRefuses(machine, kGroupFilterSharedBytes).empty();
   CutSums(p, wanted, needs, plan);
   CudaPlan fused = *plan;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "cc/plan/cuda/planner.h"
 
@@ -248,12 +249,13 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
                                : fma / (clocks * machine.rates.fma * (window ? 1 : 0.1));
   const int64_t tiles = CeilDiv(pixels, 128) * CeilDiv(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
   const double waves = Real(CeilDiv(tiles, slots) * 2);
-  const double rate = group ? machine.rates.group16 : ProductPerCycle(p, machine, math);
+  const double rate = group ? GroupProductPerCycle(p, machine) : ProductPerCycle(p, machine, math);
   const double product = waves * 128 * 128 * (Real(RoundUp(p.CM(), 32)) / rate + 1 / kProductOutputs);
   // The product's columns are its fastest index: Z is read once, whatever K, and so is P.
   const double filter = Bytes(p, p.CM() * p.K);
+  const double transposed = group && GroupProductTransposes(p) ? 2 * filter / per_us + machine.rates.launch_us : 0;
   *us = std::max(x / per_us + z_us, sums) + std::max(z_us + (y + filter) / per_us, product / machine.clock_per_us) +
-        2 * machine.rates.launch_us;
+        2 * machine.rates.launch_us + transposed;
   return "";
 }
 
@@ -268,6 +270,8 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
   CudaStep depthwise{CudaKernel::kDepthwise, from, CudaTensor::kDepthwiseFilter, CudaTensor::kZ};
   CudaStep direct{CudaKernel::kDirect, from, CudaTensor::kPointwiseFilter, CudaTensor::kY};
   CudaStep product{CudaKernel::kProduct, CudaTensor::kZ, CudaTensor::kPointwiseFilter, CudaTensor::kY};
+  CudaStep transpose{CudaKernel::kTransposeFilter, CudaTensor::kPointwiseFilter, CudaTensor::kNone,
+                     CudaTensor::kTransposedFilter};
   stream.residual = tensor.residual = deep.residual = direct.residual = product.residual = p.has_residual;
   plan->path = CudaPath::kDirect;
   if (options.path == CudaPath::kDirect || options.path == CudaPath::kGeneral || p.H * p.W == 0) {
@@ -300,15 +304,22 @@ std::string PlanPair(const Chain& p, const CudaMachine& machine, const CudaOptio
     const std::string refused = PlanDeep(p, machine, options, &deep.tile);
     consider(CudaPath::kDeep, refused, deep.tile.modelled_us, {deep});
   }
-  // The product by 9.0's own instructions took 0.65 to 0.96 of the other's time on all layers that were measured.
-  std::string refused = GroupProductRefuses(p, machine, p.N * p.output_pixels(), p.CM(), p.K);
+  // In 16 bits the product by 9.0's own instructions took 0.65 to 0.96 of the other's time on all layers that were
+  // measured. Of float32 the filter's transposition comes first, which small layers do not pay for.
+  std::string refused = GroupProductRefuses(p, machine, options.math, p.N * p.output_pixels(), p.CM(), p.K);
   const bool group = any ? machine.group_products && refused.empty() : options.path == CudaPath::kTwoStepWgmma;
-  if (any || group || options.path == CudaPath::kTwoStep) {
-    double us = 0;
-    if (!group) refused.clear();
-    if (refused.empty()) refused = PlanTwoStep(p, machine, options.math, group, &depthwise, &us);
-    if (group) product.kernel = CudaKernel::kWarpgroupProduct;
-    consider(group ? CudaPath::kTwoStepWgmma : CudaPath::kTwoStep, refused, us, {depthwise, product});
+  double us = 0;
+  if (group) {
+    if (refused.empty()) refused = PlanTwoStep(p, machine, options.math, true, &depthwise, &us);
+    product.kernel = CudaKernel::kWarpgroupProduct;
+    std::vector<CudaStep> steps = {depthwise, product};
+    if (GroupProductTransposes(p)) steps.insert(steps.begin(), transpose);
+    consider(CudaPath::kTwoStepWgmma, refused, us, steps);
+  }
+  if (options.path == CudaPath::kTwoStep || (any && (!group || GroupProductTransposes(p)))) {
+    refused = PlanTwoStep(p, machine, options.math, false, &depthwise, &us);
+    product.kernel = CudaKernel::kProduct;
+    consider(CudaPath::kTwoStep, refused, us, {depthwise, product});
   }
   if (plan->steps.size() > before) {
     plan->modelled_us += least;

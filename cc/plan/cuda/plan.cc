@@ -3,6 +3,7 @@
 #include "cc/plan/cuda/plan.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 #include <string>
 
@@ -197,15 +198,30 @@ std::string PlanStages(const Chain& chain, const CudaMachine& machine, const Cud
   return "";
 }
 
-// Products that 9.0 has instructions of its own for go there.
+// Whether that makes up for the filter's transposition: what the products take less, beside a launch.
+bool PaysToTranspose(const Chain& p, const CudaMachine& machine, CudaMath math, int64_t pixels) {
+  const double clocks = machine.clock_per_us * machine.multiprocessors;
+  const double products = Real(RoundUp(pixels, kProductTile) * RoundUp(p.K, kProductTile)) * Real(p.CM()) / clocks;
+  const double least = 1 / ProductPerCycle(p, machine, math) - 1 / GroupProductPerCycle(p, machine);
+  return products * least > machine.rates.launch_us;
+}
+
+// Products that 9.0 has instructions of its own for go there. Of float32 the last one alone: only its filter has a
+// place for its transpose.
 void UseGroupProducts(const Chain& p, const CudaMachine& machine, const CudaOptions& options, CudaPlan* plan) {
   if (options.path != CudaPath::kAuto || plan->path == CudaPath::kTwoStep) return;
-  for (CudaStep& step : plan->steps) {
+  for (size_t i = 0; machine.group_products && i < plan->steps.size(); ++i) {
+    CudaStep& step = plan->steps[i];
     if (step.kernel != CudaKernel::kProduct) continue;
-    const bool expands = step.with == CudaTensor::kExpandFilter;
+    const bool expands = step.with == CudaTensor::kExpandFilter, transposes = GroupProductTransposes(p);
     const int64_t pixels = p.N * (expands ? p.H * p.W : p.output_pixels());
-    if (!GroupProductRefuses(p, machine, pixels, expands ? p.E : p.CM(), expands ? p.C : p.K).empty()) continue;
-    if (machine.group_products) step.kernel = CudaKernel::kWarpgroupProduct;
+    const int64_t channels = expands ? p.E : p.CM(), columns = expands ? p.C : p.K;
+    if (!GroupProductRefuses(p, machine, options.math, pixels, channels, columns).empty()) continue;
+    if (transposes && (expands || !PaysToTranspose(p, machine, options.math, pixels))) continue;
+    step.kernel = CudaKernel::kWarpgroupProduct;
+    const CudaStep transpose{CudaKernel::kTransposeFilter, CudaTensor::kPointwiseFilter, CudaTensor::kNone,
+                             CudaTensor::kTransposedFilter};
+    if (transposes) plan->steps.insert(plan->steps.begin() + static_cast<std::ptrdiff_t>(i), transpose);
   }
 }
 

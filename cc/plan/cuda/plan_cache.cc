@@ -69,7 +69,7 @@ Key KeyOf(const Chain& p, const CudaMachine& m, const CudaOptions& o) {
           << m.multiprocessor_shared_bytes << m.l2_bytes << m.dram_bytes_per_us << m.clock_per_us
           << int64_t{m.group_products};
   numbers << m.rates.fma << m.rates.tensor16 << m.rates.tf32 << m.rates.outputs << m.rates.latency_cycles
-          << m.rates.launch_us << m.rates.group16;
+          << m.rates.launch_us << m.rates.group16 << m.rates.group32;
   numbers << static_cast<int64_t>(o.path) << static_cast<int64_t>(o.math) << static_cast<int64_t>(o.fusion)
           << o.tile_rows << o.tile_columns << o.segments << o.groups;
   const WantedGradients w = o.gradients.value_or(WantedGradients());

@@ -59,10 +59,12 @@ double ProductPerCycle(const Chain& p, const CudaMachine& machine, CudaMath math
   return math == CudaMath::kTf32 ? machine.rates.tf32 : machine.rates.fma;
 }
 
-std::string GroupProductRefuses(const Chain& p, const CudaMachine& machine, int64_t pixels, int64_t channels,
-                                int64_t columns) {
-  if (p.dtype == DType::kFloat32 || channels % 8 != 0 || columns % 8 != 0) {
-    return "path two_step_wgmma is for 16-bit elements, and channels and output channels that are multiples of 8";
+std::string GroupProductRefuses(const Chain& p, const CudaMachine& machine, CudaMath math, int64_t pixels,
+                                int64_t channels, int64_t columns) {
+  const bool exact = p.dtype == DType::kFloat32 && math != CudaMath::kTf32;
+  if (exact || channels * SizeOf(p.dtype) % 16 != 0 || columns * SizeOf(p.dtype) % 16 != 0) {
+    return "path two_step_wgmma is for 16-bit elements, with channels and output channels that are multiples of 8, and "
+           "for float32 as TF32, with multiples of 4";
   }
   if (machine.capability != 90) return "path two_step_wgmma needs a card of compute capability 9.0";
   if (!SizesFit(p) || pixels > std::numeric_limits<int>::max() - kProductTile) {

@@ -32,9 +32,14 @@ double ProductPerCycle(const Chain& chain, const CudaMachine& machine, CudaMath 
 // Of a copy's bandwidth, what a kernel with a step of its own reaches: 0.5 to 0.65 on an H200.
 constexpr double kStepBandwidth = 0.6;
 
-// Why a product of pixels x channels times channels x columns does not run by 9.0's own instructions; or "".
-std::string GroupProductRefuses(const Chain& chain, const CudaMachine& machine, int64_t pixels, int64_t channels,
-                                int64_t columns);
+// Why a product of pixels x channels times channels x columns does not run by 9.0's own instructions; or "". Of float32
+// they take the transposed filter, which a step before has to make.
+std::string GroupProductRefuses(const Chain& chain, const CudaMachine& machine, CudaMath math, int64_t pixels,
+                                int64_t channels, int64_t columns);
+inline bool GroupProductTransposes(const Chain& chain) { return chain.dtype == DType::kFloat32; }
+inline double GroupProductPerCycle(const Chain& chain, const CudaMachine& machine) {
+  return chain.dtype == DType::kFloat32 ? machine.rates.group32 : machine.rates.group16;
+}
 
 // "" or why a block of this card cannot have a kernel's shared memory.
 std::string SharedRefuses(const CudaMachine& machine, int64_t bytes);

@@ -60,9 +60,9 @@ constexpr int64_t ProductSharedBytes(int stages, bool gathers) {
          (gathers ? kProductTile * 16 : 0);
 }
 
-// cuda/product/warpgroup_ring.cuh, for 9.0a: of a stage, 128 rows (columns) of both sides, 64 of the sum's index each.
-// Before the ring up to 1024 bytes, so that it begins at a multiple of them; behind it two barriers a stage, and
-// floats.
+// cuda/product/warpgroup_ring.cuh, for 9.0a: of a stage, 128 rows (columns) of both sides, 64 of the sum's index each,
+// or 32 of floats. Before the ring up to 1024 bytes, so that it begins at a multiple of them; behind it two barriers a
+// stage, and floats.
 constexpr int kGroupDepth = 64;
 constexpr int kGroupStageBytes = 2 * kProductTile * kGroupDepth * 2;
 constexpr int64_t GroupSharedBytes(int stages, int floats) {
