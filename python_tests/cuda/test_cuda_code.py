@@ -116,6 +116,7 @@ inline cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cud
 inline cudaError_t cudaGetLastError() { const cudaError_t was = last; last = cudaSuccess; return was; }
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid value"; }
 inline void __syncthreads() {}
+inline void __syncwarp() {}
 inline int __syncthreads_or(int value) { return value; }
 inline unsigned __shfl_xor_sync(unsigned, unsigned value, int) { return value; }
 """
