@@ -1,6 +1,4 @@
-// The pointwise half alone, as pointwise_kernel.cuh has it, by what 9.0 has for it: a warp asks the copy engine for
-// stages of Z and P, two warpgroups multiply what has come by wgmma, 64 pixels x 128 columns each. 16-bit elements,
-// or floats as TF32; rows of whole vectors.
+// The pointwise half alone, as pointwise_kernel.cuh has it, by what 9.0 has for it: see warpgroup_ring.cuh.
 #ifndef DWSCONV_CUDA_PRODUCT_WARPGROUP_KERNEL_CUH_
 #define DWSCONV_CUDA_PRODUCT_WARPGROUP_KERNEL_CUH_
 
@@ -10,18 +8,19 @@
 #include "cuda/device/element.cuh"
 #include "cuda/device/hopper.cuh"
 #include "cuda/device/store_tile.cuh"
+#include "cuda/product/warpgroup_ring.cuh"
 
 namespace dwsconv {
 namespace cuda {
 
-constexpr int kConsumers = 2;  // warpgroups
-constexpr int kConsumerThreads = kConsumers * kWarpgroup;
-constexpr int kWarpgroupThreads = kConsumerThreads + 32;
-static_assert(kConsumers * kGroupRows == kProductTile && kGroupColumns == kProductTile, "a tile of a block");
+// How P lies. The instruction takes floats with the sum's index side by side alone, so of floats there is P's
+// transpose. It is rounded to TF32; of Z the instruction drops what is below.
+template <typename T>
+constexpr Major kFilterMajor = sizeof(T) == 4 ? Major::kDepth : Major::kOuter;
 
 struct WarpgroupArgs {
-  // Z [pixels, channels], tiles of kProductTile rows. P [channels, K], of kGroupDepth rows; or, as
-  // GroupStage::kTransposed says, [K, channels], of kProductTile rows.
+  // Z [pixels, channels], tiles of kProductTile rows. P [channels, K], of kGroupDepth rows; or, as kFilterMajor says,
+  // [K, channels], of kProductTile rows.
   TensorMap z, p;
   const void* bias;  // [K] or null
   OutputArgs out;
@@ -29,103 +28,19 @@ struct WarpgroupArgs {
   int channels;                         // C*M
 };
 
-// A stage of a ring, and the parity of the ring's turn.
-struct RingPlace {
-  int stage, parity;
-  DWS_DEVICE static RingPlace After(uint64_t steps) {
-    return {static_cast<int>(steps % kGroupStages), static_cast<int>(steps / kGroupStages % 2)};
-  }
-  DWS_DEVICE void Next() {
-    if (++stage < kGroupStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
-// A stage: 128 rows of Z, 64 channels each; two times 64 rows of P, 64 columns each.
-constexpr int kStageZBytes = kProductTile * kGroupDepth * 2, kStagePBytes = kGroupDepth * kMapColumns * 2;
-
-// A stage's bytes as elements. The instruction takes floats with the sum's index side by side alone, so of floats there
-// is P's transpose: 128 columns, 32 channels each. It is rounded to TF32; of Z the instruction drops what is below.
-template <typename T>
-struct GroupStage {
-  static constexpr bool kTransposed = sizeof(T) == 4;
-  static constexpr Major kMajor = kTransposed ? Major::kDepth : Major::kOuter;
-  static constexpr int kDepth = kMapRowBytes / static_cast<int>(sizeof(T));
-  // 32 bytes of the sum's index, which a product takes: so far in a row of Z and of P's transpose, or 16 rows of P.
-  static constexpr int kProducts = kMapRowBytes / 32, kZStep = 32, kPStep = kTransposed ? 32 : 2048;
-};
-static_assert(kGroupDepth * 2 == kMapRowBytes, "a row of a stage");
-
-struct WarpgroupShared {
-  char* ring;
-  float* bias;      // [2][kConsumers][128], of turns about
-  uint64_t* full;   // of each stage: what it expects has come
-  uint64_t* empty;  // of each stage: all warps have multiplied it
-
-  DWS_DEVICE static WarpgroupShared Of(char* shared) {
-    // Where a pattern of 1024 bytes begins.
-    char* const ring = shared + (0u - SharedAddress(shared)) % 1024u;
-    float* const bias = reinterpret_cast<float*>(ring + kGroupStages * kGroupStageBytes);
-    uint64_t* const full = reinterpret_cast<uint64_t*>(bias + 2 * kConsumers * kProductTile);
-    return {ring, bias, full, full + kGroupStages};
-  }
-};
+// shared.floats: bias, [2][kConsumers][128], of turns about.
+using ProductShared = WarpgroupShared<kGroupStages>;
 
 // One thread: asks for all stages of the block's items, in the order in which they are multiplied.
 template <typename T>
-DWS_DEVICE void FillRing(const WarpgroupArgs& args, const WarpgroupShared& shared, int steps) {
-  RingPlace at = RingPlace::After(0);
+DWS_DEVICE void FillAll(const WarpgroupArgs& args, const ProductShared& shared, int steps) {
+  ProductShared::Place at;
   for (int64_t item = blockIdx.x; item < args.items; item += gridDim.x) {
     // Blocks that run together read the same rows of Z, which is the larger matrix: all of P stays in L2.
-    const int64_t row_tile = item / args.column_tiles, first_pixel = row_tile * kProductTile;
-    const int first_column = static_cast<int>(item - row_tile * args.column_tiles) * kProductTile;
-    for (int step = 0; step < steps; ++step) {
-      char* const stage = shared.ring + at.stage * kGroupStageBytes;
-      WaitForPhase(shared.empty + at.stage, at.parity ^ 1);
-      uint64_t* const full = shared.full + at.stage;
-      ArriveExpecting(full, kGroupStageBytes);
-      const int depth = step * GroupStage<T>::kDepth;
-      BulkTile(stage, args.z, first_pixel, depth, full);
-      if constexpr (GroupStage<T>::kTransposed) {
-        BulkTile(stage + kStageZBytes, args.p, first_column, depth, full);
-      } else {
-        DWS_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          BulkTile(stage + kStageZBytes + half * kStagePBytes, args.p, depth, first_column + half * kMapColumns, full);
-        }
-      }
-      at.Next();
-    }
+    const int64_t row_tile = item / args.column_tiles, column_tile = item - row_tile * args.column_tiles;
+    FillRing<Major::kDepth, kFilterMajor<T>, T>(args.z, args.p, shared, row_tile * kProductTile,
+                                                column_tile * kProductTile, 0, steps, &at);
   }
-}
-
-// A warpgroup: sums of 64 pixels x 128 columns, stage by stage. Each of its warps lets go of a stage itself, when its
-// own part of the products that read it is done.
-template <typename T>
-DWS_DEVICE void MultiplyRing(Sums& sums, const WarpgroupShared& shared, int group, int lane, int steps, RingPlace* at) {
-  const uint64_t first_z = MatrixAt(shared.ring + group * kGroupRows * 128, 16, 1024, Swizzle::k128);
-  const uint64_t first_p = MatrixAt(shared.ring + kStageZBytes, kStagePBytes, 1024, Swizzle::k128);
-  int before = -1;  // the stage whose products may be under way still
-  DWS_ROLLED
-  for (int step = 0; step < steps; ++step) {
-    WaitForPhase(shared.full + at->stage, at->parity);
-    const uint64_t z = MatrixPast(first_z, at->stage * kGroupStageBytes);
-    const uint64_t p = MatrixPast(first_p, at->stage * kGroupStageBytes);
-    FenceProducts();
-    DWS_UNROLL
-    for (int k = 0; k < GroupStage<T>::kProducts; ++k) {
-      MultiplyGroup<Major::kDepth, GroupStage<T>::kMajor>(sums, MatrixPast(z, GroupStage<T>::kZStep * k),
-                                                          MatrixPast(p, GroupStage<T>::kPStep * k), true, T());
-    }
-    CommitProducts();
-    WaitForAllButOne();
-    if (before >= 0 && lane == 0) Arrive(shared.empty + before);
-    before = at->stage;
-    at->Next();
-  }
-  WaitForProducts(sums);
-  if (lane == 0) Arrive(shared.empty + before);
 }
 
 // A block's item of this turn: 32 bits of them are more than a card has memory for.
@@ -178,22 +93,22 @@ DWS_DEVICE void StoreFloats(Sums& sums, const WarpgroupArgs& args, uint32_t turn
 }
 
 template <typename T>
-DWS_DEVICE void MultiplyAndStore(const WarpgroupArgs& args, const WarpgroupShared& shared, int steps) {
+DWS_DEVICE void MultiplyAndStore(const WarpgroupArgs& args, const ProductShared& shared, int steps) {
   // What a turn needs follows from its number and the thread's: beside the sums there are few registers.
   uint32_t turn = 0;
   for (int64_t item = blockIdx.x; item < args.items; item = ItemOf(++turn)) {
-    RingPlace at = RingPlace::After(static_cast<uint64_t>(turn) * steps);
+    auto at = ProductShared::Place::After(static_cast<uint64_t>(turn) * steps);
     const int thread = Opaque(threadIdx.x) % kWarpgroup, lane = thread % 32, group = Opaque(threadIdx.x) / kWarpgroup;
     const int first_column = static_cast<int>(item % args.column_tiles) * kProductTile;
     const int columns = args.out.channels - first_column;
     // The other bias may be in use until the barrier of this turn; this one was not since that of the last turn.
-    float* const bias = shared.bias + (turn % 2 * kConsumers + group) * kProductTile;
+    float* const bias = shared.floats + (turn % 2 * kConsumers + group) * kProductTile;
     const bool there = args.bias != nullptr && thread < columns;
     bias[thread] = there ? Widen(static_cast<const T*>(args.bias)[first_column + thread]) : 0.f;
     SyncGroup(group, kWarpgroup);
     Sums sums;
     ClearSums(sums);
-    MultiplyRing<T>(sums, shared, group, lane, steps, &at);
+    MultiplyRing<Major::kDepth, kFilterMajor<T>, T>(sums, shared, group, lane, steps, &at);
     if constexpr (sizeof(T) == 4) {
       StoreFloats(sums, args, turn, bias);
     } else {
@@ -207,18 +122,11 @@ template <typename T>
 __global__ void __launch_bounds__(DWS_HAS_HOPPER ? kWarpgroupThreads : 32, 2)
     WarpgroupKernel(const DWS_GRID_CONSTANT WarpgroupArgs args) {
 #if DWS_HAS_HOPPER
-  const WarpgroupShared shared = WarpgroupShared::Of(SharedMemory());
-  if (threadIdx.x == 0) {
-    for (int stage = 0; stage < kGroupStages; ++stage) {
-      InitPhases(shared.full + stage, 1);
-      InitPhases(shared.empty + stage, kConsumerThreads / 32);
-    }
-    FencePhases();
-  }
-  SyncBlock();
-  const int steps = (args.channels + GroupStage<T>::kDepth - 1) / GroupStage<T>::kDepth;
+  const ProductShared shared = ProductShared::Of(SharedMemory());
+  shared.Init();
+  const int steps = (args.channels + kRingDepth<T> - 1) / kRingDepth<T>;
   if (threadIdx.x >= kConsumerThreads) {
-    if (threadIdx.x == kConsumerThreads) FillRing<T>(args, shared, steps);
+    if (threadIdx.x == kConsumerThreads) FillAll<T>(args, shared, steps);
   } else {
     MultiplyAndStore<T>(args, shared, steps);
   }

@@ -77,6 +77,8 @@ Run RunBetweenFactors;
 Run RunOutputGradient;
 Run RunBetweenGradient;
 Run RunFilterProduct;
+Run RunWarpgroupBetween;
+Run RunWarpgroupFilterProduct;
 Run RunDepthwiseGradient;
 Run RunReduce;  // kReduce, kZero
 

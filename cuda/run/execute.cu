@@ -19,6 +19,7 @@ Run* const kRuns[] = {
     RunProduct, RunWarpgroupProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
     RunDirect, RunStream, RunTensorStream, RunDeep, RunStrip,
     RunGradientStream, RunColumns, RunBetweenFactors, RunOutputGradient, RunBetweenGradient, RunFilterProduct,
+    RunWarpgroupBetween, RunWarpgroupFilterProduct,
     RunDepthwiseGradient, RunReduce, RunReduce,
 };
 // clang-format on

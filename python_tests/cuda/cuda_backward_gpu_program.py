@@ -75,6 +75,13 @@ def checks(library, count: int, small: bool):
                 shape = {**letters, **fused, "strides": (stride, stride), "seed": 3}
                 name = f"{path} {window}x{window} stride {stride} {dtype} {math}"
                 yield name, lambda s=shape, d=dtype, m=math, p=path: compare(library, s, d, m, path=p)
+    # Products at the ends of tiles, on 9.0 by wgmma: mid' from Z, as a tensor, and none.
+    for (h, w, c, k), mid in zip(((1, 63, 8, 136), (9, 15, 264, 72), (20, 31, 136, 264)), ("tanh", "silu", "none")):
+        letters = dict(zip("NHWCMKRS", (3, h, w, c, 1, k, 3, 3)))
+        shape = {**letters, **fused, "depthwise_activation": (mid, 0.2), "seed": 3}
+        for dtype, math in cuda_cases.KINDS:
+            name = f"products {h}x{w} {c}-{k} {mid} {dtype} {math}"
+            yield name, lambda s=shape, d=dtype, m=math: compare(library, s, d, m, path="steps")
     for seed in range(count):
         shape, dtype, math, path, wanted, tile = cases.draw_case(seed)
         options = {"path": path, "wanted": wanted, "tile": tile, "offset": path != "fused" and seed % 2}

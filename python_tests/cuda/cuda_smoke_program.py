@@ -68,6 +68,9 @@ FAMILIES = {
     "convolution": block("D", "general", general=True),
     "gradients fused": gradients("fused", kinds=TENSOR_CORES),
     "gradients steps": gradients("steps"),
+    # Products of several tiles, on 9.0 by wgmma: with mid' from Z, and as a tensor.
+    "gradients vectors": gradients("steps", (2, 13, 18, 136, 1, 200, 3, 3)),
+    "gradients vectors silu": gradients("steps", (1, 13, 18, 264, 1, 72, 3, 3), depthwise_activation=("silu", 0.2)),
     "gradients 7x7": gradients("steps", (1, 13, 18, 24, 1, 40, 7, 7)),
     "gradients silu": gradients("steps", activation=("silu", 0.2), depthwise_activation=("silu", 0.2)),
     "gradients general": gradients("general"),

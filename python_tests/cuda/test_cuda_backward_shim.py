@@ -24,14 +24,16 @@ class NoRoomError(Exception):
     """A fused layer, or tile, that does not fit into shared memory."""
 
 
-def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False, **options):
+def compute(library, case, dtype, *, grad, y, wanted=GRADIENTS, order=0, blocks=0, offset=0, in_place=False,
+            aligned=None, **options):  # fmt: skip
     """Gradients of a case of `reference.random_case` by name, and the plan; checks the bytes around them.
 
-    Inputs end where memory ends, outputs and workspace are NaN before.
+    Inputs end where memory ends, outputs and workspace are NaN before. `aligned`: what the planner is told.
     """
     x, layer, residual = case
+    aligned = offset % 16 == 0 if aligned is None else aligned
     try:
-        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=offset % 16 == 0, **options)
+        call = backward_call_of(library, x, layer, residual, dtype, wanted=wanted, aligned=aligned, **options)
     except ValueError as error:
         if "no tile of it has room" in str(error):
             raise NoRoomError from error
@@ -268,8 +270,10 @@ def test_the_fused_path_wants_aligned_tensors(library):
 @pytest.mark.parametrize(
     "size, channels, filters, window, stride, path",
     [
-        (112, 32, 64, 3, 1, "fused"),  # bound by memory
-        (56, 128, 128, 3, 1, "fused"),
+        (112, 32, 64, 3, 1, "steps window"),
+        (56, 128, 128, 3, 1, "steps window"),
+        (14, 32, 64, 3, 2, "fused"),  # bound by launches
+        (7, 64, 32, 3, 1, "fused"),
         (14, 512, 512, 3, 1, "steps window"),  # more channels than sums have room in registers
         (28, 192, 768, 7, 1, "steps window"),
         (28, 64, 64, 2, 1, "steps general"),
@@ -282,10 +286,17 @@ def test_planner_chooses_the_path(library, size, channels, filters, window, stri
     plan = BackwardCall(library, forward).plan
     assert plan.text.startswith(path)
     tensors = 64 * size * size * 2  # bytes of a channel of X, and of Y
-    assert plan.modelled_us >= tensors * (2 * channels + filters) / 4.3e6  # X, dX and dY at the least
-    if path == "fused":  # dZ and the sums' parts alone
-        assert plan.workspace_bytes < 2 * tensors * channels
-        assert plan.workspace_bytes < BackwardCall(library, forward, path="steps").plan.workspace_bytes
+    assert plan.modelled_us >= tensors * (2 * channels + filters) / stride**2 / 4.3e6  # X, dX and dY at the least
+
+
+@pytest.mark.parametrize("size, channels, filters", [(112, 32, 64), (56, 128, 128)])
+def test_the_fused_path_needs_less_memory(library, size, channels, filters):
+    """dZ and the sums' parts alone."""
+    shapes = (64, size, size, channels), (3, 3, channels, 1), (1, 1, channels, filters)
+    forward = Call(library, *shapes, "float16", activation=("relu", 0.2))
+    fused, steps = (BackwardCall(library, forward, path=path).plan.workspace_bytes for path in ("fused", "steps"))
+    assert fused < 2 * 64 * size * size * channels * 2
+    assert fused < steps
 
 
 def test_nothing_wanted_needs_no_workspace(library):

@@ -71,8 +71,9 @@ def test_an_activation_is_chosen_once(code):
 
 
 @needs_nvcc
-def test_the_product_for_hopper_is_by_its_own_instructions(tmp_path):
-    """A stage is four products of wgmma and three tiles of the copy engine, of floats two; none is in local memory."""
+@pytest.mark.parametrize("source, count, of_halves", [("product", 3, 3), ("backward", 4, 4)])
+def test_products_for_hopper_are_by_its_own_instructions(tmp_path, source, count, of_halves):
+    """A stage is four products of wgmma and some tiles of the copy engine, of floats two; none is in local memory."""
     command = [
         "nvcc",
         "-std=c++17",
@@ -84,12 +85,12 @@ def test_the_product_for_hopper_is_by_its_own_instructions(tmp_path):
         "all-warnings",
     ]
     cubin = str(tmp_path / "warpgroup.cubin")
-    subprocess.run([*command, "-cubin", "-o", cubin, "cuda/product/warpgroup.cu"], check=True, cwd=ROOT)
+    subprocess.run([*command, "-cubin", "-o", cubin, f"cuda/{source}/warpgroup.cu"], check=True, cwd=ROOT)
     text = subprocess.run(["nvdisasm", "-c", cubin], check=True, capture_output=True, text=True).stdout
     kernels = re.split(r"^\s*\.section\s+\.text\.", text, flags=re.MULTILINE)[1:]
-    assert len(kernels) == 3
+    assert len(kernels) == count
     for kernel in kernels:
-        tiles = 2 if "KernelIfE" in kernel.split(",")[0] else 3
+        tiles = 2 if "KernelIfE" in kernel.split(",")[0] else of_halves
         ops = [op.split(".")[0] for op in INSTRUCTION.findall(kernel)]
         assert (ops.count("HGMMA"), ops.count("UTMALDG"), ops.count("HMMA")) == (4, tiles, 0)
         assert not {"LDL", "STL"} & set(ops)
@@ -115,6 +116,7 @@ inline cudaError_t cudaLaunchKernel(const void*, dim3, dim3, void**, size_t, cud
 inline cudaError_t cudaGetLastError() { const cudaError_t was = last; last = cudaSuccess; return was; }
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid value"; }
 inline void __syncthreads() {}
+inline void __syncwarp() {}
 inline int __syncthreads_or(int value) { return value; }
 inline unsigned __shfl_xor_sync(unsigned, unsigned value, int) { return value; }
 """

@@ -15,6 +15,11 @@ constexpr double kGeneralFmaPerCycle = 8;
 // Blocks that a kernel with a sum of its own in each should have: two waves of two on the largest cards there are.
 constexpr int64_t kBlocks = 512;
 
+// Of the fused path's first kernel, for a pixel: what it takes beside what it computes. Fitted to an H200, where it
+// took 505, 250, 230 and 71 us (112x112 32 to 64, the same 64 to 128 with stride 2, 56x56 and 32x32 128 to 128;
+// float16, batch 64), which are modelled as 455, 197, 263 and 86. The fewer channels, the more of it is this.
+constexpr double kFusedPixelCycles = 60;
+
 // What has to be there on the way.
 struct Needs {
   bool z = false;         // Z, computed again
@@ -22,6 +27,7 @@ struct Needs {
   bool factors = false;   // mid' as a tensor, as Z does not tell it
   bool before = false;    // what went into the last activation has to be computed again
   bool gradient = false;  // dY through the last activation as a tensor: it is not dY itself
+  bool group = false;     // products by 9.0's own instructions
 
   Needs(const Chain& p, const WantedGradients& wanted) {
     between = wanted.input || wanted.depthwise_filter || wanted.depthwise_bias;
@@ -40,10 +46,32 @@ CudaParts Cut(int64_t units, int64_t target, int64_t least) {
   return {CeilDiv(units, part_units), part_units};
 }
 
+// The parts of dP where it is summed by 9.0's own instructions, one block a multiprocessor: the number that takes least
+// time, of whole stages. Times are in those of a stage.
+CudaParts CutGroupProduct(int64_t pixels, int64_t channels, int64_t columns, int64_t multiprocessors) {
+  // Before a block's first stage and behind its last one; a part's floats, which one kernel writes and one reads.
+  constexpr double kBegin = 4, kStageFloats = 250e3;
+  const int64_t tiles = CeilDiv(channels, kGradientProduct) * CeilDiv(columns, kGradientProduct);
+  const int64_t stages = CeilDiv(pixels, kGroupDepth);
+  CudaParts best;
+  double least = 0;
+  for (int64_t wanted = 1; wanted <= std::min(stages, multiprocessors); ++wanted) {
+    const int64_t part = CeilDiv(stages, wanted), count = CeilDiv(stages, part);
+    const double turns = Real(CeilDiv(tiles * count, multiprocessors));
+    const double time = turns * (Real(part) + kBegin) + Real(count) * Real(channels) * Real(columns) / kStageFloats;
+    if (best.count > 0 && time >= least) continue;
+    least = time;
+    best = {count, part * kGroupDepth};
+  }
+  return best;
+}
+
 void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, CudaPlan* plan) {
   const int64_t pixels = p.N * p.output_pixels();
   if (wanted.bias || wanted.residual || needs.gradient) plan->bias = Cut(pixels, kBlocks, 64);
-  if (wanted.pointwise_filter) {
+  if (wanted.pointwise_filter && needs.group) {
+    plan->product = CutGroupProduct(pixels, p.CM(), p.K, plan->multiprocessors);
+  } else if (wanted.pointwise_filter) {
     const int64_t tiles = CeilDiv(p.CM(), kGradientProduct) * CeilDiv(p.K, kGradientProduct);
     plan->product = Cut(pixels, CeilDiv(kBlocks / 2, tiles), 2 * kGradientProduct);
   }
@@ -92,7 +120,7 @@ CudaTile ChooseTile(const Chain& p, const CudaMachine& machine, const CudaOption
     const double both = static_cast<double>(tile.channels) * tile.out_channels, taps = Real(p.R * p.S);
     const double rate = p.dtype == DType::kFloat32 ? machine.rates.tf32 : machine.rates.tensor16;
     const double compute = pixels * (tile.channels * taps / machine.rates.fma + 2 * both / rate +
-                                     (tile.channels + tile.out_channels) / machine.rates.outputs);
+                                     (tile.channels + tile.out_channels) / machine.rates.outputs + kFusedPixelCycles);
     const int tensors = p.out.kind == ActivationKind::kNone ? 1 : 2;
     const double columns = std::min<double>(tile.in_columns, Real(p.W));
     const double moved = Real(SizeOf(p.dtype)) *
@@ -143,11 +171,13 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
       add(true, K::kOutputGradient, T::kZ, T::kPointwiseFilter, g, T::kNone);
       add(wanted.bias, K::kColumns, g, T::kNone, T::kNone, bias_sums);
     }
-    add(wanted.pointwise_filter, K::kFilterProduct, T::kZ, g, T::kNone, T::kProductSums);
+    add(wanted.pointwise_filter, needs.group ? K::kWarpgroupFilterProduct : K::kFilterProduct, T::kZ, g, T::kNone,
+        T::kProductSums);
     add(needs.factors, K::kBetweenFactors, T::kX, T::kDepthwiseFilter, T::kDZ, T::kNone);
-    add(needs.between && !general, K::kTransposeFilter, T::kPointwiseFilter, T::kNone, T::kTransposedFilter, T::kNone);
-    add(needs.between, K::kBetweenGradient, g, general ? T::kPointwiseFilter : T::kTransposedFilter, T::kDZ,
-        general ? T::kNone : between_sums);
+    const bool transposes = needs.between && !general && !needs.group;
+    add(transposes, K::kTransposeFilter, T::kPointwiseFilter, T::kNone, T::kTransposedFilter, T::kNone);
+    add(needs.between, needs.group ? K::kWarpgroupBetween : K::kBetweenGradient, g,
+        transposes ? T::kTransposedFilter : T::kPointwiseFilter, T::kDZ, general ? T::kNone : between_sums);
     add(wanted.depthwise_bias && general, K::kColumns, T::kDZ, T::kNone, T::kNone, between_sums);
   }
   add(wanted.input || wanted.depthwise_filter, K::kDepthwiseGradient, T::kDZ, T::kX, dx, filter_sums);
@@ -171,6 +201,7 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
     workspace.Place(T::kDZ, needs.between);
   }
   workspace.Place(T::kG, g == T::kG && apart);
+  // With needs.group for pointers that are askew, which the planner does not see.
   workspace.Place(T::kTransposedFilter, needs.between && !general);
   workspace.PlaceSums(T::kBiasSums, plan->bias, T::kDBias, wanted.bias);
   workspace.PlaceSums(T::kProductSums, plan->product, T::kDPointwiseFilter, wanted.pointwise_filter);
@@ -188,6 +219,7 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
                y = pixels * Real(p.K) * element;
   const bool general = plan.path == CudaPath::kGeneral, apart = fused_us == 0;
   const double product_rate = general ? kGeneralFmaPerCycle : ProductPerCycle(p, machine, plan.math);
+  const double gradient_rate = needs.group ? machine.rates.group16 : product_rate;
   const double depthwise_rate = plan.window ? machine.rates.fma : kGeneralFmaPerCycle;
   double us = 0;
   const auto step = [&](bool there, double bytes, double fma, double rate) {
@@ -204,8 +236,8 @@ double ModelledUs(const Chain& p, const CudaMachine& machine, const CudaPlan& pl
   step(apart && needs.before, z + 2 * y, product, product_rate);
   step(apart && columns, 3 * y, 0, 1);
   step(apart && wanted.bias && !columns, y, 0, 1);
-  step(apart && wanted.pointwise_filter, z + y, product, product_rate);
-  step(apart && needs.between, y + z + (p.mid.kind == ActivationKind::kNone ? 0 : z), product, product_rate);
+  step(apart && wanted.pointwise_filter, z + y, product, gradient_rate);
+  step(apart && needs.between, y + z + (p.mid.kind == ActivationKind::kNone ? 0 : z), product, gradient_rate);
   const bool dx = wanted.input, dd = wanted.depthwise_filter, together = plan.window && p.R < 7;
   step(dx || (dd && together), x + z + (dd && together ? x : 0), depthwise * (dx && dd && together ? 2 : 1),
        depthwise_rate);
@@ -259,9 +291,14 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   const bool general = options.path == CudaPath::kGeneral || !error.empty();
   plan->path = general ? CudaPath::kGeneral : CudaPath::kSteps;
   plan->transposed = p.layout == Layout::kNCHW;
-  const Needs needs(p, wanted);
+  Needs needs(p, wanted);
   plan->window = !general && HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
   plan->reads_output = needs.gradient && !needs.before;
+  // Of floats 9.0's own instructions take no sum over pixels.
+  needs.group = !general && machine.group_products && (options.aligned || plan->transposed) &&
+                p.dtype != DType::kFloat32 &&
+                GroupProductRefuses(p, machine, options.math, p.N * p.output_pixels(), p.CM(), p.K).empty() &&
+                SharedRefuses(machine, kGroupFilterSharedBytes).empty();
   CutSums(p, wanted, needs, plan);
   CudaPlan fused = *plan;
   plan->modelled_us = ModelledUs(p, machine, *plan, wanted, needs, 0);
@@ -295,10 +332,13 @@ std::string DescribeGradients(const CudaPlan& plan) {
   std::string text = CudaPathName(plan.path);
   if (plan.math == CudaMath::kTf32) text += " tf32";
   if (plan.path != CudaPath::kGeneral) text += plan.window ? " window" : " general depthwise";
+  bool group = false;
   for (const CudaStep& step : plan.steps) {
+    group = group || step.kernel == CudaKernel::kWarpgroupBetween || step.kernel == CudaKernel::kWarpgroupFilterProduct;
     if (step.kernel != CudaKernel::kGradientStream) continue;
     text += DescribeTile(step.tile) + " shared " + std::to_string(step.tile.shared_bytes);
   }
+  if (group) text += " wgmma";
   return text + " parts bias " + std::to_string(plan.bias.count) + " product " + std::to_string(plan.product.count) +
          " between " + std::to_string(plan.between.count) + " filter " + std::to_string(plan.filter.count);
 }

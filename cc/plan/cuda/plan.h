@@ -26,7 +26,7 @@ struct CudaMachine {
   int64_t l2_bytes = int64_t{60} << 20;
   double dram_bytes_per_us = 4.3e6;
   double clock_per_us = 1700;   // cycles
-  bool group_products = false;  // 9.0, and the library has code for 9.0a: kTwoStepWgmma runs
+  bool group_products = false;  // 9.0, and the library has code for 9.0a: kWarpgroup* run
 };
 
 // Sets bandwidth and clock by what a card says of itself: kHz of its multiprocessors and of its memory, and bits of its
@@ -103,12 +103,15 @@ enum class CudaKernel : int {
   kDeep,
   kStrip,
   // Gradients.
-  kGradientStream,     // kFused's first kernel
-  kColumns,            // of a matrix: times the activation's derivative, copied, summed
-  kBetweenFactors,     // mid' as a tensor
-  kOutputGradient,     // G = dY * out', which takes Z P
-  kBetweenGradient,    // dZ = G P^T times mid'
-  kFilterProduct,      // dP = Z^T G
+  kGradientStream,   // kFused's first kernel
+  kColumns,          // of a matrix: times the activation's derivative, copied, summed
+  kBetweenFactors,   // mid' as a tensor
+  kOutputGradient,   // G = dY * out', which takes Z P
+  kBetweenGradient,  // dZ = G P^T times mid'
+  kFilterProduct,    // dP = Z^T G
+  // The last two for 9.0a; the former takes P as it is.
+  kWarpgroupBetween,
+  kWarpgroupFilterProduct,
   kDepthwiseGradient,  // dX and dD
   kReduce,             // the sums' parts
   kZero,
@@ -160,7 +163,8 @@ struct CudaStep {
 };
 
 // A sum's parts: each is one block's, in one order, and what the parts give is added in order. They depend on the
-// chain, and on the fused path on the number of multiprocessors, but on nothing that differs from run to run.
+// chain, on the fused path and by 9.0's own instructions on the number of multiprocessors too, but on nothing that
+// differs from run to run.
 struct CudaParts {
   int64_t count = 0, units = 0;
 };

@@ -60,14 +60,19 @@ constexpr int64_t ProductSharedBytes(int stages, bool gathers) {
          (gathers ? kProductTile * 16 : 0);
 }
 
-// cuda/product/warpgroup_kernel.cuh, for 9.0a: 128 bytes of each row of Z in a stage, and as many rows of P; stages of
-// the ring, of which a multiprocessor has room for two blocks'. Before it up to 1024 bytes, so that it begins at a
-// multiple of them; behind it two bias' floats for each of two warpgroups, and two barriers a stage.
+// cuda/product/warpgroup_ring.cuh, for 9.0a: of a stage, 128 rows (columns) of both sides, 64 of the sum's index each,
+// or 32 of floats. Before the ring up to 1024 bytes, so that it begins at a multiple of them; behind it two barriers a
+// stage, and floats.
 constexpr int kGroupDepth = 64;
-constexpr int kGroupStages = 3;
 constexpr int kGroupStageBytes = 2 * kProductTile * kGroupDepth * 2;
-constexpr int64_t kGroupSharedBytes =
-    1024 + int64_t{kGroupStages} * (kGroupStageBytes + 2 * 8) + 2 * 2 * kProductTile * 4;
+constexpr int64_t GroupSharedBytes(int stages, int floats) {
+  return 1024 + int64_t{stages} * (kGroupStageBytes + 2 * 8) + int64_t{4} * floats;
+}
+
+// cuda/product/warpgroup_kernel.cuh: stages of which a multiprocessor has room for two blocks'; two bias' floats for
+// each of two warpgroups.
+constexpr int kGroupStages = 3;
+constexpr int64_t kGroupSharedBytes = GroupSharedBytes(kGroupStages, 2 * 2 * kProductTile);
 
 // cuda/fused/deep_kernel.cuh: pixels of a tile at most; columns of P of a group of threads, of which a panel has one or
 // two; threads of a block at most, by the registers that a thread needs; stages of P's ring, and rows of P in one.
@@ -88,6 +93,12 @@ constexpr int kGradientGroupWords = 32;
 constexpr int kGradientStages = 3;
 constexpr int64_t kGradientProductSharedBytes =
     int64_t{kGradientStages} * (kGradientProduct * (64 + 16) + 64 * (kGradientProduct + 8)) + 4 * kGradientProduct * 4;
+
+// cuda/backward/warpgroup_kernel.cuh: dZ as the forward product has it, with sums of columns of each of 8 warps; dP
+// with more stages, as one block of a multiprocessor writes half the parts that two would.
+constexpr int64_t kGroupBetweenSharedBytes = GroupSharedBytes(kGroupStages, 8 * kGradientProduct);
+constexpr int kGroupFilterStages = 6;
+constexpr int64_t kGroupFilterSharedBytes = GroupSharedBytes(kGroupFilterStages, 0);
 
 // Rows (or columns) of dX in patches. The first patch begins pad % stride above row 0, so that a tap of each patch's
 // first row is one of dZ's.
