@@ -15,7 +15,7 @@
 
 #include <cstdint>
 
-#include "cc/plan/cuda/slide.h"
+#include "cc/plan/cuda/tensor_cut.h"
 #include "cuda/depthwise/patch.cuh"
 #include "cuda/device/activation.cuh"
 #include "cuda/device/async_copy.cuh"
@@ -31,19 +31,20 @@ struct TensorArgs {
   void* z;                   // [N,Ho,Wo,C]
   DeviceActivation mid;
   int H, W, C, Ho, Wo, pad_top, pad_left;
-  bool turned;  // the window by half a turn: D's last tap is the first
+  int64_t x_row, z_row;  // elements
+  bool turned;           // the window by half a turn: D's last tap is the first
   TensorCut cut;
 };
 
 // A warp's ring: a row has 8 channels of each of a tile's columns, 16 bytes a column, then the other 8, then the same
 // of the other tile. With stride 2 the even columns come first, so that 8 pixels are 128 bytes side by side.
-template <typename Win>
+template <typename Win, int kRows_>
 struct TensorRow {
   static constexpr int kColumns = 7 * Win::kStride + Win::kSize;  // that a tile reads
   static constexpr int kOdd = (kColumns + 1) / 2;                 // where odd ones begin
   static constexpr int kEight = kColumns * 8;                     // elements of 8 channels
   static constexpr int kElements = 4 * kEight;
-  static constexpr int kRows = TensorRingRows(Win::kSize, Win::kStride);
+  static constexpr int kRows = kRows_;
   // From a warp's ring to the next one's: 8 pieces of a pixel go to different banks.
   static constexpr int kRing = kRows * kElements + (kColumns % 8 == 2 ? 32 : 16);
   static constexpr int kPieces = 2 * kColumns * 2 * kTensorWarps;  // of 16 bytes, of all warps' rows
@@ -53,13 +54,53 @@ struct TensorRow {
     return Win::kStride == 1 ? column : (column & 1) * kOdd + (column >> 1);
   }
 };
+// Forward: of a row's neighbours one is read at a time, and the others are on their way.
+template <typename Win>
+using TensorInput = TensorRow<Win, Win::kStride == 2 ? (Win::kSize == 3 ? 4 : 6)
+                                   : Win::kSize == 3 ? 6
+                                                     : 5>;
 constexpr int kTensorZPitch = 16 * kTensorWarps + 8;  // elements from a pixel of a row of Z to the next
+
+// Where a warp is: 16 channels from `channel` on, and of each of its two tiles the image, or -1, and the first column.
+struct TensorStrip {
+  int channel, pair;
+
+  // Past the last strip are tiles past the last one.
+  DWS_DEVICE static TensorStrip Of(const TensorCut& cut, int strip) {
+    const int pair = strip / cut.groups;
+    return {(strip - pair * cut.groups) * 16, pair};
+  }
+  struct Tile {
+    int image, column;
+  };
+  DWS_DEVICE Tile TileOf(const TensorCut& cut, int half) const {
+    const int tile = 2 * pair + half, image = tile / cut.column_tiles;
+    return {tile < cut.tiles ? image : -1, (tile - image * cut.column_tiles) * 8};
+  }
+};
+
+// What a thread stores of a row of Z: 16 bytes of a pixel, of any warp's channels.
+struct TensorStored {
+  int image, column, channel;  // image: -1 where there is nothing
+
+  DWS_DEVICE TensorStored(const TensorCut& cut, int first_strip) {
+    const int pixel = threadIdx.x / (2 * kTensorWarps), piece = threadIdx.x % (2 * kTensorWarps);
+    const TensorStrip strip = TensorStrip::Of(cut, first_strip + piece / 2);
+    const TensorStrip::Tile tile = strip.TileOf(cut, pixel / 8);
+    image = tile.image;
+    column = tile.column + pixel % 8;
+    channel = strip.channel + piece % 2 * 8;
+  }
+};
 
 // Eight channels of Z by plain loops, taps outside the image left out. Called, as it is long and hardly ever needed.
 template <typename T, typename Win>
-DWS_CALLED uint4 PlainWords(const TensorArgs& args, int image, int row, int column, int channel) {
+DWS_CALLED uint4 PlainWords(const TensorArgs& args, int first_strip, int row) {
+  const TensorStored stored(args.cut, first_strip);
+  const int column = stored.column;
+  int channel = stored.channel;
   const T *const d = static_cast<const T*>(args.d), *const bias = static_cast<const T*>(args.bias);
-  const T* const x = static_cast<const T*>(args.x) + int64_t{image} * args.H * args.W * args.C;
+  const T* const x = static_cast<const T*>(args.x) + int64_t{stored.image} * args.H * args.W * args.C;
   uint32_t words[4] = {};
   DWS_ROLLED
   for (int i = 0; i < 4; ++i, channel += 2) {
@@ -83,40 +124,21 @@ DWS_CALLED uint4 PlainWords(const TensorArgs& args, int image, int row, int colu
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Where a warp is: 16 channels from `channel` on, and of each of its two tiles the image, or -1, and the first column.
-struct TensorStrip {
-  int channel, pair;
-
-  DWS_DEVICE TensorStrip(const TensorCut& cut, int strip) {
-    pair = strip / cut.groups;
-    channel = (strip - pair * cut.groups) * 16;
-  }
-  struct Tile {
-    int image, column;
-  };
-  DWS_DEVICE Tile TileOf(const TensorCut& cut, int half) const {
-    const int tile = 2 * pair + half, image = tile / cut.column_tiles;
-    return {tile < cut.tiles ? image : -1, (tile - image * cut.column_tiles) * 8};
-  }
-};
-
 // A thread's copies of rows of a tensor [N,H,W,C] to the block's rings: of a pixel 8 threads copy 16 bytes each, two
 // for each warp's ring.
-template <typename T, typename Win>
+template <typename T, typename Win, typename Row>
 struct TensorCopy {
-  using Row = TensorRow<Win>;
   const T* from[Row::kCopies];  // in the next row
-  T* to[Row::kCopies];          // in the first row of the ring
-  uint32_t inside;  // bit i: copy i has a column of the image
-  int y, H;
-  int64_t step;  // from a row to the next
+  int to[Row::kCopies];         // in the first row of the rings, in elements
+  uint32_t inside;              // bit i: copy i has a column of the image
+  int y;
 
-  // first_strip: the first warp's. y, pad_left: of X where the first row and the tile's first column begin.
-  DWS_DEVICE void Begin(const TensorCut& cut, const void* x, int height, int W, int C, int first_strip, int first_y,
-                        int pad_left, T* rings) {
+  // strip_of(warp): where a warp is. first_y, pad_left: of the tensor, where the first row and a tile's first column
+  // begin.
+  template <typename StripOf>
+  DWS_DEVICE void Begin(const TensorCut& cut, const void* x, int H, int W, int C, StripOf strip_of, int first_y,
+                        int pad_left) {
     y = first_y;
-    H = height;
-    step = static_cast<int64_t>(W) * C;
     inside = 0;
     DWS_UNROLL
     for (int i = 0; i < Row::kCopies; ++i) {
@@ -124,25 +146,25 @@ struct TensorCopy {
       const int of_pixel = piece % (2 * kTensorWarps), pixel = piece / (2 * kTensorWarps);
       const int half = pixel < Row::kColumns ? 0 : 1, column = pixel - half * Row::kColumns;
       const int warp = of_pixel / 2, eight = of_pixel % 2;
-      const TensorStrip strip(cut, first_strip + warp);
+      const TensorStrip strip = strip_of(warp);
       const TensorStrip::Tile tile = strip.TileOf(cut, half);
       const int j = tile.column * Win::kStride - pad_left + column, channel = strip.channel + eight * 8;
-      to[i] = rings + warp * Row::kRing + (half * 2 + eight) * Row::kEight + Row::Position(column) * 8;
-      const bool there = first_strip + warp < cut.strips && tile.image >= 0 && j >= 0 && j < W && channel < C;
+      to[i] = warp * Row::kRing + (half * 2 + eight) * Row::kEight + Row::Position(column) * 8;
+      const bool there = tile.image >= 0 && j >= 0 && j < W && channel < C;
       if (there) inside |= 1u << i;
-      from[i] = static_cast<const T*>(x) +
-                (there ? (int64_t{tile.image} * H + y) * step + int64_t{j} * C + channel : int64_t{0});
+      from[i] = static_cast<const T*>(x) + (there ? ((int64_t{tile.image} * H + y) * W + j) * C + channel : int64_t{0});
     }
   }
 
-  DWS_DEVICE void Next(int slot) {
+  // step: elements of a row.
+  DWS_DEVICE void Next(T* rings, int slot, int H, int64_t step) {
     const uint32_t valid = static_cast<uint32_t>(y) < static_cast<uint32_t>(H) ? inside : 0u;
     DWS_UNROLL
     for (int i = 0; i < Row::kCopies; ++i) {
       // Where nothing is to be read the address is of no meaning.
       if ((i + 1) * kTensorThreads <= Row::kPieces ||
           i * kTensorThreads + static_cast<int>(threadIdx.x) < Row::kPieces) {
-        CopyAsync16(to[i] + slot * Row::kElements, from[i], (valid >> i & 1u) != 0);
+        CopyAsync16(rings + to[i] + slot * Row::kElements, from[i], (valid >> i & 1u) != 0);
       }
       from[i] += step;
     }
@@ -185,7 +207,7 @@ constexpr int TensorBlocks() {
 
 template <typename T, typename Win>
 constexpr int64_t TensorSharedBytes() {
-  return int64_t{kTensorWarps * TensorRow<Win>::kRing + 2 * 16 * kTensorZPitch} * sizeof(T);
+  return int64_t{kTensorWarps * TensorInput<Win>::kRing + 2 * 16 * kTensorZPitch} * sizeof(T);
 }
 
 // kClamps: mid is none or a clamp, so that the loop need not have the code of all others.
@@ -195,7 +217,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();  // the planner gives such cards other kernels
 #else
-  using Row = TensorRow<Win>;
+  using Row = TensorInput<Win>;
   constexpr int kSize = Win::kSize, kStride = Win::kStride, kPairs = TensorTaps<Win>::kPairs;
   constexpr int kLive = (kSize - 1) / kStride + 1;  // rows of Z that a row of X has taps of
   constexpr int kShared = kSize - kStride;          // rows of an output that the one above reads too
@@ -213,22 +235,22 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
   const T* const last_at = rings + warp * Row::kRing + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
   // Lane (g, t) has channels 2t and 2t + 1 of pixel g of both tiles; a thread then stores 16 bytes of a pixel.
   T* const z_to = z_rows + (lane >> 2) * kTensorZPitch + warp * 16 + 2 * (lane & 3);
-  const int z_pixel = threadIdx.x / (2 * kTensorWarps), z_piece = threadIdx.x % (2 * kTensorWarps);
-  const T* const z_from = z_rows + z_pixel * kTensorZPitch + z_piece * 8;
+  const T* const z_from =
+      z_rows + threadIdx.x / (2 * kTensorWarps) * kTensorZPitch + threadIdx.x % (2 * kTensorWarps) * 8;
   for (int item = blockIdx.x; item < args.cut.items; item += gridDim.x) {
     const int segment = item / args.cut.blocks, first_strip = (item - segment * args.cut.blocks) * kTensorWarps;
     const int first = segment * args.cut.segment_rows;
     const int last_row = first + args.cut.segment_rows < args.Ho ? first + args.cut.segment_rows : args.Ho;
-    TensorCopy<T, Win> copy;
-    copy.Begin(args.cut, args.x, args.H, args.W, args.C, first_strip, first * kStride - args.pad_top, args.pad_left,
-               rings);
+    const auto strip_of = [&](int of) { return TensorStrip::Of(args.cut, first_strip + of); };
+    TensorCopy<T, Win, Row> copy;
+    copy.Begin(args.cut, args.x, args.H, args.W, args.C, strip_of, first * kStride - args.pad_top, args.pad_left);
     SyncBlock();  // nobody reads the rings and the rows of Z any more
     DWS_UNROLL
     for (int i = 0; i < Row::kRows - 1; ++i) {
-      copy.Next(i);
+      copy.Next(rings, i, args.H, args.x_row);
       CommitCopies();
     }
-    const TensorStrip mine(args.cut, first_strip + warp);
+    const TensorStrip mine = TensorStrip::Of(args.cut, first_strip + warp);
     TensorTaps<Win> taps;
     taps.Load(args, mine.channel, lane, T());
     float bias[2][4], sums[kLive][2][4];
@@ -241,23 +263,20 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
         bias[eight][e] = bias[eight][2 + e] = there ? Widen(static_cast<const T*>(args.bias)[channel]) : 0.f;
       }
     }
-    // What a thread stores: 16 bytes of a pixel, of any warp's channels.
-    const TensorStrip stored(args.cut, first_strip + z_piece / 2);
-    const TensorStrip::Tile tile = stored.TileOf(args.cut, z_pixel / 8);
-    const int column = tile.column + z_pixel % 8, channel = stored.channel + z_piece % 2 * 8;
-    const bool stores =
-        first_strip + z_piece / 2 < args.cut.strips && tile.image >= 0 && column < args.Wo && channel < args.C;
-    T* z = static_cast<T*>(args.z) + ((int64_t{tile.image} * args.Ho + first) * args.Wo + column) * args.C + channel;
+    const TensorStored stored(args.cut, first_strip);
+    const bool stores = stored.image >= 0 && stored.column < args.Wo && stored.channel < args.C;
+    T* z = static_cast<T*>(args.z) + (int64_t{stored.image} * args.Ho + first) * args.z_row +
+           int64_t{stored.column} * args.C + stored.channel;
     int next_z = first;  // the next row to store
     const auto store = [&] {
       if (stores) {
         uint4 words = *reinterpret_cast<const uint4*>(z_from + (next_z & 1) * 16 * kTensorZPitch);
         uint32_t probe = ProbeWord(ProbeWord(0u, words.x, T()), words.y, T());
         probe = ProbeWord(ProbeWord(probe, words.z, T()), words.w, T());
-        if (probe != 0) words = PlainWords<T, Win>(args, tile.image, next_z, column, channel);
+        if (probe != 0) words = PlainWords<T, Win>(args, first_strip, next_z);
         *reinterpret_cast<uint4*>(z) = words;
       }
-      z += static_cast<int64_t>(args.Wo) * args.C;
+      z += args.z_row;
       ++next_z;
     };
     // Row `row` of X in the ring, which is row r of the first live output, to all that have a tap there. `turn`: whose
@@ -277,7 +296,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
         }
       }
       LoadMatrices(last, last_at + at);
-      copy.Next((row + Row::kRows - 1) % Row::kRows);
+      copy.Next(rings, (row + Row::kRows - 1) % Row::kRows, args.H, args.x_row);
       CommitCopies();
       DWS_UNROLL
       for (int t = 0; t < kLive; ++t) {
@@ -312,7 +331,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
         float done[1][8];
         DWS_UNROLL
         for (int i = 0; i < 8; ++i) done[0][i] = sums[turn % kLive][i / 4][i % 4];
-        ActivateAll<T, kClamps>(done, args.mid, true);
+        if constexpr (!kClamps) ActivateAll<T>(done, args.mid, true);
         uint32_t words[4];  // of both tiles, first 8 channels and the others
         DWS_UNROLL
         for (int i = 0; i < 4; ++i) {

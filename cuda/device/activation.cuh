@@ -195,9 +195,8 @@ DWS_DEVICE void InGroups(float (&values)[kGroups][kLength], F f) {
 }
 
 // Applies an activation to values in registers whose results become elements of T. Clamps of 16-bit elements are left
-// to WordClamp where the caller `clamps_words`. kClamps: it is none or a clamp, and nobody needs the code of the
-// others.
-template <typename T, bool kClamps = false, int kGroups, int kLength>
+// to WordClamp where the caller `clamps_words`.
+template <typename T, int kGroups, int kLength>
 DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation activation, bool clamps_words = false) {
   if (activation.kind == static_cast<int>(ActivationKind::kNone)) return;
   if (IsClampKind(activation.kind)) {
@@ -215,7 +214,6 @@ DWS_DEVICE void ActivateAll(float (&values)[kGroups][kLength], DeviceActivation 
     }
     return;
   }
-  if constexpr (kClamps) return;
   WithActivation<T>(activation, [&values](auto compute) {
     if constexpr (sizeof(T) == 4) {
       InGroups(values, compute);

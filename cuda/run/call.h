@@ -51,7 +51,7 @@ using Run = const char*(const Call& call, const CudaStep& step);
 
 Run RunTranspose;
 
-Run RunDepthwise;  // kDepthwise, kDepthwiseWindow
+Run RunDepthwise;  // kDepthwise, kDepthwiseWindow, kDepthwiseTensor
 Run RunToeplitz;
 // dX of stride 1, which is a depthwise convolution of dZ with the window by half a turn, on tensor cores. Null where
 // that cannot be.

@@ -15,7 +15,7 @@ std::atomic<int64_t> calls[kCudaPaths];
 // clang-format off
 Run* const kRuns[] = {
     RunTranspose, RunTranspose, RunTranspose,
-    RunDepthwise, RunDepthwise, RunToeplitz, RunWindow, RunPixels,
+    RunDepthwise, RunDepthwise, RunDepthwise, RunToeplitz, RunWindow, RunPixels,
     RunProduct, RunWarpgroupProduct, RunGatedProduct, RunDenseProduct, RunConvolution,
     RunDirect, RunStream, RunTensorStream, RunDeep, RunStrip,
     RunGradientStream, RunColumns, RunBetweenFactors, RunOutputGradient, RunBetweenGradient, RunFilterProduct,

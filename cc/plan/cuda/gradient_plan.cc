@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "cc/plan/cuda/planner.h"
-#include "cc/plan/cuda/slide.h"
+#include "cc/plan/cuda/tensor_cut.h"
 
 namespace dwsconv {
 namespace {
@@ -77,10 +77,10 @@ void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, 
   }
   if (needs.between) plan->between = Cut(CeilDiv(pixels, kGradientProduct), 2 * kBlocks, 1);
   if (!wanted.depthwise_filter && !wanted.input) return;
-  if (plan->window && SlidesGradients(p)) {
-    const SlideCut cut = CutGradientSlide(p);
-    const CudaParts parts = Cut(p.N * cut.segments, CeilDiv(2 * kBlocks, int64_t{cut.groups} * cut.column_tiles), 1);
-    plan->filter = {parts.count * cut.column_tiles, parts.units};
+  if (plan->tensor) {
+    // A warp's part is some pairs of tiles, all rows of them; a block has four groups of channels.
+    const TensorCut cut = CutTensorFilter(p);
+    plan->filter = Cut(CeilDiv(cut.tiles, 2), CeilDiv(2 * kBlocks, CeilDiv(cut.groups, kTensorWarps)), 1);
   } else if (plan->window) {
     const int64_t groups = CeilDiv(p.C * SizeOf(p.dtype) / 4, kGradientGroupWords);
     const int64_t patches =
@@ -162,7 +162,11 @@ std::string AddSteps(const Chain& chain, const WantedGradients& wanted, const Ne
     plan->steps.back().residual = wanted.residual;
     plan->steps.back().tile = *fused;
   } else {
-    add(needs.z, plan->window ? K::kDepthwiseWindow : K::kDepthwise, T::kX, T::kDepthwiseFilter, T::kZ, T::kNone);
+    add(needs.z,
+        plan->tensor   ? K::kDepthwiseTensor
+        : plan->window ? K::kDepthwiseWindow
+                       : K::kDepthwise,
+        T::kX, T::kDepthwiseFilter, T::kZ, T::kNone);
     if (!needs.gradient) {
       add(wanted.residual || wanted.bias, K::kColumns, T::kGrad, T::kNone, dr, bias_sums);
     } else if (!needs.before) {
@@ -293,6 +297,7 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
   plan->transposed = p.layout == Layout::kNCHW;
   Needs needs(p, wanted);
   plan->window = !general && HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
+  plan->tensor = plan->window && HasTensorDepthwise(p, machine.capability) && CutTensorFilter(p).tiles > 0;
   plan->reads_output = needs.gradient && !needs.before;
   // Of floats 9.0's own instructions take no sum over pixels.
   needs.group = !general && machine.group_products && (options.aligned || plan->transposed) &&
@@ -331,7 +336,7 @@ std::string PlanGradients(const Chain& chain, const CudaMachine& machine, const 
 std::string DescribeGradients(const CudaPlan& plan) {
   std::string text = CudaPathName(plan.path);
   if (plan.math == CudaMath::kTf32) text += " tf32";
-  if (plan.path != CudaPath::kGeneral) text += plan.window ? " window" : " general depthwise";
+  if (plan.path != CudaPath::kGeneral) text += plan.tensor ? " tensor" : plan.window ? " window" : " general depthwise";
   bool group = false;
   for (const CudaStep& step : plan.steps) {
     group = group || step.kernel == CudaKernel::kWarpgroupBetween || step.kernel == CudaKernel::kWarpgroupFilterProduct;

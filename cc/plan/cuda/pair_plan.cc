@@ -6,14 +6,16 @@
 #include <vector>
 
 #include "cc/plan/cuda/planner.h"
+#include "cc/plan/cuda/tensor_cut.h"
 
 namespace dwsconv {
 namespace {
 
 constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
-constexpr double kDeepProduct = 0.33;    // of the rate of other kernels' products (measured on an H200)
-constexpr double kProductOutputs = 8;    // of a product's epilogue in a cycle
-constexpr int kMostGroups = 4;           // of a block's threads
+constexpr double kTensorDepthwise = 4;  // windows on tensor cores, in multiply-adds of CUDA cores (measured on an H200)
+constexpr double kDeepProduct = 0.33;   // of the rate of other kernels' products (measured on an H200)
+constexpr double kProductOutputs = 8;   // of a product's epilogue in a cycle
+constexpr int kMostGroups = 4;          // of a block's threads
 constexpr double kL2BytesPerCycle = 24;  // of a multiprocessor, where all of them read the same
 
 double Bytes(const Chain& p, int64_t elements) { return Real(elements) * Real(SizeOf(p.dtype)); }
@@ -233,7 +235,9 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
   if (!refused.empty()) return "path two_step " + refused;
   const bool window = HasFastWindow(p) && p.C * SizeOf(p.dtype) % 4 == 0;
   const bool toeplitz = PlanToeplitz(p, machine, &depthwise->tile);
+  const bool tensor = HasTensorDepthwise(p, machine.capability);
   depthwise->kernel = toeplitz ? CudaKernel::kDepthwiseToeplitz
+                      : tensor ? CudaKernel::kDepthwiseTensor
                       : window ? CudaKernel::kDepthwiseWindow
                                : CudaKernel::kDepthwise;
   const int64_t pixels = p.N * p.output_pixels();
@@ -246,7 +250,10 @@ std::string PlanTwoStep(const Chain& p, const CudaMachine& machine, CudaMath mat
   const double tiles_of_toeplitz = Real(p.N * CeilDiv(p.Ho, kToeplitzTile) * CeilDiv(p.Wo, kToeplitzTile));
   const double sums = toeplitz ? tiles_of_toeplitz * kToeplitzTile * kToeplitzTile *
                                      Real(RoundUp(p.C, kToeplitzChannels)) / (clocks * kToeplitzPerCycle)
-                               : fma / (clocks * machine.rates.fma * (window ? 1 : 0.1));
+                               : fma / (clocks * machine.rates.fma *
+                                        (tensor   ? kTensorDepthwise
+                                         : window ? 1
+                                                  : 0.1));
   const int64_t tiles = CeilDiv(pixels, 128) * CeilDiv(p.K, 128), slots = int64_t{machine.multiprocessors} * 2;
   const double waves = Real(CeilDiv(tiles, slots) * 2);
   const double rate = group ? GroupProductPerCycle(p, machine) : ProductPerCycle(p, machine, math);

@@ -256,6 +256,8 @@ std::string Word(const CudaPlan& plan, const CudaStep& step) {
       return pair + tf32 + " general";
     case CudaKernel::kDepthwiseWindow:
       return pair + tf32 + " window";
+    case CudaKernel::kDepthwiseTensor:
+      return pair + " tensor";
     case CudaKernel::kDepthwiseToeplitz:
       return pair + tf32 + " toeplitz segments " + std::to_string(step.tile.segments);
     case CudaKernel::kDirect:

@@ -85,6 +85,7 @@ enum class CudaKernel : int {
   // residual: a window; a warp a pixel, for any window and for none.
   kDepthwise,
   kDepthwiseWindow,
+  kDepthwiseTensor,  // windows of up to 5x5 on tensor cores, for 16-bit elements
   kDepthwiseToeplitz,
   kWindow,
   kPixels,
@@ -175,6 +176,7 @@ struct CudaPlan {
   bool gradients = false;
   bool transposed = false;                  // NCHW: tensors go through NHWC copies in the workspace
   bool window = false;                      // gradients: the depthwise kernels are those for one window
+  bool tensor = false;                      // of these the ones on tensor cores
   bool reads_output = false;                // gradients: Y is needed
   bool named = false;                       // the path was asked for: what it does not take is an error
   int multiprocessors = 0, capability = 0;  // of the card

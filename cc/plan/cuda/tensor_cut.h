@@ -1,0 +1,35 @@
+// How the depthwise kernels on tensor cores cut a tensor.
+#ifndef DWSCONV_PLAN_CUDA_TENSOR_CUT_H_
+#define DWSCONV_PLAN_CUDA_TENSOR_CUT_H_
+
+#include <cstdint>
+
+#include "cc/core/chain.h"
+
+namespace dwsconv {
+
+constexpr int kTensorWarps = 4, kTensorThreads = 32 * kTensorWarps;  // of a block
+
+// A warp goes down two tiles of 8 columns each, of one image or two, for 16 channels: a strip.
+struct TensorCut {
+  int groups = 0;                      // of 16 channels
+  int column_tiles = 0, tiles = 0;     // of an image, and of all
+  int strips = 0, blocks = 0;          // pairs of tiles x groups, groups first; blocks for all of them
+  int segment_rows = 0, segments = 0;  // rows of a segment, and of an image in these
+  int items = 0;                       // blocks x segments; 0: more than the kernels take
+};
+
+// Whether they take the chain's depthwise convolution: 16-bit elements, windows of 3x3 and 5x5 with stride 1 or 2,
+// channels in whole vectors of 16 bytes, from 8.0 on.
+bool HasTensorDepthwise(const Chain& chain, int capability);
+
+// Cuts a depthwise convolution's result of `rows` x `columns` an image.
+TensorCut CutTensor(const Chain& chain, int64_t rows, int64_t columns, int multiprocessors);
+
+// The same for dD, whose warps add up what several strips give: by the chain alone, on which the parts of a sum depend.
+// Segments are whole images, items are not counted.
+TensorCut CutTensorFilter(const Chain& chain);
+
+}  // namespace dwsconv
+
+#endif  // DWSCONV_PLAN_CUDA_TENSOR_CUT_H_
