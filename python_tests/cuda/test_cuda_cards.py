@@ -158,7 +158,7 @@ def test_a_named_path_runs_whatever_it_is_thought_to_take(library, path):
     assert library.handle.dwsconv_cuda_set_rates(rates) == b""
     try:
         plan = layer_shim.compare(library, DEEP, "float16", path=path)
-        assert plan.text == f"{path} window" and np.isinf(plan.modelled_us)
+        assert plan.text == f"{path} tensor" and np.isinf(plan.modelled_us)
     finally:
         library.handle.dwsconv_cuda_set_rates(None)
 
