@@ -27,6 +27,21 @@ DWS_DEVICE float ScaleFromOutput(float gradient, float y, DeviceActivation activ
   }
 }
 
+// The same of several at a time: for clamps one choice, and none for each of them.
+template <int kCount>
+DWS_DEVICE void ScaleAllFromOutput(float (&gradients)[kCount], const float (&y)[kCount], DeviceActivation activation) {
+  if (activation.kind == static_cast<int>(ActivationKind::kRelu) ||
+      activation.kind == static_cast<int>(ActivationKind::kRelu6)) {
+    // No number is above NaN.
+    const float high = activation.kind == static_cast<int>(ActivationKind::kRelu6) ? 6.f : NAN;
+    DWS_UNROLL
+    for (int i = 0; i < kCount; ++i) gradients[i] = y[i] > 0.f && !(y[i] >= high) ? gradients[i] : 0.f;
+    return;
+  }
+  DWS_UNROLL
+  for (int i = 0; i < kCount; ++i) gradients[i] = ScaleFromOutput(gradients[i], y[i], activation);
+}
+
 // activation', from what went in.
 DWS_DEVICE float DerivativeAt(float x, DeviceActivation activation) {
   switch (static_cast<ActivationKind>(activation.kind)) {

@@ -39,32 +39,39 @@ constexpr int64_t TensorFilterSharedBytes() {
   return int64_t{kTensorWarps} * (FilterInput<Win>::kRing + FilterGradient<Win>::kRing) * sizeof(T);
 }
 
-// The sum of one tap and channel over a part's pixels, taps outside the image left out.
+// What of a channel's sums of a part is NaN, again by plain loops, taps outside the image left out.
 template <typename T, typename Win>
-DWS_CALLED float PlainTap(const TensorFilterArgs& args, int begin, int end, int tap, int channel) {
+DWS_CALLED void RepairTaps(const TensorFilterArgs& args, int part, int channel) {
+  const int begin = 2 * part * args.part_pairs;
+  const int end = begin + 2 * args.part_pairs < args.cut.tiles ? begin + 2 * args.part_pairs : args.cut.tiles;
   const T *const x = static_cast<const T*>(args.x) + channel, *const dz = static_cast<const T*>(args.dz) + channel;
-  float sum = 0.f;
-  for (int tile = 2 * begin; tile < 2 * end && tile < args.cut.tiles; ++tile) {
-    const int64_t image = tile / args.cut.column_tiles;
-    const int first = tile % args.cut.column_tiles * 8;
-    for (int row = 0; row < args.Ho; ++row) {
-      const int y = row * Win::kStride - args.pad_top + tap / Win::kSize;
-      if (y < 0 || y >= args.H) continue;
-      for (int column = first; column < first + 8 && column < args.Wo; ++column) {
-        const int j = column * Win::kStride - args.pad_left + tap % Win::kSize;
-        if (j < 0 || j >= args.W) continue;
-        sum = fmaf(Widen(x[(image * args.H + y) * args.x_row + int64_t{j} * args.C]),
-                   Widen(dz[(image * args.Ho + row) * args.dz_row + int64_t{column} * args.C]), sum);
+  DWS_ROLLED
+  for (int tap = 0; tap < Win::kTaps; ++tap) {
+    float* const to = args.sums + (int64_t{part} * Win::kTaps + tap) * args.C + channel;
+    if (*to == *to) continue;
+    float sum = 0.f;
+    for (int tile = begin; tile < end; ++tile) {
+      const int64_t image = tile / args.cut.column_tiles;
+      const int first = tile % args.cut.column_tiles * 8;
+      for (int row = 0; row < args.Ho; ++row) {
+        const int y = row * Win::kStride - args.pad_top + tap / Win::kSize;
+        if (y < 0 || y >= args.H) continue;
+        for (int column = first; column < first + 8 && column < args.Wo; ++column) {
+          const int j = column * Win::kStride - args.pad_left + tap % Win::kSize;
+          if (j < 0 || j >= args.W) continue;
+          sum = fmaf(Widen(x[(image * args.H + y) * args.x_row + int64_t{j} * args.C]),
+                     Widen(dz[(image * args.Ho + row) * args.dz_row + int64_t{column} * args.C]), sum);
+        }
       }
     }
+    *to = sum;
   }
-  return sum;
 }
 
 // Blocks that a multiprocessor has registers for.
 template <typename Win>
 constexpr int TensorFilterBlocks() {
-  return Win::kSize == 3 ? 4 : 2;
+  return ResidentBlocks(Win::kSize == 3 ? 4 : Win::kStride == 1 ? 3 : 2);
 }
 
 // A warp has 16 channels, and adds up in registers what all pairs of tiles of its part give.
@@ -83,8 +90,8 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
   // Lanes give the rows, which are pixels, of four matrices: of X the two taps' of one tile, then the other tile's; of
   // dZ both tiles' for the first 8 channels, then for the others.
   const int pixel = lane & 7, second = lane >> 3 & 1, upper = lane >> 4;
-  const T* const x_at = x_rings + warp * X::kRing + upper * 2 * X::kEight + pixel * 8;
-  const T* const g_at = g_rings + warp * G::kRing + (second * 2 + upper) * G::kEight + pixel * 8;
+  const int x_at = warp * X::kRing + upper * 2 * X::kEight + pixel * 8;
+  const int g_at = warp * G::kRing + (second * 2 + upper) * G::kEight + pixel * 8;
   for (int item = blockIdx.x; item < args.items; item += gridDim.x) {
     const int part = item / args.group_blocks, channels = (item - part * args.group_blocks) * 16 * kTensorWarps;
     const int begin = part * args.part_pairs;
@@ -98,21 +105,20 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
       TensorCopy<T, Window<1, 1>, G> copy_g;
       copy_x.Begin(args.cut, args.x, args.H, args.W, args.C, strip_of, -args.pad_top, args.pad_left);
       copy_g.Begin(args.cut, args.dz, args.Ho, args.Wo, args.C, strip_of, 0, 0);
-      int asked_x = 0, asked_g = 0;  // slots of the rings
-      const auto next = [&](int rows) {
+      // The next rows of X, from a slot of its ring on, and the next one of dZ.
+      const auto next = [&](int rows, int slot_x, int slot_g) {
         DWS_UNROLL
         for (int i = 0; i < rows; ++i) {
-          copy_x.Next(x_rings, asked_x, args.H, args.x_row);
-          asked_x = asked_x == X::kRows - 1 ? 0 : asked_x + 1;
+          copy_x.Next(x_rings, slot_x, args.H, args.x_row);
+          slot_x = slot_x == X::kRows - 1 ? 0 : slot_x + 1;
         }
-        copy_g.Next(g_rings, asked_g, args.Ho, args.dz_row);
-        asked_g = asked_g == G::kRows - 1 ? 0 : asked_g + 1;
+        copy_g.Next(g_rings, slot_g, args.Ho, args.dz_row);
         CommitCopies();
       };
       SyncBlock();  // nobody reads the rings any more
-      next(Win::kSize);
+      next(Win::kSize, 0, 0);
       DWS_UNROLL
-      for (int i = 1; i < kAhead; ++i) next(kStride);
+      for (int i = 1; i < kAhead; ++i) next(kStride, Win::kSize + (i - 1) * kStride, i);
       int slot_x = 0, slot_g = 0;
       DWS_ROLLED
       for (int row = 0; row < args.Ho; ++row) {
@@ -126,15 +132,17 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
           rows[r] = (slot < X::kRows ? slot : slot - X::kRows) * X::kElements;
         }
         uint32_t g[4];
-        LoadMatricesTransposed(g, g_at + slot_g * G::kElements);
-        next(kStride);
+        LoadMatricesTransposed(g, g_rings + g_at + slot_g * G::kElements);
+        // The rings end where what is read begins.
+        next(kStride, slot_x < kStride ? slot_x + X::kRows - kStride : slot_x - kStride,
+             slot_g == 0 ? G::kRows - 1 : slot_g - 1);
         DWS_UNROLL
         for (int q = 0; q < kPairs; ++q) {
           // The other half of the last product is of no use.
           const int tap = 2 * q, other = 2 * q + 1 < kTaps ? 2 * q + 1 : tap;
           const int tap_at = rows[tap / Win::kSize] + X::Position(tap % Win::kSize) * 8;
           const int other_at = rows[other / Win::kSize] + X::Position(other % Win::kSize) * 8;
-          const T* const from = x_at + (second == 0 ? tap_at : other_at);
+          const T* const from = x_rings + x_at + (second == 0 ? tap_at : other_at);
           DWS_UNROLL
           for (int eight = 0; eight < 2; ++eight) {
             uint32_t x[4];
@@ -154,13 +162,15 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
     for (int eight = 0; eight < 2; ++eight) {
       const int channel = channels + warp * 16 + eight * 8 + mine;
       if (channel >= args.C) continue;
+      bool repairs = false;
       DWS_UNROLL
       for (int tap = 0; tap < kTaps; ++tap) {
         const float* const two = &sums[tap / 2][eight][tap % 2 * 2];
-        float sum = (mine & 1) != 0 ? two[1] : two[0];
-        if (sum != sum) sum = PlainTap<T, Win>(args, begin, end, tap, channel);
+        const float sum = (mine & 1) != 0 ? two[1] : two[0];
+        repairs = repairs || sum != sum;
         args.sums[(int64_t{part} * kTaps + tap) * args.C + channel] = sum;
       }
+      if (repairs) RepairTaps<T, Win>(args, part, channel);
     }
   }
 #endif

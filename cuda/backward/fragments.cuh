@@ -15,16 +15,6 @@
 namespace dwsconv {
 namespace cuda {
 
-// Blocks of a multiprocessor that a kernel is to leave registers for: as many as are wanted on 9.0, where the compiler
-// was seen to manage it without spills, one elsewhere.
-constexpr int ResidentBlocks(int wanted) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
-  return wanted > 1 ? 1 : wanted;
-#else
-  return wanted;
-#endif
-}
-
 // What is left of a tile of that many rows (pixels).
 DWS_DEVICE int RowsLeft(int64_t left, int most) { return left < most ? static_cast<int>(left) : most; }
 

@@ -24,41 +24,46 @@ struct ColumnArgs {
   DeviceActivation activation;
 };
 
-// One element, or 16 bytes of them.
-template <typename T>
-DWS_DEVICE void LoadUnit(const T* from, float (&values)[1]) {
-  values[0] = Widen(*from);
-}
+// One element, or 16 bytes of them, as they lie in memory.
 template <typename T, int kUnit>
-DWS_DEVICE void LoadUnit(const T* from, float (&values)[kUnit]) {
-  constexpr int kElements = Word<T>::kElements;
-  const uint4 four = *reinterpret_cast<const uint4*>(from);
-  const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-  DWS_UNROLL
-  for (int w = 0; w < 4; ++w) {
-    float some[kElements];
-    WidenWord(words[w], some, T());
+struct Unit {
+  uint4 four;
+
+  DWS_DEVICE void Load(const T* from) { four = *reinterpret_cast<const uint4*>(from); }
+  DWS_DEVICE void Widened(float (&values)[kUnit]) const {
+    constexpr int kElements = Word<T>::kElements;
+    const uint32_t words[4] = {four.x, four.y, four.z, four.w};
     DWS_UNROLL
-    for (int e = 0; e < kElements; ++e) values[w * kElements + e] = some[e];
+    for (int w = 0; w < 4; ++w) {
+      float some[kElements];
+      WidenWord(words[w], some, T());
+      DWS_UNROLL
+      for (int e = 0; e < kElements; ++e) values[w * kElements + e] = some[e];
+    }
   }
-}
+  DWS_DEVICE static void Store(T* to, const float (&values)[kUnit]) {
+    constexpr int kElements = Word<T>::kElements;
+    uint32_t words[4];
+    DWS_UNROLL
+    for (int w = 0; w < 4; ++w) {
+      float some[kElements];
+      DWS_UNROLL
+      for (int e = 0; e < kElements; ++e) some[e] = values[w * kElements + e];
+      words[w] = NarrowWord(some, T());
+    }
+    *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+};
 template <typename T>
-DWS_DEVICE void StoreUnit(T* to, const float (&values)[1]) {
-  *to = Narrow<T>(values[0]);
-}
-template <typename T, int kUnit>
-DWS_DEVICE void StoreUnit(T* to, const float (&values)[kUnit]) {
-  constexpr int kElements = Word<T>::kElements;
-  uint32_t words[4];
-  DWS_UNROLL
-  for (int w = 0; w < 4; ++w) {
-    float some[kElements];
-    DWS_UNROLL
-    for (int e = 0; e < kElements; ++e) some[e] = values[w * kElements + e];
-    words[w] = NarrowWord(some, T());
-  }
-  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
-}
+struct Unit<T, 1> {
+  T one;
+
+  DWS_DEVICE void Load(const T* from) { one = *from; }
+  DWS_DEVICE void Widened(float (&values)[1]) const { values[0] = Widen(one); }
+  DWS_DEVICE static void Store(T* to, const float (&values)[1]) { *to = Narrow<T>(values[0]); }
+};
+
+constexpr int kColumnRows = 4;  // of a thread, that are on their way at a time
 
 // gradient * activation' of a matrix, and the first stage of the sums of its columns. A block has some units of columns
 // of a part's rows, kColumnThreads / units of them at a time.
@@ -77,19 +82,30 @@ __global__ void __launch_bounds__(kColumnThreads) ColumnKernel(const ColumnArgs 
     DWS_UNROLL
     for (int e = 0; e < kUnit; ++e) sums[e] = 0.f;
     if (lane < lanes && unit < args.units) {
-      for (int64_t pixel = begin + lane; pixel < end; pixel += lanes) {
-        const int64_t at = pixel * columns + unit * kUnit;
-        float gradient[kUnit];
-        LoadUnit(static_cast<const T*>(args.gradient) + at, gradient);
-        if (args.y != nullptr) {
-          float y[kUnit];
-          LoadUnit(static_cast<const T*>(args.y) + at, y);
-          DWS_UNROLL
-          for (int e = 0; e < kUnit; ++e) gradient[e] = ScaleFromOutput(gradient[e], y[e], args.activation);
+      const int64_t step = lanes * columns;
+      int64_t at = (begin + lane) * columns + unit * kUnit;
+      for (int64_t pixel = begin + lane; pixel < end; pixel += kColumnRows * lanes, at += kColumnRows * step) {
+        Unit<T, kUnit> gradients[kColumnRows] = {}, ys[kColumnRows] = {};
+        DWS_UNROLL
+        for (int i = 0; i < kColumnRows; ++i) {
+          if (pixel + i * lanes >= end) continue;
+          gradients[i].Load(static_cast<const T*>(args.gradient) + at + i * step);
+          if (args.y != nullptr) ys[i].Load(static_cast<const T*>(args.y) + at + i * step);
         }
         DWS_UNROLL
-        for (int e = 0; e < kUnit; ++e) sums[e] += gradient[e];
-        if (args.to != nullptr) StoreUnit(static_cast<T*>(args.to) + at, gradient);
+        for (int i = 0; i < kColumnRows; ++i) {
+          if (pixel + i * lanes >= end) continue;
+          float gradient[kUnit];
+          gradients[i].Widened(gradient);
+          if (args.y != nullptr) {
+            float y[kUnit];
+            ys[i].Widened(y);
+            ScaleAllFromOutput(gradient, y, args.activation);
+          }
+          DWS_UNROLL
+          for (int e = 0; e < kUnit; ++e) sums[e] += gradient[e];
+          if (args.to != nullptr) Unit<T, kUnit>::Store(static_cast<T*>(args.to) + at + i * step, gradient);
+        }
       }
       DWS_UNROLL
       for (int e = 0; e < kUnit; ++e) shared[(lane * group_units + unit_of_group) * kUnit + e] = sums[e];

@@ -93,35 +93,30 @@ struct TensorStored {
   }
 };
 
-// Eight channels of Z by plain loops, taps outside the image left out. Called, as it is long and hardly ever needed.
+// What a thread stored that is not finite, again by plain loops, taps outside the image left out. Called, as it is long
+// and hardly ever needed.
 template <typename T, typename Win>
-DWS_CALLED uint4 PlainWords(const TensorArgs& args, int first_strip, int row) {
+DWS_CALLED void RepairStrip(const TensorArgs& args, int first_strip, int first, int last) {
   const TensorStored stored(args.cut, first_strip);
-  const int column = stored.column;
-  int channel = stored.channel;
   const T *const d = static_cast<const T*>(args.d), *const bias = static_cast<const T*>(args.bias);
-  const T* const x = static_cast<const T*>(args.x) + int64_t{stored.image} * args.H * args.W * args.C;
-  uint32_t words[4] = {};
+  const T* const x = static_cast<const T*>(args.x) + int64_t{stored.image} * args.H * args.x_row;
+  T* const z = static_cast<T*>(args.z) + int64_t{stored.image} * args.Ho * args.z_row + int64_t{stored.column} * args.C;
   DWS_ROLLED
-  for (int i = 0; i < 4; ++i, channel += 2) {
-    float sums[2] = {bias == nullptr ? 0.f : Widen(bias[channel]), bias == nullptr ? 0.f : Widen(bias[channel + 1])};
+  for (int i = first * 8; i < last * 8; ++i) {
+    const int row = i / 8, channel = stored.channel + i % 8;
+    T* const to = z + row * args.z_row + channel;
+    if (IsFinite(Widen(*to))) continue;
+    float sum = bias == nullptr ? 0.f : Widen(bias[channel]);
     DWS_ROLLED
     for (int tap = 0; tap < Win::kTaps; ++tap) {
       const int y = row * Win::kStride - args.pad_top + tap / Win::kSize;
-      const int j = column * Win::kStride - args.pad_left + tap % Win::kSize;
+      const int j = stored.column * Win::kStride - args.pad_left + tap % Win::kSize;
       if (y < 0 || y >= args.H || j < 0 || j >= args.W) continue;
-      const T* const from = x + (int64_t{y} * args.W + j) * args.C + channel;
-      const T* const weight = d + (args.turned ? Win::kTaps - 1 - tap : tap) * args.C + channel;
-      DWS_UNROLL
-      for (int e = 0; e < 2; ++e) sums[e] = fmaf(Widen(from[e]), Widen(weight[e]), sums[e]);
+      sum = fmaf(Widen(x[y * args.x_row + int64_t{j} * args.C + channel]),
+                 Widen(d[(args.turned ? Win::kTaps - 1 - tap : tap) * args.C + channel]), sum);
     }
-    DWS_UNROLL
-    for (int e = 0; e < 2; ++e) sums[e] = Activate<T>(sums[e], args.mid);
-    const uint32_t word = NarrowWord(sums, T());
-    DWS_UNROLL
-    for (int k = 0; k < 4; ++k) words[k] = k == i ? word : words[k];
+    *to = Narrow<T>(Activate<T>(sum, args.mid));
   }
-  return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // A thread's copies of rows of a tensor [N,H,W,C] to the block's rings: of a pixel 8 threads copy 16 bytes each, two
@@ -200,9 +195,9 @@ struct TensorTaps {
 };
 
 // Blocks that a multiprocessor has registers for.
-template <typename Win>
+template <typename Win, bool kClamps>
 constexpr int TensorBlocks() {
-  return Win::kSize == 3 ? 4 : 3;
+  return ResidentBlocks(Win::kSize == 3 ? (kClamps ? 6 : 5) : 3);
 }
 
 template <typename T, typename Win>
@@ -212,7 +207,7 @@ constexpr int64_t TensorSharedBytes() {
 
 // kClamps: mid is none or a clamp, so that the loop need not have the code of all others.
 template <typename T, typename Win, bool kClamps>
-__global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
+__global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win, kClamps>()))
     DepthwiseTensorKernel(const DWS_GRID_CONSTANT TensorArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();  // the planner gives such cards other kernels
@@ -231,12 +226,12 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
   // Lanes give the rows of four matrices: pixels of one tile and of the other, and the same of the next tap, or the
   // other 8 channels.
   const int pixel = (lane & 7) * 8 + (lane >> 3 & 1) * 2 * Row::kEight, other = lane >> 4;
-  const T* const pairs_at = rings + warp * Row::kRing + pixel + other * Row::Position(1) * 8;
-  const T* const last_at = rings + warp * Row::kRing + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
+  const int pairs_at = warp * Row::kRing + pixel + other * Row::Position(1) * 8;
+  const int last_at = warp * Row::kRing + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
   // Lane (g, t) has channels 2t and 2t + 1 of pixel g of both tiles; a thread then stores 16 bytes of a pixel.
-  T* const z_to = z_rows + (lane >> 2) * kTensorZPitch + warp * 16 + 2 * (lane & 3);
-  const T* const z_from =
-      z_rows + threadIdx.x / (2 * kTensorWarps) * kTensorZPitch + threadIdx.x % (2 * kTensorWarps) * 8;
+  const int z_to = (lane >> 2) * kTensorZPitch + warp * 16 + 2 * (lane & 3);
+  const int z_from = static_cast<int>(threadIdx.x) / (2 * kTensorWarps) * kTensorZPitch +
+                     static_cast<int>(threadIdx.x) % (2 * kTensorWarps) * 8;
   for (int item = blockIdx.x; item < args.cut.items; item += gridDim.x) {
     const int segment = item / args.cut.blocks, first_strip = (item - segment * args.cut.blocks) * kTensorWarps;
     const int first = segment * args.cut.segment_rows;
@@ -253,14 +248,14 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     const TensorStrip mine = TensorStrip::Of(args.cut, first_strip + warp);
     TensorTaps<Win> taps;
     taps.Load(args, mine.channel, lane, T());
-    float bias[2][4], sums[kLive][2][4];
+    float bias[2][2], sums[kLive][2][4];
     DWS_UNROLL
     for (int eight = 0; eight < 2; ++eight) {
       DWS_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int channel = mine.channel + eight * 8 + 2 * (lane & 3) + e;
         const bool there = args.bias != nullptr && channel < args.C;
-        bias[eight][e] = bias[eight][2 + e] = there ? Widen(static_cast<const T*>(args.bias)[channel]) : 0.f;
+        bias[eight][e] = there ? Widen(static_cast<const T*>(args.bias)[channel]) : 0.f;
       }
     }
     const TensorStored stored(args.cut, first_strip);
@@ -268,12 +263,12 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     T* z = static_cast<T*>(args.z) + (int64_t{stored.image} * args.Ho + first) * args.z_row +
            int64_t{stored.column} * args.C + stored.channel;
     int next_z = first;  // the next row to store
+    uint32_t probe = 0;  // NaN where one was stored
     const auto store = [&] {
       if (stores) {
-        uint4 words = *reinterpret_cast<const uint4*>(z_from + (next_z & 1) * 16 * kTensorZPitch);
-        uint32_t probe = ProbeWord(ProbeWord(0u, words.x, T()), words.y, T());
+        const uint4 words = *reinterpret_cast<const uint4*>(z_rows + z_from + (next_z & 1) * 16 * kTensorZPitch);
+        probe = ProbeWord(ProbeWord(probe, words.x, T()), words.y, T());
         probe = ProbeWord(ProbeWord(probe, words.z, T()), words.w, T());
-        if (probe != 0) words = PlainWords<T, Win>(args, first_strip, next_z);
         *reinterpret_cast<uint4*>(z) = words;
       }
       z += args.z_row;
@@ -292,10 +287,10 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
       for (int q = 0; q < kPairs; ++q) {
         DWS_UNROLL
         for (int eight = 0; eight < 2; ++eight) {
-          LoadMatrices(inputs[q][eight], pairs_at + at + eight * Row::kEight + Row::Position(2 * q) * 8);
+          LoadMatrices(inputs[q][eight], rings + pairs_at + at + eight * Row::kEight + Row::Position(2 * q) * 8);
         }
       }
-      LoadMatrices(last, last_at + at);
+      LoadMatrices(last, rings + last_at + at);
       copy.Next(rings, (row + Row::kRows - 1) % Row::kRows, args.H, args.x_row);
       CommitCopies();
       DWS_UNROLL
@@ -309,7 +304,8 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
           for (int q = 0; q < kPairs; ++q) {
             const uint32_t (&b)[2] = taps.pairs[tap][q][eight];
             if (tap == 0 && q == 0) {
-              MultiplyAddTo(four, bias[eight], inputs[q][eight], b[0], b[1], T());
+              constexpr float kNone[4] = {};
+              MultiplyAddTo(four, kNone, inputs[q][eight], b[0], b[1], T());
             } else {
               MultiplyAdd(four, inputs[q][eight], b[0], b[1], T());
             }
@@ -330,7 +326,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
         }
         float done[1][8];
         DWS_UNROLL
-        for (int i = 0; i < 8; ++i) done[0][i] = sums[turn % kLive][i / 4][i % 4];
+        for (int i = 0; i < 8; ++i) done[0][i] = sums[turn % kLive][i / 4][i % 4] + bias[i / 4][i % 2];
         if constexpr (!kClamps) ActivateAll<T>(done, args.mid, true);
         uint32_t words[4];  // of both tiles, first 8 channels and the others
         DWS_UNROLL
@@ -339,7 +335,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
           words[i] = NarrowWord(values, T());
         }
         clamp.All(words, T());
-        T* const to = z_to + ((row + turn) & 1) * 16 * kTensorZPitch;
+        T* const to = z_rows + z_to + ((row + turn) & 1) * 16 * kTensorZPitch;
         DWS_UNROLL
         for (int i = 0; i < 4; ++i) {
           *reinterpret_cast<uint32_t*>(to + (i >> 1) * 8 * kTensorZPitch + (i & 1) * 8) = words[i];
@@ -349,6 +345,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     WaitForCopies<0>();
     SyncBlock();
     store();
+    if (probe != 0) RepairStrip<T, Win>(args, first_strip, first, last_row);
   }
 #endif
 }

@@ -98,6 +98,16 @@ const char* LaunchKernel(void (*kernel)(Args), int64_t grid, int threads, int64_
 
 #endif  // DWSCONV_SHIM
 
+// Blocks of a multiprocessor that a kernel is to leave registers for: as many as are wanted on 9.0, where the compiler
+// was seen to manage it without spills, one elsewhere.
+constexpr int ResidentBlocks(int wanted) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
+  return wanted > 1 ? 1 : wanted;
+#else
+  return wanted;
+#endif
+}
+
 }  // namespace cuda
 }  // namespace dwsconv
 

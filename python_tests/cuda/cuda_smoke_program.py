@@ -53,7 +53,9 @@ FAMILIES = {
     "stream 7x7": layer("stream", "stream", (1, 13, 18, 24, 1, 40, 7, 7)),
     "window": layer("two_step", "window", (1, 13, 18, 20, 1, 40, 3, 3)),
     "depthwise tensor": layer("two_step", "two_step tensor", kinds=SIXTEEN),
-    "depthwise tensor stride 2": layer("two_step", "two_step tensor", strides=(2, 2), kinds=SIXTEEN),
+    "depthwise tensor stride 2": layer(
+        "two_step", "two_step tensor", (2, 13, 18, 24, 1, 40, 5, 5), SIXTEEN, strides=(2, 2)
+    ),
     "depthwise tensor 5x5": layer("two_step", "two_step tensor", (2, 13, 18, 136, 1, 104, 5, 5), SIXTEEN),
     "toeplitz": layer("two_step", "toeplitz", (1, 13, 18, 24, 1, 40, 7, 7), SIXTEEN),
     "general": layer("two_step", "general", (1, 13, 18, 8, 2, 40, 2, 3), dilations=(2, 1)),

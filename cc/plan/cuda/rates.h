@@ -12,8 +12,8 @@ struct CudaRates {
   double outputs = 2.83;         // an epilogue's: bias, activation, rounding, store
   double latency_cycles = 1570;  // from asking DRAM to having it, under load
   double launch_us = 3.16;
-  double group16 = 700;  // tensor16 by 9.0's own instructions
-  double group32 = 320;  // tf32 by them; a guess
+  double group16 = 945;  // tensor16 by 9.0's own instructions
+  double group32 = 517;  // tf32 by them
 };
 
 }  // namespace dwsconv

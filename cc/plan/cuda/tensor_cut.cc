@@ -8,7 +8,8 @@
 namespace dwsconv {
 
 bool HasTensorDepthwise(const Chain& p, int capability) {
-  return capability >= 80 && p.dtype != DType::kFloat32 && HasFastWindow(p) && p.R < 7 && p.C % 8 == 0;
+  return capability >= 80 && p.dtype != DType::kFloat32 && HasFastWindow(p) && p.R < 7 && p.C % 8 == 0 &&
+         (p.stride_h == 1 || p.R == 5);
 }
 
 namespace {

@@ -19,8 +19,9 @@ struct TensorCut {
   int items = 0;                       // blocks x segments; 0: more than the kernels take
 };
 
-// Whether they take the chain's depthwise convolution: 16-bit elements, windows of 3x3 and 5x5 with stride 1 or 2,
-// channels in whole vectors of 16 bytes, from 8.0 on.
+// Whether they are the ones for the chain's depthwise convolution: 16-bit elements, windows of 3x3 with stride 1 and of
+// 5x5, channels in whole vectors of 16 bytes, from 8.0 on. With stride 2 a row of X serves fewer rows of Z: 3x3 took 1.1
+// times as long on an H200 as by patches (docs/tuning.md).
 bool HasTensorDepthwise(const Chain& chain, int capability);
 
 // Cuts a depthwise convolution's result of `rows` x `columns` an image.
