@@ -20,10 +20,8 @@ const char* RunTensorFilter(const Call& call, const DepthwiseGradientArgs& from)
   SetImage(p, &args);
   args.x_row = p.W * p.C, args.dz_row = p.Wo * p.C;
   args.cut = CutTensorFilter(p);
-  args.group_blocks = static_cast<int>(CeilDiv(args.cut.groups, kTensorWarps));
-  args.pairs = static_cast<int>(CeilDiv(args.cut.tiles, 2));
   args.part_pairs = static_cast<int>(call.plan.filter.units);
-  args.items = static_cast<int>(call.plan.filter.count) * args.group_blocks;
+  args.items = static_cast<int>(call.plan.filter.count / args.cut.block_pairs()) * args.cut.channel_blocks;
   const auto launch = [&](auto element) {
     using T = decltype(element);
     return WithWindow<5>(p, [&](auto win) {

@@ -10,7 +10,8 @@
 
 #include <cstdint>
 
-#include "cuda/depthwise/tensor_kernel.cuh"
+#include "cuda/depthwise/tensor_rings.cuh"
+#include "cuda/device/fragments.cuh"
 
 namespace dwsconv {
 namespace cuda {
@@ -21,9 +22,8 @@ struct TensorFilterArgs {
   int H, W, C, Ho, Wo, pad_top, pad_left;
   int64_t x_row, dz_row;  // elements
   TensorCut cut;          // of dZ
-  int group_blocks;       // blocks beside each other for all channels
-  int pairs, part_pairs;  // of tiles: all, and those of a part
-  int items;              // parts * group_blocks
+  int part_pairs;         // of tiles
+  int items;              // blocks' parts x blocks for all channels
 };
 
 // Rows of dZ that are on their way while one is read.
@@ -36,7 +36,9 @@ using FilterGradient = TensorRow<Window<1, 1>, kFilterAhead<Win> + 1>;
 
 template <typename T, typename Win>
 constexpr int64_t TensorFilterSharedBytes() {
-  return int64_t{kTensorWarps} * (FilterInput<Win>::kRing + FilterGradient<Win>::kRing) * sizeof(T);
+  return int64_t{FilterInput<Win>::kRows * FilterInput<Win>::kElements +
+                 FilterGradient<Win>::kRows * FilterGradient<Win>::kElements} *
+         sizeof(T);
 }
 
 // What of a channel's sums of a part is NaN, again by plain loops, taps outside the image left out.
@@ -74,7 +76,8 @@ constexpr int TensorFilterBlocks() {
   return ResidentBlocks(Win::kSize == 3 ? 4 : Win::kStride == 1 ? 3 : 2);
 }
 
-// A warp has 16 channels, and adds up in registers what all pairs of tiles of its part give.
+// A warp has 16 channels, and adds up in registers what all pairs of tiles of its part give. Where a block has several
+// pairs at a time they are of as many parts.
 template <typename T, typename Win>
 __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
     TensorFilterKernel(const DWS_GRID_CONSTANT TensorFilterArgs args) {
@@ -86,33 +89,38 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
   constexpr int kStride = Win::kStride, kTaps = Win::kTaps, kPairs = (kTaps + 1) / 2, kAhead = kFilterAhead<Win>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T* const x_rings = reinterpret_cast<T*>(SharedMemory());
-  T* const g_rings = x_rings + kTensorWarps * X::kRing;
+  T* const g_rings = x_rings + X::kRows * X::kElements;
+  const TensorCut& cut = args.cut;
+  const TensorWarp of(cut, warp);
   // Lanes give the rows, which are pixels, of four matrices: of X the two taps' of one tile, then the other tile's; of
   // dZ both tiles' for the first 8 channels, then for the others.
   const int pixel = lane & 7, second = lane >> 3 & 1, upper = lane >> 4;
-  const int x_at = warp * X::kRing + upper * 2 * X::kEight + pixel * 8;
-  const int g_at = warp * G::kRing + (second * 2 + upper) * G::kEight + pixel * 8;
+  int x_at[Win::kSize];  // by the window's column
+  DWS_UNROLL
+  for (int s = 0; s < Win::kSize; ++s) x_at[s] = X::At(cut, of.pair, upper, pixel + X::Position(s), 2 * of.group);
+  const int g_at = G::At(cut, of.pair, second, pixel, 2 * of.group + upper);
   for (int item = blockIdx.x; item < args.items; item += gridDim.x) {
-    const int part = item / args.group_blocks, channels = (item - part * args.group_blocks) * 16 * kTensorWarps;
-    const int begin = part * args.part_pairs;
-    const int end = begin + args.part_pairs < args.pairs ? begin + args.part_pairs : args.pairs;
+    const int parts = item / cut.channel_blocks;
+    const int channel_of_block = (item - parts * cut.channel_blocks) * (16 << cut.warps_log2);
+    const int first_part = parts * (kTensorWarps >> cut.warps_log2), part = first_part + of.pair;
     float sums[kPairs][2][4];
     DWS_UNROLL
     for (int i = 0; i < kPairs * 8; ++i) (&sums[0][0][0])[i] = 0.f;
-    for (int pair = begin; pair < end; ++pair) {
-      const auto strip_of = [&](int of) { return TensorStrip{channels + of * 16, pair}; };
+    for (int of_part = 0; of_part < args.part_pairs; ++of_part) {
+      const auto pair_of = [&](int i) { return (first_part + i) * args.part_pairs + of_part; };
+      if (pair_of(0) >= cut.pairs) break;
       TensorCopy<T, Win, X> copy_x;
       TensorCopy<T, Window<1, 1>, G> copy_g;
-      copy_x.Begin(args.cut, args.x, args.H, args.W, args.C, strip_of, -args.pad_top, args.pad_left);
-      copy_g.Begin(args.cut, args.dz, args.Ho, args.Wo, args.C, strip_of, 0, 0);
+      copy_x.Begin(cut, args.x, args.H, args.W, args.C, channel_of_block, pair_of, -args.pad_top, args.pad_left);
+      copy_g.Begin(cut, args.dz, args.Ho, args.Wo, args.C, channel_of_block, pair_of, 0, 0);
       // The next rows of X, from a slot of its ring on, and the next one of dZ.
       const auto next = [&](int rows, int slot_x, int slot_g) {
         DWS_UNROLL
         for (int i = 0; i < rows; ++i) {
-          copy_x.Next(x_rings, slot_x, args.H, args.x_row);
+          copy_x.Next(x_rings + slot_x * X::kElements, args.H, args.x_row);
           slot_x = slot_x == X::kRows - 1 ? 0 : slot_x + 1;
         }
-        copy_g.Next(g_rings, slot_g, args.Ho, args.dz_row);
+        copy_g.Next(g_rings + slot_g * G::kElements, args.Ho, args.dz_row);
         CommitCopies();
       };
       SyncBlock();  // nobody reads the rings any more
@@ -140,13 +148,13 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
         for (int q = 0; q < kPairs; ++q) {
           // The other half of the last product is of no use.
           const int tap = 2 * q, other = 2 * q + 1 < kTaps ? 2 * q + 1 : tap;
-          const int tap_at = rows[tap / Win::kSize] + X::Position(tap % Win::kSize) * 8;
-          const int other_at = rows[other / Win::kSize] + X::Position(other % Win::kSize) * 8;
-          const T* const from = x_rings + x_at + (second == 0 ? tap_at : other_at);
+          const int tap_at = rows[tap / Win::kSize] + x_at[tap % Win::kSize];
+          const int other_at = rows[other / Win::kSize] + x_at[other % Win::kSize];
+          const int from = second == 0 ? tap_at : other_at;
           DWS_UNROLL
           for (int eight = 0; eight < 2; ++eight) {
             uint32_t x[4];
-            LoadMatricesTransposed(x, from + eight * X::kEight);
+            LoadMatricesTransposed(x, x_rings + (from ^ eight * 8));
             MultiplyAdd(sums[q][eight], x, g[2 * eight], g[2 * eight + 1], T());
           }
         }
@@ -160,7 +168,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorFilterBlocks<Win>()))
     if (mine >> 1 != (lane & 3)) continue;
     DWS_UNROLL
     for (int eight = 0; eight < 2; ++eight) {
-      const int channel = channels + warp * 16 + eight * 8 + mine;
+      const int channel = channel_of_block + of.group * 16 + eight * 8 + mine;
       if (channel >= args.C) continue;
       bool repairs = false;
       DWS_UNROLL

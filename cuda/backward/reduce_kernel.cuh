@@ -63,6 +63,17 @@ struct Unit<T, 1> {
   DWS_DEVICE static void Store(T* to, const float (&values)[1]) { *to = Narrow<T>(values[0]); }
 };
 
+template <typename T, int kUnit>
+DWS_DEVICE void LoadUnit(const T* from, float (&values)[kUnit]) {
+  Unit<T, kUnit> unit;
+  unit.Load(from);
+  unit.Widened(values);
+}
+template <typename T, int kUnit>
+DWS_DEVICE void StoreUnit(T* to, const float (&values)[kUnit]) {
+  Unit<T, kUnit>::Store(to, values);
+}
+
 constexpr int kColumnRows = 4;  // of a thread, that are on their way at a time
 
 // gradient * activation' of a matrix, and the first stage of the sums of its columns. A block has some units of columns

@@ -1,9 +1,10 @@
 """Times forward and backward of the fused layer on a GPU beside PyTorch's: `python cuda/bench/layer_training.py OUT`.
 
 A layer is `relu(pointwise(depthwise(x)) + bias)`; a step is its result and the gradients of x, both filters and the
-bias. Ours is two calls; PyTorch's is its pair of channels_last convolutions with autograd: called one by one, and
-through torch.compile (--compile: the layers it is done for, as compiling takes seconds each). All go round several sets
-of buffers, more than L2 holds; the median of some rounds counts. Before it is timed, ours is compared with PyTorch, and
+bias. Ours is two calls; PyTorch's is its pair of channels_last convolutions with autograd: called one by one, as a CUDA
+graph, and through torch.compile (--compile: the layers it is done for, as compiling takes seconds each). Steps that are
+called one by one are bound by Python where layers are small, on both sides; graphs are what the card takes. All go
+round several sets of buffers, more than L2 holds; the median of some rounds counts. Before it is timed, ours is compared with PyTorch, and
 run twice, which has to give the same bits. Then the memory of a step through ten stacked layers, beside PyTorch's.
 
 Writes OUT/training.json, OUT/training.md and, where Matplotlib is installed, OUT/training.png. `--once LAYER` runs one
@@ -52,31 +53,35 @@ def compulsory_bytes(batch: int, size: int, c: int, k: int, stride: int, itemsiz
     return itemsize * (3 * batch * size * size * c + 3 * pixels * k)
 
 
-def summary(rows: list[dict]) -> dict:
-    """By dtype and batch: the geometric mean of the speedups, and the least with its layer."""
+def summary(rows: list[dict], by: str = "speedup") -> dict:
+    """By dtype and batch: the geometric mean of the speedups, and the least with its layer. by: or "graph_speedup"."""
     found = {}
-    for key in dict.fromkeys((row["dtype"], row["batch"]) for row in rows):
-        some = [row for row in rows if (row["dtype"], row["batch"]) == key]
-        worst = min(some, key=lambda row: row["speedup"])
-        mean = math.exp(sum(math.log(row["speedup"]) for row in some) / len(some))
-        found[f"{key[0]}, batch {key[1]}"] = {"mean": mean, "least": worst["speedup"], "layer": worst["layer"]}
+    for key in dict.fromkeys((row["dtype"], row["batch"]) for row in rows if by in row):
+        some = [row for row in rows if (row["dtype"], row["batch"]) == key and by in row]
+        worst = min(some, key=lambda row: row[by])
+        mean = math.exp(sum(math.log(row[by]) for row in some) / len(some))
+        found[f"{key[0]}, batch {key[1]}"] = {"mean": mean, "least": worst[by], "layer": worst["layer"]}
     return found
 
 
 def markdown(result: dict) -> str:
     """The page of what was measured."""
     lines = [f"# {result['gpu']}, PyTorch {result['torch']}: forward and backward", "",
-             "| layer | batch | dtype | ours, us | PyTorch, us | compiled, us | speedup | bytes/s | plan |",
-             "| --- |" + " ---: |" * 7 + " --- |"]  # fmt: skip
+             "| layer | batch | dtype | ours, us | PyTorch, us | compiled, us | speedup | graph: ours, us | PyTorch, us | "
+             "speedup | bytes/s | plan |",
+             "| --- |" + " ---: |" * 10 + " --- |"]  # fmt: skip
     for row in result["layers"]:
         compiled = f"{row['compile_us']:.0f}" if "compile_us" in row else ""
         lines.append(f"| {row['layer']} | {row['batch']} | {row['dtype']} | {row['ours_us']:.0f} | "
-                     f"{row['eager_us']:.0f} | {compiled} | {row['speedup']:.2f} | {row['bytes_per_s']:.3g} | "
+                     f"{row['eager_us']:.0f} | {compiled} | {row['speedup']:.2f} | {row['ours_graph_us']:.0f} | "
+                     f"{row['eager_graph_us']:.0f} | {row['graph_speedup']:.2f} | {row['bytes_per_s']:.3g} | "
                      f"{row['plan']} |")  # fmt: skip
     lines.append("")
-    for name, found in summary(result["layers"]).items():
-        mean = f"{found['mean']:.2f} times the better of PyTorch's (geometric mean; aimed at {TARGETS['mean']})"
-        lines.append(f"- {name}: {mean}, at worst {found['least']:.2f} ({found['layer']}; {TARGETS['least']})")
+    for how, by in (("called one by one", "speedup"), ("as graphs", "graph_speedup")):
+        for name, found in summary(result["layers"], by).items():
+            mean = f"{found['mean']:.2f} times the better of PyTorch's (geometric mean; aimed at {TARGETS['mean']})"
+            worst = f"at worst {found['least']:.2f} ({found['layer']}; {TARGETS['least']})"
+            lines.append(f"- {name}, {how}: {mean}, {worst}")
     if "memory" in result:
         ours, other = result["memory"]["ours_mib"], result["memory"]["torch_mib"]
         lines.append(f"- memory of a step through ten layers: {ours:.0f} of {other:.0f} MiB, {ours / other:.2f} "
@@ -172,7 +177,7 @@ class Step:
 
     def times(self, compiled: bool) -> dict:
         """Seconds of a step, each way."""
-        from benchmark import seconds
+        from benchmark import graph_of, seconds
 
         self.check()
         sets = len(self.inputs)
@@ -184,6 +189,8 @@ class Step:
         found = {
             "ours": seconds(lambda: all_of(self.ours)) / sets,
             "eager": seconds(lambda: all_of(self.others)) / sets,
+            "ours_graph": seconds(graph_of(lambda: all_of(self.ours))) / sets,
+            "eager_graph": seconds(graph_of(lambda: all_of(self.others))) / sets,
         }
         if compiled:
             layer = self._torch.compile(self.pair, dynamic=False)
@@ -192,14 +199,15 @@ class Step:
 
 
 def row_of(name: str, batch: int, dtype: str, step: Step, times: dict) -> dict:
-    best = min(value for key, value in times.items() if key != "ours")
+    best = min(times[key] for key in ("eager", "compile") if key in times)
     return {
         "layer": name,
         "batch": batch,
         "dtype": dtype,
         **{f"{key}_us": value * 1e6 for key, value in times.items()},
         "speedup": best / times["ours"],
-        "bytes_per_s": step.bytes / times["ours"],
+        "graph_speedup": times["eager_graph"] / times["ours_graph"],
+        "bytes_per_s": step.bytes / times["ours_graph"],
         "plan": step.plan(),
     }
 

@@ -5,8 +5,7 @@
 // As in fused/tensor_stream_kernel.cuh two taps of a row of the window are one product for 8 channels: 16 pixels x (2
 // taps x 8 channels) of X times a matrix of 16 x 8 that has D's weights on the diagonals of its two halves and zeros
 // elsewhere. Here a warp goes down two tiles of 8 columns, of any images, for 16 channels. All weights stay in its
-// registers. Each row of X is multiplied for all rows of Z that have a tap there, and then done with. The warps of a
-// block have channels side by side, and copy together: a memory that is asked for 32 bytes of a line at a time is slow.
+// registers. Each row of X is multiplied for all rows of Z that have a tap there, and then done with.
 //
 // Times the zeros an infinite input would be NaN in the other channels, and so would an infinite weight times the zeros
 // around the image: whoever finds that computes its words again by plain loops.
@@ -15,13 +14,9 @@
 
 #include <cstdint>
 
-#include "cc/plan/cuda/tensor_cut.h"
-#include "cuda/depthwise/patch.cuh"
+#include "cuda/depthwise/tensor_rings.cuh"
 #include "cuda/device/activation.cuh"
-#include "cuda/device/async_copy.cuh"
-#include "cuda/device/element.cuh"
 #include "cuda/device/fragments.cuh"
-#include "cuda/device/platform.cuh"
 
 namespace dwsconv {
 namespace cuda {
@@ -36,68 +31,52 @@ struct TensorArgs {
   TensorCut cut;
 };
 
-// A warp's ring: a row has 8 channels of each of a tile's columns, 16 bytes a column, then the other 8, then the same
-// of the other tile. With stride 2 the even columns come first, so that 8 pixels are 128 bytes side by side.
-template <typename Win, int kRows_>
-struct TensorRow {
-  static constexpr int kColumns = 7 * Win::kStride + Win::kSize;  // that a tile reads
-  static constexpr int kOdd = (kColumns + 1) / 2;                 // where odd ones begin
-  static constexpr int kEight = kColumns * 8;                     // elements of 8 channels
-  static constexpr int kElements = 4 * kEight;
-  static constexpr int kRows = kRows_;
-  // From a warp's ring to the next one's: 8 pieces of a pixel go to different banks.
-  static constexpr int kRing = kRows * kElements + (kColumns % 8 == 2 ? 32 : 16);
-  static constexpr int kPieces = 2 * kColumns * 2 * kTensorWarps;  // of 16 bytes, of all warps' rows
-  static constexpr int kCopies = (kPieces + kTensorThreads - 1) / kTensorThreads;
-
-  DWS_DEVICE static constexpr int Position(int column) {
-    return Win::kStride == 1 ? column : (column & 1) * kOdd + (column >> 1);
-  }
-};
-// Forward: of a row's neighbours one is read at a time, and the others are on their way.
+// Of a row's neighbours one is read at a time, and the others are on their way.
 template <typename Win>
 using TensorInput = TensorRow<Win, Win::kStride == 2 ? (Win::kSize == 3 ? 4 : 6)
                                    : Win::kSize == 3 ? 6
                                                      : 5>;
-constexpr int kTensorZPitch = 16 * kTensorWarps + 8;  // elements from a pixel of a row of Z to the next
 
-// Where a warp is: 16 channels from `channel` on, and of each of its two tiles the image, or -1, and the first column.
-struct TensorStrip {
-  int channel, pair;
+// A row of Z in shared memory: 16 pixels of each of the block's pairs, and between them 16 bytes for the banks.
+constexpr int kTensorZElements = 16 * kTensorWarps * (16 + 8);
 
-  // Past the last strip are tiles past the last one.
-  DWS_DEVICE static TensorStrip Of(const TensorCut& cut, int strip) {
-    const int pair = strip / cut.groups;
-    return {(strip - pair * cut.groups) * 16, pair};
-  }
-  struct Tile {
-    int image, column;
-  };
-  DWS_DEVICE Tile TileOf(const TensorCut& cut, int half) const {
-    const int tile = 2 * pair + half, image = tile / cut.column_tiles;
-    return {tile < cut.tiles ? image : -1, (tile - image * cut.column_tiles) * 8};
+// Where a block is: channels from `channel` on, pairs from `pair` on, rows first to before last.
+struct TensorBlock {
+  int channel, pair, first, last;
+
+  DWS_DEVICE TensorBlock(const TensorArgs& args, int item) {
+    const TensorCut& cut = args.cut;
+    const int segment = item / cut.blocks, place = item - segment * cut.blocks, pairs = place / cut.channel_blocks;
+    channel = (place - pairs * cut.channel_blocks) * (16 << cut.warps_log2);
+    pair = pairs * (kTensorWarps >> cut.warps_log2);
+    first = segment * cut.segment_rows;
+    last = first + cut.segment_rows < args.Ho ? first + cut.segment_rows : args.Ho;
   }
 };
 
-// What a thread stores of a row of Z: 16 bytes of a pixel, of any warp's channels.
+// What a thread stores of a row of Z: 16 bytes of a pixel.
 struct TensorStored {
+  int pixel, piece;            // of the block's
   int image, column, channel;  // image: -1 where there is nothing
 
-  DWS_DEVICE TensorStored(const TensorCut& cut, int first_strip) {
-    const int pixel = threadIdx.x / (2 * kTensorWarps), piece = threadIdx.x % (2 * kTensorWarps);
-    const TensorStrip strip = TensorStrip::Of(cut, first_strip + piece / 2);
-    const TensorStrip::Tile tile = strip.TileOf(cut, pixel / 8);
+  DWS_DEVICE TensorStored(const TensorCut& cut, const TensorBlock& block) {
+    const int log2 = cut.warps_log2 + 1;
+    pixel = static_cast<int>(threadIdx.x) >> log2;
+    piece = threadIdx.x & ((1 << log2) - 1);
+    const TensorTile tile(cut, block.pair + (pixel >> 4), pixel >> 3 & 1);
     image = tile.image;
-    column = tile.column + pixel % 8;
-    channel = strip.channel + piece % 2 * 8;
+    column = tile.column + (pixel & 7);
+    channel = block.channel + piece * 8;
   }
 };
 
 // What a thread stored that is not finite, again by plain loops, taps outside the image left out. Called, as it is long
 // and hardly ever needed.
 template <typename T, typename Win>
-DWS_CALLED void RepairStrip(const TensorArgs& args, int first_strip, int first, int last) {
-  const TensorStored stored(args.cut, first_strip);
+DWS_CALLED void RepairStrip(const TensorArgs& args, int item) {
+  const TensorBlock block(args, item);
+  const TensorStored stored(args.cut, block);
+  const int first = block.first, last = block.last;
   const T *const d = static_cast<const T*>(args.d), *const bias = static_cast<const T*>(args.bias);
   const T* const x = static_cast<const T*>(args.x) + int64_t{stored.image} * args.H * args.x_row;
   T* const z = static_cast<T*>(args.z) + int64_t{stored.image} * args.Ho * args.z_row + int64_t{stored.column} * args.C;
@@ -118,54 +97,6 @@ DWS_CALLED void RepairStrip(const TensorArgs& args, int first_strip, int first, 
     *to = Narrow<T>(Activate<T>(sum, args.mid));
   }
 }
-
-// A thread's copies of rows of a tensor [N,H,W,C] to the block's rings: of a pixel 8 threads copy 16 bytes each, two
-// for each warp's ring.
-template <typename T, typename Win, typename Row>
-struct TensorCopy {
-  const T* from[Row::kCopies];  // in the next row
-  int to[Row::kCopies];         // in the first row of the rings, in elements
-  uint32_t inside;              // bit i: copy i has a column of the image
-  int y;
-
-  // strip_of(warp): where a warp is. first_y, pad_left: of the tensor, where the first row and a tile's first column
-  // begin.
-  template <typename StripOf>
-  DWS_DEVICE void Begin(const TensorCut& cut, const void* x, int H, int W, int C, StripOf strip_of, int first_y,
-                        int pad_left) {
-    y = first_y;
-    inside = 0;
-    DWS_UNROLL
-    for (int i = 0; i < Row::kCopies; ++i) {
-      const int piece = i * kTensorThreads + static_cast<int>(threadIdx.x);
-      const int of_pixel = piece % (2 * kTensorWarps), pixel = piece / (2 * kTensorWarps);
-      const int half = pixel < Row::kColumns ? 0 : 1, column = pixel - half * Row::kColumns;
-      const int warp = of_pixel / 2, eight = of_pixel % 2;
-      const TensorStrip strip = strip_of(warp);
-      const TensorStrip::Tile tile = strip.TileOf(cut, half);
-      const int j = tile.column * Win::kStride - pad_left + column, channel = strip.channel + eight * 8;
-      to[i] = warp * Row::kRing + (half * 2 + eight) * Row::kEight + Row::Position(column) * 8;
-      const bool there = tile.image >= 0 && j >= 0 && j < W && channel < C;
-      if (there) inside |= 1u << i;
-      from[i] = static_cast<const T*>(x) + (there ? ((int64_t{tile.image} * H + y) * W + j) * C + channel : int64_t{0});
-    }
-  }
-
-  // step: elements of a row.
-  DWS_DEVICE void Next(T* rings, int slot, int H, int64_t step) {
-    const uint32_t valid = static_cast<uint32_t>(y) < static_cast<uint32_t>(H) ? inside : 0u;
-    DWS_UNROLL
-    for (int i = 0; i < Row::kCopies; ++i) {
-      // Where nothing is to be read the address is of no meaning.
-      if ((i + 1) * kTensorThreads <= Row::kPieces ||
-          i * kTensorThreads + static_cast<int>(threadIdx.x) < Row::kPieces) {
-        CopyAsync16(rings + to[i] + slot * Row::kElements, from[i], (valid >> i & 1u) != 0);
-      }
-      from[i] += step;
-    }
-    ++y;
-  }
-};
 
 // The window's weights as the right sides of products: lane (g, t) takes part where g / 2 == t; in all others the words
 // are zeros. Of each row pairs of taps for the first 8 channels and the other 8, then the last tap.
@@ -195,19 +126,19 @@ struct TensorTaps {
 };
 
 // Blocks that a multiprocessor has registers for.
-template <typename Win, bool kClamps>
+template <typename Win>
 constexpr int TensorBlocks() {
-  return ResidentBlocks(Win::kSize == 3 ? (kClamps ? 6 : 5) : 3);
+  return ResidentBlocks(Win::kSize == 3 ? 5 : 3);
 }
 
 template <typename T, typename Win>
 constexpr int64_t TensorSharedBytes() {
-  return int64_t{kTensorWarps * TensorInput<Win>::kRing + 2 * 16 * kTensorZPitch} * sizeof(T);
+  return int64_t{TensorInput<Win>::kRows * TensorInput<Win>::kElements + 2 * kTensorZElements} * sizeof(T);
 }
 
 // kClamps: mid is none or a clamp, so that the loop need not have the code of all others.
 template <typename T, typename Win, bool kClamps>
-__global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win, kClamps>()))
+__global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     DepthwiseTensorKernel(const DWS_GRID_CONSTANT TensorArgs args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   __trap();  // the planner gives such cards other kernels
@@ -221,52 +152,59 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win, kClamps>())
   static_assert(kTurn * kStride % Row::kRows == 0, "a turn is whole");
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T* const rings = reinterpret_cast<T*>(SharedMemory());
-  T* const z_rows = rings + kTensorWarps * Row::kRing;  // two rows of Z: one is written, one is read
+  T* const z_rows = rings + Row::kRows * Row::kElements;  // two rows of Z: one is written, one is read
   const WordClamp clamp = WordClamp::Of(args.mid, T());
+  const TensorCut& cut = args.cut;
+  const TensorWarp of(cut, warp);
   // Lanes give the rows of four matrices: pixels of one tile and of the other, and the same of the next tap, or the
   // other 8 channels.
-  const int pixel = (lane & 7) * 8 + (lane >> 3 & 1) * 2 * Row::kEight, other = lane >> 4;
-  const int pairs_at = warp * Row::kRing + pixel + other * Row::Position(1) * 8;
-  const int last_at = warp * Row::kRing + pixel + other * Row::kEight + Row::Position(kSize - 1) * 8;
+  const int half = lane >> 3 & 1, other = lane >> 4;
+  int pairs_at[kPairs];
+  DWS_UNROLL
+  for (int q = 0; q < kPairs; ++q) {
+    pairs_at[q] = Row::At(cut, of.pair, half,
+                          (lane & 7) + (other == 0 ? Row::Position(2 * q) : Row::Position(2 * q + 1)), 2 * of.group);
+  }
+  const int last_at = Row::At(cut, of.pair, half, (lane & 7) + Row::Position(kSize - 1), 2 * of.group + other);
   // Lane (g, t) has channels 2t and 2t + 1 of pixel g of both tiles; a thread then stores 16 bytes of a pixel.
-  const int z_to = (lane >> 2) * kTensorZPitch + warp * 16 + 2 * (lane & 3);
-  const int z_from = static_cast<int>(threadIdx.x) / (2 * kTensorWarps) * kTensorZPitch +
-                     static_cast<int>(threadIdx.x) % (2 * kTensorWarps) * 8;
-  for (int item = blockIdx.x; item < args.cut.items; item += gridDim.x) {
-    const int segment = item / args.cut.blocks, first_strip = (item - segment * args.cut.blocks) * kTensorWarps;
-    const int first = segment * args.cut.segment_rows;
-    const int last_row = first + args.cut.segment_rows < args.Ho ? first + args.cut.segment_rows : args.Ho;
-    const auto strip_of = [&](int of) { return TensorStrip::Of(args.cut, first_strip + of); };
+  const int z_pitch = (16 << cut.warps_log2) + 8;
+  const int z_to = (of.pair * 16 + (lane >> 2)) * z_pitch + of.group * 16 + 2 * (lane & 3);
+  for (int item = blockIdx.x; item < cut.items; item += gridDim.x) {
+    const TensorBlock block(args, item);
+    const int first = block.first, last_row = block.last;
     TensorCopy<T, Win, Row> copy;
-    copy.Begin(args.cut, args.x, args.H, args.W, args.C, strip_of, first * kStride - args.pad_top, args.pad_left);
+    copy.Begin(
+        cut, args.x, args.H, args.W, args.C, block.channel, [&](int i) { return block.pair + i; },
+        first * kStride - args.pad_top, args.pad_left);
     SyncBlock();  // nobody reads the rings and the rows of Z any more
     DWS_UNROLL
     for (int i = 0; i < Row::kRows - 1; ++i) {
-      copy.Next(rings, i, args.H, args.x_row);
+      copy.Next(rings + i * Row::kElements, args.H, args.x_row);
       CommitCopies();
     }
-    const TensorStrip mine = TensorStrip::Of(args.cut, first_strip + warp);
+    const int my_channel = block.channel + of.group * 16;
     TensorTaps<Win> taps;
-    taps.Load(args, mine.channel, lane, T());
+    taps.Load(args, my_channel, lane, T());
     float bias[2][2], sums[kLive][2][4];
     DWS_UNROLL
     for (int eight = 0; eight < 2; ++eight) {
       DWS_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const int channel = mine.channel + eight * 8 + 2 * (lane & 3) + e;
+        const int channel = my_channel + eight * 8 + 2 * (lane & 3) + e;
         const bool there = args.bias != nullptr && channel < args.C;
         bias[eight][e] = there ? Widen(static_cast<const T*>(args.bias)[channel]) : 0.f;
       }
     }
-    const TensorStored stored(args.cut, first_strip);
+    const TensorStored stored(cut, block);
     const bool stores = stored.image >= 0 && stored.column < args.Wo && stored.channel < args.C;
     T* z = static_cast<T*>(args.z) + (int64_t{stored.image} * args.Ho + first) * args.z_row +
            int64_t{stored.column} * args.C + stored.channel;
+    const int z_from = stored.pixel * z_pitch + stored.piece * 8;
     int next_z = first;  // the next row to store
     uint32_t probe = 0;  // NaN where one was stored
     const auto store = [&] {
       if (stores) {
-        const uint4 words = *reinterpret_cast<const uint4*>(z_rows + z_from + (next_z & 1) * 16 * kTensorZPitch);
+        const uint4 words = *reinterpret_cast<const uint4*>(z_rows + z_from + (next_z & 1) * kTensorZElements);
         probe = ProbeWord(ProbeWord(probe, words.x, T()), words.y, T());
         probe = ProbeWord(ProbeWord(probe, words.z, T()), words.w, T());
         *reinterpret_cast<uint4*>(z) = words;
@@ -287,11 +225,11 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win, kClamps>())
       for (int q = 0; q < kPairs; ++q) {
         DWS_UNROLL
         for (int eight = 0; eight < 2; ++eight) {
-          LoadMatrices(inputs[q][eight], rings + pairs_at + at + eight * Row::kEight + Row::Position(2 * q) * 8);
+          LoadMatrices(inputs[q][eight], rings + at + (pairs_at[q] ^ eight * 8));
         }
       }
-      LoadMatrices(last, rings + last_at + at);
-      copy.Next(rings, (row + Row::kRows - 1) % Row::kRows, args.H, args.x_row);
+      LoadMatrices(last, rings + at + last_at);
+      copy.Next(rings + (row + Row::kRows - 1) % Row::kRows * Row::kElements, args.H, args.x_row);
       CommitCopies();
       DWS_UNROLL
       for (int t = 0; t < kLive; ++t) {
@@ -335,17 +273,17 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win, kClamps>())
           words[i] = NarrowWord(values, T());
         }
         clamp.All(words, T());
-        T* const to = z_rows + z_to + ((row + turn) & 1) * 16 * kTensorZPitch;
+        T* const to = z_rows + z_to + ((row + turn) & 1) * kTensorZElements;
         DWS_UNROLL
         for (int i = 0; i < 4; ++i) {
-          *reinterpret_cast<uint32_t*>(to + (i >> 1) * 8 * kTensorZPitch + (i & 1) * 8) = words[i];
+          *reinterpret_cast<uint32_t*>(to + (i >> 1) * 8 * z_pitch + (i & 1) * 8) = words[i];
         }
       }
     }
     WaitForCopies<0>();
     SyncBlock();
     store();
-    if (probe != 0) RepairStrip<T, Win>(args, first_strip, first, last_row);
+    if (probe != 0) RepairStrip<T, Win>(args, item);
   }
 #endif
 }

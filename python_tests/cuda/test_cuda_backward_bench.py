@@ -54,7 +54,7 @@ def test_pictures_can_be_learned():
 def test_tables(tmp_path):
     layers = [
         {"layer": name, "batch": 64, "dtype": "float16", "ours_us": 10.0, "eager_us": 10.0 * speedup,
-         "speedup": speedup, "bytes_per_s": 3e12, "plan": "fused"}
+         "speedup": speedup, "ours_graph_us": 8.0, "eager_graph_us": 24.0, "graph_speedup": 3.0, "bytes_per_s": 3e12, "plan": "fused"}
         for name, speedup in (("a", 4.0), ("b", 1.0))
     ]  # fmt: skip
     assert layer_training.summary(layers)["float16, batch 64"] == {
@@ -64,6 +64,7 @@ def test_tables(tmp_path):
     }
     memory = {"ours_mib": 500.0, "torch_mib": 1000.0}
     page = layer_training.markdown({"gpu": "a card", "torch": "2", "layers": layers, "memory": memory})
+    assert "as graphs: 3.00 times the better" in page
     assert "2.00 times the better" in page and "at worst 1.00 (b" in page and "500 of 1000 MiB, 0.50" in page
     layer_training.draw(layers, tmp_path / "a.png")
     rows = [{"variant": name, "batch": 128, "dtype": "float16", "images_per_s": rate, "losses": [2.0, 1.0]}

@@ -200,7 +200,7 @@ def test_other_cards_do_not_have_it_and_nobody_gets_it_unasked(library):
                     options = {"dtype": dtype, "math": math}
                     assert PATH not in Call(library, *shapes, **options).plan.text
                     if numbers[0] == 90:
-                        word = "tf32 window" if math == "tf32" else "window"
+                        word = "tf32 window" if math == "tf32" else "tensor"
                         assert Call(library, *shapes, path=PATH, **options).plan.text == f"{PATH} {word}"
                         continue
                     with pytest.raises(ValueError, match=rf"path {PATH} needs a card of compute capability 9\.0"):

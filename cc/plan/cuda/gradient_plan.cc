@@ -78,9 +78,10 @@ void CutSums(const Chain& p, const WantedGradients& wanted, const Needs& needs, 
   if (needs.between) plan->between = Cut(CeilDiv(pixels, kGradientProduct), 2 * kBlocks, 1);
   if (!wanted.depthwise_filter && !wanted.input) return;
   if (plan->tensor) {
-    // A warp's part is some pairs of tiles, all rows of them; a block has four groups of channels.
+    // A warp's part is some pairs of tiles, all rows of them. A block has several where there are few channels.
     const TensorCut cut = CutTensorFilter(p);
-    plan->filter = Cut(CeilDiv(cut.tiles, 2), CeilDiv(2 * kBlocks, CeilDiv(cut.groups, kTensorWarps)), 1);
+    plan->filter = Cut(cut.pairs, CeilDiv(2 * kBlocks * cut.block_pairs(), cut.channel_blocks), 1);
+    plan->filter.count = RoundUp(plan->filter.count, cut.block_pairs());
   } else if (plan->window) {
     const int64_t groups = CeilDiv(p.C * SizeOf(p.dtype) / 4, kGradientGroupWords);
     const int64_t patches =

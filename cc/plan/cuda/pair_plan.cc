@@ -50,7 +50,11 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   // Fewer warps hide less of each other's waiting. On tensor cores alone, with up to 64 channels in and out, rates do
   // better than elsewhere where there is little to multiply. Both fitted on an H200.
   const double idle = std::max(0.0, 12 / warps - 1);
-  const double waits = tensor && p.K <= 64 && p.C <= 64 ? 0.75 + 0.2 * idle : (tensor ? 1.2 : p.dtype == DType::kFloat32 ? 1.4 : 1) + 0.1 * idle;
+  const double waits = tensor && p.K <= 64 && p.C <= 64 ? 0.75 + 0.2 * idle
+                                                        : (tensor                       ? 1.2
+                                                           : p.dtype == DType::kFloat32 ? 1.4
+                                                                                        : 1) +
+                                                              0.1 * idle;
   const double step = StepCycles(machine, residents, compute, moved) * waits;
   CutRows(p, machine, residents, step, 1500, 0, options.segments, tile);
 }

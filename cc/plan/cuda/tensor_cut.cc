@@ -18,12 +18,15 @@ namespace {
 TensorCut CutColumns(const Chain& p, int64_t columns) {
   TensorCut cut;
   const int64_t column_tiles = CeilDiv(columns, 8), tiles = p.N * column_tiles, groups = CeilDiv(p.C, 16);
-  if (tiles > kMostItems || CeilDiv(tiles, 2) * groups > kMostItems) return cut;
-  cut.groups = static_cast<int>(groups);
+  cut.warps_log2 = groups == 1 ? 0 : groups == 2 ? 1 : 2;
+  const int64_t pairs = CeilDiv(tiles, 2), channel_blocks = CeilDiv(groups, 1 << cut.warps_log2);
+  const int64_t blocks = CeilDiv(pairs, cut.block_pairs()) * channel_blocks;
+  if (tiles > kMostItems || blocks > kMostItems) return cut;
+  cut.channel_blocks = static_cast<int>(channel_blocks);
   cut.column_tiles = static_cast<int>(column_tiles);
   cut.tiles = static_cast<int>(tiles);
-  cut.strips = static_cast<int>(CeilDiv(tiles, 2) * groups);
-  cut.blocks = static_cast<int>(CeilDiv(cut.strips, kTensorWarps));
+  cut.pairs = static_cast<int>(pairs);
+  cut.blocks = static_cast<int>(blocks);
   return cut;
 }
 
