@@ -13,6 +13,7 @@ namespace {
 
 constexpr double kToeplitzPerCycle = 4;  // depthwise sums of a 7x7 window on tensor cores
 constexpr double kTensorDepthwise = 4;  // windows on tensor cores, in multiply-adds of CUDA cores (measured on an H200)
+constexpr double kFewOutputs = 5;       // what sums of float32 take where few outputs follow (measured on an H200)
 constexpr double kDeepProduct = 0.33;   // of the rate of other kernels' products (measured on an H200)
 constexpr double kProductOutputs = 8;   // of a product's epilogue in a cycle
 constexpr int kMostGroups = 4;          // of a block's threads
@@ -39,7 +40,9 @@ void FinishStream(const Chain& p, const CudaMachine& machine, const CudaOptions&
   const int residents = tile->blocks_per_multiprocessor * tile->groups;  // groups of a multiprocessor
   const double pixels = tile->tile_rows * tile->tile_columns, product = ProductPerCycle(p, machine, options.math);
   // For 8 channels two taps are a product of 16 x 8 x 16, a last one of 16 x 8 x 8: of which an eighth is of use.
-  const double depthwise = tensor ? Real(p.R * (p.S / 2 * 16 + 8)) / product : Real(p.R * p.S) / machine.rates.fma;
+  const double sums =
+      Real(p.R * p.S) / machine.rates.fma * (p.dtype == DType::kFloat32 && 3 * p.K <= p.C ? kFewOutputs : 1);
+  const double depthwise = tensor ? Real(p.R * (p.S / 2 * 16 + 8)) / product : sums;
   const double warps = Real(tile->blocks_per_multiprocessor) * tile->threads / 32;
   // A warp runs on one of a multiprocessor's four parts.
   const double compute = (pixels * tile->channels * depthwise + pixels * tile->channels * tile->out_channels / product +
