@@ -293,8 +293,8 @@ def test_sizes_past_64_bits(library):
 @pytest.mark.parametrize(
     "stages, sizes, words",
     [
-        ("edp", {"h": 112, "w": 112, "e": 16, "c": 96, "k": 24, "strides": (2, 2)}, "strip"),
-        ("edpr", {"h": 56, "w": 56, "e": 24, "c": 144, "k": 24}, "strip"),
+        ("edp", {"h": 112, "w": 112, "e": 16, "c": 96, "k": 24, "strides": (2, 2)}, "expand product, pair stream"),
+        ("edpr", {"h": 56, "w": 56, "e": 24, "c": 144, "k": 24}, "expand product, pair stream"),
         ("edpr", {"h": 7, "w": 7, "e": 160, "c": 960, "k": 160}, "expand product, pair two_step"),
         ("ed", {"h": 56, "w": 56, "e": 24, "c": 144}, "expand product, window"),
         ("ed", {"h": 7, "w": 7, "e": 192, "c": 1152, "window": (5, 5)}, "expand product, window"),
