@@ -67,8 +67,8 @@ def summary(rows: list[dict], by: str = "speedup") -> dict:
 def markdown(result: dict) -> str:
     """The page of what was measured."""
     lines = [f"# {result['gpu']}, PyTorch {result['torch']}: forward and backward", "",
-             "| layer | batch | dtype | ours, us | PyTorch, us | compiled, us | speedup | graph: ours, us | PyTorch, us | "
-             "speedup | bytes/s | plan |",
+             "| layer | batch | dtype | ours, us | PyTorch, us | compiled, us | speedup | graph: ours, us | "
+             "PyTorch, us | speedup | bytes/s | plan |",
              "| --- |" + " ---: |" * 10 + " --- |"]  # fmt: skip
     for row in result["layers"]:
         compiled = f"{row['compile_us']:.0f}" if "compile_us" in row else ""

@@ -54,7 +54,8 @@ def test_pictures_can_be_learned():
 def test_tables(tmp_path):
     layers = [
         {"layer": name, "batch": 64, "dtype": "float16", "ours_us": 10.0, "eager_us": 10.0 * speedup,
-         "speedup": speedup, "ours_graph_us": 8.0, "eager_graph_us": 24.0, "graph_speedup": 3.0, "bytes_per_s": 3e12, "plan": "fused"}
+         "speedup": speedup, "ours_graph_us": 8.0, "eager_graph_us": 24.0, "graph_speedup": 3.0,
+         "bytes_per_s": 3e12, "plan": "fused"}
         for name, speedup in (("a", 4.0), ("b", 1.0))
     ]  # fmt: skip
     assert layer_training.summary(layers)["float16, batch 64"] == {

@@ -1,4 +1,4 @@
-"""The depthwise kernels on tensor cores (cuda/depthwise/tensor_kernel.cuh, cuda/backward/filter_kernel.cuh), on the CPU."""
+"""The depthwise kernels on tensor cores, on the CPU: cuda/depthwise/tensor_kernel.cuh, backward/filter_kernel.cuh."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gradients(library, shape, dtype, **options):
 @pytest.mark.parametrize("dtype", SIXTEEN)
 @pytest.mark.parametrize("window, stride", WINDOWS)
 def test_ends_of_tiles(library, window, stride, dtype):
-    """Columns, of which a tile has 8; tiles, of which a warp has two; channels, of which it has 16, and a block up to 64."""
+    """Columns, 8 of a tile; tiles, two of a warp; channels, 16 of a warp and up to 64 of a block."""
     at = 0
     for width in (1, 7, 8, 9, 16, 31):
         for channels in (8, 16, 24, 40, 72, 136):
@@ -79,7 +79,9 @@ def test_same_bits_in_any_order(library, channels):
     for order in range(6):
         options = {"order": order, "blocks": order % 4}
         z = layer_shim.compute(library, case, "float16", path="two_step", **options)[0]
-        both = backward_shim.compute(library, case, "float16", grad=grad, y=y, wanted=("x", "d"), path="steps", **options)
+        both = backward_shim.compute(
+            library, case, "float16", grad=grad, y=y, wanted=("x", "d"), path="steps", **options
+        )
         results.append((z, both[0]["x"], both[0]["d"]))
     for result in results[1:]:
         for actual, expected in zip(result, results[0]):
@@ -150,7 +152,7 @@ def test_others_take_what_it_does_not(library, change, dtype, word):
 
 
 def test_older_cards_and_pointers_that_are_askew(library):
-    """Before 8.0 there is no such kernel; a plan that has it takes the kernels for words where pointers are no vectors."""
+    """Before 8.0 there is no such kernel; where pointers are no vectors a plan that has it takes the ones for words."""
     try:
         cards.card(library, *cards.CARDS["T4"])
         assert layer_shim.compare(library, LAYER, "float16", path="two_step").text == "two_step window"

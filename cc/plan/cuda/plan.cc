@@ -84,8 +84,8 @@ void PlanLast(const Chain& chain, bool general, CudaTensor from, CudaPlan* plan)
   plan->steps.push_back(step);
 }
 
-// Of the strip's epilogues in a cycle; and what its steps take beside what they compute and move: on an H200 four blocks
-// took 3.6 to 5.6 times as long as that.
+// Of the strip's epilogues in a cycle; and what its steps take beside what they compute and move: on an H200 four
+// blocks took 3.6 to 5.6 times as long as that.
 constexpr double kStripOutputs = 12, kStripWaits = 4.4;
 
 // Cuts the rows into segments and models the time.
