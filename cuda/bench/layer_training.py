@@ -4,8 +4,9 @@ A layer is `relu(pointwise(depthwise(x)) + bias)`; a step is its result and the 
 bias. Ours is two calls; PyTorch's is its pair of channels_last convolutions with autograd: called one by one, as a CUDA
 graph, and through torch.compile (--compile: the layers it is done for, as compiling takes seconds each). Steps that are
 called one by one are bound by Python where layers are small, on both sides; graphs are what the card takes. All go
-round several sets of buffers, more than L2 holds; the median of some rounds counts. Before it is timed, ours is compared with PyTorch, and
-run twice, which has to give the same bits. Then the memory of a step through ten stacked layers, beside PyTorch's.
+round several sets of buffers, more than L2 holds; the median of some rounds counts. Before it is timed, ours is
+compared with PyTorch, and run twice, which has to give the same bits. Then the memory of a step through ten stacked
+layers, beside PyTorch's.
 
 Writes OUT/training.json, OUT/training.md and, where Matplotlib is installed, OUT/training.png. `--once LAYER` runs one
 layer a few times and nothing else: for a profiler.
