@@ -22,15 +22,19 @@ const char* RunTensorFilter(const Call& call, const DepthwiseGradientArgs& from)
   args.cut = CutTensorFilter(p);
   args.part_pairs = static_cast<int>(call.plan.filter.units);
   args.items = static_cast<int>(call.plan.filter.count / args.cut.block_pairs()) * args.cut.channel_blocks;
-  const auto launch = [&](auto element) {
+  const auto launch = [&](auto element, auto win) {
     using T = decltype(element);
-    return WithWindow<5>(p, [&](auto win) {
-      using Win = decltype(win);
-      return LaunchKernel(TensorFilterKernel<T, Win>, Grid(args.items), kTensorThreads,
-                          TensorFilterSharedBytes<T, Win>(), call.stream, args);
-    });
+    using Win = decltype(win);
+    return LaunchKernel(TensorFilterKernel<T, Win>, Grid(args.items), kTensorThreads, TensorFilterSharedBytes<T, Win>(),
+                        call.stream, args);
   };
-  return p.dtype == DType::kFloat16 ? launch(Float16()) : launch(BFloat16());
+  // 3x3 with stride 2 goes by patches.
+  const auto with_window = [&](auto element) {
+    return p.R == 3          ? launch(element, Window<3, 1>())
+           : p.stride_h == 1 ? launch(element, Window<5, 1>())
+                             : launch(element, Window<5, 2>());
+  };
+  return p.dtype == DType::kFloat16 ? with_window(Float16()) : with_window(BFloat16());
 }
 
 }  // namespace

@@ -30,7 +30,10 @@ const char* RunTensor(const Call& call, const DepthwiseArgs& from) {
   args.x = from.x, args.d = from.d, args.bias = from.bias, args.z = from.z, args.mid = from.mid;
   SetImage(call.p, &args);
   return WithElement16(call.p.dtype, [&](auto element) {
-    return WithWindow<5>(call.p, [&](auto win) { return LaunchTensor<decltype(element), decltype(win)>(call, args); });
+    using T = decltype(element);
+    return call.p.R == 3          ? LaunchTensor<T, Window<3, 1>>(call, args)
+           : call.p.stride_h == 1 ? LaunchTensor<T, Window<5, 1>>(call, args)
+                                  : LaunchTensor<T, Window<5, 2>>(call, args);
   });
 }
 
