@@ -44,6 +44,7 @@ constexpr int64_t TensorFilterSharedBytes() {
 // What of a channel's sums of a part is NaN, again by plain loops, taps outside the image left out.
 template <typename T, typename Win>
 DWS_CALLED void RepairTaps(const TensorFilterArgs& args, int part, int channel) {
+  NoteRepair();
   const int begin = 2 * part * args.part_pairs;
   const int end = begin + 2 * args.part_pairs < args.cut.tiles ? begin + 2 * args.part_pairs : args.cut.tiles;
   const T *const x = static_cast<const T*>(args.x) + channel, *const dz = static_cast<const T*>(args.dz) + channel;

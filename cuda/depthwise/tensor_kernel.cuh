@@ -74,6 +74,7 @@ struct TensorStored {
 // and hardly ever needed.
 template <typename T, typename Win>
 DWS_CALLED void RepairStrip(const TensorArgs& args, int item) {
+  NoteRepair();
   const TensorBlock block(args, item);
   const TensorStored stored(args.cut, block);
   const int first = block.first, last = block.last;

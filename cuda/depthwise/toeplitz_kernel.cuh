@@ -208,6 +208,7 @@ DWS_DEVICE void StoreToeplitz(float (&sums)[8][4], const ToeplitzArgs& args, con
     if (a >= place.end_row || b >= args.Wo) continue;
     T* const to = z + (static_cast<int64_t>(a) * args.Wo + b) * args.C;
     if (!finite) {
+      NoteRepair();
       DWS_ROLLED
       for (int c = 0; c < 8; ++c) {
         to[c] = Narrow<T>(Activate<T>(PlainSum<T>(args, place, a, b, channel + c), args.mid));

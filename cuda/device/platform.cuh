@@ -71,6 +71,9 @@ DWS_DEVICE void SyncWarp() { __syncwarp(); }
 
 DWS_DEVICE uint32_t ShuffleXor(uint32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// Something is computed again by plain loops. The shim counts it: with finite numbers it hides what went wrong before.
+DWS_DEVICE void NoteRepair() {}
+
 // The value, but the compiler knows nothing of it: what depends on it is computed here, not before a loop around it.
 DWS_DEVICE uint32_t Opaque(uint32_t value) {
   asm volatile("" : "+r"(value));

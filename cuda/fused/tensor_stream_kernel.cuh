@@ -250,6 +250,7 @@ DWS_DEVICE void RepairZ(TensorZ& z, const StreamArgs& args, const TensorRows<T>&
   DWS_UNROLL
   for (int i = 0; i < 8; ++i) probe = ProbeWord(probe, z[i >> 2][i & 3], T());
   if (probe == 0) return;
+  NoteRepair();
   DWS_ROLLED
   for (int i = 0; i < 8; ++i) {
     const uint32_t word = PlainZ<T, Win>(args, rows, bias, i >> 2, (lane >> 2) + 8 * (i & 1),

@@ -57,6 +57,7 @@ char* Shared();
 void Barrier(int barrier, int threads);
 bool BarrierOr(bool value);
 uint32_t Shuffle(uint32_t value, int mask);
+void NoteRepair();
 void StartCopy(void* shared, const void* global, bool valid);
 void Commit();
 void Wait(int pending);
@@ -88,6 +89,7 @@ inline bool SyncBlockOr(bool value) { return shim::BarrierOr(value); }
 inline void SyncGroup(int group, int threads) { shim::Barrier(group + 1, threads); }
 inline int Capability() { return shim::Capability(); }
 inline uint32_t Opaque(uint32_t value) { return value; }
+inline void NoteRepair() { shim::NoteRepair(); }
 inline void SyncWarp() { shim::Shuffle(0, 0); }
 inline uint32_t ShuffleXor(uint32_t value, int mask) { return shim::Shuffle(value, mask); }
 inline void CopyAsync16(void* shared, const void* global, bool valid) { shim::StartCopy(shared, global, valid); }

@@ -16,7 +16,7 @@ float WidenHalf(uint32_t word, int half, Product product) {
 
 namespace {
 
-int64_t bank_conflicts = 0;
+int64_t bank_conflicts = 0, repairs = 0;
 
 float AsFloat(uint32_t word) {
   float value;
@@ -78,6 +78,8 @@ void MultiplyAdd(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1, Produ
   }
 }
 
+void NoteRepair() { ++repairs; }
+
 }  // namespace shim
 }  // namespace cuda
 }  // namespace dwsconv
@@ -86,5 +88,8 @@ extern "C" {
 
 // Matrices loaded so far of which two rows lay in the same banks.
 int64_t dwsconv_shim_bank_conflicts() { return dwsconv::cuda::shim::bank_conflicts; }
+
+// How often so far somebody computed again what was not finite.
+int64_t dwsconv_shim_repairs() { return dwsconv::cuda::shim::repairs; }
 
 }  // extern "C"

@@ -42,6 +42,13 @@ def conflicts(library: Any) -> Callable[[], int]:
     return lambda: count() - before
 
 
+def repairs(library: Any) -> int:
+    """How often so far a kernel computed again by plain loops what was not finite: never what is."""
+    count = library.handle.dwsconv_shim_repairs
+    count.restype = ctypes.c_int64
+    return count()
+
+
 POISONS = ("x", "tap", "both")
 
 

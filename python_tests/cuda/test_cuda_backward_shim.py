@@ -11,7 +11,7 @@ import pytest
 import reference
 from cuda_backward_library import GRADIENTS, BackwardCall, BackwardLibrary, backward_call_of
 from cuda_library import Call, tensors_of
-from cuda_shim_support import Fenced, build_shim, conflicts  # noqa: F401
+from cuda_shim_support import Fenced, build_shim, conflicts, repairs  # noqa: F401
 from native_support import guarded
 
 
@@ -76,7 +76,9 @@ def made(shape, dtype):
 def compare(library, shape, dtype, math="exact", **options):
     case, expected, y, grad = made(shape, dtype)
     math = math if dtype == "float32" else "exact"
+    before = repairs(library)
     actual, plan = compute(library, case, dtype, grad=grad, y=y, math=math, **options)
+    assert repairs(library) == before
     for name, gradient in actual.items():
         error = np.abs(gradient.astype(np.float64) - expected.values[name]).max(initial=0.0)
         allowed = cases.tolerance(expected, name, dtype, math)

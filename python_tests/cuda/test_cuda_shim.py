@@ -14,7 +14,15 @@ import pytest
 import reference
 from conftest import ROOT
 from cuda_library import Call, Library, call_of, tensors_of
-from cuda_shim_support import POISONS, Fenced, build_shim, compare_poisoned, conflicts, poisoned_case  # noqa: F401
+from cuda_shim_support import (  # noqa: F401
+    POISONS,
+    Fenced,
+    build_shim,
+    compare_poisoned,
+    conflicts,
+    poisoned_case,
+    repairs,
+)
 from native_support import guarded
 
 
@@ -58,8 +66,9 @@ def compute(library, case, dtype, *, order=0, blocks=0, offset=0, in_place=False
 def compare(library, shape, dtype, math="exact", **options):
     case = reference.random_case(np.random.default_rng(shape["seed"]), cuda_cases.NUMPY[dtype], shape)
     expected = reference.forward(*case)
+    before = repairs(library)
     actual, plan = compute(library, case, dtype, math=math if dtype == "float32" else "exact", **options)
-    assert actual.shape == expected.shape
+    assert actual.shape == expected.shape and repairs(library) == before
     error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
     assert error <= cuda_cases.tolerance(*case, expected, dtype, math), plan.text
     return plan

@@ -13,7 +13,7 @@ import test_cuda_backward_shim as backward_shim
 import test_cuda_cards as cards
 import test_cuda_shim as layer_shim
 from cuda_backward_library import BackwardLibrary
-from cuda_shim_support import POISONS, build_shim, compare_poisoned, poisoned_case
+from cuda_shim_support import POISONS, build_shim, compare_poisoned, poisoned_case, repairs
 
 SIXTEEN = ("float16", "bfloat16")
 WINDOWS = ((3, 1), (5, 1), (5, 2))
@@ -94,8 +94,9 @@ def test_same_bits_in_any_order(library, channels):
 def test_infinities_stay_where_they_belong(library, window, stride, dtype, poison):
     """An infinite input is multiplied by the zeros beside a diagonal, an infinite tap by zeros around the image."""
     shape = windowed(window, stride, H=19, W=21, C=40, K=24, depthwise_activation=("gelu", 0.2))
-    case = poisoned_case(shape, dtype, poison)
+    case, before = poisoned_case(shape, dtype, poison), repairs(library)
     compare_poisoned(layer_shim.compute(library, case, dtype, path="two_step")[0], case, dtype)
+    assert repairs(library) > before
 
 
 @pytest.mark.parametrize("window, stride", WINDOWS)
