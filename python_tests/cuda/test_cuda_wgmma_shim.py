@@ -190,7 +190,7 @@ def aligned(count: int) -> np.ndarray:
 
 
 def test_other_cards_do_not_have_it_and_nobody_gets_it_unasked(library):
-    """It has never run on a card: the planner takes it by name alone."""
+    """Where the library has no code for 9.0a the planner takes it by name alone."""
     try:
         for name, numbers in cards.CARDS.items():
             cards.card(library, *numbers)
