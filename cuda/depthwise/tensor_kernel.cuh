@@ -177,7 +177,6 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
     copy.Begin(
         cut, args.x, args.H, args.W, args.C, block.channel, [&](int i) { return block.pair + i; },
         first * kStride - args.pad_top, args.pad_left);
-    SyncBlock();  // nobody reads the rings and the rows of Z any more
     DWS_UNROLL
     for (int i = 0; i < Row::kRows - 1; ++i) {
       copy.Next(rings + i * Row::kElements, args.H, args.x_row);
@@ -282,6 +281,7 @@ __global__ void __launch_bounds__(kTensorThreads, (TensorBlocks<Win>()))
       }
     }
     WaitForCopies<0>();
+    // The last row of Z is there, and nobody reads the rings any more.
     SyncBlock();
     store();
     if (probe != 0) RepairStrip<T, Win>(args, item);
