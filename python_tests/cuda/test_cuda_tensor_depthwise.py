@@ -13,7 +13,7 @@ import test_cuda_backward_shim as backward_shim
 import test_cuda_cards as cards
 import test_cuda_shim as layer_shim
 from cuda_backward_library import BackwardLibrary
-from cuda_shim_support import POISONS, build_shim, compare_poisoned, poisoned_case, repairs
+from cuda_shim_support import POISONS, build_shim, compare_poisoned, conflicts, poisoned_case, repairs  # noqa: F401
 
 SIXTEEN = ("float16", "bfloat16")
 WINDOWS = ((3, 1), (5, 1), (5, 2))
@@ -42,7 +42,7 @@ def gradients(library, shape, dtype, **options):
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
 @pytest.mark.parametrize("window, stride", WINDOWS)
-def test_ends_of_tiles(library, window, stride, dtype):
+def test_ends_of_tiles(library, conflicts, window, stride, dtype):
     """Columns, 8 of a tile; tiles, two of a warp; channels, 16 of a warp and up to 64 of a block."""
     at = 0
     for width in (1, 7, 8, 9, 16, 31):
@@ -55,6 +55,7 @@ def test_ends_of_tiles(library, window, stride, dtype):
             shape["depthwise_activation"] = (cuda_cases.WORDS[at % 9], 0.2)
             forward(library, shape, dtype, order=at % 8, blocks=at % 4)
             gradients(library, shape, dtype, order=at % 8, blocks=at % 4)
+    assert conflicts() == 0
 
 
 @pytest.mark.parametrize("padding", ["VALID", ((0, 1), (1, 3)), ((2, 2), (0, 0)), ((6, 0), (0, 9))])
