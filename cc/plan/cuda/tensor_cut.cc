@@ -35,7 +35,7 @@ TensorCut CutColumns(const Chain& p, int64_t columns) {
 TensorCut CutTensor(const Chain& p, int64_t rows, int64_t columns, int multiprocessors) {
   TensorCut cut = CutColumns(p, columns);
   if (cut.tiles == 0) return cut;
-  // A multiprocessor has room for four blocks. A segment takes a few rows' time before its first one.
+  // A multiprocessor has room for three to five blocks. A segment takes a few rows' time before its first one.
   const double slots = 4. * std::max(1, multiprocessors);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t count = 1; count <= std::min<int64_t>(rows, 32); ++count) {
