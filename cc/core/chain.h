@@ -107,9 +107,10 @@ struct Buffers {
   const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output; may be the output's own buffer
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
-  // [S,C]: what the padding of a dense convolution in float32 holds; null for zeros. Programs alone have it, with
-  // packed filters that were made for it (cc/cpu/run/scaled_filter.h).
-  const float* outside = nullptr;
+  // Of programs alone, where a dense convolution takes what its input is scaled and shifted by
+  // (cc/cpu/run/scaled_filter.h); null elsewhere.
+  const float* float_bias = nullptr;  // [K], in the place of bias
+  const float* outside = nullptr;     // [S,C]: what the padding holds, in the place of zeros
 };
 
 // What the backward pass reads and writes, dense and of `Chain::dtype` like the forward pass' buffers. A gradient

@@ -172,6 +172,7 @@ void PackedFilters::FillAll(const Buffers& b) {
   if (!c.has_project) return;
   const int64_t M = c.has_depthwise ? c.M : 1;
   FillProduct<T>(ProjectRows(c) / M, M, c.K, b.pointwise_filter, b.bias, b.slopes, project_);
+  if (b.float_bias != nullptr) std::copy_n(b.float_bias, c.K, project_.bias);
 }
 
 std::unique_ptr<PackedFilters> PackedFilters::Lay(const Chain& of, Isa isa, bool may_repeat) {

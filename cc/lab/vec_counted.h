@@ -66,6 +66,11 @@ template <typename T>
 inline void Stream(T* p, Vec) {
   counting_caches->Stream(p, kV * static_cast<int64_t>(sizeof(T)));
 }
+inline void CopyPadded(const BFloat16* from, int64_t n, int64_t room, BFloat16* to) {
+  constexpr int64_t kBytes = sizeof(BFloat16);
+  counting_caches->Read(from, n * kBytes);
+  counting_caches->Write(to, room * kBytes);
+}
 inline void StreamFence() {}
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import FALLBACK
@@ -171,13 +172,38 @@ def test_tensors_between():
     assert all(step["ms"] > 0 for step in network.profile(x))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_types(dtype):
-    """A filter of 16 bits would lose bits that the pixels have."""
-    import ml_dtypes
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", [*WINDOWS, None], ids=str)
+def test_bfloat16(window, isa):
+    """The filter is rounded once more. That rounding multiplies the scaled pixels, which are small, and the bias makes
+    up for the shift as the rounded filter sees it: a picture that is the shift's (`None`) leaves nothing.
+    """
+    R, S, strides, dilations, padding = window or (3, 3, [1, 1], [1, 1], "valid")
+    x = pictures(2, 11, 29, 3) if window else np.full([2, 11, 29, 3], 128.0)
+    scale, shift = [3 / 256, -7 / 256, 5 / 256], np.array([-1.5, 3.5, -2.5])
+    rng = RNG(1)
+    kernel, bias = rng.standard_normal([R, S, 3, 13]) * (R * S * 3) ** -0.5, rng.standard_normal(13) * bool(window)
 
-    x = pictures(1, 8, 9, 3).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
-    b, scaled = begin(x, 3, 1 / 127.5, -1, dtype=dtype)
+    def build(dtype):
+        b, scaled = begin(x, 3, scale, shift, dtype)
+        weights = {"pointwise_filter": kernel.astype(ml_dtypes.bfloat16), "bias": bias.astype(ml_dtypes.bfloat16)}
+        return b.output(b.step("chain", scaled, weights=weights, strides=strides, dilations=dilations, padding=padding))
+
+    x = x.astype(ml_dtypes.bfloat16)
+    b = build("bfloat16")
+    network = native.Network.from_program(b.text, b.weights, isa=isa)
+    kept: list = []
+    expected = build("float32").expect(x, keep=kept)[0]  # nothing rounded between
+    largest = max(np.abs(kept[0]).max(), 0 if padding == "valid" else 3.5)
+    error = 2.0**-8 * (np.abs(kernel).sum((0, 1, 2)) * largest + np.abs(expected)) + 1e-5
+    np.testing.assert_array_less(np.abs(network(x).astype(np.float64) - expected), error)
+    assert network.profile(x)[0]["ms"] == 0
+
+
+def test_float16():
+    """A filter that is divided by the pictures' range may leave float16's normal numbers."""
+    x = pictures(1, 8, 9, 3).astype(np.float16)
+    b, scaled = begin(x, 3, 1 / 127.5, -1, dtype="float16")
     b.output(convolution(b, scaled, 3))
     assert native.Network.from_program(b.text, b.weights).profile(x)[0]["ms"] > 0
 

@@ -8,9 +8,17 @@
 namespace dwsconv {
 namespace {
 
+// Whether Z has X's bits: neither is a float on the way.
+template <typename T>
+constexpr bool kCopiesAsIs = kSameType<T, BFloat16> && kSameType<ZType, BFloat16>;
+
 template <typename T>
 inline void CopyElements(const T* from, int64_t n, ZType* to) {
   int64_t i = 0;
+  if constexpr (kCopiesAsIs<T>) {
+    for (; i < n; i += kV) CopyPadded(from + i, Min(n - i, kV), Min(n - i, kV), to + i);
+    return;
+  }
   for (; i + kV <= n; i += kV) Store(to + i, Load(from + i));
   if (i == n) return;
   // The last whole vector, some of it again: a store of part of a vector takes AMD's CPUs some twenty cycles.
@@ -29,7 +37,12 @@ inline void FillOutside(const float* outside, int64_t n, ZType* to) {
 // The same for R rows of `run` elements each, all inside the image: what nearly all patches are.
 template <typename T>
 inline void CopyRun(const T* from, int64_t row_step, int64_t R, int64_t run, ZType* to) {
-  if (run < kV) {
+  if constexpr (kCopiesAsIs<T>) {
+    if (run <= kV) {
+      for (int64_t r = 0; r < R; ++r, from += row_step, to += run) CopyPadded(from, run, run, to);
+      return;
+    }
+  } else if (run < kV) {
     for (int64_t r = 0; r < R; ++r, from += row_step, to += run) StoreN(to, LoadN(from, run), run);
     return;
   }

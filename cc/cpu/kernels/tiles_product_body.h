@@ -84,13 +84,11 @@ class TileProduct {
   // The last channels of each pixel, with zeros after them: what follows them in Z is another pixel's or nobody's, and
   // zero times NaN is NaN.
   void CopyTails() {
-    for (int64_t i = 0; i < pixels_; ++i) {
-      const BFloat16* const from = Z(i) + steps_ * kTilesDepth;
-      for (int64_t c = 0; c < kTilesDepth; c += kV) {
-        const int64_t n = rest_ - c;
-        Store(tails_ + i * kTilesDepth + c, n >= kV ? Load(from + c) : n > 0 ? LoadN(from + c, n) : Set1(0.0f));
-      }
-    }
+    // For all the compiler knows, storing tails might change the members.
+    const BFloat16* from = Z(0) + steps_ * kTilesDepth;
+    const int64_t rest = rest_, stride = a_.z_stride;
+    BFloat16* to = tails_;
+    for (int64_t i = pixels_; i > 0; --i, from += stride, to += kTilesDepth) CopyPadded(from, rest, kTilesDepth, to);
   }
 
   template <Once kOnce>

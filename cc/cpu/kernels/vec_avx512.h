@@ -124,6 +124,17 @@ inline void Stream(BFloat16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__
 inline void Stream(Float16* p, Vec v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), ToFloat16(v)); }
 inline void StreamFence() { _mm_sfence(); }
 
+// n numbers, at most `room`, as they are, with zeros after them up to `room`, which is 32 at most.
+inline void CopyPadded(const BFloat16* from, int64_t n, int64_t room, BFloat16* to) {
+  const auto half = [&](int64_t i) {
+    const __mmask16 wanted = n < i ? 0 : n - i < kV ? FirstLanes(n - i) : 0xffff;
+    const __mmask16 all = room - i < kV ? FirstLanes(room - i) : 0xffff;
+    _mm256_mask_storeu_epi16(to + i, all, _mm256_maskz_loadu_epi16(wanted, from + i));
+  };
+  half(0);
+  if (room > kV) half(kV);
+}
+
 }  // namespace
 }  // namespace dwsconv
 

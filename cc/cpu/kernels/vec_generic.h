@@ -89,6 +89,11 @@ inline void Stream(T* p, Vec v) {
 }
 inline void StreamFence() {}
 
+// n numbers, at most `room`, as they are, with zeros after them up to `room`.
+inline void CopyPadded(const BFloat16* from, int64_t n, int64_t room, BFloat16* to) {
+  for (int64_t i = 0; i < room; ++i) to[i].bits = i < n ? from[i].bits : 0;
+}
+
 }  // namespace
 }  // namespace dwsconv
 

@@ -52,13 +52,12 @@ bool ScaledBy(const Program& program, const InferredProgram& inferred, size_t in
   if (scale < 0) return false;
   const Buffers before = FiltersOf(program, program.steps[static_cast<size_t>(scale)], weights);
   return ScaleFilter(inferred.steps[index].chain, FiltersOf(program, program.steps[index], weights),
-                     static_cast<const float*>(before.depthwise_filter),
-                     static_cast<const float*>(before.depthwise_bias), scaled);
+                     before.depthwise_filter, before.depthwise_bias, scaled);
 }
 
 void SetFilter(const ScaledFilter& scaled, Buffers* buffers) {
   buffers->pointwise_filter = scaled.filter.data();
-  buffers->bias = scaled.bias.data();
+  buffers->float_bias = scaled.bias.data();
 }
 
 // A program, or a part of one whose steps begin with `first_step` of what is packed.

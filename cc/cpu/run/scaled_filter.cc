@@ -2,7 +2,10 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <new>
+
+#include "cc/core/half.h"
 
 namespace dwsconv {
 namespace {
@@ -19,38 +22,50 @@ bool AllFinite(const std::vector<float>& values) {
   return true;
 }
 
-}  // namespace
-
-bool ScaleFilter(const Chain& c, const Buffers& buffers, const float* scale, const float* shift, ScaledFilter* scaled) {
-  const float* const filter = static_cast<const float*>(buffers.pointwise_filter);
-  const float* const bias = static_cast<const float*>(buffers.bias);
+template <typename T>
+bool ScaleAs(const Chain& c, const Buffers& buffers, const T* scale, const T* shift, ScaledFilter* scaled) {
+  const T* const filter = static_cast<const T*>(buffers.pointwise_filter);
+  const T* const bias = static_cast<const T*>(buffers.bias);
   const size_t C = static_cast<size_t>(c.C), K = static_cast<size_t>(c.K), S = static_cast<size_t>(c.S);
   const size_t rows = static_cast<size_t>(c.R) * S * C;
-  try {
-    scaled->outside.resize(S * C);
-    for (size_t i = 0; i < S * C; ++i) {
-      const float t = shift == nullptr ? 0.0f : shift[i % C];
-      if (!(std::abs(t) <= kLargestShift) || !(std::abs(scale[i % C]) >= kSmallestScale)) return false;
-      scaled->outside[i] = -t / scale[i % C];
-    }
-    scaled->filter.resize(rows * K);
-    std::vector<double> sums(K, 0.0);
-    for (size_t row = 0; row < rows; ++row) {
-      const double s = scale[row % C], t = shift == nullptr ? 0.0 : shift[row % C];
-      for (size_t k = 0; k < K; ++k) {
-        const double f = filter[row * K + k];
-        scaled->filter[row * K + k] = static_cast<float>(s * f);
-        sums[k] += t * f;
-      }
-    }
-    scaled->bias.resize(K);
+  scaled->outside.resize(S * C);
+  for (size_t i = 0; i < S * C; ++i) {
+    const float s = ToFloat(scale[i % C]), t = shift == nullptr ? 0.0f : ToFloat(shift[i % C]);
+    if (!(std::abs(t) <= kLargestShift) || !(std::abs(s) >= kSmallestScale)) return false;
+    scaled->outside[i] = -t / s;
+  }
+  scaled->filter.resize(rows * K * sizeof(T));
+  std::vector<double> sums(K, 0.0);
+  bool finite = true;
+  for (size_t row = 0; row < rows; ++row) {
+    const double s = ToFloat(scale[row % C]), t = shift == nullptr ? 0.0 : ToFloat(shift[row % C]);
     for (size_t k = 0; k < K; ++k) {
-      scaled->bias[k] = static_cast<float>(sums[k] + (bias == nullptr ? 0.0 : static_cast<double>(bias[k])));
+      const T f = FromFloat<T>(static_cast<float>(s * ToFloat(filter[row * K + k])));
+      std::memcpy(scaled->filter.data() + (row * K + k) * sizeof(T), &f, sizeof(T));
+      finite = finite && std::isfinite(ToFloat(f));
+      // Of the rounded filter: then its rounding multiplies scale * x + shift, not the larger scale * x.
+      sums[k] += ToFloat(f) * (t / s);
     }
+  }
+  scaled->bias.resize(K);
+  for (size_t k = 0; k < K; ++k) {
+    const double b = bias == nullptr ? 0.0 : static_cast<double>(ToFloat(bias[k]));
+    scaled->bias[k] = static_cast<float>(sums[k] + b);
+  }
+  return finite && AllFinite(scaled->outside) && AllFinite(scaled->bias);
+}
+
+}  // namespace
+
+bool ScaleFilter(const Chain& c, const Buffers& buffers, const void* scale, const void* shift, ScaledFilter* scaled) {
+  try {
+    if (c.dtype == DType::kFloat32) {
+      return ScaleAs(c, buffers, static_cast<const float*>(scale), static_cast<const float*>(shift), scaled);
+    }
+    return ScaleAs(c, buffers, static_cast<const BFloat16*>(scale), static_cast<const BFloat16*>(shift), scaled);
   } catch (const std::bad_alloc&) {
     return false;
   }
-  return AllFinite(scaled->outside) && AllFinite(scaled->filter) && AllFinite(scaled->bias);
 }
 
 }  // namespace dwsconv
