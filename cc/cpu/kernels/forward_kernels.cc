@@ -13,6 +13,7 @@
 #include DWSCONV_STEP
 #include "cc/cpu/kernels/pointwise_body.h"
 #include "cc/cpu/kernels/rows_body.h"
+#include "cc/cpu/kernels/panels_body.h"
 // clang-format on
 
 namespace dwsconv {
@@ -38,6 +39,7 @@ const KernelTable& DWSCONV_KERNELS() {
       Pointwise,
       CopyRows,
       {nullptr, GateRows<BFloat16>, nullptr},
+      ScalePanelsOf<ZType, kTileChannels, kPair>,
       nullptr,
       nullptr,
       nullptr,
@@ -48,6 +50,7 @@ const KernelTable& DWSCONV_KERNELS() {
       Pointwise,
       CopyRows,
       {GateRows<float>, GateRows<BFloat16>, GateRows<Float16>},
+      ScalePanelsOf<ZType, kTileChannels, kPair>,
       NormalizeRows,
       ScaleRows,
       nullptr,

@@ -67,6 +67,15 @@ struct PointwiseArgs {
   bool stream;  // write around the caches (y aligned to a cache line, K a whole number of lines); see streams_halves
 };
 
+// Panels as PointwiseArgs::panels, each row times its factor.
+struct ScalePanelsArgs {
+  const void* from;
+  void* to;
+  int64_t panels, rows;  // of each panel, whole `depth`s
+  const float* factors;
+  int64_t factor_count;  // rows past these become zero
+};
+
 // Rows of Z in place, where Z is float.
 struct RowsArgs {
   float* z;
@@ -103,6 +112,8 @@ struct KernelTable {
   void (*copy)(const PointwiseArgs& args);
   // Z = X * factors, one for each channel: in the place of the depthwise half where Chain::gates_input. By DType of X.
   void (*gate[3])(const DepthwiseArgs& args, const float* factors);
+  // The same by the filter's rows, for X of product_type.
+  void (*scale_panels)(const ScalePanelsArgs& args);
   // Of tables whose Z is float; null elsewhere.
   void (*normalize)(const RowsArgs& rows, float epsilon);     // each row to mean 0 and variance 1
   void (*scale)(const RowsArgs& rows, const float* factors);  // by one factor for each channel

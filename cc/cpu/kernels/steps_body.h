@@ -84,10 +84,11 @@ struct PoolSteps {
   int64_t from, to, lanes;  // from one vector to the next; how many fewer lanes it has that are wanted
 };
 
-// kCount sums at once: one alone waits for itself. `lanes` of the first are wanted.
-template <typename T, typename To, int kCount>
+// kCount sums at once: one alone waits for itself. `lanes` of the first are wanted; with kWhole all of each. What there
+// is to decide is decided before the loops, which have little else to do.
+template <bool kLargest, bool kWhole, int kCount, typename T, typename To>
 inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, To* to, const PoolSteps& step) {
-  const Vec start = Set1(a.largest ? -__builtin_inff() : 0.0f);
+  const Vec start = Set1(kLargest ? -__builtin_inff() : 0.0f);
   Vec total[kCount];
 #pragma GCC unroll 4
   for (int v = 0; v < kCount; ++v) total[v] = start;
@@ -99,43 +100,51 @@ inline void PoolVectors(const PoolArgs& a, const T* x, int64_t lanes, To* to, co
     for (int64_t s = 0; s < a.columns; ++s, pixel += a.pixel_step) {
 #pragma GCC unroll 4
       for (int v = 0; v < kCount; ++v) {
-        const Vec value = LoadUpTo(pixel + v * step.from, lanes - v * step.lanes);
-        row[v] = a.largest ? MaxOrNan(row[v], value) : row[v] + value;
+        const T* const at = pixel + v * step.from;
+        const Vec value = kWhole ? Load(at) : LoadUpTo(at, lanes - v * step.lanes);
+        row[v] = kLargest ? MaxOrNan(row[v], value) : row[v] + value;
       }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < kCount; ++v) total[v] = a.largest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
+    for (int v = 0; v < kCount; ++v) total[v] = kLargest ? MaxOrNan(total[v], row[v]) : total[v] + row[v];
   }
   const Vec count = Set1(static_cast<float>(a.count));
 #pragma GCC unroll 4
   for (int v = 0; v < kCount; ++v) {
-    StoreUpTo(to + v * step.to, a.largest ? total[v] : total[v] / count, lanes - v * step.lanes);
+    StoreUpTo(to + v * step.to, kLargest ? total[v] : total[v] / count, lanes - v * step.lanes);
   }
 }
 
-template <typename T, typename To>
+template <bool kLargest, typename T, typename To>
 inline void PoolPixel(const PoolArgs& a, const T* x, To* to) {
   constexpr PoolSteps kStep = {kV, kV, kV};
   int64_t rest = a.channels;
-  for (; rest >= 4 * kV; rest -= 4 * kV, x += 4 * kV, to += 4 * kV) PoolVectors<T, To, 4>(a, x, 4 * kV, to, kStep);
-  if (rest > 3 * kV) return PoolVectors<T, To, 4>(a, x, rest, to, kStep);
-  if (rest > 2 * kV) return PoolVectors<T, To, 3>(a, x, rest, to, kStep);
-  if (rest > kV) return PoolVectors<T, To, 2>(a, x, rest, to, kStep);
-  if (rest > 0) PoolVectors<T, To, 1>(a, x, rest, to, kStep);
+  for (; rest >= 4 * kV; rest -= 4 * kV, x += 4 * kV, to += 4 * kV) {
+    PoolVectors<kLargest, true, 4>(a, x, 4 * kV, to, kStep);
+  }
+  if (rest > 3 * kV) return PoolVectors<kLargest, false, 4>(a, x, rest, to, kStep);
+  if (rest > 2 * kV) return PoolVectors<kLargest, false, 3>(a, x, rest, to, kStep);
+  if (rest > kV) return PoolVectors<kLargest, false, 2>(a, x, rest, to, kStep);
+  if (rest > 0) PoolVectors<kLargest, false, 1>(a, x, rest, to, kStep);
 }
 
-template <typename T, typename To>
-void Pool(const PoolArgs& a) {
+template <bool kLargest, typename T, typename To>
+void PoolBy(const PoolArgs& a) {
   const T* x = static_cast<const T*>(a.x);
   To* to = static_cast<To*>(a.to);
   int64_t left = a.pixels;
   if (a.channels <= kV) {
     const PoolSteps step = {a.stride * a.pixel_step, a.channels, 0};
     for (; left >= 4; left -= 4, x += 4 * step.from, to += 4 * step.to) {
-      PoolVectors<T, To, 4>(a, x, a.channels, to, step);
+      PoolVectors<kLargest, false, 4>(a, x, a.channels, to, step);
     }
   }
-  for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.channels) PoolPixel(a, x, to);
+  for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.channels) PoolPixel<kLargest>(a, x, to);
+}
+
+template <typename T, typename To>
+void Pool(const PoolArgs& a) {
+  a.largest ? PoolBy<true, T, To>(a) : PoolBy<false, T, To>(a);
 }
 
 // The sum of term(i, lanes) over a row, lanes past its end not counted: four sums, so that none waits for the one

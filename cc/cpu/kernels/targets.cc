@@ -24,6 +24,7 @@ KernelTable WithTiles(const KernelTable& vectors) {
   table.depth = kTilesDepth;
   table.product_rate = 13;  // 3.0 of 0.23 TFLOP/s (docs/bfloat16.md)
   table.pointwise = tiles.pointwise;
+  table.scale_panels = tiles.scale_panels;
   table.round = table.z_type == DType::kBFloat16 ? nullptr : tiles.round;
   return table;
 }

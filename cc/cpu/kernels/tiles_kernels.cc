@@ -9,6 +9,7 @@
 #include "cc/cpu/kernels/tiles_product_body.h"
 #include "cc/cpu/kernels/tiles_pointwise_body.h"
 #include "cc/cpu/kernels/tiles_backward_body.h"
+#include "cc/cpu/kernels/panels_body.h"
 #include "cc/cpu/kernels/round_body.h"
 // clang-format on
 
@@ -17,7 +18,8 @@ namespace dwsconv {
 const TileKernels& DWSCONV_TILE_KERNELS();
 
 const TileKernels& DWSCONV_TILE_KERNELS() {
-  static constexpr TileKernels kernels = {Pointwise, RoundRows, Multiply, Outer, Round};
+  static constexpr TileKernels kernels = {Pointwise, RoundRows, ScalePanelsOf<BFloat16, kTilesChannels, 2>,
+                                          Multiply,  Outer,     Round};
   return kernels;
 }
 

@@ -15,8 +15,9 @@ constexpr int kTilesChannels = 32, kTilesDepth = 32;
 constexpr int kTilesPixels = 32;
 
 struct TileKernels {
-  void (*pointwise)(const PointwiseArgs& args);  // as KernelTable's, panels of kTilesDepth
-  void (*round)(const RowsArgs& rows);           // as KernelTable's
+  void (*pointwise)(const PointwiseArgs& args);       // as KernelTable's, panels of kTilesDepth
+  void (*round)(const RowsArgs& rows);                // as KernelTable's
+  void (*scale_panels)(const ScalePanelsArgs& args);  // likewise
   // As BackwardTable's, panels of kTilesDepth.
   void (*multiply)(const MultiplyArgs& args);
   void (*outer)(const OuterArgs& args);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <vector>
 
 #include "cc/core/whole.h"
 #include "cc/cpu/run/call.h"
@@ -17,9 +18,12 @@ class Blocks : public Call {
         shares_(chain_.has_project ? CeilDiv(chain_.K, plan_.block_channels) : 1),
         row_bytes_(chain_.W * chain_.C * item_),
         image_bytes_(chain_.H * row_bytes_) {
+    // A gate on X is one on the filter's rows, of which there are fewer numbers than of X. Whether it is may not depend
+    // on batch or threads: the bits do.
+    gates_filter_ = chain_.gates_input() && typed_ && IsPointwise(chain_) && 2 * chain_.K <= pixels_;
     // Z is what lies in memory already, or what is to lie there.
-    from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && !chain_.has_gate && !chain_.normalize &&
-              IsPointwise(chain_);
+    from_x_ = !chain_.has_depthwise && chain_.has_project && typed_ && (!chain_.has_gate || gates_filter_) &&
+              !chain_.normalize && IsPointwise(chain_);
     to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
             buffers_.residual == nullptr && !stream_ && layer_.M == 1 && layer_.C % kernels_.vector_floats == 0;
     mid_waits_ = !to_y_ && MidCanWait();
@@ -29,18 +33,23 @@ class Blocks : public Call {
   }
 
   std::string Run(ThreadPool* pool) const {
-    const int64_t bytes =
-        from_x_ || to_y_ ? plan_.repeat_bytes : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
+    const int64_t bytes = gates_filter_      ? panels() * panel_rows() * kernels_.tile_channels * product_item_
+                          : from_x_ || to_y_ ? plan_.repeat_bytes
+                                             : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
     if (reads_windows_) Count(Way::kWindows);
-    ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_,
-                     [&](int64_t task, int64_t next, int worker) { Task(task, next, scratch.of(worker)); });
+    if (gates_filter_) Count(Way::kGatedFilters);
+    std::vector<int64_t> gated(static_cast<size_t>(plan_.threads), -1);
+    ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_, [&](int64_t task, int64_t next, int worker) {
+      Task(task, next, scratch.of(worker), &gated[static_cast<size_t>(worker)]);
+    });
     return "";
   }
 
  private:
-  void Task(int64_t task, int64_t next, char* scratch) const {
+  // `gated` is the image whose gate the filter in `scratch` has met.
+  void Task(int64_t task, int64_t next, char* scratch, int64_t* gated) const {
     const int64_t share = task % shares_, block = task / shares_ % blocks_, n = task / shares_ / blocks_;
     const int64_t first = block * block_pixels_, pixels = std::min(block_pixels_, pixels_ - first);
     const char* const image = Image(n);
@@ -61,6 +70,14 @@ class Blocks : public Call {
       part.ahead = image + begin;
       part.ahead_bytes = end - begin;
     }
+    if (gates_filter_) {
+      if (*gated != n) {
+        kernels_.scale_panels(
+            {packed_.project().panels, scratch, panels(), panel_rows(), gate_ + n * gate_stride_, cm_});
+        *gated = n;
+      }
+      part.panels = scratch;
+    }
     if (from_x_) {
       Project(part, image + first * chain_.C * item_, chain_.C, /*from_x=*/true);
       return;
@@ -76,6 +93,8 @@ class Blocks : public Call {
   }
 
   int64_t z_pixel_bytes() const { return plan_.z_stride * z_item_; }
+  int64_t panels() const { return CeilDiv(chain_.K, kernels_.tile_channels); }
+  int64_t panel_rows() const { return RoundUp(cm_, kernels_.depth); }
 
   // As planned; where somebody waits for rows whole ones, as long as Z of one stays in L2.
   int64_t BlockPixels() const {
@@ -201,7 +220,7 @@ class Blocks : public Call {
   }
 
   const int64_t block_pixels_, blocks_, shares_, row_bytes_, image_bytes_;
-  bool from_x_, to_y_, reads_windows_;
+  bool gates_filter_, from_x_, to_y_, reads_windows_;
   Chain depthwise_;  // what its kernel is to compute
 };
 

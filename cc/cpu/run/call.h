@@ -10,7 +10,7 @@
 namespace dwsconv {
 
 // The ways of ChainWay.
-enum class Way : int { kImages, kPieces, kChannels, kShares, kStrips, kKept, kWindows };
+enum class Way : int { kImages, kPieces, kChannels, kShares, kStrips, kKept, kWindows, kGatedFilters };
 void Count(Way way);
 
 // A chain, its buffers and its plan, and the steps that end each task.
@@ -68,6 +68,7 @@ class Call {
     const char* ahead = nullptr;
     int64_t ahead_bytes = 0;
     int64_t z_rows = 1, z_row_step = 0;  // as in PointwiseArgs
+    const void* panels = nullptr;        // in the place of the chain's
   };
 
   // z_stride in elements of z_type, or with from_x in those of X, which lies where Z would.

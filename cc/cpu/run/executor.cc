@@ -13,7 +13,8 @@
 namespace dwsconv {
 namespace {
 
-constexpr const char* kWays[] = {"images", "pieces", "channels", "shares", "strips", "kept", "windows"};
+constexpr const char* kWays[] = {"images", "pieces", "channels", "shares",
+                                 "strips", "kept",   "windows",  "gated filters"};
 std::atomic<int64_t> ways[std::size(kWays)];
 
 // Rows of Z from its own channel order, m * C + c, to TensorFlow's, c * M + m: where they are the output.
@@ -63,7 +64,7 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   args.cm = cm_;
   args.z_rows = part.z_rows;
   args.z_row_step = part.z_row_step;
-  args.panels = packed_.project().panels;
+  args.panels = part.panels != nullptr ? part.panels : packed_.project().panels;
   args.bias = packed_.project().bias;
   args.slopes = packed_.project().slopes;
   args.k_begin = part.k;

@@ -29,7 +29,7 @@ std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilt
 // an expansion: "images", whole ones, all channels at a time; "pieces", whole ones, channels piece by piece;
 // "channels", pieces of channels as tasks; "shares", those whose output channels were shared out, too; "strips", of
 // rows. Of strips: "kept", those that found rows of A kept from the strip before. Of dense convolutions: "windows",
-// whose products read X.
+// whose products read X. Of gates on X: "gated filters", those that met the filter in its place.
 int64_t ChainWay(const std::string& way);
 
 }  // namespace dwsconv
