@@ -36,24 +36,23 @@ namespace cuda {
 template <int kWindow, int kHalves>
 constexpr int kTensorStreamThreads = kWindow == 3 && kHalves == 1 ? 384 : 256;
 
-// Where the ring has a row's elements: 8 channels of all columns, 16 bytes a column, then the next 8. With stride 2 the
-// even columns come first. So 8 pixels side by side are 128 bytes for ldmatrix, and every tap lies at a constant
-// distance. An odd number of columns, or copies would share banks.
+// Where the ring has a row's elements: pixel by pixel, for copies of 16 bytes that go to places apart fetch each sector
+// of 32 bytes twice. With stride 2 the even columns come first. From a pixel to the next it is an odd number of 16
+// bytes, so that 8 pixels side by side share no banks for ldmatrix, and every tap lies at the same distance.
 template <typename Win>
 struct TensorRing {
   static constexpr int kColumns = kTensorStreamColumns;
   static constexpr int kInColumns = (kColumns - 1) * Win::kStride + Win::kSize;
-  static constexpr int kPitch = TensorStreamPitch(Win::kSize, Win::kStride);
   static constexpr int kOdd = (kInColumns + 1) / 2;          // where odd columns begin
   static constexpr int kInRows = Win::kStride + Win::kSize;  // that two rows of outputs read
-  static constexpr int kBlock = 8 * kPitch;                  // elements of 8 channels
 
-  DWS_DEVICE static int RowElements(const StreamArgs& args) { return args.channels / 8 * kBlock; }
+  DWS_DEVICE static int Pitch(const StreamArgs& args) { return args.channels + kTensorStreamGap; }
+  DWS_DEVICE static int RowElements(const StreamArgs& args) { return kInColumns * Pitch(args); }
   DWS_DEVICE static constexpr int Position(int column) {
     return Win::kStride == 1 ? column : (column & 1) * kOdd + (column >> 1);
   }
-  DWS_DEVICE static int At(const StreamArgs&, int column, int channel) {
-    return (channel >> 3) * kBlock + Position(column) * 8 + (channel & 7);
+  DWS_DEVICE static int At(const StreamArgs& args, int column, int channel) {
+    return Position(column) * Pitch(args) + channel;
   }
 };
 
@@ -153,15 +152,18 @@ struct TensorLane {
   const T *pairs[kRows], *last[kRows];
   const uint32_t* d;
   const float* bias;
+  int pitch;
   bool takes_part;
 
-  DWS_DEVICE void Begin(const TensorStreamShared<T>& shared, const TensorRows<T>& rows, int lane) {
+  DWS_DEVICE void Begin(const StreamArgs& args, const TensorStreamShared<T>& shared, const TensorRows<T>& rows,
+                        int lane) {
     using Ring = TensorRing<Win>;
     // Lanes give the rows of four matrices: pixels 0 to 7 and 8 to 15, and the same of the next tap or the next 8
     // channels.
     const int pixel = lane & 15, other = lane >> 4;
-    const int pair_at = (pixel + other * Ring::Position(1)) * 8;
-    const int last_at = (pixel + Ring::Position(Win::kSize - 1)) * 8 + other * Ring::kBlock;
+    pitch = Ring::Pitch(args);
+    const int pair_at = (pixel + other * Ring::Position(1)) * pitch;
+    const int last_at = (pixel + Ring::Position(Win::kSize - 1)) * pitch + other * 8;
     DWS_UNROLL
     for (int j = 0; j < kRows; ++j) {
       pairs[j] = rows(j) + pair_at;
@@ -175,8 +177,8 @@ struct TensorLane {
   DWS_DEVICE void Next() {
     DWS_UNROLL
     for (int j = 0; j < kRows; ++j) {
-      pairs[j] += 2 * TensorRing<Win>::kBlock;
-      last[j] += 2 * TensorRing<Win>::kBlock;
+      pairs[j] += 16;
+      last[j] += 16;
     }
     d += TensorFilter<Win>::kBlockWords;
     bias += 16;
@@ -205,7 +207,7 @@ DWS_DEVICE void TensorDepthwise(TensorZ& z, TensorWeights<Win>& weights, const T
     for (int q = 0; q < kPairs; ++q) {
       DWS_UNROLL
       for (int eight = 0; eight < 2; ++eight) {
-        LoadMatrices(inputs[q][eight], me.pairs[j] + eight * Ring::kBlock + Ring::Position(2 * q) * 8);
+        LoadMatrices(inputs[q][eight], me.pairs[j] + eight * 8 + Ring::Position(2 * q) * me.pitch);
       }
     }
     LoadMatrices(last, me.last[j]);
@@ -275,7 +277,7 @@ DWS_DEVICE void TensorTile(const StreamArgs& args, const StreamPlace<Win>& place
                            place.InRow(args) + top * Win::kStride,
                            place.InColumn(args)};
   TensorLane<T, Win> me;
-  me.Begin(shared, from, lane);
+  me.Begin(args, shared, from, lane);
   Sums sums[kHalves];
   DWS_UNROLL
   for (int half = 0; half < kHalves; ++half) ClearSums(sums[half]);

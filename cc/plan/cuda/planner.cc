@@ -104,7 +104,6 @@ void LayOutStream(const Chain& p, CudaTile* tile) {
 
 void LayOutTensorStream(const Chain& p, CudaTile* tile) {
   const int element = static_cast<int>(SizeOf(p.dtype)), pixels = tile->tile_rows * tile->tile_columns;
-  const int window = static_cast<int>(p.R), stride = static_cast<int>(p.stride_h);
   tile->threads = pixels * tile->groups;
   tile->channels = Padded(p.C, 16);
   tile->out_channels = Padded(p.K, 64);
@@ -112,11 +111,11 @@ void LayOutTensorStream(const Chain& p, CudaTile* tile) {
   SetInput(p, true, tile);
   SharedLayout shared;
   tile->p_offset_bytes = shared.Place(int64_t{tile->channels} * tile->p_pitch * element);
-  tile->d_offset_bytes = shared.Place(int64_t{tile->channels / 16} * TensorStreamFilterBytes(window));
+  tile->d_offset_bytes = shared.Place(int64_t{tile->channels / 16} * TensorStreamFilterBytes(static_cast<int>(p.R)));
   tile->bias_offset_bytes = shared.Place(int64_t{tile->channels + tile->out_channels} * 4);
   const int64_t common = shared.at;
   tile->ring_offset_bytes =
-      shared.Place(int64_t{tile->ring_rows} * (tile->channels / 8) * TensorStreamPitch(window, stride) * 16);
+      shared.Place(int64_t{tile->ring_rows} * tile->in_columns * (tile->channels + kTensorStreamGap) * element);
   const int64_t group_bytes = shared.at - common;
   tile->group_bytes = static_cast<int>(std::min<int64_t>(group_bytes, kMostInt));
   tile->shared_bytes = common + tile->groups * group_bytes;

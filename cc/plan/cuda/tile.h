@@ -37,10 +37,10 @@ struct CudaTile {
 constexpr int ZPitch(int channels, int element_bytes) { return channels + (element_bytes == 2 ? 8 : 4); }
 constexpr int PPitch(int out_channels) { return out_channels + 8; }
 
-// cuda/fused/tensor_stream_kernel.cuh: columns of a tile; columns of a row of the ring; bytes of D for 16 channels;
-// output channels at most.
+// cuda/fused/tensor_stream_kernel.cuh: columns of a tile; elements between two pixels of the ring; bytes of D for 16
+// channels; output channels at most.
 constexpr int kTensorStreamColumns = 16;
-constexpr int TensorStreamPitch(int window, int stride) { return ((kTensorStreamColumns - 1) * stride + window) | 1; }
+constexpr int kTensorStreamGap = 8;
 constexpr int TensorStreamFilterBytes(int window) { return window * (window / 2 + 1) * 128; }
 constexpr int kTensorStreamOutChannels = 128;
 
