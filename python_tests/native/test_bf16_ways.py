@@ -49,6 +49,7 @@ def test_a_process_can_be_told_the_way(other, way, products):
         ("block/test_block_kernel.py", "-k", "avx512 and bfloat16"),
         ("op/test_forward_ways.py", "-k", "through_them or gradient"),
         ("block/test_block_ways.py",),
+        ("block/test_block_gates.py", "-k", "avx512 and bfloat16"),
     ],
     ids=lambda tests: tests[0],
 )

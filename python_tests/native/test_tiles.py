@@ -57,6 +57,8 @@ def test_random_layers_agree_with_float64(facts, examples):
         ("block/test_block_kernel.py", "amx and not float32 and not float16", 14),
         # Not op/test_rounding.py: a Z that rounds to infinity, times a weight of zero, is NaN where Z is bfloat16.
         ("gradient/test_backward.py", "amx and bfloat16", 1),
+        ("block/test_block_gates.py", "amx and bfloat16", 10),
+        ("network/test_network_scales.py", "amx and bfloat16", 9),
     ],
 )
 @pytest.mark.usefixtures("op_library")

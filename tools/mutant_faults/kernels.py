@@ -3,6 +3,7 @@
 from mutant_faults._fault import Fault
 
 _LAYER = ("native/test_native.py::test_agrees_with_float64",)
+_GATES = ("block/test_block_gates.py",)
 _BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
 _FORWARD_WAYS = ("op/test_forward_ways.py",)
 _SHARES = ("op/test_forward_ways.py::test_few_pixels_by_many_channels",)
@@ -230,6 +231,29 @@ FAULTS = (
         "gate_ + n * gate_stride_",
         "gate_",
         _BLOCK,
+        at="(args, gate_ + n * gate_stride_)",
+    ),
+    Fault(
+        "a filter that keeps the gate of the image before",
+        "cc/cpu/run/blocks.cc",
+        "*gated != n",
+        "*gated < 0",
+        _GATES,
+    ),
+    Fault(
+        "a gate that meets the filter where threads are few",
+        "cc/cpu/run/blocks.cc",
+        "2 * chain_.K <= pixels_",
+        "2 * chain_.K <= pixels_ && plan_.threads == 1",
+        _GATES,
+    ),
+    Fault(
+        "factors of pairs of rows one row too far",
+        "cc/cpu/kernels/panels_body.h",
+        "a.factors + c",
+        "a.factors + c + 1",
+        _GATES,
+        isa="avx512bf16",
     ),
     Fault(
         "the last channel of a layer's last share",

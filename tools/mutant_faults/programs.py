@@ -45,8 +45,15 @@ FAULTS = (
     Fault(
         "zeros around a picture that is not scaled yet",
         "cc/cpu/run/scaled_filter.cc",
-        "-t / scale[i % C]",
+        "-t / s",
         "0.0f",
+        _SCALES,
+    ),
+    Fault(
+        "a bias of the filter before it is rounded",
+        "cc/cpu/run/scaled_filter.cc",
+        "ToFloat(f) * (t / s)",
+        "ToFloat(filter[row * K + k]) * t",
         _SCALES,
     ),
     Fault(
