@@ -16,7 +16,8 @@ template <typename T>
 inline void CopyElements(const T* from, int64_t n, ZType* to) {
   int64_t i = 0;
   if constexpr (kCopiesAsIs<T>) {
-    for (; i < n; i += kV) CopyPadded(from + i, Min(n - i, kV), Min(n - i, kV), to + i);
+    for (; i + kV <= n; i += kV) CopyPadded(from + i, kV, kV, to + i);
+    if (i < n) CopyPadded(from + i, n - i, n - i, to + i);
     return;
   }
   for (; i + kV <= n; i += kV) Store(to + i, Load(from + i));
