@@ -39,6 +39,7 @@ inline Vec MinSecondOnNan(Vec, Vec) { return {}; }
 inline Vec WithinAnyNan(Vec, float) { return {}; }
 inline Vec RoundNearest(Vec) { return {}; }
 inline Vec ScaleByPow2(Vec, Vec) { return {}; }
+constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
 inline Vec HalfPow2(Vec) { return {}; }
 inline Vec Reciprocal(Vec) { return {}; }

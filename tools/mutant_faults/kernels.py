@@ -64,6 +64,22 @@ FAULTS = (
         isa="avx512",
     ),
     Fault(
+        "a number takes the segment after its own",
+        "cc/cpu/kernels/vec_avx512.h",
+        "Set1(0x1p23f)",
+        "Set1(0x1p23f + 1.0f)",
+        ("op/test_activation_sizes.py",),
+        isa="avx512",
+    ),
+    Fault(
+        "numbers past a table's end begin again",
+        "cc/cpu/kernels/vec_avx512.h",
+        "Set1(table.last)",
+        "Set1(3.0f * table.last)",
+        ("op/test_activation_sizes.py",),
+        isa="avx512",
+    ),
+    Fault(
         "a tile's panel of the channels before",
         "cc/cpu/kernels/pointwise_body.h",
         "static_cast<const ZType*>(a.panels) + k * panel_step",

@@ -3,6 +3,7 @@
 #define DWSCONV_CPU_KERNELS_ACTIVATION_BODY_H_
 
 #include "cc/core/chain.h"
+#include "cc/cpu/kernels/bump_table.h"
 
 namespace dwsconv {
 namespace {
@@ -87,15 +88,8 @@ inline Vec OnePlusExpMinus(Vec x) {
 }
 
 inline Vec Sigmoid(Vec x) { return Reciprocal(OnePlusExpMinus<false>(x)); }
-// x sigmoid(u), where a NaN in u is one in x; with kCoarse to 2^-12.
-template <bool kCoarse, typename V>  // only AVX-512 has a CoarseSigmoid
-inline V TimesSigmoid(V x, V u) {
-  if constexpr (kCoarse && kScalesInOne) {
-    return x * CoarseSigmoid(u);
-  } else {
-    return Quotient(x, OnePlusExpMinus<true>(u));
-  }
-}
+// x sigmoid(u), where a NaN in u is one in x.
+inline Vec TimesSigmoid(Vec x, Vec u) { return Quotient(x, OnePlusExpMinus<true>(u)); }
 
 inline Vec Tanh(Vec x) {
   // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
@@ -150,8 +144,7 @@ inline Vec BoundedRelu(Vec x, const Activation& a) {
   return threshold < x ? MinSecondOnNan(Set1(a.max_value), x) : below;
 }
 
-// Any activation but PReLU; the kind is that of `a`, and a constant where it matters. kCoarse as in Activation.
-template <bool kCoarse = false>
+// Any activation but PReLU; the kind is that of `a`, and a constant where it matters.
 inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, const Activation& a) {
   switch (kind) {
     case ActivationKind::kNone:
@@ -164,13 +157,13 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
       return x * gate * Set1(1.0f / 6.0f);
     }
     case ActivationKind::kSilu:
-      return TimesSigmoid<kCoarse>(x, x);
+      return TimesSigmoid(x, x);
     case ActivationKind::kGelu:
       return Gelu(x);
     case ActivationKind::kLeakyRelu:
       return x < Set1(0.0f) ? x * Set1(a.alpha) : x;
     case ActivationKind::kSigmoid:
-      return kCoarse ? TimesSigmoid<true>(Set1(1.0f), x) : Sigmoid(x);
+      return Sigmoid(x);
     case ActivationKind::kTanh:
       return Tanh(x);
     case ActivationKind::kElu:
@@ -178,7 +171,7 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
     case ActivationKind::kMish:
       return Mish(x);
     case ActivationKind::kGeluTanh:
-      return TimesSigmoid<kCoarse>(x, GeluTanhTwice(x));
+      return TimesSigmoid(x, GeluTanhTwice(x));
     case ActivationKind::kBoundedRelu:
       return BoundedRelu(x, a);
     case ActivationKind::kPRelu:
@@ -196,14 +189,39 @@ inline Vec PRelu(Vec x, Vec slopes) { return x < Set1(0.0f) ? x * slopes : x; }
   if (i < n) StoreN(row + i, PRelu(LoadN(row + i, n - i), LoadN(slopes + i, n - i)), n - i);
 }
 
+// f where f(x) - f(-x) = x, which a table of its bump gives to some bits; only AVX-512 has LessBump.
+template <ActivationKind kKind>
+constexpr bool kHasBump = kTakesTables && (kKind == ActivationKind::kSilu || kKind == ActivationKind::kGelu ||
+                                           kKind == ActivationKind::kGeluTanh);
+template <ActivationKind kKind, typename V>
+inline V ByBump(V x) {
+  return LessBump(x, kKind == ActivationKind::kSilu   ? kSiluBump
+                     : kKind == ActivationKind::kGelu ? kGeluBump
+                                                      : kGeluTanhBump);
+}
+
 // An activation whose kind is a constant: a loop over it is compiled for that kind, so that no vector waits for
-// another's.
+// another's. kCoarse as in Activation.
 template <ActivationKind kKind, bool kCoarse>
 struct ActivationAs {
   static constexpr bool kIsNone = kKind == ActivationKind::kNone;
   Activation a;  // a copy: for all the compiler knows, storing a row might change the original
-  Vec operator()(Vec x) const { return Activate<kCoarse>(x, kKind, a); }
+  Vec operator()(Vec x) const {
+    if constexpr (kCoarse) {
+      return ByBump<kKind>(x);
+    } else {
+      return Activate(x, kKind, a);
+    }
+  }
 };
+
+template <ActivationKind kKind, typename Run>
+inline __attribute__((always_inline)) void WithActivationAs(const Activation& a, const Run& run) {
+  if constexpr (kHasBump<kKind>) {
+    if (a.coarse) return run(ActivationAs<kKind, true>{a});
+  }
+  run(ActivationAs<kKind, false>{a});
+}
 
 // run(ActivationAs of `a`): of all but PReLU, for which it is not called.
 template <typename Run>
@@ -211,25 +229,20 @@ inline __attribute__((always_inline)) void WithActivation(const Activation& a, c
   switch (a.kind) {
 #define DWSCONV_CASE(kind)   \
   case ActivationKind::kind: \
-    return run(ActivationAs<ActivationKind::kind, false>{a});
+    return WithActivationAs<ActivationKind::kind>(a, run);
     DWSCONV_CASE(kNone)
     DWSCONV_CASE(kRelu)
     DWSCONV_CASE(kRelu6)
     DWSCONV_CASE(kHardSwish)
+    DWSCONV_CASE(kSilu)
     DWSCONV_CASE(kGelu)
     DWSCONV_CASE(kLeakyRelu)
+    DWSCONV_CASE(kSigmoid)
     DWSCONV_CASE(kTanh)
     DWSCONV_CASE(kElu)
     DWSCONV_CASE(kMish)
-    DWSCONV_CASE(kBoundedRelu)
-#undef DWSCONV_CASE
-#define DWSCONV_CASE(kind)                                                     \
-  case ActivationKind::kind:                                                   \
-    return a.coarse ? run(ActivationAs<ActivationKind::kind, kScalesInOne>{a}) \
-                    : run(ActivationAs<ActivationKind::kind, false>{a});
-    DWSCONV_CASE(kSilu)
-    DWSCONV_CASE(kSigmoid)
     DWSCONV_CASE(kGeluTanh)
+    DWSCONV_CASE(kBoundedRelu)
 #undef DWSCONV_CASE
     case ActivationKind::kPRelu:
       return;

@@ -106,6 +106,12 @@ inline __m512 Permute(__m512i places, __m512 v) {
   return Floats([&](int i) { return from[static_cast<int>(at.u[i] & 15u)]; });
 }
 
+inline __m512 PermuteTwo(__m512 first, __m512i places, __m512 second) {
+  const Words at(places);
+  const Lanes from[2] = {Lanes(first), Lanes(second)};
+  return Floats([&](int i) { return from[at.u[i] >> 4 & 1u][static_cast<int>(at.u[i] & 15u)]; });
+}
+
 // Arithmetic; max and min give the second operand where one is NaN.
 inline __m512 Fmadd(__m512 a, __m512 b, __m512 c) {
   return Join(_mm256_fmadd_ps(Half(a, 0), Half(b, 0), Half(c, 0)), _mm256_fmadd_ps(Half(a, 1), Half(b, 1), Half(c, 1)));
@@ -132,10 +138,6 @@ inline __m512 Scalef(__m512 a, __m512 b) {  // a * 2^floor(b), rounded once
     const float power = __builtin_floorf(n[i] < -400.0f ? -400.0f : n[i] > 400.0f ? 400.0f : n[i]);
     return static_cast<float>(__builtin_ldexp(static_cast<double>(x[i]), static_cast<int>(power)));
   });
-}
-inline __m512 ReduceDown(__m512 v) {  // what floor leaves; nothing of an infinity
-  const Lanes x(v);
-  return Floats([&](int i) { return __builtin_isinf(x[i]) ? 0.0f : x[i] - __builtin_floorf(x[i]); });
 }
 inline __m512 Rcp14(__m512 v) {
   const Lanes x(v);
@@ -263,7 +265,7 @@ inline Sums DotPairs(Sums sums, Pairs a, Pairs b) {
 #define _mm512_min_ps avx512_model::MinPs
 #define _mm512_roundscale_ps(v, how) avx512_model::RoundToWhole(v)
 #define _mm512_scalef_ps avx512_model::Scalef
-#define _mm512_reduce_ps(v, how) avx512_model::ReduceDown(v)
+#define _mm512_permutex2var_ps avx512_model::PermuteTwo
 #define _mm512_rcp14_ps avx512_model::Rcp14
 #define _mm512_cmp_ps_mask(a, b, how) avx512_model::Compare<how>(a, b)
 #define _mm512_slli_epi32 avx512_model::SlliEpi32

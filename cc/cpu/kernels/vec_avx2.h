@@ -32,6 +32,7 @@ inline Vec RoundNearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST
 inline Vec Pow2(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
+constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
 // 2^(n - 1) for whole n in [-125, 128].
 inline Vec HalfPow2(Vec n) {

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "cc/core/half.h"
+#include "cc/cpu/kernels/bump_table.h"
 #include "cc/cpu/kernels/sizes_avx512.h"
 #ifdef DWSCONV_AVX512_MODEL
 #include "cc/cpu/kernels/avx512_model.h"
@@ -45,7 +46,16 @@ inline Vec WithinAnyNan(Vec v, float limit) {
   return _mm512_range_ps(v, Set1(limit), 2);  // the smaller by absolute value, with the sign of v
 #endif
 }
+// The smaller of |v| and `limit`, which is 0 or more; of a NaN any number up to it.
+inline Vec SmallerSize(Vec v, Vec limit) {
+#ifdef DWSCONV_AVX512_MODEL
+  return _mm512_min_ps(_mm512_max_ps(v, -v), limit);
+#else
+  return _mm512_range_ps(v, limit, 10);  // the smaller by absolute value, without a sign
+#endif
+}
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+constexpr bool kTakesTables = true;
 constexpr bool kScalesInOne = true;
 // 2^(n - 1) for whole n.
 inline Vec HalfPow2(Vec n) { return _mm512_scalef_ps(Set1(0.5f), n); }
@@ -60,14 +70,16 @@ inline Vec Reciprocal(Vec v) {
 }
 // a / b for such b.
 inline Vec Quotient(Vec a, Vec b) { return a * Reciprocal(b); }
-// 1 / (1 + e^-x) with a relative error of 2^-12.7, in half the operations of the exact one: 2^t is 2^floor(t) by a
-// cubic of what is left (minimax, 7.5e-5), and an estimate stands for the quotient. Of infinities 0 and 1, of NaN NaN.
-inline Vec CoarseSigmoid(Vec x) {
-  const Vec t = x * Set1(-1.44269504088896341f), r = _mm512_reduce_ps(t, 9);  // t - floor(t), without exceptions
-  Vec p = Fma(Set1(7.802452147e-2f), r, Set1(2.260671556e-1f));
-  p = Fma(p, r, Set1(6.958335638e-1f));
-  p = Fma(p, r, Set1(9.999251962e-1f));
-  return _mm512_rcp14_ps(_mm512_scalef_ps(p, t) + Set1(1.0f));
+// max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one. Adding 2^23 rounds to a whole number: the segment,
+// in the lowest bits.
+inline Vec LessBump(Vec x, const BumpTable& table) {
+  const Vec t = SmallerSize(x, Set1(table.last));
+  const IntVec segment = _mm512_castps_si512(Fma(t, Set1(table.per_unit), Set1(0x1p23f)));
+  const auto of_segment = [&](const float* c) {
+    return _mm512_permutex2var_ps(_mm512_load_ps(c), segment, _mm512_load_ps(c + kV));
+  };
+  const Vec slope = Fma(of_segment(table.c[2]), t, of_segment(table.c[1]));
+  return MaxSecondOnNan(Set1(0.0f), x) - Fma(slope, t, of_segment(table.c[0]));
 }
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

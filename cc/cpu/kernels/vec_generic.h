@@ -38,6 +38,7 @@ inline Vec Pow2(Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
   return reinterpret_cast<Vec>(bits);
 }
+constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
 // 2^(n - 1) for whole n in [-125, 128].
 inline Vec HalfPow2(Vec n) {
