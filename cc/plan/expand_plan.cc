@@ -72,8 +72,9 @@ Pieces ChoosePieces(const Chain& p, const Machine& machine, int threads) {
   return best;
 }
 
-// Whether fewer images than threads had better share the channels of A, and Z through L3, than rows, of which A's are
-// computed twice where two threads meet.
+// Whether fewer images than threads had better share the channels of A than rows, of which A's are computed twice where
+// two threads meet. With channels each thread writes lines of Z of all pixels, and the other threads read them, here or
+// in the next step of a network; rows stay with the core that made them.
 bool ChannelsBeatStrips(const Chain& p, const Machine& machine, int threads, const Pieces& pieces) {
   const Work work = WorkOf(p, machine);
   const int64_t strips = std::min(p.Ho, CeilDiv(threads, p.N));
@@ -92,10 +93,10 @@ bool ChannelsBeatStrips(const Chain& p, const Machine& machine, int threads, con
                            (work.depthwise + work.project) * of_rows;
   const double panels = static_cast<double>(CeilDiv(p.C, machine.tile_channels));
   const double others = static_cast<double>(p.N * p.output_pixels()) * static_cast<double>(p.CM()) / threads;
-  const double fetched =
-      others * static_cast<double>(machine.z_bytes) * machine.cycles_per_byte * machine.vector_floats;
+  const double shared =
+      others * static_cast<double>(machine.z_bytes) * machine.cycles_per_shared_byte * machine.vector_floats;
   const double by_channels = (work.expand + work.depthwise) * static_cast<double>(pieces.until_end) / panels +
-                             work.project * static_cast<double>(p.N) / threads + (p.has_project ? fetched : 0);
+                             work.project * static_cast<double>(p.N) / threads + shared;
   return by_channels < by_strips;
 }
 

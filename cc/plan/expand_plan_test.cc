@@ -78,16 +78,19 @@ Machine TwoThreads() {
 }
 
 TEST(ExpandPlan, ThreadsGetEqualShares) {
-  // 14 rows in strips of 4 would be 4 + 4 for one thread and 4 + 2 for the other, and A's rows between them twice.
-  const Plan channels = MakePlan(Block(14, 64, 384), TwoThreads());
+  // 7 rows would be 4 + 3, and A's rows between them twice.
+  const Plan channels = MakePlan(Block(7, 160, 960), TwoThreads());
   EXPECT_TRUE(channels.by_channels);
   EXPECT_EQ(channels.tasks % 2, 0);
-  EXPECT_EQ(384 % channels.channels, 0);
-  // Nine panels of channels would be 5 + 4; rows are 14 + 14.
-  const Plan strips = MakePlan(Block(28, 24, 144), TwoThreads());
-  EXPECT_FALSE(strips.by_channels);
-  EXPECT_GT(strips.strips, 2);
-  EXPECT_EQ(strips.strips % 2, 0);
+  EXPECT_EQ(960 % channels.channels, 0);
+  // Nine panels of channels would be 5 + 4; rows are 14 + 14. Of 14 rows 8 are read for 7, which costs less than Z of
+  // two cores.
+  for (const Chain& p : {Block(28, 24, 144), Block(14, 64, 384)}) {
+    const Plan strips = MakePlan(p, TwoThreads());
+    EXPECT_FALSE(strips.by_channels);
+    EXPECT_EQ(strips.strips % 2, 0);
+  }
+  EXPECT_GT(MakePlan(Block(28, 24, 144), TwoThreads()).strips, 2);
 }
 
 TEST(RowsRead, AreThoseUnderTheTaps) {

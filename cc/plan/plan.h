@@ -29,8 +29,8 @@ struct Machine {
   bool rounds_z = false;  // Z is rounded to the products' type in place, once it is whole
   int product_rate = 1;   // multiply-adds of the pointwise half in the time of one of floats
   KernelCosts costs;      // follows from what else is here of the kernel
-  // A byte from beyond L2, or that other threads have just written, at a few bytes a cycle; one out of L2.
-  double cycles_per_byte = 1.0 / 8, cycles_per_near_byte = 1.0 / 128;
+  // A byte from beyond L2, at a few bytes a cycle; one out of L2; one of memory that two cores write and read in turn.
+  double cycles_per_byte = 1.0 / 8, cycles_per_near_byte = 1.0 / 128, cycles_per_shared_byte = 1.0 / 3;
 
   // Whether stores go around the caches in a call through which so many bytes pass.
   bool Streams(double bytes) const { return bytes > stream_share * static_cast<double>(l3_bytes); }

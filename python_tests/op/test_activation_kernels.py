@@ -70,6 +70,11 @@ def layer(seed=0, C=5, M=2, K=19):
     return [a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (x, d, p / np.sqrt(C * M))]
 
 
+def jumps(function, at, by):
+    """Where the function changes by much more than its argument."""
+    return np.abs(function(at + by) - function(at - by)) > 4 * by
+
+
 @cases
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -78,7 +83,8 @@ def test_both_places_on_each_isa(case, isa, dtype):
     given, function, _ = case
     for seed, (C, M) in enumerate([(5, 2), (16, 1), (1, 1), (5, 1)]):
         x, d, p = layer(seed, C, M)
-        z = function(reference.depthwise(x, reference.Layer(d, None)))
+        z_before = reference.depthwise(x, reference.Layer(d, None))
+        z = function(z_before)
         expected = function(z @ p[0, 0])
         y = native.depthwise_sep_conv2d(
             *(a.astype(DTYPES[dtype]) for a in (x, d, p)), depthwise_activation=given, activation=given, isa=isa
@@ -91,7 +97,12 @@ def test_both_places_on_each_isa(case, isa, dtype):
             allowed += float(ml_dtypes.finfo(DTYPES[dtype]).eps) * (
                 sums if dtype == "bfloat16" else np.abs(expected).max()
             )
-        assert np.abs(y.astype(np.float64) - expected).max() <= allowed
+        # Where a threshold makes the function jump, a sum beside it may fall on either side.
+        narrow = float(ml_dtypes.finfo(DTYPES[dtype]).eps)
+        steady = ~jumps(function, z @ p[0, 0], narrow * (np.abs(z) @ np.abs(p[0, 0])))
+        steady &= ~jumps(function, z_before, 1e-6 * np.abs(z_before).max()).any(-1, keepdims=True)
+        assert steady.mean() > 0.9
+        assert np.abs(y.astype(np.float64) - expected)[steady].max() <= allowed
 
 
 @cases

@@ -108,8 +108,8 @@ def test_threads_behind_an_expansion_get_equal_shares():
         for threads in (2, 4, 6):
             strips = block(high, expansion, channels, 3, threads)
             assert strips["by_channels"] or strips["tasks"] % threads == 0 or strips["tasks"] == high, strips
-    # Of 14 rows seven more would be computed twice, or with strips of one row four of five.
-    assert block(14, 64, 384, 5, 2)["by_channels"]
+    # Of 7 rows six would be read for each four, or with strips of one row five of five.
+    assert block(7, 160, 960, 5, 2)["by_channels"]
 
 
 @pytest.mark.parametrize("isa", ALL_ISAS)
