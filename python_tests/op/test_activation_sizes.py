@@ -63,7 +63,7 @@ TABLES = {"silu": (2.0**-11.1, 0, -12.2), "gelu": (2.0**-11, 3e-6, -4.88), "gelu
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("word", EXTREMES)
 def test_numbers_of_any_size_in_bfloat16(word, isa):
-    """The same in bfloat16: one rounding, and the error of a table (bump_table.h), in which -infinity gives 0."""
+    """The same in bfloat16: one rounding, and the error of a table, in which -infinity gives 0."""
     bfloat16 = ml_dtypes.bfloat16
     positive = np.arange(0x7F80, dtype=np.uint16).view(bfloat16)
     positive = positive[(positive > 1e-30) & (positive < 1e12)]

@@ -3,7 +3,7 @@
 #define DWSCONV_CPU_KERNELS_ACTIVATION_BODY_H_
 
 #include "cc/core/chain.h"
-#include "cc/cpu/kernels/bump_table.h"
+#include "cc/cpu/kernels/activation_tables.h"
 
 namespace dwsconv {
 namespace {
@@ -104,20 +104,24 @@ inline Vec Tanh(Vec x) {
   return s < Set1(0.625f * 0.625f) ? small : large;
 }
 
-// x * Phi(x), Phi by Abramowitz & Stegun 7.1.26 for erfc (absolute error 1.5e-7). The tail is taken from erfc directly,
-// so negative x suffer no cancellation.
-inline Vec Gelu(Vec x) {
-  const Vec zero = Set1(0.0f);
-  Vec a = (x < zero ? -x : x) * Set1(0.70710678118654752f);
-  if (kScalesInOne) a = MinSecondOnNan(Set1(10.19f), a);  // where half of erfc is 0 in float
-  const Vec t = Reciprocal(Fma(Set1(0.3275911f), a, Set1(1.0f)));
-  Vec p = Set1(0.5f * 1.061405429f);
-  p = Fma(p, t, Set1(0.5f * -1.453152027f));
-  p = Fma(p, t, Set1(0.5f * 1.421413741f));
-  p = Fma(p, t, Set1(0.5f * -0.284496736f));
-  p = Fma(p, t, Set1(0.5f * 0.254829592f));
-  const Vec half_erfc = p * t * (kScalesInOne ? ExpMinus(a * a) : Exp(-a * a));
-  return x * (x < zero ? half_erfc : Set1(1.0f) - half_erfc);
+// x * Phi(x) from a table where there is one; else Phi by Abramowitz & Stegun 7.1.26 for erfc (absolute error 1.5e-7).
+// The tail is taken from erfc directly, so negative x suffer no cancellation.
+template <typename V>
+inline V Gelu(V x) {
+  if constexpr (kTakesTables) {
+    return GeluByTable(x);
+  } else {
+    const Vec zero = Set1(0.0f);
+    const Vec a = (x < zero ? -x : x) * Set1(0.70710678118654752f);
+    const Vec t = Reciprocal(Fma(Set1(0.3275911f), a, Set1(1.0f)));
+    Vec p = Set1(0.5f * 1.061405429f);
+    p = Fma(p, t, Set1(0.5f * -1.453152027f));
+    p = Fma(p, t, Set1(0.5f * 1.421413741f));
+    p = Fma(p, t, Set1(0.5f * -0.284496736f));
+    p = Fma(p, t, Set1(0.5f * 0.254829592f));
+    const Vec half_erfc = p * t * Exp(-a * a);
+    return x * (x < zero ? half_erfc : Set1(1.0f) - half_erfc);
+  }
 }
 
 // The approximation by tanh: x (1 + tanh(u)) / 2 is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).

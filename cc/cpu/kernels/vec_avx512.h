@@ -14,7 +14,7 @@
 #include <cstdint>
 
 #include "cc/core/half.h"
-#include "cc/cpu/kernels/bump_table.h"
+#include "cc/cpu/kernels/activation_tables.h"
 #include "cc/cpu/kernels/sizes_avx512.h"
 #ifdef DWSCONV_AVX512_MODEL
 #include "cc/cpu/kernels/avx512_model.h"
@@ -70,16 +70,32 @@ inline Vec Reciprocal(Vec v) {
 }
 // a / b for such b.
 inline Vec Quotient(Vec a, Vec b) { return a * Reciprocal(b); }
-// max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one. Adding 2^23 rounds to a whole number: the segment,
-// in the lowest bits.
+// Each lane's polynomial of a table, at `at`. Adding 2^23 rounds to a whole number: the segment, in the lowest bits.
+template <int kTerms>
+inline Vec OfSegment(const SegmentTable<kTerms>& table, Vec shifted, Vec at) {
+  const IntVec segment = _mm512_castps_si512(shifted);
+  Vec sum = Set1(0.0f);
+#pragma GCC unroll 8
+  for (int power = kTerms - 1; power >= 0; --power) {
+    const float* const c = table.c[power];
+    const Vec own = _mm512_permutex2var_ps(_mm512_load_ps(c), segment, _mm512_load_ps(c + kV));
+    sum = power == kTerms - 1 ? own : Fma(sum, at, own);
+  }
+  return sum;
+}
+// max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one.
 inline Vec LessBump(Vec x, const BumpTable& table) {
   const Vec t = SmallerSize(x, Set1(table.last));
-  const IntVec segment = _mm512_castps_si512(Fma(t, Set1(table.per_unit), Set1(0x1p23f)));
-  const auto of_segment = [&](const float* c) {
-    return _mm512_permutex2var_ps(_mm512_load_ps(c), segment, _mm512_load_ps(c + kV));
-  };
-  const Vec slope = Fma(of_segment(table.c[2]), t, of_segment(table.c[1]));
-  return MaxSecondOnNan(Set1(0.0f), x) - Fma(slope, t, of_segment(table.c[0]));
+  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
+  return MaxSecondOnNan(Set1(0.0f), x) - OfSegment(table, shifted, t);
+}
+// x Phi(x); without cancellation below zero.
+inline Vec GeluByTable(Vec x) {
+  const SegmentTable<5>& table = kNormalTail;
+  const Vec t = SmallerSize(x, Set1(table.last));
+  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
+  const Vec tail = OfSegment(table, shifted, Fma(shifted - Set1(0x1p23f), Set1(-table.width), t));
+  return x * (x < Set1(0.0f) ? tail : Set1(1.0f) - tail);
 }
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

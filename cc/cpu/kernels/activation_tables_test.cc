@@ -1,5 +1,5 @@
-// What bump_table.h says of its errors, by the arithmetic of a kernel, in float, against the activations in double.
-#include "cc/cpu/kernels/bump_table.h"
+// What activation_tables.h says of its errors, by the arithmetic of a kernel, in float, against the activations in double.
+#include "cc/cpu/kernels/activation_tables.h"
 
 #include <gtest/gtest.h>
 
@@ -50,6 +50,22 @@ void ExpectGelu(const BumpTable& table, double (*f)(double)) {
 }
 TEST(BumpTable, GeluHasItsBits) { ExpectGelu(kGeluBump, Gelu); }
 TEST(BumpTable, GeluByTanhHasItsBits) { ExpectGelu(kGeluTanhBump, GeluTanh); }
+
+TEST(NormalTail, HasItsBits) {
+  double absolute = 0, relative = 0;
+  for (float t = 0; t < 20; t = t * 1.0001f + 1e-4f) {
+    const float at = std::min(t, kNormalTail.last);
+    const int segment = static_cast<int>(std::nearbyint(at * kNormalTail.per_unit));
+    const float rest = std::fma(-kNormalTail.width, static_cast<float>(segment), at);
+    float sum = 0;
+    for (int power = 4; power >= 0; --power) sum = std::fma(sum, rest, kNormalTail.c[power][segment]);
+    const double exact = 0.5 * std::erfc(t * std::sqrt(0.5)), error = std::fabs(sum - exact);
+    absolute = std::max(absolute, error);
+    if (t < 5) relative = std::max(relative, error / exact);
+  }
+  EXPECT_LT(absolute, 1e-7);
+  EXPECT_LT(relative, 7e-6);
+}
 
 TEST(BumpTable, NothingIsLeftOfInfinity) {
   const float inf = std::numeric_limits<float>::infinity();
