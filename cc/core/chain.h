@@ -49,7 +49,8 @@ struct Activation {
   float alpha = 0.2f;  // slope below zero of leaky_relu, below the threshold of kBoundedRelu; elu's factor below zero
   float max_value = std::numeric_limits<float>::infinity();  // of relu and kBoundedRelu
   float threshold = 0;                                       // of kBoundedRelu
-  // What comes out is rounded to bfloat16 in the end: an error of activation_tables.h is allowed. It follows from the dtype.
+  // What comes out is rounded to bfloat16 in the end: an error of activation_tables.h is allowed. It follows from the
+  // dtype.
   bool coarse = false;
 };
 

@@ -48,11 +48,11 @@ ForwardOptions ToForwardOptions(const LayerOptions& options) {
   }
   const std::string error = options.isa ? CpuFeaturesError() : ChooseKernelIsa(&forward.isa);
   if (!error.empty()) throw py::value_error(error);
-  if (!options.isa) return forward;
-  if (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa)) {
+  if (options.isa && (!ParseIsa(*options.isa, &forward.isa) || !IsaSupported(forward.isa))) {
     throw py::value_error("isa must be None or one that this CPU has (" + Join(SupportedIsas()) + "), but is \"" +
                           *options.isa + "\"");
   }
+  if (IsLadderStep(forward.variant)) forward.isa = WithoutTiles(forward.isa);  // its steps are of vectors
   return forward;
 }
 

@@ -78,8 +78,11 @@ def run_all():
 def found():
     """The runs on each machine."""
     program = "import test_block_ways; print(test_block_ways.run_all())"
+    own = os.environ.get("DWSCONV_TEST_MACHINE", "")
     return {
-        name: json.loads(check_python(program, DWSCONV_TEST_MACHINE=facts).splitlines()[-1])
+        name: json.loads(
+            check_python(program, DWSCONV_TEST_MACHINE=",".join(filter(None, [own, facts]))).splitlines()[-1]
+        )
         for name, facts in MACHINES.items()
     }
 

@@ -72,7 +72,7 @@ def test_vector_steps_on_each_instruction_set(variant, isa, shape):
     check(variant, shape, isa=isa)
     after = native.calls()
     ran = {name for name in after if name != "pack" and after[name] > before[name]}
-    assert ran == {isa}
+    assert ran == {"avx512" if isa == "amx" else isa}  # the steps are of vectors
 
 
 @pytest.mark.parametrize("variant", SCALAR)

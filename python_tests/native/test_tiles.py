@@ -59,6 +59,12 @@ def test_random_layers_agree_with_float64(facts, examples):
         ("gradient/test_backward.py", "amx and bfloat16", 1),
         ("block/test_block_gates.py", "amx and bfloat16", 10),
         ("network/test_network_scales.py", "amx and bfloat16", 9),
+        ("op/test_activation_sizes.py", "amx and in_bfloat16", 8),
+        ("op/test_activation_kernels.py", "both_places and bfloat16-amx", 11),
+        ("layer/test_training_parts.py", "against_float64 and amx", 1),
+        ("native/test_ladder.py", "own_filters or (instruction_set and amx)", 10),
+        ("op/test_small_channels.py", "ladder", 1),
+        ("plan/test_tune_blocks.py", "whatever_the_plan and amx", 1),
     ],
 )
 @pytest.mark.usefixtures("op_library")

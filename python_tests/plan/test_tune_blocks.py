@@ -47,7 +47,7 @@ def block(dtype="float32", **options):
 def plans(isa, threads=2):
     """A plan of each kind: strips, whole images, pieces of channels, channels as tasks."""
     planned = native.plan(*SHAPES[0], expand_filter_shape=SHAPES[1], isa=isa, num_threads=threads)
-    tile = 2 * {"generic": 4, "avx2": 8, "avx512": 16}[isa]
+    tile = 2 * {"generic": 4, "avx2": 8, "avx512": 16, "amx": 16}[isa]
     return [
         {**planned, "rows": rows, "channels": channels, "by_channels": apart, "threads": t}
         for rows, channels, apart, t in (

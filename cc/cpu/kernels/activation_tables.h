@@ -4,8 +4,8 @@
 
 namespace dwsconv {
 
-// A function of t >= 0 as one polynomial of kTerms coefficients, c[0] + c[1] at + c[2] at^2 + ..., in each of 32 segments
-// of one width, with their middles at whole multiples of it. In the last one, which has no end, it is 0.
+// A function of t >= 0 as one polynomial of kTerms coefficients, c[0] + c[1] at + c[2] at^2 + ..., in each of 32
+// segments of one width, with their middles at whole multiples of it. In the last one, which has no end, it is 0.
 template <int kTerms>
 struct SegmentTable {
   static constexpr int kSegments = 32;
@@ -15,8 +15,8 @@ struct SegmentTable {
 };
 
 // SiLU and both GELUs, f, have f(x) - f(-x) = x, so f(x) = max(x, 0) - bump(|x|) with bump(t) = -f(-t): a function that
-// rises from 0 to less than 0.3 and falls to 0 again. Parabolas of t itself, for results that are rounded to bfloat16 in
-// the end.
+// rises from 0 to less than 0.3 and falls to 0 again. Parabolas of t itself, for results that are rounded to bfloat16
+// in the end.
 using BumpTable = SegmentTable<3>;
 // SiLU: a relative error of 2^-11.1 at most; below -12.2 it is 0, where it should be -6e-5 or less in size.
 extern const BumpTable kSiluBump;

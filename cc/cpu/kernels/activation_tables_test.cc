@@ -1,4 +1,5 @@
-// What activation_tables.h says of its errors, by the arithmetic of a kernel, in float, against the activations in double.
+// What activation_tables.h says of its errors, by the arithmetic of a kernel, in float, against the activations in
+// double.
 #include "cc/cpu/kernels/activation_tables.h"
 
 #include <gtest/gtest.h>

@@ -24,8 +24,10 @@ constexpr char kOutOfMemory[] =
     "out of memory for the working buffers of the depthwise-separable convolution's gradients";
 
 // Without a product there is nothing that tiles or factors in bfloat16 are for.
+Isa IsaFor(const Chain& chain, Isa isa) { return chain.has_project ? isa : WithoutTiles(isa); }
+
 const BackwardTable& KernelsFor(const Chain& chain, Isa isa) {
-  return BackwardKernels(chain.has_project ? isa : WithoutTiles(isa), chain.dtype);
+  return BackwardKernels(IsaFor(chain, isa), chain.dtype);
 }
 
 // dY through the last activation, as a tensor: the residual's gradient.
@@ -185,7 +187,7 @@ std::string BackwardChannelsLast(const Chain& chain, const BackwardBuffers& buff
     plain_calls.fetch_add(1, std::memory_order_relaxed);
     return BackwardReference(chain, buffers, options.num_threads) ? "" : kOutOfMemory;
   }
-  backward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
+  backward_calls[static_cast<int>(IsaFor(chain, options.isa))].fetch_add(1, std::memory_order_relaxed);
   if (plan.times > 1) repeated_calls.fetch_add(1, std::memory_order_relaxed);
   const bool from_input = DerivativeFromInput(chain.out);
   Scratch before(from_input ? chain.N * chain.output_pixels() * chain.K * int64_t{sizeof(float)} : 0);

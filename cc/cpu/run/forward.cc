@@ -119,13 +119,6 @@ std::string Forward(const Chain& chain, const Buffers& buffers, const PackedFilt
   if (!ReadsPlainFilters(options.variant)) {
     forward_calls[static_cast<int>(options.isa)].fetch_add(1, std::memory_order_relaxed);
     const bool may_repeat = !IsLadderStep(options.variant);
-    if (!may_repeat && options.isa == Isa::kAmx) {
-      // The ladder's steps are of vectors.
-      ForwardOptions vectors = options;
-      vectors.isa = WithoutTiles(options.isa);
-      own = PackedFilters::Make(chain, vectors.isa, buffers, may_repeat);
-      return own ? Run(chain, buffers, own.get(), vectors) : kOutOfMemory;
-    }
     if (packed == nullptr || packed->key() != PackKeyOf(chain, options.isa, may_repeat)) {
       own = PackedFilters::Make(chain, options.isa, buffers, may_repeat);
       if (!own) return kOutOfMemory;
