@@ -70,33 +70,6 @@ inline Vec Reciprocal(Vec v) {
 }
 // a / b for such b.
 inline Vec Quotient(Vec a, Vec b) { return a * Reciprocal(b); }
-// Each lane's polynomial of a table, at `at`. Adding 2^23 rounds to a whole number: the segment, in the lowest bits.
-template <int kTerms>
-inline Vec OfSegment(const SegmentTable<kTerms>& table, Vec shifted, Vec at) {
-  const IntVec segment = _mm512_castps_si512(shifted);
-  Vec sum = Set1(0.0f);
-#pragma GCC unroll 8
-  for (int power = kTerms - 1; power >= 0; --power) {
-    const float* const c = table.c[power];
-    const Vec own = _mm512_permutex2var_ps(_mm512_load_ps(c), segment, _mm512_load_ps(c + kV));
-    sum = power == kTerms - 1 ? own : Fma(sum, at, own);
-  }
-  return sum;
-}
-// max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one.
-inline Vec LessBump(Vec x, const BumpTable& table) {
-  const Vec t = SmallerSize(x, Set1(table.last));
-  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
-  return MaxSecondOnNan(Set1(0.0f), x) - OfSegment(table, shifted, t);
-}
-// x Phi(x); without cancellation below zero.
-inline Vec GeluByTable(Vec x) {
-  const SegmentTable<5>& table = kNormalTail;
-  const Vec t = SmallerSize(x, Set1(table.last));
-  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
-  const Vec tail = OfSegment(table, shifted, Fma(shifted - Set1(0x1p23f), Set1(-table.width), t));
-  return x * (x < Set1(0.0f) ? tail : Set1(1.0f) - tail);
-}
 inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
 // The same value, of which the compiler knows nothing: it cannot load it again instead of keeping it.
@@ -115,6 +88,34 @@ inline Vec Load(const BFloat16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 inline Vec Load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+
+// Each lane's polynomial of a table, at `at`. Adding 2^23 rounds to a whole number: the segment, in the lowest bits.
+template <int kTerms>
+inline Vec OfSegment(const SegmentTable<kTerms>& table, Vec shifted, Vec at) {
+  const IntVec segment = _mm512_castps_si512(shifted);
+  Vec sum = Set1(0.0f);
+#pragma GCC unroll 8
+  for (int power = kTerms - 1; power >= 0; --power) {
+    const float* const c = table.c[power];
+    const Vec own = _mm512_permutex2var_ps(Load(c), segment, Load(c + kV));
+    sum = power == kTerms - 1 ? own : Fma(sum, at, own);
+  }
+  return sum;
+}
+// max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one.
+inline Vec LessBump(Vec x, const BumpTable& table) {
+  const Vec t = SmallerSize(x, Set1(table.last));
+  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
+  return MaxSecondOnNan(Set1(0.0f), x) - OfSegment(table, shifted, t);
+}
+// x Phi(x); without cancellation below zero.
+inline Vec GeluByTable(Vec x) {
+  const SegmentTable<5>& table = kNormalTail;
+  const Vec t = SmallerSize(x, Set1(table.last));
+  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
+  const Vec tail = OfSegment(table, shifted, Fma(shifted - Set1(0x1p23f), Set1(-table.width), t));
+  return x * (x < Set1(0.0f) ? tail : Set1(1.0f) - tail);
+}
 
 // The first n (below kV) lanes; the others are zero and their memory is not touched.
 inline Vec LoadN(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(FirstLanes(n), p); }
