@@ -89,7 +89,19 @@ inline Vec Load(const BFloat16* p) {
 }
 inline Vec Load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
-// Each lane's polynomial of a table, at `at`. Adding 2^23 rounds to a whole number: the segment, in the lowest bits.
+// Adding it rounds a smaller number to a whole one, which the lowest bits are then.
+constexpr float kToWhole = 0x1p23f;
+
+// |x|, or the end of the table, and the middle of its segment: in widths, plus kToWhole.
+struct InTable {
+  Vec t, shifted;
+};
+template <int kTerms>
+inline InTable PlaceIn(const SegmentTable<kTerms>& table, Vec x) {
+  const Vec t = SmallerSize(x, Set1(table.last));
+  return {t, Fma(t, Set1(table.per_unit), Set1(kToWhole))};
+}
+// The polynomial of each lane's segment, at `at`.
 template <int kTerms>
 inline Vec OfSegment(const SegmentTable<kTerms>& table, Vec shifted, Vec at) {
   const IntVec segment = _mm512_castps_si512(shifted);
@@ -104,16 +116,14 @@ inline Vec OfSegment(const SegmentTable<kTerms>& table, Vec shifted, Vec at) {
 }
 // max(x, 0) - bump(|x|) for the bump of `table`. A NaN stays one.
 inline Vec LessBump(Vec x, const BumpTable& table) {
-  const Vec t = SmallerSize(x, Set1(table.last));
-  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
-  return MaxSecondOnNan(Set1(0.0f), x) - OfSegment(table, shifted, t);
+  const InTable place = PlaceIn(table, x);
+  return MaxSecondOnNan(Set1(0.0f), x) - OfSegment(table, place.shifted, place.t);
 }
 // x Phi(x); without cancellation below zero.
 inline Vec GeluByTable(Vec x) {
-  const SegmentTable<5>& table = kNormalTail;
-  const Vec t = SmallerSize(x, Set1(table.last));
-  const Vec shifted = Fma(t, Set1(table.per_unit), Set1(0x1p23f));
-  const Vec tail = OfSegment(table, shifted, Fma(shifted - Set1(0x1p23f), Set1(-table.width), t));
+  const InTable place = PlaceIn(kNormalTail, x);
+  const Vec middle = place.shifted - Set1(kToWhole);
+  const Vec tail = OfSegment(kNormalTail, place.shifted, Fma(middle, Set1(-kNormalTail.width), place.t));
   return x * (x < Set1(0.0f) ? tail : Set1(1.0f) - tail);
 }
 
