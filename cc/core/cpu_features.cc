@@ -105,6 +105,8 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
       const bool streamed = value == "streamed";
       f->stream_share = streamed ? CpuFeatures().stream_share : kNever;
       f->backward_stream_share = streamed ? CpuFeatures().backward_stream_share : kNever;
+    } else if (name == "division" && (value == "fast" || value == "slow")) {
+      f->fast_division = value == "fast";
     } else if (name == "isa" && ParseIsa(value, &isa)) {
       f->avx512 = f->avx512 && isa >= Isa::kAvx512;
       f->avx512_bf16 = f->avx512_bf16 && f->avx512;
@@ -114,9 +116,7 @@ std::string Pretend(const std::string& facts, CpuFeatures* f) {
       return "DWSCONV_TEST_MACHINE holds \"" + fact +
              "\"; it must be a list, with commas between, of l1d=, l2= and l3= with a size such as 48K or 2M, cores= "
              "with 1 to 1024, isa= with generic, avx2, avx512 or amx, bf16= with 0, dots or floats, tiles= with none, "
-             "refused or model, and "
-             "stores= with cached or "
-             "streamed";
+             "refused or model, stores= with cached or streamed, and division= with fast or slow";
     }
   }
   return "";
@@ -128,19 +128,32 @@ std::string& TestMachineError() {
   return error;
 }
 
-bool IsIntel() {
 #if defined(__x86_64__)
+bool IsMadeBy(unsigned ebx, unsigned ecx, unsigned edx) {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx &&
-         d == signature_INTEL_edx;
-#else
-  return false;
-#endif
+  return __get_cpuid(0, &a, &b, &c, &d) && b == ebx && c == ecx && d == edx;
 }
+
+bool IsIntel() { return IsMadeBy(signature_INTEL_ebx, signature_INTEL_ecx, signature_INTEL_edx); }
+
+// AMD counts families up: 25 is Zen 3 and 4, 26 Zen 5.
+bool IsAmdSince(unsigned family) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!IsMadeBy(signature_AMD_ebx, signature_AMD_ecx, signature_AMD_edx) || !__get_cpuid(1, &a, &b, &c, &d)) {
+    return false;
+  }
+  const unsigned base = a >> 8 & 0xf, extended = a >> 20 & 0xff;
+  return base + (base == 0xf ? extended : 0) >= family;
+}
+#else
+bool IsIntel() { return false; }
+bool IsAmdSince(unsigned) { return false; }
+#endif
 
 CpuFeatures Probe() {
   CpuFeatures f;
   f.cores = AllowedCores();
+  f.fast_division = IsAmdSince(26);
   if (IsIntel()) f.stream_share = f.backward_stream_share = kIntelStreamShare;
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   f.l1d_bytes = CacheBytes(1, _SC_LEVEL1_DCACHE_SIZE);

@@ -29,12 +29,15 @@ struct CpuFeatures {
   // Of L3: stores around the caches pay where all that passes through them in a call is more than this share of it
   // (docs/tuning.md), forward and backward. They save reading what is overwritten. Infinite where they never pay.
   double stream_share = 0.5, backward_stream_share = 1;
+  // A division of 16 floats takes no longer than the product with an estimated and corrected reciprocal: AMD from
+  // Zen 5 on (docs/tuning.md).
+  bool fast_division = false;
 };
 
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,
 // such as "l1d=48K,l2=2M,l3=480M,cores=16,isa=avx2,bf16=0". bf16=dots and bf16=floats choose where the CPU has
-// vdpbf16ps. tiles=none and tiles=refused take tiles away, tiles=model puts the model's in their place; stores=cached
-// and stores=streamed say what pays.
+// vdpbf16ps. tiles=none and tiles=refused take tiles away, tiles=model puts the model's in their place; stores=cached,
+// stores=streamed, division=fast and division=slow say what pays.
 const CpuFeatures& GetCpuFeatures();
 std::string CpuFeaturesError();    // "" or what is wrong with DWSCONV_TEST_MACHINE, of which nothing is used then
 bool IsaSupported(Isa isa);        // by this CPU

@@ -41,6 +41,7 @@ inline Vec RoundNearest(Vec) { return {}; }
 inline Vec ScaleByPow2(Vec, Vec) { return {}; }
 constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
+constexpr bool kEstimatesReciprocal = false;
 inline Vec HalfPow2(Vec) { return {}; }
 inline Vec Reciprocal(Vec) { return {}; }
 inline Vec Quotient(Vec, Vec) { return {}; }

@@ -87,10 +87,20 @@ inline Vec OnePlusExpMinus(Vec x) {
   }
 }
 
-inline Vec Sigmoid(Vec x) { return Reciprocal(OnePlusExpMinus<false>(x)); }
+// With kDivides by a division also where an estimate of the reciprocal is there.
+template <bool kDivides = false>
+inline Vec Sigmoid(Vec x) {
+  const Vec v = OnePlusExpMinus<false>(x);
+  return kDivides ? Set1(1.0f) / v : Reciprocal(v);
+}
 // x sigmoid(u), where a NaN in u is one in x.
-inline Vec TimesSigmoid(Vec x, Vec u) { return Quotient(x, OnePlusExpMinus<true>(u)); }
+template <bool kDivides>
+inline Vec TimesSigmoid(Vec x, Vec u) {
+  const Vec v = OnePlusExpMinus<true>(u);
+  return kDivides ? x / v : Quotient(x, v);
+}
 
+template <bool kDivides>
 inline Vec Tanh(Vec x) {
   // Near zero the exponential form cancels; an odd polynomial (Cephes' tanhf, |x| < 0.625) keeps the relative error.
   const Vec s = x * x;
@@ -100,7 +110,7 @@ inline Vec Tanh(Vec x) {
   p = Fma(p, s, Set1(1.33314422036e-1f));
   p = Fma(p, s, Set1(-3.33332819422e-1f));
   const Vec small = Fma(p * s, x, x);
-  const Vec large = Fma(Set1(-2.0f), Sigmoid(-(x + x)), Set1(1.0f));
+  const Vec large = Fma(Set1(-2.0f), Sigmoid<kDivides>(-(x + x)), Set1(1.0f));
   return s < Set1(0.625f * 0.625f) ? small : large;
 }
 
@@ -131,9 +141,10 @@ inline Vec GeluTanhTwice(Vec x) { return x * Fma(Set1(0.0713548162726f), x * x, 
 inline Vec MishTerm(Vec exp) { return exp * (exp + Set1(2.0f)); }
 inline Vec MishExp(Vec x) { return Exp(MinSecondOnNan(Set1(20.0f), x)); }
 
+template <bool kDivides>
 inline Vec Mish(Vec x) {
-  const Vec w = MishTerm(MishExp(x));
-  return x * (w * Reciprocal(w + Set1(2.0f)));
+  const Vec w = MishTerm(MishExp(x)), v = w + Set1(2.0f);
+  return x * (kDivides ? w / v : w * Reciprocal(v));
 }
 
 inline Vec Elu(Vec x, float alpha) {
@@ -149,6 +160,7 @@ inline Vec BoundedRelu(Vec x, const Activation& a) {
 }
 
 // Any activation but PReLU; the kind is that of `a`, and a constant where it matters.
+template <bool kDivides = false>
 inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, const Activation& a) {
   switch (kind) {
     case ActivationKind::kNone:
@@ -161,21 +173,21 @@ inline __attribute__((always_inline)) Vec Activate(Vec x, ActivationKind kind, c
       return x * gate * Set1(1.0f / 6.0f);
     }
     case ActivationKind::kSilu:
-      return TimesSigmoid(x, x);
+      return TimesSigmoid<kDivides>(x, x);
     case ActivationKind::kGelu:
       return Gelu(x);
     case ActivationKind::kLeakyRelu:
       return x < Set1(0.0f) ? x * Set1(a.alpha) : x;
     case ActivationKind::kSigmoid:
-      return Sigmoid(x);
+      return Sigmoid<kDivides>(x);
     case ActivationKind::kTanh:
-      return Tanh(x);
+      return Tanh<kDivides>(x);
     case ActivationKind::kElu:
       return Elu(x, a.alpha);
     case ActivationKind::kMish:
-      return Mish(x);
+      return Mish<kDivides>(x);
     case ActivationKind::kGeluTanh:
-      return TimesSigmoid(x, GeluTanhTwice(x));
+      return TimesSigmoid<kDivides>(x, GeluTanhTwice(x));
     case ActivationKind::kBoundedRelu:
       return BoundedRelu(x, a);
     case ActivationKind::kPRelu:
@@ -204,17 +216,27 @@ inline V ByBump(V x) {
                                                       : kGeluTanhBump);
 }
 
+// What ends in a division by something of 1 and more.
+template <ActivationKind kKind>
+constexpr bool kHasQuotient =
+    kEstimatesReciprocal && (kKind == ActivationKind::kSilu || kKind == ActivationKind::kSigmoid ||
+                             kKind == ActivationKind::kTanh || kKind == ActivationKind::kMish ||
+                             kKind == ActivationKind::kGeluTanh);
+
+// Which of an activation's formulas.
+enum class Formula { kPlain, kDividing, kBump };
+
 // An activation whose kind is a constant: a loop over it is compiled for that kind, so that no vector waits for
-// another's. kCoarse as in Activation.
-template <ActivationKind kKind, bool kCoarse>
+// another's.
+template <ActivationKind kKind, Formula kFormula>
 struct ActivationAs {
   static constexpr bool kIsNone = kKind == ActivationKind::kNone;
   Activation a;  // a copy: for all the compiler knows, storing a row might change the original
   Vec operator()(Vec x) const {
-    if constexpr (kCoarse) {
+    if constexpr (kFormula == Formula::kBump) {
       return ByBump<kKind>(x);
     } else {
-      return Activate(x, kKind, a);
+      return Activate<kFormula == Formula::kDividing>(x, kKind, a);
     }
   }
 };
@@ -222,9 +244,12 @@ struct ActivationAs {
 template <ActivationKind kKind, typename Run>
 inline __attribute__((always_inline)) void WithActivationAs(const Activation& a, const Run& run) {
   if constexpr (kHasBump<kKind>) {
-    if (a.coarse) return run(ActivationAs<kKind, true>{a});
+    if (a.coarse) return run(ActivationAs<kKind, Formula::kBump>{a});
   }
-  run(ActivationAs<kKind, false>{a});
+  if constexpr (kHasQuotient<kKind>) {
+    if (DividesFast()) return run(ActivationAs<kKind, Formula::kDividing>{a});
+  }
+  run(ActivationAs<kKind, Formula::kPlain>{a});
 }
 
 // run(ActivationAs of `a`): of all but PReLU, for which it is not called.

@@ -2,7 +2,15 @@
 
 #include <cmath>
 
+#include "cc/core/cpu_features.h"
+
 namespace dwsconv {
+
+bool DividesFast() {
+  static const bool fast = GetCpuFeatures().fast_division;
+  return fast;
+}
+
 namespace {
 
 double SiluBump(double t) { return t / (1 + std::exp(t)); }

@@ -1,8 +1,12 @@
-// Activations by table, where 32 floats are two registers from which one instruction chooses for each lane: AVX-512.
+// What all kernels read about activations: whether to divide, and tables. Those are for AVX-512, where 32 floats are two
+// registers from which one instruction chooses for each lane.
 #ifndef DWSCONV_CPU_KERNELS_ACTIVATION_TABLES_H_
 #define DWSCONV_CPU_KERNELS_ACTIVATION_TABLES_H_
 
 namespace dwsconv {
+
+// CpuFeatures::fast_division.
+bool DividesFast();
 
 // A function of t >= 0 as one polynomial of kTerms coefficients, c[0] + c[1] at + c[2] at^2 + ..., in each of 32
 // segments of one width, with their middles at whole multiples of it. In the last one, which has no end, it is 0.

@@ -96,8 +96,8 @@ inline __attribute__((always_inline)) Vec ApplyDerivative(Vec grad, Vec at, Acti
 }
 
 // The same of an activation whose kind is a constant, from what went into it; at_input: that is where it is taken.
-template <ActivationKind kKind, bool kCoarse>
-inline __attribute__((always_inline)) Vec Through(const ActivationAs<kKind, kCoarse>& activate, Vec grad, Vec before,
+template <ActivationKind kKind, Formula kFormula>
+inline __attribute__((always_inline)) Vec Through(const ActivationAs<kKind, kFormula>& activate, Vec grad, Vec before,
                                                   bool at_input) {
   return ApplyDerivative(grad, at_input ? before : activate(before), kKind, activate.a);
 }

@@ -132,7 +132,7 @@ void CopyRowsAs(const PointwiseArgs& a) {
   if constexpr (kSameType<ZType, float>) {
     WithActivation(a.activation, [&](const auto& activate) { CopyRowsWith<T>(a, activate); });
   } else {
-    CopyRowsWith<T>(a, ActivationAs<ActivationKind::kNone, false>{});
+    CopyRowsWith<T>(a, ActivationAs<ActivationKind::kNone, Formula::kPlain>{});
   }
 }
 

@@ -34,6 +34,7 @@ inline Vec Pow2(Vec n) {
 }
 constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
+constexpr bool kEstimatesReciprocal = false;
 // 2^(n - 1) for whole n in [-125, 128].
 inline Vec HalfPow2(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(126)), 23));

@@ -57,6 +57,7 @@ inline Vec SmallerSize(Vec v, Vec limit) {
 inline Vec RoundNearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 constexpr bool kTakesTables = true;
 constexpr bool kScalesInOne = true;
+constexpr bool kEstimatesReciprocal = true;
 // 2^(n - 1) for whole n.
 inline Vec HalfPow2(Vec n) { return _mm512_scalef_ps(Set1(0.5f), n); }
 // v 2^n for whole n.

@@ -40,6 +40,7 @@ inline Vec Pow2(Vec n) {
 }
 constexpr bool kTakesTables = false;
 constexpr bool kScalesInOne = false;
+constexpr bool kEstimatesReciprocal = false;
 // 2^(n - 1) for whole n in [-125, 128].
 inline Vec HalfPow2(Vec n) {
   const IntVec bits = (__builtin_convertvector(n, IntVec) + 126) << 23;
