@@ -1,4 +1,4 @@
-"""Activations that end in a division: right with it and with an estimate of the reciprocal, whatever this CPU prefers."""
+"""Activations that end in a division: right with it and with an estimate of the reciprocal, on every CPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def machine(division):
 def test_the_machine_says_how():
     """AVX-512 has an estimate of the reciprocal; other instruction sets divide in any case."""
     fast, slow = (
-        json.loads(check_python(PROGRAM, *ISAS, DWSCONV_TEST_MACHINE=machine(division))) for division in ("fast", "slow")
+        json.loads(check_python(PROGRAM, *ISAS, DWSCONV_TEST_MACHINE=machine(word))) for word in ("fast", "slow")
     )
     differ = {key for key in fast if fast[key] != slow[key]}
     assert differ == {f"{isa} {word}" for isa in ISAS if isa in ("avx512", "amx") for word in DIVIDING}

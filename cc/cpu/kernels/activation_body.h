@@ -219,9 +219,9 @@ inline V ByBump(V x) {
 // What ends in a division by something of 1 and more.
 template <ActivationKind kKind>
 constexpr bool kHasQuotient =
-    kEstimatesReciprocal && (kKind == ActivationKind::kSilu || kKind == ActivationKind::kSigmoid ||
-                             kKind == ActivationKind::kTanh || kKind == ActivationKind::kMish ||
-                             kKind == ActivationKind::kGeluTanh);
+    kEstimatesReciprocal &&
+    (kKind == ActivationKind::kSilu || kKind == ActivationKind::kSigmoid || kKind == ActivationKind::kTanh ||
+     kKind == ActivationKind::kMish || kKind == ActivationKind::kGeluTanh);
 
 // Which of an activation's formulas.
 enum class Formula { kPlain, kDividing, kBump };

@@ -1,5 +1,5 @@
-// What all kernels read about activations: whether to divide, and tables. Those are for AVX-512, where 32 floats are two
-// registers from which one instruction chooses for each lane.
+// What all kernels read about activations: whether to divide, and tables. Those are for AVX-512, where 32 floats are
+// two registers from which one instruction chooses for each lane.
 #ifndef DWSCONV_CPU_KERNELS_ACTIVATION_TABLES_H_
 #define DWSCONV_CPU_KERNELS_ACTIVATION_TABLES_H_
 
