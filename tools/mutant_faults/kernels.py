@@ -40,6 +40,15 @@ FAULTS = (
         _LAYER,
     ),
     Fault(
+        "no division where it is fast",
+        "cc/cpu/kernels/activation_body.h",
+        "DividesFast()",
+        "false",
+        ("op/test_division.py::test_the_machine_says_how",),
+        at="if (DividesFast())",
+        isa="avx512",
+    ),
+    Fault(
         "e^-x by half the power of two",
         "cc/cpu/kernels/activation_body.h",
         "ScaleByPow2(p, n)",
