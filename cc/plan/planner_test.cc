@@ -95,9 +95,12 @@ TEST(MakePlan, ThreadsFollowTheWork) {
 
 TEST(MakePlan, FewerTasksWhereTheyAreDear) {
   Machine m;
+  m.vector_floats = 16;
+  m.tile_pixels = 14;
+  m.tile_channels = 32;
   m.l1d_bytes = 48 << 10;
   m.threads = 2;
-  m.costs = {2, 1.5, 3, 3, 4, 0.25, 500, 8000, 1.25};
+  m.costs = {2.2, 1.5, 3.3, 3, 4, 0.25, 500, 8000, 1.25};
   const Chain p = SameChain(1, 112, 112, 64, 128, 3, 2);
   const int64_t tasks = MakePlan(p, m).tasks;
   m.costs.task *= 4;
