@@ -153,10 +153,7 @@ bool IsAmdSince(unsigned) { return false; }
 CpuFeatures Probe() {
   CpuFeatures f;
   f.cores = AllowedCores();
-  if (IsAmdSince(26)) {
-    f.fast_division = true;
-    f.task_factor = 4;
-  }
+  f.fast_division = IsAmdSince(26);
   if (IsIntel()) f.stream_share = f.backward_stream_share = kIntelStreamShare;
 #ifdef _SC_LEVEL1_DCACHE_SIZE
   f.l1d_bytes = CacheBytes(1, _SC_LEVEL1_DCACHE_SIZE);

@@ -32,9 +32,6 @@ struct CpuFeatures {
   // A division of 16 floats takes no longer than the product with an estimated and corrected reciprocal: AMD from
   // Zen 5 on (docs/tuning.md).
   bool fast_division = false;
-  // What a task costs beside its arithmetic, in the time of the planner's multiply-adds, is so many times what
-  // KernelCosts say: more where 16 floats are multiplied and added twice a cycle, measured on Zen 5 (docs/tuning.md).
-  double task_factor = 1;
 };
 
 // Probed once. DWSCONV_TEST_MACHINE, for tests, replaces what was found: caches, cores, and the best instruction set,

@@ -28,7 +28,7 @@ struct Machine {
   int product_depth = 1;  // terms of a product's sum that an instruction takes at once
   bool rounds_z = false;  // Z is rounded to the products' type in place, once it is whole
   int product_rate = 1;   // multiply-adds of the pointwise half in the time of one of floats
-  KernelCosts costs;      // follows from what else is here of the kernel, and from the CPU
+  KernelCosts costs;      // follows from what else is here of the kernel
   // A byte from beyond L2, at a few bytes a cycle; one out of L2; one of memory that two cores write and read in turn.
   double cycles_per_byte = 1.0 / 8, cycles_per_near_byte = 1.0 / 128, cycles_per_shared_byte = 1.0 / 3;
 

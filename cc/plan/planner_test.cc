@@ -93,20 +93,6 @@ TEST(MakePlan, ThreadsFollowTheWork) {
   EXPECT_LE(one_pixel.threads, one_pixel.tasks);
 }
 
-TEST(MakePlan, FewerTasksWhereTheyAreDear) {
-  Machine m;
-  m.vector_floats = 16;
-  m.tile_pixels = 14;
-  m.tile_channels = 32;
-  m.l1d_bytes = 48 << 10;
-  m.threads = 2;
-  m.costs = {2.2, 1.5, 3.3, 3, 4, 0.25, 500, 8000, 1.25};
-  const Chain p = SameChain(1, 112, 112, 64, 128, 3, 2);
-  const int64_t tasks = MakePlan(p, m).tasks;
-  m.costs.task *= 4;
-  EXPECT_LT(MakePlan(p, m).tasks, tasks);
-}
-
 TEST(MakePlan, StoresAroundTheCachesWhereTheyHoldNotHalf) {
   const Chain p = SameChain(1, 64, 64, 32, 32, 3);  // X and Y are 512 KiB each
   Machine m;

@@ -147,7 +147,6 @@ Machine ForwardMachine(const Chain& chain, const ForwardOptions& options) {
   machine.product_rate = kernels.product_rate;
   machine.product_depth = kernels.depth;
   machine.costs = kernels.costs;
-  machine.costs.task *= cpu.task_factor;
   return machine;
 }
 
