@@ -43,10 +43,10 @@ struct PoolArgs {
   void* to;
 };
 
-// A row to its softmax; `to` may be x.
+// Rows of n to their softmax; `to` may be x.
 struct SoftmaxArgs {
   const void* x;
-  int64_t n;
+  int64_t n, rows;
   void* to;
 };
 

@@ -167,19 +167,84 @@ inline float SumOf(int64_t n, const Term& term) {
   return total;
 }
 
+// A vector's lanes by an op of two vectors: the same pairs first, whatever the row.
+template <typename Op>
+inline __attribute__((always_inline)) Vec Across(Vec v, const Op& op) {
+  typedef int32_t Lanes __attribute__((vector_size(kV * 4)));
+  Lanes lane;
+#pragma GCC unroll 16
+  for (int i = 0; i < kV; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int step = kV / 2; step > 0; step /= 2) v = op(v, __builtin_shuffle(v, (lane + step) & (kV - 1)));
+  return v;
+}
+
+// Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers.
+template <int kCount, typename T>
+void SoftmaxOf(const SoftmaxArgs& a) {
+  const T* x = static_cast<const T*>(a.x);
+  T* to = static_cast<T*>(a.to);
+  const int64_t lanes = a.n - (kCount - 1) * kV;
+  float ends[kV];
+  for (int i = 0; i < kV; ++i) ends[i] = i < lanes ? 0.0f : -__builtin_inff();
+  const Vec end = Load(ends);
+  for (int64_t row = 0; row < a.rows; ++row, x += a.n, to += a.n) {
+    Vec v[kCount];
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount - 1; ++i) v[i] = Load(x + i * kV);
+    v[kCount - 1] = LoadUpTo(x + (kCount - 1) * kV, lanes) + end;
+    Vec largest = v[0];
+#pragma GCC unroll 4
+    for (int i = 1; i < kCount; ++i) largest = MaxSecondOnNan(v[i], largest);
+    largest = Across(largest, MaxSecondOnNan);
+    Vec sum = Set1(0.0f);
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      v[i] = Exp(v[i] - largest);
+      sum = sum + v[i];
+    }
+    sum = Across(sum, [](Vec p, Vec q) { return p + q; });
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount - 1; ++i) Store(to + i * kV, v[i] / sum);
+    StoreUpTo(to + (kCount - 1) * kV, v[kCount - 1] / sum, lanes);
+  }
+}
+
+template <typename T>
+void LongSoftmax(const SoftmaxArgs& a) {
+  const T* x = static_cast<const T*>(a.x);
+  T* to = static_cast<T*>(a.to);
+  for (int64_t row = 0; row < a.rows; ++row, x += a.n, to += a.n) {
+    Vec most = Set1(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + kV <= a.n; i += kV) most = MaxSecondOnNan(Load(x + i), most);
+    float largest = Across(most, MaxSecondOnNan)[0];
+    for (; i < a.n; ++i) {
+      const float v = ToFloat(x[i]);
+      largest = v > largest ? v : largest;
+    }
+    const Vec shift = Set1(largest);
+    const auto power = [&](int64_t at, int64_t lanes) { return Exp(LoadUpTo(x + at, lanes) - shift); };
+    const Vec sum = Set1(SumOf(a.n, power));
+    for (i = 0; i < a.n; i += kV) StoreUpTo(to + i, power(i, a.n - i) / sum, a.n - i);
+  }
+}
+
+// A NaN spoils the sum, so the row.
 template <typename T>
 void Softmax(const SoftmaxArgs& a) {
-  const T* const x = static_cast<const T*>(a.x);
-  T* const to = static_cast<T*>(a.to);
-  float largest = -__builtin_inff();
-  for (int64_t i = 0; i < a.n; ++i) {
-    const float v = ToFloat(x[i]);
-    largest = v > largest ? v : largest;  // a NaN spoils the sum, so the row
+  switch (CeilDiv(a.n, kV)) {
+    case 1:
+      return SoftmaxOf<1, T>(a);
+    case 2:
+      return SoftmaxOf<2, T>(a);
+    case 3:
+      return SoftmaxOf<3, T>(a);
+    case 4:
+      return SoftmaxOf<4, T>(a);
+    default:
+      return LongSoftmax<T>(a);
   }
-  const Vec shift = Set1(largest);
-  const auto power = [&](int64_t i, int64_t lanes) { return Exp(LoadUpTo(x + i, lanes) - shift); };
-  const Vec sum = Set1(SumOf(a.n, power));
-  for (int64_t i = 0; i < a.n; i += kV) StoreUpTo(to + i, power(i, a.n - i) / sum, a.n - i);
 }
 
 // The mean first and then the squares of what is left: one pass over squares would cancel.

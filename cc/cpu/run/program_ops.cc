@@ -193,15 +193,12 @@ void Rows(const StepCall& call) {
   const Sizes& shape = call.shape(call.slots().output);
   const int64_t n = shape.back(), bytes = n * call.item();
   Share(call, Elements(shape) / n, 4 * n, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const char* const x = call.x() + row * bytes;
-      char* const to = call.output() + row * bytes;
-      if (call.step().kind == StepKind::kSoftmax) {
-        call.kernels.softmax[call.type()]({x, n, to});
-      } else {
-        call.kernels.normalize[call.type()](
-            {x, call.Weight(Role::kGamma), call.Weight(Role::kBeta), n, call.step().epsilon, to});
-      }
+    const char* x = call.x() + begin * bytes;
+    char* to = call.output() + begin * bytes;
+    if (call.step().kind == StepKind::kSoftmax) return call.kernels.softmax[call.type()]({x, n, end - begin, to});
+    for (int64_t row = begin; row < end; ++row, x += bytes, to += bytes) {
+      call.kernels.normalize[call.type()](
+          {x, call.Weight(Role::kGamma), call.Weight(Role::kBeta), n, call.step().epsilon, to});
     }
   });
 }
