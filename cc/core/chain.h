@@ -108,6 +108,7 @@ struct Buffers {
   const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output; may be the output's own buffer
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
+  int64_t output_step = 0;                 // elements from a pixel of the output to the next; 0 where it is dense
   // Of programs alone, where a dense convolution takes what its input is scaled and shifted by
   // (cc/cpu/run/scaled_filter.h); null elsewhere.
   const float* float_bias = nullptr;  // [K], in the place of bias

@@ -78,7 +78,7 @@ class Passes {
     args.panels = packed_.project().panels;
     args.bias = packed_.project().bias;
     args.k_begin = 0;
-    args.k_end = args.K = p_.K;
+    args.k_end = args.residual_step = args.y_step = p_.K;
     args.residual = buffers_.residual ? static_cast<const char*>(buffers_.residual) + at : nullptr;
     args.y = static_cast<char*>(buffers_.output) + at;
     args.dtype = p_.dtype;

@@ -67,11 +67,72 @@ class FreeList {
   int64_t end_ = 0;
 };
 
-// Tensors that share memory are one store: a reshaped tensor and what it was, a result that is written in place.
+// A tensor inside the one that it will be concatenated to, along the last axis: its step writes it there.
+struct Part {
+  int whole = -1;  // the concatenation's slot; -1 of all other tensors
+  int64_t first = 0;
+};
+
+bool JoinsLastAxis(const Program& program, const InferredProgram& inferred, size_t i) {
+  const size_t rank = inferred.shapes[static_cast<size_t>(inferred.steps[i].output)].size();
+  return program.steps[i].kind == StepKind::kConcatenate && *program.steps[i].axis + 1 == static_cast<int64_t>(rank);
+}
+
+// Whether a step can read rows that lie apart.
+bool ReadsApart(const Program& program, const InferredProgram& inferred, size_t i) {
+  const StepKind kind = program.steps[i].kind;
+  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kMean || kind == StepKind::kMax ||
+         kind == StepKind::kResize || JoinsLastAxis(program, inferred, i);
+}
+
+// Whether a step can write them. A chain that only scales may take pixels together.
+bool WritesApart(const Program& program, const InferredProgram& inferred, size_t i) {
+  const StepKind kind = program.steps[i].kind;
+  if (kind == StepKind::kChain) {
+    const Chain& chain = inferred.steps[i].chain;
+    return chain.has_project || chain.E > 0 || chain.R * chain.S > 1;
+  }
+  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kResize;
+}
+
+std::vector<Part> FindParts(const Program& program, const InferredProgram& inferred) {
+  std::vector<Part> parts(inferred.shapes.size());
+  std::vector<bool> may(inferred.shapes.size(), false);
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    may[static_cast<size_t>(inferred.steps[i].output)] = WritesApart(program, inferred, i);
+  }
+  for (int slot : inferred.outputs) may[static_cast<size_t>(slot)] = false;
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    for (int slot : Reads(inferred.steps[i])) {
+      if (!ReadsApart(program, inferred, i)) may[static_cast<size_t>(slot)] = false;
+    }
+  }
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    if (!JoinsLastAxis(program, inferred, i)) continue;
+    int64_t first = 0;
+    for (int slot : inferred.steps[i].xs) {
+      const std::vector<int>& xs = inferred.steps[i].xs;
+      Part& part = parts[static_cast<size_t>(slot)];
+      if (may[static_cast<size_t>(slot)] && part.whole < 0 && std::count(xs.begin(), xs.end(), slot) == 1) {
+        part = {inferred.steps[i].output, first};
+      }
+      first += inferred.shapes[static_cast<size_t>(slot)].back();
+    }
+  }
+  return parts;
+}
+
+// Tensors that share memory are one store: a reshaped tensor and what it was, a result that is written in place, a
+// concatenation and its parts.
 class Stores {
  public:
-  Stores(const Program& program, const InferredProgram& inferred)
-      : program_(program), inferred_(inferred), store_(inferred.shapes.size()), last_(inferred.shapes.size(), -1) {
+  Stores(const Program& program, const InferredProgram& inferred, const std::vector<Part>& parts)
+      : program_(program),
+        inferred_(inferred),
+        parts_(parts),
+        store_(inferred.shapes.size()),
+        last_(inferred.shapes.size(), -1),
+        first_part_(inferred.shapes.size(), -1) {
     for (size_t i = 0; i < inferred.steps.size(); ++i) {
       for (int slot : Reads(inferred.steps[i])) last_[Index(slot)] = static_cast<int64_t>(i);
     }
@@ -94,6 +155,16 @@ class Stores {
       store_[Index(slot)] = of(with);
       last_[Index(of(with))] = std::max(last_[Index(of(with))], last_[Index(slot)]);
     };
+    if (const int whole = parts_[Index(slot)].whole; whole >= 0) {
+      // The first part brings memory for all of it, which is needed as long as the concatenation is.
+      int& first = first_part_[Index(whole)];
+      if (first < 0) {
+        first = slot;
+        last_[Index(slot)] = std::max(last_[Index(slot)], last_[Index(whole)]);
+      }
+      return join(first);
+    }
+    if (first_part_[Index(slot)] >= 0) return join(first_part_[Index(slot)]);
     if (program_.steps[i].kind == StepKind::kReshape) return join(step.xs[0]);
     for (int read : Reads(step)) {
       // The only one of the step that lies there, as nobody reads it later.
@@ -107,8 +178,10 @@ class Stores {
 
   const Program& program_;
   const InferredProgram& inferred_;
-  std::vector<int> store_;     // by slot
-  std::vector<int64_t> last_;  // by slot; of a store at its first slot
+  const std::vector<Part>& parts_;
+  std::vector<int> store_;       // by slot
+  std::vector<int64_t> last_;    // by slot; of a store at its first slot
+  std::vector<int> first_part_;  // of a concatenation; else -1
 };
 
 // The bytes of a slot's tensor for so many images of its batch.
@@ -139,6 +212,8 @@ std::vector<int> Sums(const Program& program, const InferredProgram& inferred) {
 
 }  // namespace
 
+bool IsInside(const ProgramPlan& plan, int slot, int whole) { return plan.wholes[static_cast<size_t>(slot)] == whole; }
+
 bool MayShare(const Program& program, const InferredProgram& inferred, size_t index, int slot) {
   const Step& step = program.steps[index];
   const InferredStep& at = inferred.steps[index];
@@ -158,7 +233,8 @@ bool MayShare(const Program& program, const InferredProgram& inferred, size_t in
 
 std::string MakeProgramPlan(const Program& program, const InferredProgram& inferred, ProgramPlan* plan) {
   *plan = ProgramPlan();
-  const Stores stores(program, inferred);
+  const std::vector<Part> parts = FindParts(program, inferred);
+  const Stores stores(program, inferred, parts);
   const int inputs = static_cast<int>(program.inputs.size());
   std::vector<Place> by_store(inferred.shapes.size());
   for (int i = 0; i < inputs; ++i) by_store[static_cast<size_t>(i)] = {Place::In::kInput, i, 0};
@@ -195,7 +271,14 @@ std::string MakeProgramPlan(const Program& program, const InferredProgram& infer
   plan->arena_bytes = memory.end();
   plan->sums = Sums(program, inferred);
   for (int slot = 0; slot < static_cast<int>(inferred.shapes.size()); ++slot) {
-    plan->places.push_back(by_store[static_cast<size_t>(stores.of(slot))]);
+    Place place = by_store[static_cast<size_t>(stores.of(slot))];
+    const Part& part = parts[static_cast<size_t>(slot)];
+    if (part.whole >= 0) {
+      place.offset += part.first * SizeOf(program.dtype);
+      place.row_step = inferred.shapes[static_cast<size_t>(part.whole)].back();
+    }
+    plan->places.push_back(place);
+    plan->wholes.push_back(part.whole);
   }
   return "";
 }

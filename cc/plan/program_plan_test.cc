@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,41 +35,43 @@ Planned PlanOf(const Program& program, int64_t batch) {
   return planned;
 }
 
-// Plays the steps: each cell of memory holds the slot that was written there last. What a step reads, and what the
-// outputs are in the end, has to be there still: itself, or what it was made of in place or by a reshape.
+// Plays the steps: each element of memory holds the slot that was written there last. What a step reads, and what the
+// outputs are in the end, has to be there still: itself, or what it was made of in place, by a reshape or in parts.
 void CheckPlan(const Planned& planned) {
   const Program& program = planned.program;
   const ProgramPlan& plan = planned.plan;
   const InferredProgram& inferred = planned.inferred;
-  constexpr int64_t kCell = 64;
-  std::vector<int> arena(static_cast<size_t>(plan.arena_bytes / kCell), -1);
+  const int64_t item = SizeOf(program.dtype);
+  std::vector<int> arena(static_cast<size_t>(plan.arena_bytes / item), -1);
   std::vector<std::vector<int>> outputs(program.outputs.size());
-  const auto cells = [&](int slot) {
-    const int64_t bytes = Elements(inferred.shapes[static_cast<size_t>(slot)]) * SizeOf(program.dtype);
-    return (bytes + kCell - 1) / kCell;
-  };
-  const auto write = [&](int slot) {
+  for (size_t o = 0; o < outputs.size(); ++o) {
+    outputs[o].assign(static_cast<size_t>(Elements(inferred.shapes[static_cast<size_t>(inferred.outputs[o])])), -1);
+  }
+  // Where the elements of a slot lie, but for inputs.
+  const auto elements = [&](int slot) {
     const Place& place = plan.places[static_cast<size_t>(slot)];
-    ASSERT_NE(place.in, Place::In::kInput);
-    if (place.in == Place::In::kOutput) {
-      outputs[static_cast<size_t>(place.index)].assign(static_cast<size_t>(cells(slot)), slot);
-      return;
+    const auto& shape = inferred.shapes[static_cast<size_t>(slot)];
+    std::vector<int>& memory =
+        place.in == Place::In::kArena ? arena : outputs[place.in == Place::In::kOutput ? static_cast<size_t>(place.index) : 0];
+    std::vector<int*> all;
+    if (place.in == Place::In::kInput) return all;
+    const int64_t row = shape.back(), step = place.row_step > 0 ? place.row_step : row;
+    EXPECT_EQ(place.offset % item, 0);
+    for (int64_t i = 0; i < Elements(shape); ++i) {
+      const int64_t at = place.offset / item + i / row * step + i % row;
+      EXPECT_LT(at, static_cast<int64_t>(memory.size()));
+      if (at < static_cast<int64_t>(memory.size())) all.push_back(&memory[static_cast<size_t>(at)]);
     }
-    ASSERT_EQ(place.offset % kCell, 0);
-    ASSERT_LE(place.offset / kCell + cells(slot), static_cast<int64_t>(arena.size()));
-    std::fill_n(arena.begin() + place.offset / kCell, cells(slot), slot);
+    return all;
+  };
+  // A concatenation leaves its parts what they are.
+  const auto is_part = [&](int element, int slot) { return element >= 0 && IsInside(plan, element, slot); };
+  const auto write = [&](int slot) {
+    ASSERT_NE(plan.places[static_cast<size_t>(slot)].in, Place::In::kInput);
+    for (int* element : elements(slot)) *element = is_part(*element, slot) ? *element : slot;
   };
   const auto read = [&](int slot) {
-    const Place& place = plan.places[static_cast<size_t>(slot)];
-    for (int64_t i = 0; i < cells(slot); ++i) {
-      if (place.in == Place::In::kArena) {
-        ASSERT_EQ(arena[static_cast<size_t>(place.offset / kCell + i)], slot);
-      }
-      if (place.in == Place::In::kOutput) {
-        ASSERT_LT(i, static_cast<int64_t>(outputs[static_cast<size_t>(place.index)].size()));
-        ASSERT_EQ(outputs[static_cast<size_t>(place.index)][static_cast<size_t>(i)], slot);
-      }
-    }
+    for (const int* element : elements(slot)) ASSERT_TRUE(*element == slot || is_part(*element, slot)) << slot;
   };
   std::vector<int> alias(inferred.shapes.size());  // a reshaped tensor is the one that it was made of
   for (size_t slot = 0; slot < alias.size(); ++slot) alias[slot] = static_cast<int>(slot);
@@ -83,16 +86,13 @@ void CheckPlan(const Planned& planned) {
     for (int slot : {step.y, step.gate, step.residual}) {
       if (slot >= 0) reads.push_back(slot);
     }
-    const Place& to = plan.places[static_cast<size_t>(step.output)];
     for (int slot : reads) {
       const int source = alias[static_cast<size_t>(slot)];
       read(source);
-      const Place& from = plan.places[static_cast<size_t>(slot)];
-      if (MayShare(program, inferred, i, slot) || from.in != to.in) continue;
-      const bool apart = from.in == Place::In::kArena ? from.offset + cells(slot) * kCell <= to.offset ||
-                                                            to.offset + cells(step.output) * kCell <= from.offset
-                                                      : from.index != to.index;
-      ASSERT_TRUE(apart) << "slot " << slot;
+      if (MayShare(program, inferred, i, slot) || IsInside(plan, slot, step.output)) continue;
+      const std::vector<int*> from = elements(source), to = elements(step.output);
+      const std::set<int*> written(to.begin(), to.end());
+      for (int* element : from) ASSERT_EQ(written.count(element), 0u) << "slot " << slot;
     }
     write(step.output);
   }
@@ -119,21 +119,34 @@ TEST(ProgramPlan, EveryOp) {
   CheckPlan(PlanOf(program, 2));
 }
 
-// Random steps on tensors of two sizes.
+// Random steps on tensors of one size of pixels, some of which are concatenated.
 TEST(ProgramPlan, RandomPrograms) {
   Draw draw(5);
-  for (int i = 0; i < 300; ++i) {
+  int inside = 0;
+  for (int i = 0; i < 600; ++i) {
     Program program;
     program.inputs = {{"a", 0, {kUnknown, 4, 4, 16}}, {"b", 1, {kUnknown, 4, 4, 16}}};
     const int64_t steps = draw(1, 20);
+    std::vector<int64_t> sizes(static_cast<size_t>(2 + steps), 16);  // channels by tensor
     for (int64_t t = 2; t < 2 + steps; ++t) {
       Step step;
-      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd, StepKind::kReshape, StepKind::kSoftmax,
-                                StepKind::kMaxPool};
-      step.kind = kinds[draw(0, 4)];
+      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd,     StepKind::kReshape,    StepKind::kSoftmax,
+                                StepKind::kMaxPool,    StepKind::kMaxPool, StepKind::kConcatenate};
+      step.kind = kinds[draw(0, 6)];
       step.xs = {draw(0, t - 1)};
-      if (step.kind == StepKind::kAdd) step.y = draw(0, t - 1);
-      step.shape = std::vector<int64_t>{4, 4, 16};
+      int64_t& size = sizes[static_cast<size_t>(t)];
+      size = sizes[static_cast<size_t>(step.xs[0])];
+      if (step.kind == StepKind::kAdd) {
+        const int64_t y = draw(0, t - 1);
+        step.y = sizes[static_cast<size_t>(y)] == size ? y : step.xs[0];
+      }
+      if (step.kind == StepKind::kConcatenate) {
+        step.axis = 3;
+        for (int64_t more = draw(0, 3); more > 0; --more) step.xs.push_back(draw(0, t - 1));
+        size = 0;
+        for (int64_t x : step.xs) size += sizes[static_cast<size_t>(x)];
+      }
+      step.shape = std::vector<int64_t>{4, 4, size};
       step.window = {3, 3};
       step.strides = {1, 1};
       step.padding = "same";
@@ -143,9 +156,41 @@ TEST(ProgramPlan, RandomPrograms) {
     for (int64_t o = draw(1, 3); o > 0; --o) {
       program.outputs.push_back({std::to_string(o), draw(0, 1 + steps)});
     }
-    CheckPlan(PlanOf(program, 2));
+    const Planned planned = PlanOf(program, 2);
+    CheckPlan(planned);
     if (HasFailure()) break;
+    for (int whole : planned.plan.wholes) inside += whole >= 0;
   }
+  EXPECT_GT(inside, 100);
+}
+
+// A U-Net's skip: a pool reads it where it lies, between the channels that the concatenation adds.
+TEST(ProgramPlan, PartsLieInsideTheirConcatenation) {
+  Program program;
+  program.inputs = {{"x", 0, {1, 8, 8, 16}}};
+  const auto add = [&](StepKind kind, std::vector<int64_t> xs) {
+    Step step;
+    step.kind = kind;
+    step.window = step.strides = {2, 2};
+    step.scale = {2, 2};
+    step.method = "nearest";
+    step.axis = 3;
+    step.xs = std::move(xs);
+    step.output = static_cast<int64_t>(program.steps.size()) + 1;
+    if (kind == StepKind::kAdd) step.y = step.xs[0];
+    program.steps.push_back(step);
+  };
+  add(StepKind::kAdd, {0});
+  add(StepKind::kMaxPool, {1});
+  add(StepKind::kResize, {2});
+  add(StepKind::kConcatenate, {3, 1});
+  program.outputs = {{"y", 4}};
+  const Planned planned = PlanOf(program, 1);
+  CheckPlan(planned);
+  EXPECT_EQ(planned.plan.wholes, (std::vector<int>{-1, 4, -1, 4, -1}));
+  EXPECT_EQ(planned.plan.places[3].offset, 0);
+  EXPECT_EQ(planned.plan.places[1].offset, 16 * 4);
+  EXPECT_EQ(planned.plan.places[1].row_step, 32);
 }
 
 TEST(ProgramPlan, ReusesMemory) {

@@ -47,7 +47,7 @@ double Rate(const KernelTable& kernels) {
   args.pixels = kPixels;
   args.panels = panels;
   args.bias = bias;
-  args.k_end = args.K = kChannels;
+  args.k_end = args.y_step = kChannels;
   args.y = y;
   args.dtype = DType::kBFloat16;
   using Clock = std::chrono::steady_clock;

@@ -29,7 +29,7 @@ constexpr bool kSameType<A, A> = true;
 // Rows of kTileChannels sums in a buffer to Y, where all of them are wanted and the activation is a clamp.
 template <typename T, bool kStream>
 inline void ClampRows(const PointwiseArgs& a, const Clamp& clamp, const float* sums, int64_t rows, T* y) {
-  for (int64_t r = 0; r < rows; ++r, y += a.K, sums += kTileChannels) {
+  for (int64_t r = 0; r < rows; ++r, y += a.y_step, sums += kTileChannels) {
 #pragma GCC unroll 4
     for (int i = 0; i < kTileChannels; i += kV) {
       const Vec v = Apply(Load(sums + i), clamp);
@@ -44,13 +44,13 @@ template <typename T>
 __attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd& end, float* sums, int64_t rows,
                                           int64_t pixel) {
   if (a.residual == nullptr && end.lanes == kTileChannels && IsClamp(a.activation.kind)) {
-    T* const y = static_cast<T*>(a.y) + pixel * a.K + end.k;
+    T* const y = static_cast<T*>(a.y) + pixel * a.y_step + end.k;
     a.stream ? ClampRows<T, true>(a, end.clamp, sums, rows, y) : ClampRows<T, false>(a, end.clamp, sums, rows, y);
     return;
   }
   if (a.residual != nullptr) {
-    const T* residual = static_cast<const T*>(a.residual) + pixel * a.K + end.k;
-    for (int64_t r = 0; r < rows; ++r, residual += a.K) {
+    const T* residual = static_cast<const T*>(a.residual) + pixel * a.residual_step + end.k;
+    for (int64_t r = 0; r < rows; ++r, residual += a.residual_step) {
       for (int64_t i = 0; i < end.lanes; i += kV) {
         float* sum = sums + r * kTileChannels + i;
         const int64_t n = end.lanes - i;
@@ -63,8 +63,8 @@ __attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd&
   } else {
     ActivateRow(sums, rows * kTileChannels, a.activation);
   }
-  T* y = static_cast<T*>(a.y) + pixel * a.K + end.k;
-  for (int64_t r = 0; r < rows; ++r, y += a.K) {
+  T* y = static_cast<T*>(a.y) + pixel * a.y_step + end.k;
+  for (int64_t r = 0; r < rows; ++r, y += a.y_step) {
     for (int64_t i = 0; i < end.lanes; i += kV) {
       const Vec v = Load(sums + r * kTileChannels + i);
       if (end.lanes - i < kV) {
@@ -81,9 +81,9 @@ __attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd&
 template <bool kStream, bool kClamp, int kRows, int kVectors>
 inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a, const TileEnd& end,
                                                           const Vec (&acc)[kRows][kVectors], int64_t pixel) {
-  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.y_step + end.k;
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i, y += a.K) {
+  for (int i = 0; i < kRows; ++i, y += a.y_step) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const Vec value = kClamp ? Apply(acc[i][v], end.clamp) : acc[i][v];
@@ -101,25 +101,25 @@ template <int kRows, int kVectors>
 inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, const TileEnd& end,
                                                      const Vec (&acc)[kRows][kVectors], int64_t pixel) {
   const ZType* residual = static_cast<const ZType*>(a.residual);
-  ZType* y = static_cast<ZType*>(a.y) + pixel * a.K + end.k;
-  if (residual) residual += pixel * a.K + end.k;
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.y_step + end.k;
+  if (residual) residual += pixel * a.residual_step + end.k;
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t at = i * a.K + v * kV, n = end.lanes - v * kV;
+      const int64_t n = end.lanes - v * kV;
       Vec value = acc[i][v];
       if (n >= kV) {
-        if (residual) value = value + Load(residual + at);
+        if (residual) value = value + Load(residual + i * a.residual_step + v * kV);
         value = Apply(value, end.clamp);
         if (a.stream) {
-          Stream(y + at, value);
+          Stream(y + i * a.y_step + v * kV, value);
         } else {
-          Store(y + at, value);
+          Store(y + i * a.y_step + v * kV, value);
         }
       } else if (n > 0) {
-        if (residual) value = value + LoadN(residual + at, n);
-        StoreN(y + at, Apply(value, end.clamp), n);
+        if (residual) value = value + LoadN(residual + i * a.residual_step + v * kV, n);
+        StoreN(y + i * a.y_step + v * kV, Apply(value, end.clamp), n);
       }
     }
   }
@@ -223,16 +223,16 @@ inline void TileOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end,
 inline bool ActivatesInY(const PointwiseArgs& a) {
   if constexpr (!kSameType<ZType, float>) return false;
   return a.dtype == kZType && !IsClamp(a.activation.kind) && a.activation.kind != ActivationKind::kPRelu &&
-         a.residual == nullptr && !a.stream && a.pixels > 1 && a.K % kV == 0;
+         a.residual == nullptr && !a.stream && a.pixels > 1 && (a.k_end - a.k_begin) % kV == 0;
 }
 
 // Pixels [pixel, pixel + pixels), output channels [k_begin, k_end).
 void ActivateY(const PointwiseArgs& a, int64_t pixel, int64_t pixels, const Activation& activation) {
   if constexpr (kSameType<ZType, float>) {
-    float* y = static_cast<float*>(a.y) + pixel * a.K + a.k_begin;
+    float* y = static_cast<float*>(a.y) + pixel * a.y_step + a.k_begin;
     const int64_t channels = a.k_end - a.k_begin;
-    if (channels == a.K) return ActivateRow(y, pixels * channels, activation);
-    for (int64_t i = 0; i < pixels; ++i, y += a.K) ActivateRow(y, channels, activation);
+    if (channels == a.y_step) return ActivateRow(y, pixels * channels, activation);
+    for (int64_t i = 0; i < pixels; ++i, y += a.y_step) ActivateRow(y, channels, activation);
   }
 }
 

@@ -110,7 +110,7 @@ inline void CopyRowsWith(const PointwiseArgs& a, const Activate& activate) {
   T* y = static_cast<T*>(a.y);
   const int64_t cm = a.cm, z_stride = a.z_stride;
   const bool stream = a.stream;
-  for (int64_t pixel = a.pixels; pixel > 0; --pixel, z += z_stride, y += cm) {
+  for (int64_t pixel = a.pixels; pixel > 0; --pixel, z += z_stride, y += a.y_step) {
     for (int64_t c = 0; c < cm; c += kV) {
       const int64_t n = cm - c;
       Vec v = activate(n >= kV ? Load(z + c) : LoadN(z + c, n));
@@ -121,7 +121,7 @@ inline void CopyRowsWith(const PointwiseArgs& a, const Activate& activate) {
       }
       stream ? Stream(y + c, v) : Store(y + c, v);
     }
-    if (residual != nullptr) residual += cm;
+    if (residual != nullptr) residual += a.residual_step;
   }
   if (stream) StreamFence();
 }

@@ -41,6 +41,7 @@ struct PoolArgs {
   bool largest;
   int64_t count;
   void* to;
+  int64_t to_step;  // elements from one pixel's result to the next
 };
 
 // Rows of n to their softmax; `to` may be x.

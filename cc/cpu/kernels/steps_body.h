@@ -134,12 +134,12 @@ void PoolBy(const PoolArgs& a) {
   To* to = static_cast<To*>(a.to);
   int64_t left = a.pixels;
   if (a.channels <= kV) {
-    const PoolSteps step = {a.stride * a.pixel_step, a.channels, 0};
+    const PoolSteps step = {a.stride * a.pixel_step, a.to_step, 0};
     for (; left >= 4; left -= 4, x += 4 * step.from, to += 4 * step.to) {
       PoolVectors<kLargest, false, 4>(a, x, a.channels, to, step);
     }
   }
-  for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.channels) PoolPixel<kLargest>(a, x, to);
+  for (; left > 0; --left, x += a.stride * a.pixel_step, to += a.to_step) PoolPixel<kLargest>(a, x, to);
 }
 
 template <typename T, typename To>

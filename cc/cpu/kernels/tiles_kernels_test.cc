@@ -24,7 +24,7 @@ constexpr int64_t kGuard = 64;  // elements before and after Y
 
 // A call with arrays of its own, of random sizes and numbers.
 struct Call {
-  int64_t pixels, cm, K, k_begin, k_end, z_stride;
+  int64_t pixels, cm, K, k_begin, k_end, z_stride, y_step;
   bool padded, residual, relu;
   DType dtype;
   std::vector<BFloat16> z, panels;
@@ -46,6 +46,7 @@ struct Call {
     z_stride = padded ? RoundUp(cm, 32) + 32 * draw(0, 1) : cm + draw(0, 40);
     residual = draw(0, 1);
     relu = draw(0, 1);
+    y_step = K + (draw(0, 1) ? draw(0, 40) : 0);
     dtype = draw(0, 3) == 0 ? DType::kFloat32 : DType::kBFloat16;
     z.assign(static_cast<size_t>((pixels - 1) * z_stride + (padded ? RoundUp(cm, 32) : cm)), FromFloat<BFloat16>(kNan));
     for (int64_t i = 0; i < pixels; ++i) {
@@ -77,7 +78,7 @@ struct Call {
   // Y between guards.
   std::vector<char> Run(const TileKernels& kernels) {
     const int64_t item = SizeOf(dtype);
-    std::vector<char> y(static_cast<size_t>((pixels * K + 2 * kGuard) * item), char{0x5a});
+    std::vector<char> y(static_cast<size_t>((pixels * y_step + 2 * kGuard) * item), char{0x5a});
     PointwiseArgs args = {};
     args.z = z.data();
     args.z_stride = z_stride;
@@ -88,7 +89,8 @@ struct Call {
     args.bias = bias.data();
     args.k_begin = k_begin;
     args.k_end = k_end;
-    args.K = K;
+    args.residual_step = K;
+    args.y_step = y_step;
     args.residual = residual ? residual_bytes.data() : nullptr;
     args.y = y.data() + kGuard * item;
     args.dtype = dtype;
@@ -113,10 +115,10 @@ TEST(TilesPointwise, ThreeHundredRandomCalls) {
     const std::vector<char> y = call.Run(TilesModel());
     const int64_t item = SizeOf(call.dtype);
     for (int64_t i = 0; i < call.pixels; ++i) {
-      for (int64_t k = 0; k < call.K; ++k) {
+      for (int64_t k = 0; k < call.y_step; ++k) {
         const char* const at = y.data() + kGuard * item;
         if (k < call.k_begin || k >= call.k_end) {
-          for (int64_t b = 0; b < item; ++b) ASSERT_EQ(at[(i * call.K + k) * item + b], 0x5a) << "call " << n;
+          for (int64_t b = 0; b < item; ++b) ASSERT_EQ(at[(i * call.y_step + k) * item + b], 0x5a) << "call " << n;
           continue;
         }
         double sum = call.bias[static_cast<size_t>(k)], size = std::fabs(sum);
@@ -136,7 +138,7 @@ TEST(TilesPointwise, ThreeHundredRandomCalls) {
         const double additions = 16 + 1 + static_cast<double>(CeilDiv(call.cm, 32)) + 2;
         double allowed = additions * 0x1p-24 * size;
         if (call.dtype == DType::kBFloat16) allowed += 0x1p-8 * (std::fabs(sum) + allowed);
-        ASSERT_NEAR(call.Item(at, i * call.K + k), sum, allowed)
+        ASSERT_NEAR(call.Item(at, i * call.y_step + k), sum, allowed)
             << "call " << n << " pixel " << i << " of " << call.pixels << " channel " << k << " of " << call.K
             << " sum of " << call.cm;
       }
@@ -154,12 +156,12 @@ TEST(TilesPointwise, ThePixelsOfACallAreSeparate) {
   for (int n = 0; n < 40; ++n) {
     Call whole(&random);
     const std::vector<char> y = whole.Run(TilesModel());
-    const int64_t row = whole.K * SizeOf(whole.dtype), guard = kGuard * SizeOf(whole.dtype);
+    const int64_t item = SizeOf(whole.dtype), row = whole.y_step * item, guard = kGuard * item;
     for (int64_t first : {int64_t{0}, whole.pixels / 3, whole.pixels - 1}) {
       Call part = whole;
       part.pixels = std::min(whole.pixels - first, 1 + whole.pixels / 2);
       part.z.erase(part.z.begin(), part.z.begin() + first * whole.z_stride);
-      part.residual_bytes.erase(part.residual_bytes.begin(), part.residual_bytes.begin() + first * row);
+      part.residual_bytes.erase(part.residual_bytes.begin(), part.residual_bytes.begin() + first * whole.K * item);
       const std::vector<char> few = part.Run(TilesModel());
       ASSERT_EQ(std::memcmp(few.data() + guard, y.data() + guard + first * row, static_cast<size_t>(part.pixels * row)),
                 0)

@@ -13,11 +13,11 @@ template <typename T, bool kWhole, typename Activate>
 inline __attribute__((always_inline)) void EndRows(const PointwiseArgs& a, const TileEnd& end, const float* sums,
                                                    int64_t rows, int64_t pixel, const Activate& activate) {
   const float* const bias = a.bias + end.k;
-  const T* residual = a.residual == nullptr ? nullptr : static_cast<const T*>(a.residual) + pixel * a.K + end.k;
-  T* y = static_cast<T*>(a.y) + pixel * a.K + end.k;
-  const int64_t K = a.K, lanes = kWhole ? kTilesChannels : end.lanes;
+  const T* residual = a.residual == nullptr ? nullptr : static_cast<const T*>(a.residual) + pixel * a.residual_step + end.k;
+  T* y = static_cast<T*>(a.y) + pixel * a.y_step + end.k;
+  const int64_t y_step = a.y_step, residual_step = a.residual_step, lanes = kWhole ? kTilesChannels : end.lanes;
   const bool stream = a.stream;
-  for (int64_t r = 0; r < rows; ++r, sums += kTilesChannels, y += K) {
+  for (int64_t r = 0; r < rows; ++r, sums += kTilesChannels, y += y_step) {
 #pragma GCC unroll 2
     for (int64_t i = 0; i < lanes; i += kV) {
       const int64_t n = kWhole ? kV : lanes - i;
@@ -26,7 +26,7 @@ inline __attribute__((always_inline)) void EndRows(const PointwiseArgs& a, const
       v = activate(v, i);
       n < kV ? StoreN(y + i, v, n) : stream ? Stream(y + i, v) : Store(y + i, v);
     }
-    if (residual != nullptr) residual += K;
+    if (residual != nullptr) residual += residual_step;
   }
 }
 

@@ -54,8 +54,7 @@ class Blocks : public Call {
     const int64_t first = block * block_pixels_, pixels = std::min(block_pixels_, pixels_ - first);
     const char* const image = Image(n);
     if (to_y_) {
-      char* const y = static_cast<char*>(buffers_.output) + (n * pixels_ + first) * chain_.K * item_;
-      Depthwise(image, n, first, pixels, y, chain_.K, scratch);
+      Depthwise(image, n, first, pixels, Output(n, first), y_step_, scratch);
       RowsOf({n, first, pixels, 0, chain_.K});
       return;
     }

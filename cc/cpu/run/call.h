@@ -32,12 +32,17 @@ class Call {
         product_item_(SizeOf(kernels_.product_type)),
         cm_(chain.has_depthwise ? chain.CM() : chain.R * chain.S * chain.C),
         pixels_(chain.output_pixels()),
+        y_step_(buffers.output_step > 0 ? buffers.output_step : chain.K),
         typed_(chain.dtype == kernels_.product_type) {
-    const bool on_lines = chain.K * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
+    const bool on_lines = chain.K * item_ % 64 == 0 && y_step_ * item_ % 64 == 0 &&
+                          reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
     stream_ = plan.stream && (typed_ || kernels_.streams_halves) && on_lines;
   }
 
  protected:
+  char* Output(int64_t n, int64_t pixel) const {
+    return static_cast<char*>(buffers_.output) + (n * pixels_ + pixel) * y_step_ * item_;
+  }
   const char* Image(int64_t n) const {
     return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * chain_.x_channels() * item_;
   }
@@ -89,7 +94,7 @@ class Call {
   const int64_t gate_stride_;
   const RowsDone* const rows_done_;  // or null
   const KernelTable& kernels_;
-  const int64_t item_, z_item_, product_item_, cm_, pixels_;
+  const int64_t item_, z_item_, product_item_, cm_, pixels_, y_step_;
   const bool typed_;  // X and Y are of the products' type
   bool stream_, mid_waits_ = false;
 };

@@ -69,9 +69,10 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   args.slopes = packed_.project().slopes;
   args.k_begin = part.k;
   args.k_end = part.k_end;
-  args.K = chain_.K;
+  args.residual_step = chain_.K;
+  args.y_step = y_step_;
   args.residual = buffers_.residual ? static_cast<const char*>(buffers_.residual) + at : nullptr;
-  args.y = static_cast<char*>(buffers_.output) + at;
+  args.y = Output(part.n, part.first);
   args.dtype = chain_.dtype;
   args.activation = chain_.out;
   args.ahead = part.ahead;

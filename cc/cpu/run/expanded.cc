@@ -21,7 +21,7 @@ class Expanded : public Call {
     to_y_ = !chain_.has_project && chain_.dtype == kernels_.z_type && !chain_.float_between() &&
             buffers_.residual == nullptr && !stream_ && chain_.M == 1 && chain_.C % kernels_.vector_floats == 0;
     mid_waits_ = !to_y_ && MidCanWait();
-    z_stride_ = to_y_ ? chain_.C : plan_.z_stride;
+    z_stride_ = to_y_ ? y_step_ : plan_.z_stride;
     if (x_stride_ * product_item_ % 4096 == 0)
       x_stride_ += 64 / product_item_;  // such rows fall into the same sets of L1
     // X of the rows that a task expands, where the products want another type.
@@ -39,7 +39,7 @@ class Expanded : public Call {
     WorkerScratch scratch(plan_.threads, own);
     Scratch all(plan_.by_channels ? z_bytes : 0);
     if (!scratch.ok() || all.data() == nullptr) return kOutOfMemory;
-    char* const z = to_y_ ? static_cast<char*>(buffers_.output) : all.data();
+    char* const z = to_y_ ? Output(0, 0) : all.data();
     std::vector<Worker> states(static_cast<size_t>(plan_.threads));
     for (int i = 0; i < plan_.threads; ++i) {
       Worker& w = states[static_cast<size_t>(i)];
@@ -113,7 +113,7 @@ class Expanded : public Call {
     args.bias = packed.bias + c;
     args.slopes = packed.slopes == nullptr ? nullptr : packed.slopes + c;
     args.k_begin = 0;
-    args.k_end = args.K = channels;
+    args.k_end = args.y_step = channels;
     args.residual = nullptr;
     args.y = a;
     args.dtype = kernels_.z_type;
@@ -173,8 +173,7 @@ class Expanded : public Call {
 
   void Strip(int64_t task, int64_t next, Worker* w) const {
     const int64_t n = task / strips_, first = FirstRow(task), last = LastRow(task), pixels = (last - first) * chain_.Wo;
-    char* const z =
-        to_y_ ? static_cast<char*>(buffers_.output) + (n * pixels_ + first * chain_.Wo) * z_pixel_bytes() : w->z;
+    char* const z = to_y_ ? Output(n, first * chain_.Wo) : w->z;
     for (int64_t c = 0; c < chain_.C; c += plan_.channels) Piece(n, first, last, c, w, z);
     if (to_y_) return;
     Part part = {n, first * chain_.Wo, pixels, 0, chain_.K};

@@ -55,7 +55,10 @@ std::string ScalePixels(const Chain& chain, const Buffers& buffers, const Packed
 std::string ForwardChannelsLast(const Chain& chain, const Buffers& buffers, const PackedFilters* packed,
                                 const ForwardOptions& options) {
   if (IsLadderStep(options.variant)) return options.ladder(chain, buffers, packed, options);
-  if (packed->together() > 1) return ScalePixels(chain, buffers, *packed, options);
+  if (packed->together() > 1) {
+    if (buffers.output_step > 0) return "what takes some pixels for one gives dense rows alone";
+    return ScalePixels(chain, buffers, *packed, options);
+  }
   Chain run = chain;
   if (!chain.has_depthwise && chain.E == 0 && !chain.has_gate && IsPointwise(chain)) {
     // Pixels alone count: one tall image.

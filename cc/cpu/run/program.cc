@@ -94,7 +94,7 @@ class Run {
       const Place& place = plan_.places[slot];
       const size_t index = static_cast<size_t>(place.index);
       at_[slot] = place.in == Place::In::kInput    ? static_cast<char*>(const_cast<void*>(inputs[index]))
-                  : place.in == Place::In::kOutput ? static_cast<char*>(outputs[index])
+                  : place.in == Place::In::kOutput ? static_cast<char*>(outputs[index]) + place.offset
                                                    : arena_.data() + place.offset;
     }
     for (size_t i = 0; i < program_.steps.size(); ++i) {
@@ -135,7 +135,7 @@ class Run {
   std::string OneStep(size_t i, const Workers& workers) {
     const InferredStep& step = inferred_.steps[i];
     if (Elements(inferred_.shapes[static_cast<size_t>(step.output)]) == 0) return "";
-    StepCall call = {program_, inferred_, i, at_, static_cast<const char*>(weights_), StepKernels(options_.isa),
+    StepCall call = {program_, inferred_, plan_, i, at_, static_cast<const char*>(weights_), StepKernels(options_.isa),
                      workers};
     const int sums = plan_.sums[i];
     if (!IsChain(program_.steps[i])) {
@@ -155,6 +155,7 @@ class Run {
     buffers.gate = At(step.gate);
     buffers.residual = At(step.residual);
     buffers.output = At(step.output);
+    buffers.output_step = plan_.places[static_cast<size_t>(step.output)].row_step;
     ForwardOptions forward;
     forward.isa = options_.isa;
     forward.num_threads = workers.threads;

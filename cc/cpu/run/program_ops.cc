@@ -1,6 +1,7 @@
 #include "cc/cpu/run/program_ops.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -33,34 +34,48 @@ void Share(const StepCall& call, int64_t count, int64_t elements, const Run& run
 
 Activation ActivationOf(const StepCall& call) { return ToActivation(call.step().activation, call.program.dtype); }
 
-// The axes of an op on single elements, as few as do: neighbours along which both operands go on are one.
-struct Walk {
-  Sizes sizes, x_steps, y_steps;  // steps in elements, 0 along an axis that is repeated
+// A tensor in memory: its sizes, and the elements from one row of its last axis to the next.
+struct Laid {
+  const Sizes& sizes;
+  int64_t row_step;
+};
 
-  Walk(const Sizes& output, const Sizes& x, const Sizes& y) {
-    int64_t x_step = 1, y_step = 1;
-    for (size_t i = 0; i < output.size(); ++i) {  // from the last axis on
-      const int64_t size = output[output.size() - 1 - i];
-      const int64_t x_size = i < x.size() ? x[x.size() - 1 - i] : 1, y_size = i < y.size() ? y[y.size() - 1 - i] : 1;
-      Put(size, x_size == 1 ? 0 : x_step, y_size == 1 ? 0 : y_step);
-      x_step *= x_size;
-      y_step *= y_size;
+// The axes of an op on single elements, as few as do: neighbours along which both operands and the result go on are
+// one.
+struct Walk {
+  // Steps of the result, of x and of y, in elements; 0 along an axis that is repeated.
+  using Steps = std::array<int64_t, 3>;
+  Sizes sizes;
+  std::vector<Steps> steps;
+
+  Walk(const Laid& output, const Laid& x, const Laid& y) {
+    const Laid* const all[] = {&output, &x, &y};
+    Steps step = {1, 1, 1};
+    for (size_t i = 0; i < output.sizes.size(); ++i) {  // from the last axis on
+      Steps here;
+      for (size_t t = 0; t < 3; ++t) {
+        const Sizes& of = all[t]->sizes;
+        const int64_t size = i < of.size() ? of[of.size() - 1 - i] : 1;
+        here[t] = size == 1 ? 0 : step[t];
+        step[t] = i == 0 ? all[t]->row_step : step[t] * size;
+      }
+      Put(output.sizes[output.sizes.size() - 1 - i], here);
     }
-    if (sizes.empty()) Put(1, 1, 1);
+    if (sizes.empty()) Put(1, {1, 1, 1}, true);
   }
 
  private:
   // An axis outside of those that are there.
-  void Put(int64_t size, int64_t x_step, int64_t y_step) {
-    if (size == 1) return;
-    const auto goes_on = [](const Sizes& steps, int64_t inner, int64_t step) { return step == steps.back() * inner; };
-    if (!sizes.empty() && goes_on(x_steps, sizes.back(), x_step) && goes_on(y_steps, sizes.back(), y_step)) {
+  void Put(int64_t size, const Steps& step, bool any = false) {
+    if (size == 1 && !any) return;
+    bool goes_on = !sizes.empty();
+    for (size_t t = 0; goes_on && t < 3; ++t) goes_on = step[t] == steps.back()[t] * sizes.back();
+    if (goes_on) {
       sizes.back() *= size;
       return;
     }
     sizes.push_back(size);
-    x_steps.push_back(x_step);
-    y_steps.push_back(y_step);
+    steps.push_back(step);
   }
 };
 
@@ -69,27 +84,30 @@ void Combine(const StepCall& call) {
   const int64_t y_weight = call.step().weight(Role::kY);
   const Sizes& y_shape = slots.y >= 0 ? call.shape(slots.y) : call.program.weights[static_cast<size_t>(y_weight)].shape;
   const char* const y = slots.y >= 0 ? call.at[static_cast<size_t>(slots.y)] : call.Weight(Role::kY);
-  const Walk walk(call.shape(slots.output), call.shape(slots.xs[0]), y_shape);
+  const int64_t y_row = slots.y >= 0 ? call.row_step(slots.y) : y_shape.empty() ? 1 : y_shape.back();
+  const Walk walk({call.shape(slots.output), call.row_step(slots.output)},
+                  {call.shape(slots.xs[0]), call.row_step(slots.xs[0])}, {y_shape, y_row});
   const int64_t item = call.item(), inner = walk.sizes[0], outer = Product(walk.sizes, 1, walk.sizes.size());
   CombineArgs common;
   common.kind = static_cast<CombineKind>(static_cast<int>(call.step().kind) - static_cast<int>(StepKind::kAdd));
-  common.x_same = walk.x_steps[0] == 0;
-  common.y_same = walk.y_steps[0] == 0;
+  common.x_same = walk.steps[0][1] == 0;
+  common.y_same = walk.steps[0][2] == 0;
   common.activation = ActivationOf(call);
   // Elements [first, first + n) of run `row`.
   const auto part = [&](int64_t row, int64_t first, int64_t n) {
-    int64_t x_at = 0, y_at = 0, rest = row;
+    int64_t to_at = 0, x_at = 0, y_at = 0, rest = row;
     for (size_t axis = 1; axis < walk.sizes.size(); ++axis) {
       const int64_t i = rest % walk.sizes[axis];
       rest /= walk.sizes[axis];
-      x_at += i * walk.x_steps[axis];
-      y_at += i * walk.y_steps[axis];
+      to_at += i * walk.steps[axis][0];
+      x_at += i * walk.steps[axis][1];
+      y_at += i * walk.steps[axis][2];
     }
     CombineArgs args = common;
     args.x = call.x() + (x_at + (args.x_same ? 0 : first)) * item;
     args.y = y + (y_at + (args.y_same ? 0 : first)) * item;
     args.n = n;
-    args.to = call.output() + (row * inner + first) * item;
+    args.to = call.output() + (to_at + first) * item;
     call.kernels.combine[call.type()](args);
   };
   if (outer == 1) {
@@ -123,9 +141,9 @@ void PoolWindows(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t 
   const int64_t top = std::clamp<int64_t>(h, 0, k.H), bottom = std::clamp<int64_t>(h + k.R, top, k.H);
   const int64_t left = std::clamp<int64_t>(w, 0, k.W), right = std::clamp<int64_t>(w + k.S, left, k.W);
   PoolArgs args;
-  args.x = call.x() + (((n * k.H + top) * k.W + left) * k.C + c) * call.item();
-  args.row_step = k.W * k.C;
-  args.pixel_step = k.C;
+  args.pixel_step = call.row_step(call.slots().xs[0]);
+  args.row_step = k.W * args.pixel_step;
+  args.x = call.x() + (((n * k.H + top) * k.W + left) * args.pixel_step + c) * call.item();
   args.rows = bottom - top;
   args.columns = right - left;
   args.pixels = pixels;
@@ -133,7 +151,8 @@ void PoolWindows(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t 
   args.channels = channels;
   args.largest = largest;
   args.count = args.rows * args.columns;
-  args.to = call.output() + (((n * k.Ho + p) * k.Wo + q) * k.C + c) * call.item();
+  args.to_step = call.row_step(call.slots().output);
+  args.to = call.output() + (((n * k.Ho + p) * k.Wo + q) * args.to_step + c) * call.item();
   call.kernels.pool[call.type()](args);
 }
 
@@ -167,6 +186,7 @@ void MeanOfSums(const StepCall& call, int64_t n, int64_t c, int64_t channels) {
   args.largest = false;
   args.count = k.H * k.W;
   args.to = call.output() + (n * k.C + c) * call.item();
+  args.to_step = k.C;
   call.kernels.from_sums[call.type()](args);
 }
 
@@ -205,6 +225,8 @@ void Rows(const StepCall& call) {
 
 void Concatenate(const StepCall& call) {
   const InferredStep& slots = call.slots();
+  const auto is_inside = [&](int slot) { return IsInside(call.plan, slot, slots.output); };
+  if (std::all_of(slots.xs.begin(), slots.xs.end(), is_inside)) return;
   const Sizes& shape = call.shape(slots.output);
   const size_t axis = static_cast<size_t>(*call.step().axis);
   const int64_t outer = Product(shape, 0, axis), row = Product(shape, axis, shape.size());
@@ -213,7 +235,10 @@ void Concatenate(const StepCall& call) {
       char* to = call.output() + i * row * call.item();
       for (int slot : slots.xs) {
         const int64_t bytes = Product(call.shape(slot), axis, shape.size()) * call.item();
-        if (bytes > 0) std::memcpy(to, call.at[static_cast<size_t>(slot)] + i * bytes, static_cast<size_t>(bytes));
+        const int64_t step = axis + 1 == shape.size() ? call.row_step(slot) * call.item() : bytes;
+        if (bytes > 0 && !is_inside(slot)) {
+          std::memcpy(to, call.at[static_cast<size_t>(slot)] + i * step, static_cast<size_t>(bytes));
+        }
         to += bytes;
       }
     }
@@ -270,18 +295,19 @@ struct Between {
 void Resize(const StepCall& call) {
   const Sizes& from = call.shape(call.slots().xs[0]);
   const Sizes& to = call.shape(call.slots().output);
-  const int64_t C = from[3], bytes = C * call.item();
+  const int64_t C = from[3], item = call.item();
+  const int64_t x_bytes = call.row_step(call.slots().xs[0]) * item, bytes = call.row_step(call.slots().output) * item;
   const bool nearest = call.step().method == "nearest";
   Share(call, to[0] * to[1], to[2] * C, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const Between h(row % to[1], from[1], to[1], nearest);
-      const char* const image = call.x() + row / to[1] * from[1] * from[2] * bytes;
+      const char* const image = call.x() + row / to[1] * from[1] * from[2] * x_bytes;
       char* out = call.output() + row * to[2] * bytes;
       for (int64_t q = 0; q < to[2]; ++q, out += bytes) {
         const Between w(q, from[2], to[2], nearest);
-        const auto at = [&](int64_t r, int64_t s) { return image + (r * from[2] + s) * bytes; };
+        const auto at = [&](int64_t r, int64_t s) { return image + (r * from[2] + s) * x_bytes; };
         if (nearest) {
-          std::memcpy(out, at(h.low, w.low), static_cast<size_t>(bytes));
+          std::memcpy(out, at(h.low, w.low), static_cast<size_t>(C * item));
         } else {
           call.kernels.blend[call.type()](
               {at(h.low, w.low), at(h.low, w.high), at(h.high, w.low), at(h.high, w.high), w.part, h.part, C, out});
@@ -297,7 +323,7 @@ void SumRows(const StepCall& call, int64_t n, int64_t row, int64_t rows, int64_t
   const Chain& k = call.slots().chain;
   PoolArgs args;
   args.row_step = 0;
-  args.pixel_step = k.K;
+  args.pixel_step = call.row_step(call.slots().output);
   args.stride = args.columns = k.Wo;
   args.rows = args.count = 1;
   // Rows of all channels lie one behind the other, and so do their sums.
@@ -306,8 +332,9 @@ void SumRows(const StepCall& call, int64_t n, int64_t row, int64_t rows, int64_t
   args.largest = false;
   for (int64_t i = 0; i < rows; i += args.pixels) {
     const int64_t at = n * k.Ho + row + i;
-    args.x = call.output() + (at * k.Wo * k.K + c) * call.item();
+    args.x = call.output() + (at * k.Wo * args.pixel_step + c) * call.item();
     args.to = sums + at * k.K + c;
+    args.to_step = k.K;
     call.kernels.sum[call.type()](args);
   }
 }

@@ -9,6 +9,7 @@
 #include "cc/core/program.h"
 #include "cc/core/program_infer.h"
 #include "cc/cpu/kernels/step_table.h"
+#include "cc/plan/program_plan.h"
 
 namespace dwsconv {
 
@@ -16,6 +17,7 @@ namespace dwsconv {
 struct StepCall {
   const Program& program;
   const InferredProgram& inferred;
+  const ProgramPlan& plan;
   size_t index;
   const std::vector<char*>& at;  // by slot
   const char* weights;           // the flat weights
@@ -26,6 +28,11 @@ struct StepCall {
   const Step& step() const { return program.steps[index]; }
   const InferredStep& slots() const { return inferred.steps[index]; }
   const std::vector<int64_t>& shape(int slot) const { return inferred.shapes[static_cast<size_t>(slot)]; }
+  // Elements from one row of the last axis to the next.
+  int64_t row_step(int slot) const {
+    const int64_t step = plan.places[static_cast<size_t>(slot)].row_step;
+    return step > 0 ? step : shape(slot).back();
+  }
   const char* x() const { return at[static_cast<size_t>(slots().xs[0])]; }
   char* output() const { return at[static_cast<size_t>(slots().output)]; }
   int64_t item() const { return SizeOf(program.dtype); }
