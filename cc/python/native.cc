@@ -137,6 +137,7 @@ py::dict Calls() {
   result["network"] = ProgramCalls();
   result["network_by_image"] = ByImageCalls();
   result["network_means_of_rows"] = MeansOfRows();
+  result["network_parts_in_place"] = PartsInPlace();
   return result;
 }
 

@@ -59,12 +59,17 @@ struct NormalizeArgs {
   void* to;
 };
 
-// Between four pixels: `right` of the way from left to right, `down` from top to bottom.
+// A row of pixels between two rows of others. Pixel i lies `right[i]` of the way from column low[i] to high[i], both
+// non-decreasing, and `down` of the way from top to bottom.
 struct BlendArgs {
-  const void *top_left, *top_right, *bottom_left, *bottom_right;
-  float right, down;
-  int64_t n;
+  const void *top, *bottom;
+  int64_t x_step;  // elements from one column to the next
+  const int64_t *low, *high;
+  const float* right;
+  float down;
+  int64_t pixels, channels;
   void* to;
+  int64_t to_step;  // elements from one pixel to the next
 };
 
 // Each by the DType of the tensors. Sums are kept in float.

@@ -270,16 +270,38 @@ void StepNormalize(const NormalizeArgs& a) {
   }
 }
 
+// Columns go down first, as neighbours share them, and then to the right: some channels at a time, so that the two
+// columns in use are near.
 template <typename T>
 void Blend(const BlendArgs& a) {
-  const auto at = [](const void* p, int64_t i, int64_t lanes) { return LoadUpTo(static_cast<const T*>(p) + i, lanes); };
-  const Vec right = Set1(a.right), down = Set1(a.down);
-  for (int64_t i = 0; i < a.n; i += kV) {
-    const int64_t lanes = a.n - i;
-    const Vec tl = at(a.top_left, i, lanes), bl = at(a.bottom_left, i, lanes);
-    const Vec top = tl + (at(a.top_right, i, lanes) - tl) * right;
-    const Vec bottom = bl + (at(a.bottom_right, i, lanes) - bl) * right;
-    StoreUpTo(static_cast<T*>(a.to) + i, top + (bottom - top) * down, lanes);
+  alignas(64) float columns[2][kRun];  // of the even one and of the odd one
+  const Vec down = Set1(a.down);
+  for (int64_t first = 0; first < a.channels; first += kRun) {
+    const int64_t channels = a.channels - first < kRun ? a.channels - first : kRun;
+    const T* const top = static_cast<const T*>(a.top) + first;
+    const T* const bottom = static_cast<const T*>(a.bottom) + first;
+    T* to = static_cast<T*>(a.to) + first;
+    int64_t have[2] = {-1, -1};
+    const auto column = [&](int64_t w) {
+      float* const at = columns[w % 2];
+      if (have[w % 2] == w) return at;
+      have[w % 2] = w;
+      for (int64_t i = 0; i < channels; i += kV) {
+        const int64_t lanes = channels - i;
+        const Vec above = LoadUpTo(top + w * a.x_step + i, lanes);
+        Store(at + i, above + (LoadUpTo(bottom + w * a.x_step + i, lanes) - above) * down);
+      }
+      return at;
+    };
+    for (int64_t q = 0; q < a.pixels; ++q, to += a.to_step) {
+      const float* const left = column(a.low[q]);
+      const float* const next = column(a.high[q]);
+      const Vec right = Set1(a.right[q]);
+      for (int64_t i = 0; i < channels; i += kV) {
+        const Vec v = Load(left + i);
+        StoreUpTo(to + i, v + (Load(next + i) - v) * right, channels - i);
+      }
+    }
   }
 }
 

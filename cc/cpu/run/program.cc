@@ -21,7 +21,7 @@
 namespace dwsconv {
 namespace {
 
-std::atomic<int64_t> program_calls{0}, by_image_calls{0}, means_of_rows{0};
+std::atomic<int64_t> program_calls{0}, by_image_calls{0}, means_of_rows{0}, parts_in_place{0};
 
 bool IsChain(const Step& step) { return step.kind == StepKind::kChain || step.kind == StepKind::kDense; }
 
@@ -145,6 +145,10 @@ class Run {
         means_of_rows.fetch_add(1, std::memory_order_relaxed);
       }
       RunStep(call);
+      if (program_.steps[i].kind == StepKind::kConcatenate) {
+        const auto inside = [&](int slot) { return IsInside(plan_, slot, step.output); };
+        parts_in_place.fetch_add(std::count_if(step.xs.begin(), step.xs.end(), inside), std::memory_order_relaxed);
+      }
       if (rows != row_sums_.end()) row_sums_.erase(rows);
       return "";
     }
@@ -355,6 +359,7 @@ std::string RunProgram(const PreparedProgram& prepared, const PackedProgram* pac
 
 int64_t ProgramCalls() { return program_calls.load(std::memory_order_relaxed); }
 int64_t ByImageCalls() { return by_image_calls.load(std::memory_order_relaxed); }
+int64_t PartsInPlace() { return parts_in_place.load(std::memory_order_relaxed); }
 int64_t MeansOfRows() { return means_of_rows.load(std::memory_order_relaxed); }
 
 }  // namespace dwsconv

@@ -295,23 +295,30 @@ struct Between {
 void Resize(const StepCall& call) {
   const Sizes& from = call.shape(call.slots().xs[0]);
   const Sizes& to = call.shape(call.slots().output);
-  const int64_t C = from[3], item = call.item();
-  const int64_t x_bytes = call.row_step(call.slots().xs[0]) * item, bytes = call.row_step(call.slots().output) * item;
+  const int64_t C = from[3], item = call.item(), x_step = call.row_step(call.slots().xs[0]);
+  const int64_t to_step = call.row_step(call.slots().output);
   const bool nearest = call.step().method == "nearest";
+  Sizes low, high;
+  std::vector<float> right;
+  for (int64_t q = 0; q < to[2]; ++q) {
+    const Between w(q, from[2], to[2], nearest);
+    low.push_back(w.low);
+    high.push_back(w.high);
+    right.push_back(w.part);
+  }
   Share(call, to[0] * to[1], to[2] * C, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const Between h(row % to[1], from[1], to[1], nearest);
-      const char* const image = call.x() + row / to[1] * from[1] * from[2] * x_bytes;
-      char* out = call.output() + row * to[2] * bytes;
-      for (int64_t q = 0; q < to[2]; ++q, out += bytes) {
-        const Between w(q, from[2], to[2], nearest);
-        const auto at = [&](int64_t r, int64_t s) { return image + (r * from[2] + s) * x_bytes; };
-        if (nearest) {
-          std::memcpy(out, at(h.low, w.low), static_cast<size_t>(C * item));
-        } else {
-          call.kernels.blend[call.type()](
-              {at(h.low, w.low), at(h.low, w.high), at(h.high, w.low), at(h.high, w.high), w.part, h.part, C, out});
-        }
+      const auto line = [&](int64_t r) { return call.x() + (row / to[1] * from[1] + r) * from[2] * x_step * item; };
+      char* const out = call.output() + row * to[2] * to_step * item;
+      if (!nearest) {
+        call.kernels.blend[call.type()]({line(h.low), line(h.high), x_step, low.data(), high.data(), right.data(),
+                                         h.part, to[2], C, out, to_step});
+        continue;
+      }
+      for (int64_t q = 0; q < to[2]; ++q) {
+        std::memcpy(out + q * to_step * item, line(h.low) + low[static_cast<size_t>(q)] * x_step * item,
+                    static_cast<size_t>(C * item));
       }
     }
   });

@@ -1,0 +1,174 @@
+"""Tensors inside their concatenation: the bits are those of tensors that are copied there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from native_support import ISAS
+from program_reference import DTYPES, Builder
+
+from tf_dwsconv import native
+
+H, W, C = 12, 14, 20
+RNG = np.random.default_rng(3)
+
+
+def drawn(*shape):
+    return RNG.standard_normal(shape) * np.prod(shape[:-1]) ** -0.5
+
+
+def chain(channels, b, x, **options):
+    made = {"depthwise_filter": drawn(3, 3, C, 1), "pointwise_filter": drawn(1, 1, C, channels), "bias": drawn(channels)}
+    return b.step("chain", x, weights=made, **options)
+
+
+def expanded(b, x):
+    made = {"expand_filter": drawn(1, 1, C, 64), "depthwise_filter": drawn(3, 3, 64, 1)}
+    return b.step("chain", x, weights={**made, "pointwise_filter": drawn(1, 1, 64, 40)})
+
+
+def residual(b, x):
+    y = chain(C, b, x, activation={"word": "silu"})
+    b.program["steps"][-1]["residual"] = x
+    return y
+
+
+PRODUCERS = {  # of [N, H, W, C], and of half as many rows and columns; each gives the larger size
+    "whole lines": lambda b, x, s: chain(64, b, x, activation={"word": "relu"}),
+    "no whole vectors": lambda b, x, s: chain(7, b, x),
+    "one channel": lambda b, x, s: chain(1, b, x, activation={"word": "silu"}),
+    "activation in Y": lambda b, x, s: chain(48, b, x, activation={"word": "silu"}),
+    "many channels": lambda b, x, s: chain(200, b, x, activation={"word": "gelu"}),
+    "residual": lambda b, x, s: residual(b, x),
+    "depthwise": lambda b, x, s: b.step("chain", x, weights={"depthwise_filter": drawn(3, 3, C, 1)}),
+    "multiplier": lambda b, x, s: b.step("chain", x, weights={"depthwise_filter": drawn(3, 3, C, 3)}),
+    "expansion": lambda b, x, s: expanded(b, x),
+    "expansion alone": lambda b, x, s: b.step(
+        "chain", x, weights={"expand_filter": drawn(1, 1, C, 32), "depthwise_filter": drawn(5, 5, 32, 1)}
+    ),
+    "pointwise": lambda b, x, s: b.step("chain", x, weights={"pointwise_filter": drawn(1, 1, C, 33)}),
+    "dense": lambda b, x, s: b.step("chain", x, weights={"pointwise_filter": drawn(3, 3, C, 24)}),
+    "largest": lambda b, x, s: b.step("max_pool", x, window=[3, 3], strides=[1, 1], padding="same"),
+    "average": lambda b, x, s: b.step("average_pool", x, window=[3, 2], strides=[1, 1], padding="same"),
+    "nearest": lambda b, x, s: b.step("resize", s, scale=[2, 2], method="nearest"),
+    "bilinear": lambda b, x, s: b.step("resize", s, size=[H, W], method="bilinear"),
+    "sum": lambda b, x, s: b.step("add", x, x, activation={"word": "relu"}),
+    "scaled": lambda b, x, s: b.step("multiply", x, weights={"y": drawn(C)}),
+    "product of a column": lambda b, x, s: b.step("multiply", x, weights={"y": drawn(W, 1)}),
+}
+COPIED = {  # what has to be copied
+    "input": lambda b, x, s: x,
+    "activation": lambda b, x, s: b.step("activation", x, activation={"word": "tanh"}),
+    "scale and shift": lambda b, x, s: b.step("chain", x, weights={"depthwise_filter": drawn(1, 1, C, 1)}),
+}
+READERS = {  # what may read a part, too
+    "largest": lambda b, y: b.step("max_pool", y, window=[2, 2]),
+    "average": lambda b, y: b.step("average_pool", y, window=[3, 3], strides=[2, 2], padding="same"),
+    "mean": lambda b, y: b.step("mean", y),
+    "max": lambda b, y: b.step("max", y, keepdims=True),
+    "nearest": lambda b, y: b.step("resize", y, size=[5, 19], method="nearest"),
+    "bilinear": lambda b, y: b.step("resize", y, size=[25, 9], method="bilinear"),
+    "sum": lambda b, y: b.step("add", y, y),
+    "number": lambda b, y: b.step("multiply", y, weights={"y": np.array([1.5])}),
+    "concatenation": lambda b, y: b.step("concatenate", y, y, axis=3),
+}
+
+
+def build(dtype, producers, apart, readers=()):
+    """A program that concatenates; with `apart` all that it concatenates is an output, too, so it lies elsewhere."""
+    global RNG
+    RNG = np.random.default_rng(3)
+    b = Builder(dtype)
+    x, small = b.input([None, H, W, C]), b.input([None, H // 2, W // 2, C])
+    made = [make(b, x, small) for make in producers]
+    whole = b.step("concatenate", *made, axis=3)
+    behind = [read(b, made[0]) for read in readers]
+    b.output(b.step("activation", whole, activation={"word": "relu"}), *behind, *(made if apart else ()))
+    return b
+
+
+def outputs(b, xs, isa, threads=2):
+    net = native.Network.from_program(b.text, b.weights, isa=isa)
+    before = native.calls()["network_parts_in_place"]
+    ys = net(xs, num_threads=threads)
+    ys = [ys] if isinstance(ys, np.ndarray) else list(ys)
+    return ys, native.calls()["network_parts_in_place"] - before
+
+
+def given(dtype, images):
+    rng = np.random.default_rng(4)
+    sizes = [(images, H, W, C), (images, H // 2, W // 2, C)]
+    return [rng.standard_normal(size).astype(DTYPES[dtype]) for size in sizes]
+
+
+def check(dtype, isa, images, producers, readers, wanted):
+    xs = given(dtype, images)
+    apart, none = outputs(build(dtype, producers, True, readers), xs, isa)
+    assert none == 0
+    b = build(dtype, producers, False, readers)
+    for threads in (1, 3):
+        inside, parts = outputs(b, xs, isa, threads)
+        assert parts == wanted
+        for y, expected in zip(inside, apart):
+            assert y.tobytes() == expected.tobytes()
+    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    for y, expected in zip(inside, b.expect(*xs)):
+        np.testing.assert_allclose(y.astype(np.float64), expected, rtol=0, atol=64 * unit * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("producer", PRODUCERS)
+def test_each_producer(producer, dtype, isa):
+    """First, last and between others; one image, and some."""
+    one, other = PRODUCERS[producer], PRODUCERS["no whole vectors"]
+    for images, producers in ((1, [one, other]), (3, [other, one, other])):
+        check(dtype, isa, images, producers, (), len(producers))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reader", READERS)
+def test_each_reader(reader, dtype, isa):
+    for producer in ("whole lines", "no whole vectors", "bilinear", "depthwise"):
+        producers = [PRODUCERS[producer], PRODUCERS["residual"]]
+        check(dtype, isa, 2, producers, [READERS[reader]], 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("copied", COPIED)
+def test_what_has_to_be_copied(copied, isa):
+    producers = [PRODUCERS["whole lines"], COPIED[copied], PRODUCERS["one channel"]]
+    check("float32", isa, 2, producers, (), 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_reader_that_needs_dense_rows(isa):
+    """A convolution and an activation read the first part: it is copied, the other one is not."""
+    for read in (lambda b, y: chain_of(b, y), lambda b, y: b.step("activation", y, activation={"word": "tanh"})):
+        check("float32", isa, 2, [PRODUCERS["residual"], PRODUCERS["largest"]], [read], 1)
+
+
+def chain_of(b, y):
+    return b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, C, 1)})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_many_images_one_at_a_time(isa):
+    """Where each thread takes images of its own, the parts are those of an image."""
+    producers = [PRODUCERS[name] for name in ("expansion", "whole lines", "largest")]
+    xs = given("float32", 16)
+    apart, _ = outputs(build("float32", producers, True), xs, isa)
+    inside, parts = outputs(build("float32", producers, False), xs, isa)
+    assert parts in (3, 3 * 16)
+    assert inside[0].tobytes() == apart[0].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", ["add", "subtract", "multiply", "maximum", "minimum"])
+def test_a_result_of_one_element(op, isa):
+    b = Builder("float32")
+    x, y = b.input([None, 1]), b.input([None, 1])
+    b.output(b.step(op, x, y))
+    xs = [np.full((1, 1), 3, np.float32), np.full((1, 1), 5, np.float32)]
+    assert outputs(b, xs, isa)[0][0] == b.expect(*xs)[0]
