@@ -83,6 +83,19 @@ def test_the_share_of_the_limit():
     assert [line.split()[-1] for line in lines] == ["limit", "50", "90", "300", "3"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_machine_is_measured_by_our_products_too(dtype):
+    before = native.calls()["network"]
+    flops, gbs = profile.measured_rates(1, dtype)
+    assert 0 < flops < float("inf") and 0 < gbs < float("inf")
+    assert native.calls()["network"] > before
+    network, x, operations = profile._product(2, dtype)
+    assert network.inputs[0]["dtype"] == dtype
+    y = network(x)
+    assert operations == 2 * y.size * x.shape[-1]
+    assert y.astype("float32").std() > 1
+
+
 def test_profile(model, capsys):
     tf_dwsconv.save_network(tf_dwsconv.convert(model), "n.safetensors")
     network = native.Network("n.safetensors")
