@@ -96,30 +96,37 @@ inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a
   }
 }
 
-// Any sums to a Y of Z's type, the activation a clamp.
+// Any sums to a Y of Z's type, the activation a clamp. The residual is added to all of them before the first is stored:
+// where it is Y itself, a store of part of a vector keeps the load of its neighbours waiting.
 template <int kRows, int kVectors>
 inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, const TileEnd& end,
-                                                     const Vec (&acc)[kRows][kVectors], int64_t pixel) {
-  const ZType* residual = static_cast<const ZType*>(a.residual);
-  ZType* y = static_cast<ZType*>(a.y) + pixel * a.y_step + end.k;
-  if (residual) residual += pixel * a.residual_step + end.k;
+                                                     Vec (&acc)[kRows][kVectors], int64_t pixel) {
+  if (a.residual != nullptr) {
+    const ZType* residual = static_cast<const ZType*>(a.residual) + pixel * a.residual_step + end.k;
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kRows; ++i, residual += a.residual_step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t n = end.lanes - v * kV;
+        if (n >= kV) {
+          acc[i][v] = acc[i][v] + Load(residual + v * kV);
+        } else if (n > 0) {
+          acc[i][v] = acc[i][v] + LoadN(residual + v * kV, n);
+        }
+      }
+    }
+  }
+  ZType* y = static_cast<ZType*>(a.y) + pixel * a.y_step + end.k;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i, y += a.y_step) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const int64_t n = end.lanes - v * kV;
-      Vec value = acc[i][v];
+      const Vec value = Apply(acc[i][v], end.clamp);
       if (n >= kV) {
-        if (residual) value = value + Load(residual + i * a.residual_step + v * kV);
-        value = Apply(value, end.clamp);
-        if (a.stream) {
-          Stream(y + i * a.y_step + v * kV, value);
-        } else {
-          Store(y + i * a.y_step + v * kV, value);
-        }
+        a.stream ? Stream(y + v * kV, value) : Store(y + v * kV, value);
       } else if (n > 0) {
-        if (residual) value = value + LoadN(residual + i * a.residual_step + v * kV, n);
-        StoreN(y + i * a.y_step + v * kV, Apply(value, end.clamp), n);
+        StoreN(y + v * kV, value, n);
       }
     }
   }
@@ -128,7 +135,7 @@ inline __attribute__((always_inline)) void StoreTile(const PointwiseArgs& a, con
 // The sums of a tile to Y.
 template <int kRows, int kVectors>
 inline __attribute__((always_inline)) void FinishTile(const PointwiseArgs& a, const TileEnd& end,
-                                                      const Vec (&acc)[kRows][kVectors], int64_t pixel) {
+                                                      Vec (&acc)[kRows][kVectors], int64_t pixel) {
   if (a.dtype == kZType && IsClamp(a.activation.kind)) {  // the hot case: Y of Z's own type
     const bool plain = a.activation.kind == ActivationKind::kNone;
     if (a.residual != nullptr || end.lanes < kVectors * kV) {

@@ -179,34 +179,43 @@ inline __attribute__((always_inline)) Vec Across(Vec v, const Op& op) {
   return v;
 }
 
-// Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers.
+// Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers. Some rows go to a buffer first: a
+// store of part of a vector, just before its neighbour, keeps the neighbour's load waiting where `to` is x.
 template <int kCount, typename T>
 void SoftmaxOf(const SoftmaxArgs& a) {
   const T* x = static_cast<const T*>(a.x);
   T* to = static_cast<T*>(a.to);
-  const int64_t lanes = a.n - (kCount - 1) * kV;
+  const int64_t lanes = a.n - (kCount - 1) * kV, together = kRun / a.n;
   float ends[kV];
   for (int i = 0; i < kV; ++i) ends[i] = i < lanes ? 0.0f : -__builtin_inff();
   const Vec end = Load(ends);
-  for (int64_t row = 0; row < a.rows; ++row, x += a.n, to += a.n) {
-    Vec v[kCount];
+  alignas(64) float run[kRun + kV];
+  for (int64_t first = 0; first < a.rows; first += together) {
+    const int64_t rows = a.rows - first < together ? a.rows - first : together;
+    float* at = run;
+    for (int64_t row = 0; row < rows; ++row, x += a.n, at += a.n) {
+      Vec v[kCount];
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount - 1; ++i) v[i] = Load(x + i * kV);
-    v[kCount - 1] = LoadUpTo(x + (kCount - 1) * kV, lanes) + end;
-    Vec largest = v[0];
+      for (int i = 0; i < kCount - 1; ++i) v[i] = Load(x + i * kV);
+      v[kCount - 1] = LoadUpTo(x + (kCount - 1) * kV, lanes) + end;
+      Vec largest = v[0];
 #pragma GCC unroll 4
-    for (int i = 1; i < kCount; ++i) largest = MaxSecondOnNan(v[i], largest);
-    largest = Across(largest, MaxSecondOnNan);
-    Vec sum = Set1(0.0f);
+      for (int i = 1; i < kCount; ++i) largest = MaxSecondOnNan(v[i], largest);
+      largest = Across(largest, MaxSecondOnNan);
+      Vec sum = Set1(0.0f);
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) {
-      v[i] = Exp(v[i] - largest);
-      sum = sum + v[i];
+      for (int i = 0; i < kCount; ++i) {
+        v[i] = Exp(v[i] - largest);
+        sum = sum + v[i];
+      }
+      sum = Across(sum, [](Vec p, Vec q) { return p + q; });
+      // What is past the row's end is the next one's.
+#pragma GCC unroll 4
+      for (int i = 0; i < kCount; ++i) Store(at + i * kV, v[i] / sum);
     }
-    sum = Across(sum, [](Vec p, Vec q) { return p + q; });
-#pragma GCC unroll 4
-    for (int i = 0; i < kCount - 1; ++i) Store(to + i * kV, v[i] / sum);
-    StoreUpTo(to + (kCount - 1) * kV, v[kCount - 1] / sum, lanes);
+    const int64_t count = rows * a.n;
+    for (int64_t i = 0; i < count; i += kV) StoreUpTo(to + i, Load(run + i), count - i);
+    to += count;
   }
 }
 
