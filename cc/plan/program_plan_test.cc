@@ -128,12 +128,13 @@ TEST(ProgramPlan, RandomPrograms) {
     const int64_t steps = draw(1, 20);
     for (int64_t t = 2; t < 2 + steps; ++t) {
       Step step;
-      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd, StepKind::kReshape, StepKind::kSoftmax,
-                                StepKind::kMaxPool};
-      step.kind = kinds[draw(0, 4)];
+      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd,     StepKind::kReshape,
+                                StepKind::kSoftmax,    StepKind::kMaxPool, StepKind::kTranspose};
+      step.kind = kinds[draw(0, 5)];
       step.xs = {draw(0, t - 1)};
       if (step.kind == StepKind::kAdd) step.y = draw(0, t - 1);
       step.shape = std::vector<int64_t>{4, 4, 16};
+      step.axes = {0, 2, 1, 3};
       step.window = {3, 3};
       step.strides = {1, 1};
       step.padding = "same";
