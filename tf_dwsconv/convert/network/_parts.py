@@ -221,7 +221,7 @@ def _is_slow_transposed(operation: Any) -> bool:
     """The same of the convolution that it becomes."""
     axes, filters = _transposed.axes(operation), operation.filters * math.prod(operation.strides)
     window = [] if axes is None else [axis.window for axis in axes]
-    return axes is not None and not _cost.dense_pays(window, operation.kernel.shape[3], filters, (1, 1))
+    return axes is not None and not _cost.transposed_pays(window, operation.kernel.shape[3], filters)
 
 
 def _slow_share(model: Any) -> float:
