@@ -12,6 +12,7 @@ import moved_networks
 import numpy as np
 import program_reference
 import pytest
+import tensorflow as tf
 from conftest import python_environment
 from convert_support import check_network, difference, functional, pictures
 
@@ -340,19 +341,24 @@ def test_both_halves_are_results():
     assert len(set(names)) == 2
 
 
-def test_a_picture_that_is_smaller_than_what_is_cut_off():
-    """A clear error by each way, in graphs too."""
+@pytest.mark.parametrize("op", ["crop", "depth_to_space"])
+def test_a_picture_that_is_smaller_than_what_is_cut_off(op, monkeypatch):
+    """A clear error by each way, in graphs and by stock ops too."""
     x = np.zeros((2, 8, 3, 4), "float32")
     text = program_reference.Builder()
     tensor = text.input([None, None, None, 4])
-    text.output(text.step("crop", tensor, croppings=[[0, 0], [0, 0], [2, 2], [0, 0]]))
-    with pytest.raises(
-        ValueError, match=r"croppings must take no more than x has, \[2,8,3,4\]; given \[0,0,0,0,2,2,0,0\]"
-    ):
+    options = {"croppings": [[0, 0], [0, 0], [2, 2], [0, 0]]}
+    options = options if op == "crop" else {"block": [1, 2], "croppings": [[0, 0], [4, 3]]}
+    text.output(text.step(op, tensor, **options))
+    given = r"x has, \[2,8,3,4\]; given \[0,0,0,0,2,2,0,0\]" if op == "crop" else r"there is, .*; given \[0,0,4,3\]"
+    with pytest.raises(ValueError, match=f"croppings must take no more than {given}"):
         native.Network.from_program(text.text, text.weights)(x)
-    layer = FusedNetwork(text.text)
-    message = "`?croppings`? .*must take no more than"
-    with pytest.raises(Exception, match=message):
-        layer(x)
-    with pytest.raises(Exception, match=message):
-        keras.Sequential([keras.Input((None, None, 4)), layer]).predict(x, verbose=0)
+    layer, message = FusedNetwork(text.text), "`?croppings`? .*must take no more than"
+    for disabled in ("", "1"):
+        monkeypatch.setenv("DWSCONV_DISABLE", disabled)
+        with pytest.raises(Exception, match=message):
+            layer(x)
+        graph = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 4])])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            graph(x)
+        assert graph(np.zeros((2, 8, 4, 4), "float32")).shape[1:3] == ((8, 0) if op == "crop" else (8, 1))
