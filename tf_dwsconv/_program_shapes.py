@@ -179,6 +179,40 @@ def _reshape(step: Step, reads: dict, weights: dict) -> Shape:
     return [x[0], *(free if size == -1 else size for size in shape)]
 
 
+def _crop(step: Step, reads: dict, weights: dict) -> Shape:
+    x, pairs = reads["x"], step.options["croppings"]
+    if len(x) < 2 or len(pairs) != len(x) or any(pairs[0]):
+        raise ValueError(f"`croppings` must be {len(x)} pairs, and [0, 0] for the batch; given {pairs}.")
+    return _without(x, pairs)
+
+
+def _without(shape: Shape, pairs: Sequence[Sequence[int]]) -> Shape:
+    if any(size is not None and sum(pair) > size for size, pair in zip(shape, pairs)):
+        raise ValueError(f"`croppings` must take no more than there is, {tuple(shape)}; given {pairs}.")
+    return [None if size is None else size - sum(pair) for size, pair in zip(shape, pairs)]
+
+
+MOST_AXES = 8
+
+
+def _transpose(step: Step, reads: dict, weights: dict) -> Shape:
+    x, axes = reads["x"], step.options["axes"]
+    if len(x) > MOST_AXES:
+        raise _wrong("x", f"have at most {MOST_AXES} axes", x)
+    if len(axes) != len(x):
+        raise ValueError(f"`axes` must be {len(x)} numbers, one for each axis of `x`; given {axes}.")
+    return [x[axis] for axis in axes]
+
+
+def _depth_to_space(step: Step, reads: dict, weights: dict) -> Shape:
+    x, block = _picture(reads["x"]), step.options["block"]
+    if x[3] is not None and x[3] % math.prod(block):
+        raise ValueError(f"`block` must divide the channels of `x`, {x[3]}, among its pixels; given {block}.")
+    sizes = [None if size is None else size * by for size, by in zip(x[1:3], block)]
+    channels = None if x[3] is None else x[3] // math.prod(block)
+    return [x[0], *_without(sizes, step.options["croppings"]), channels]
+
+
 _RULES: dict[str, Callable[[Step, dict, dict], Shape]] = {
     "chain": _chain,
     "dense": _dense,
@@ -194,4 +228,7 @@ _RULES: dict[str, Callable[[Step, dict, dict], Shape]] = {
     "pad": _pad,
     "resize": _resize,
     "reshape": _reshape,
+    "crop": _crop,
+    "transpose": _transpose,
+    "depth_to_space": _depth_to_space,
 }

@@ -94,6 +94,11 @@ def _shape(value: Any) -> Optional[tuple[int, ...]]:
     return None if sizes is None or sizes.count(-1) > 1 else sizes
 
 
+def _axes(value: Any) -> Optional[tuple[int, ...]]:
+    axes = _integers(value, len(value), 0) if isinstance(value, (list, tuple)) else None
+    return axes if axes and axes[0] == 0 and sorted(axes) == list(range(len(axes))) else None
+
+
 def _activation(value: Any) -> Optional[Fused]:
     if isinstance(value, Fused):
         return value
@@ -171,7 +176,15 @@ _RESIZE = {
         _REQUIRED,
     ),
 }
-_PAD = {"paddings": (("a pair of numbers >= 0 for each axis", _pairs), _REQUIRED), "value": (_NUMBER, 0.0)}
+_PAIRS: _Reader = ("a pair of numbers >= 0 for each axis", _pairs)
+_PAD = {"paddings": (_PAIRS, _REQUIRED), "value": (_NUMBER, 0.0)}
+_TO_SPACE = {
+    "block": (_PAIR, _REQUIRED),
+    "croppings": (
+        ("[[top, bottom], [left, right]], each >= 0", lambda value: _pairs(value, 2)),
+        ((0, 0), (0, 0)),
+    ),
+}
 _AXIS = (
     "a number >= 1",
     lambda value: n if (n := _arguments.as_integer(value)) is not None and 1 <= n <= 255 else None,
@@ -192,6 +205,9 @@ OPS: dict[str, _Kind] = {
     "pad": _Kind(options=_PAD),
     "resize": _Kind(options=_RESIZE),
     "reshape": _Kind(options={"shape": (("sizes, one of which may be -1", _shape), _REQUIRED)}),
+    "crop": _Kind(options={"croppings": (_PAIRS, _REQUIRED)}),
+    "transpose": _Kind(options={"axes": (("the numbers of all axes, 0 first", _axes), _REQUIRED)}),
+    "depth_to_space": _Kind(options=_TO_SPACE),
 }
 
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,12 +36,17 @@ enum class StepKind : int {
   kPad,
   kResize,
   kReshape,
+  kCrop,
+  kTranspose,
+  kDepthToSpace,
 };
 
 // The words of the text, in the order of the enum.
-constexpr const char* kStepWords[] = {"chain",     "dense",    "max_pool",    "average_pool", "mean",    "max",
-                                      "add",       "subtract", "multiply",    "maximum",      "minimum", "activation",
-                                      "normalize", "softmax",  "concatenate", "pad",          "resize",  "reshape"};
+constexpr const char* kStepWords[] = {
+    "chain",       "dense",    "max_pool", "average_pool", "mean",       "max",       "add",
+    "subtract",    "multiply", "maximum",  "minimum",      "activation", "normalize", "softmax",
+    "concatenate", "pad",      "resize",   "reshape",      "crop",       "transpose", "depth_to_space"};
+constexpr int kSteps = static_cast<int>(std::size(kStepWords));
 
 inline const char* StepWord(StepKind kind) { return kStepWords[static_cast<int>(kind)]; }
 
@@ -94,7 +100,8 @@ struct Step {
   bool normalize = false, keepdims = false;
   float epsilon = 0.001f, value = 0;
   std::optional<int64_t> axis;
-  std::vector<int64_t> paddings;  // before and after, of each axis
+  std::vector<int64_t> paddings, croppings;  // before and after, of each axis
+  std::vector<int64_t> axes, block;
   std::vector<int64_t> scale, size;
   std::string method;
   std::optional<std::vector<int64_t>> shape;

@@ -211,12 +211,18 @@ std::string ShowShape(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
+std::string WrongSizes(const char* key, const std::string& allowed, const std::vector<int64_t>& given) {
+  return std::string(key) + " must " + allowed + "; given " + ShowShape(given);
+}
+
 StepCost CostOf(const Program& program, const InferredProgram& inferred, size_t index) {
   const Step& step = program.steps[index];
   const InferredStep& at = inferred.steps[index];
   const auto elements = [&](int slot) { return slot < 0 ? 0.0 : static_cast<double>(Elements(inferred.shapes[slot])); };
   double moved = elements(at.output) + elements(at.y) + elements(at.gate) + elements(at.residual);
-  for (int x : at.xs) moved += elements(x);
+  // Of what is cut off nothing is read.
+  const bool cuts = step.kind == StepKind::kCrop || step.kind == StepKind::kDepthToSpace;
+  for (int x : at.xs) moved += elements(cuts ? at.output : x);
   for (int64_t weight : step.weights) {
     if (weight != kNone) moved += static_cast<double>(Elements(program.weights[weight].shape));
   }

@@ -16,6 +16,8 @@ constexpr int64_t kMostTensor = int64_t{1} << 20;    // the largest number of a 
 constexpr int64_t kMostWeights = int64_t{1} << 40;   // elements
 constexpr int64_t kMostElements = int64_t{1} << 58;  // of a tensor: its bytes fit, and so does a sum of some
 
+constexpr size_t kMostAxes = 8;  // of what a step walks along
+
 // Tensors of a program are slots here, numbered from 0: the inputs first, then a slot for each step.
 struct InferredStep {
   std::vector<int> xs;
@@ -49,8 +51,14 @@ StepCost CostOf(const Program& program, const InferredProgram& inferred, size_t 
 std::string InferStep(const Program& program, const Step& step, const std::vector<std::vector<int64_t>>& shapes,
                       InferredStep* inferred, std::vector<int64_t>* output);
 
+// The same of what only moves the elements of one tensor: pad, crop, reshape, transpose, depth_to_space.
+std::string InferMove(const Step& step, const std::vector<int64_t>& x, std::vector<int64_t>* output);
+
 // "[?,224,224,3]": for messages.
 std::string ShowShape(const std::vector<int64_t>& shape);
+
+// "window must be two numbers >= 1; given [2]".
+std::string WrongSizes(const char* key, const std::string& allowed, const std::vector<int64_t>& given);
 
 }  // namespace dwsconv
 

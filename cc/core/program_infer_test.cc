@@ -29,14 +29,18 @@ TEST(ProgramInfer, ShapesOfACall) {
   ASSERT_EQ(ParseProgram(EveryOp(), &program), "");
   InferredProgram inferred;
   ASSERT_EQ(InferProgram(program, {{2, 8, 8, 3}}, &inferred), "");
-  const std::vector<Sizes> wanted = {{2, 8, 8, 3}, {2, 4, 4, 4}, {2, 1, 1, 4}, {2, 1, 1, 4}, {2, 4, 4, 4},
-                                     {2, 4, 4, 4}, {2, 6, 6, 4}, {2, 3, 3, 4}, {2, 3, 3, 4}, {2, 6, 6, 4},
-                                     {2, 6, 6, 4}, {2, 6, 6, 8}, {2, 8},       {2, 2, 4},    {2, 2, 5},
-                                     {2, 2, 5},    {2, 2, 5},    {2, 2, 5},    {2, 2, 5}};
+  const std::vector<Sizes> wanted = {{2, 8, 8, 3}, {2, 4, 4, 4}, {2, 1, 1, 4}, {2, 1, 1, 4}, {2, 4, 4, 4}, {2, 4, 4, 4},
+                                     {2, 6, 6, 4}, {2, 3, 3, 4}, {2, 3, 3, 4}, {2, 6, 6, 4}, {2, 6, 6, 4}, {2, 6, 6, 8},
+                                     {2, 8},       {2, 2, 4},    {2, 2, 5},    {2, 2, 5},    {2, 2, 5},    {2, 2, 5},
+                                     {2, 2, 5},    {2, 5, 4, 8}, {2, 4, 5, 8}, {2, 7, 15, 1}};
   EXPECT_EQ(inferred.shapes, wanted);
-  EXPECT_EQ(inferred.outputs, std::vector<int>({18, 7}));
+  EXPECT_EQ(inferred.outputs, std::vector<int>({18, 7, 21}));
   EXPECT_GT(CostOf(program, inferred, 0).flops, 2.0 * 2 * 16 * 27 * 4 - 1);
   EXPECT_EQ(CostOf(program, inferred, 9).bytes, 4.0 * 3 * 2 * 36 * 4);
+  // What is cut off is not read.
+  EXPECT_EQ(CostOf(program, inferred, 18).bytes, 4.0 * 2 * 2 * 20 * 8);
+  EXPECT_EQ(CostOf(program, inferred, 19).bytes, 4.0 * 2 * 2 * 20 * 8);
+  EXPECT_EQ(CostOf(program, inferred, 20).bytes, 4.0 * 2 * 2 * 7 * 15);
 }
 
 TEST(ProgramInfer, ShapesOfAGraph) {
@@ -47,12 +51,26 @@ TEST(ProgramInfer, ShapesOfAGraph) {
     ASSERT_EQ(InferProgram(program, inputs, &inferred), "");
     EXPECT_EQ(inferred.shapes[11], Sizes({kUnknown, 6, 6, 8}));
     EXPECT_EQ(inferred.shapes[18], Sizes({kUnknown, 2, 5}));
+    EXPECT_EQ(inferred.shapes[21], Sizes({kUnknown, 7, 15, 1}));
   }
   // With unknown rows and columns, too.
   ASSERT_EQ(ParseProgram(Replaced(EveryOp(), "[null, 8, 8, 3]", "[null, null, null, 3]"), &program), "");
   ASSERT_EQ(InferProgram(program, {}, &inferred), "");
   EXPECT_EQ(inferred.shapes[11], Sizes({kUnknown, kUnknown, kUnknown, 8}));
   EXPECT_EQ(inferred.shapes[18], Sizes({kUnknown, 2, 5}));
+  EXPECT_EQ(inferred.shapes[21], Sizes({kUnknown, kUnknown, kUnknown, 1}));
+}
+
+TEST(ProgramInfer, AllOfAnAxisMayBeCutOff) {
+  Program program;
+  ASSERT_EQ(ParseProgram(Replaced(EveryOp(), "[[0, 0], [1, 0], [0, 2], [0, 0]]", "[[0, 0], [2, 4], [0, 2], [0, 0]]"),
+                         &program),
+            "");
+  program.steps.pop_back();
+  program.outputs.pop_back();
+  InferredProgram inferred;
+  ASSERT_EQ(InferProgram(program, {}, &inferred), "");
+  EXPECT_EQ(inferred.shapes[20], Sizes({kUnknown, 4, 0, 8}));
 }
 
 TEST(ProgramInfer, ShapesOfAnotherCall) {
@@ -70,7 +88,7 @@ TEST(ProgramText, PrintsWhatItReads) {
   EXPECT_EQ(PrintProgram(again), text);
   EXPECT_NE(text.find("\"max_value\":6.0"), std::string::npos);
   EXPECT_NE(text.find("\"shape\":[null,8,8,3]"), std::string::npos);
-  EXPECT_EQ(again.steps.size(), 18u);
+  EXPECT_EQ(again.steps.size(), 21u);
   EXPECT_EQ(again.steps[0].explicit_padding, Sizes({0, 1, 0, 1}));
 }
 
@@ -109,13 +127,34 @@ TEST(ProgramInfer, SaysWhatIsWrong) {
       {"\"axis\": 3", "\"axis\": 0", "step 10 'both': axis must be 1 to 3; given 0"},
       {"\"axis\": 3", "\"axis\": 3, \"axis\": 2", "a program must not have a key twice in an object; \"axis\" is"},
       {"\"xs\": [9, 10]", "\"xs\": [9, 8]", "step 10 'both': xs must have equal sizes but along axis 3"},
-      {"\"x\": 11", "\"x\": 12", "step 11 'peaks': x must be an input or what an earlier step writes; given 12"},
+      {"\"x\": 11, \"output\": 12", "\"x\": 12, \"output\": 12",
+       "step 11 'peaks': x must be an input or what an earlier step writes; given 12"},
       {"[2, -1]", "[3, -1]", "step 12 'halves': shape must hold the elements behind x's batch, [?,8]"},
       {"[2, -1]", "[-1, -1]", "step 12 'halves': shape must have -1 once at most"},
       {"\"filter\": 6", "\"filter\": 0", "step 13 'logits': weights.filter must be [C,K]"},
       {"\"output\": 16", "\"output\": 15", "step 15 'square': output must be a tensor that nothing else writes"},
       {"\"op\": \"softmax\"", "\"op\": \"sort\"", "step 17 'probabilities': op must be one of chain, dense"},
       {"\"x\": 17, \"output\": 18", "\"x\": 17, \"output\": 1048577", "output must be the number of a tensor"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"croppings\": [[1, 0], [1, 0]",
+       "step 18 'inner': croppings must be a pair >= 0"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"croppings\": [[1, 0]", "step 18 'inner': croppings must be a pair >= 0"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"croppings\": [[0, 0], [-1, 0]", "be a pair >= 0 for each of 4 axes"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"croppings\": [[0, 0], [9007199254740992, 9007199254740992]",
+       "step 18 'inner': croppings must take no more than x has, [?,6,6,8]"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"croppings\": [[0, 0], [3, 4]", "croppings must take no more than x has"},
+      {"\"croppings\": [[0, 0], [1, 0]", "\"paddings\": [[0, 0], [1, 0]", "a crop must have no other keys than"},
+      {"[0, 2, 1, 3]", "[0, 2, 2, 3]",
+       "step 19 'turned': axes must be the numbers 0 to 3 in any order, 0 first; given"},
+      {"[0, 2, 1, 3]", "[2, 0, 1, 3]", "step 19 'turned': axes must be the numbers 0 to 3 in any order, 0 first"},
+      {"[0, 2, 1, 3]", "[0, 2, 1]", "axes must be the numbers 0 to 3 in any order, 0 first; given [0,2,1]"},
+      {"\"axes\": [0, 2, 1, 3]", "\"axes\": []", "step 19 'turned': axes must be the numbers 0 to 3"},
+      {"[2, 4]", "[2, 3]", "step 20 'shuffled': block must divide the channels of x, [?,4,5,8], among its pixels"},
+      {"[2, 4]", "[0, 4]", "step 20 'shuffled': block must be two numbers >= 1 whose product fits; given [0,4]"},
+      {"[2, 4]", "[4503599627370496, 4503599627370496]", "block must be two numbers >= 1 whose product fits"},
+      {"[[1, 0], [2, 3]]", "[[1, 0], [2, 19]]",
+       "step 20 'shuffled': croppings must take no more than there is, blocks"},
+      {"[[1, 0], [2, 3]]", "[[1, 0]]", "step 20 'shuffled': croppings must be [[top, bottom], [left, right]]"},
+      {"[[1, 0], [2, 3]]", "[[1, 0], 2]", "step 20 'shuffled': croppings must be a list of whole numbers; given 2"},
       {"{\"word\": \"tanh\"}", "{\"word\": \"relu\", \"max_value\": 1e300}",
        "activation.max_value must be a number that"},
   };

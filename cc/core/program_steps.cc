@@ -62,22 +62,20 @@ class StepInference {
         return Normalize();
       case StepKind::kSoftmax:
         *output = x_;
-        return x_.size() >= 2 ? "" : Wrong("x", "have a batch and a last axis", x_);
+        return x_.size() >= 2 ? "" : WrongSizes("x", "have a batch and a last axis", x_);
       case StepKind::kConcatenate:
         return Concatenate(output);
-      case StepKind::kPad:
-        return Pad(output);
       case StepKind::kResize:
         return Resize(output);
+      case StepKind::kPad:
       case StepKind::kReshape:
-        return Reshape(output);
+      case StepKind::kCrop:
+      case StepKind::kTranspose:
+      case StepKind::kDepthToSpace:
+        return InferMove(step_, x_, output);
       default:
         return Binary(output);
     }
-  }
-
-  static std::string Wrong(const char* key, const std::string& allowed, const Sizes& given) {
-    return std::string(key) + " must " + allowed + "; given " + ShowShape(given);
   }
 
   std::optional<dwsconv::Shape> WeightShape(Role role) const {
@@ -94,7 +92,7 @@ class StepInference {
     if (padding == "explicit") {
       const Sizes& p = step_.explicit_padding;
       if (p.size() != 4 || std::any_of(p.begin(), p.end(), [](int64_t n) { return n < 0; })) {
-        return Wrong("padding", "be [[top, bottom], [left, right]], each >= 0", p);
+        return WrongSizes("padding", "be [[top, bottom], [left, right]], each >= 0", p);
       }
       request->padding = "EXPLICIT";
       request->explicit_paddings = {0, 0, p[0], p[1], p[2], p[3], 0, 0};
@@ -161,26 +159,26 @@ class StepInference {
     return wrong;
   }
 
-  std::string Rank4() const { return x_.size() == 4 ? "" : Wrong("x", "have rank 4, [N,H,W,C]", x_); }
+  std::string Rank4() const { return x_.size() == 4 ? "" : WrongSizes("x", "have rank 4, [N,H,W,C]", x_); }
 
   std::string Pool(Sizes* output) {
     std::string error = Rank4();
     if (!error.empty()) return error;
     const Sizes& w = step_.window;
-    if (w.size() != 2 || w[0] < 1 || w[1] < 1) return Wrong("window", "be two numbers >= 1", w);
+    if (w.size() != 2 || w[0] < 1 || w[1] < 1) return WrongSizes("window", "be two numbers >= 1", w);
     Request request;
     error = Geometry(step_.strides.empty() ? w : step_.strides, "valid", &request);
     if (!error.empty()) return error;
     if (request.padding == "EXPLICIT") {
       const Sizes& p = step_.explicit_padding;
       if (std::max(p[0], p[1]) >= w[0] || std::max(p[2], p[3]) >= w[1]) {
-        return Wrong("padding", "be less than the window, " + ShowShape(w), p);
+        return WrongSizes("padding", "be less than the window, " + ShowShape(w), p);
       }
     }
     request.input = x_;
     request.depthwise_filter = {w[0], w[1], x_[3], 1};
     request.window_name = "window";
-    if (x_[3] == 0) return Wrong("x", "have channels", x_);
+    if (x_[3] == 0) return WrongSizes("x", "have channels", x_);
     return ByInfer(request, output);
   }
 
@@ -217,11 +215,11 @@ class StepInference {
 
   std::string LastAxis(const char* key, const Sizes& shape) const {
     const bool fits = !x_.empty() && shape.size() == 1 && Agree(shape[0], x_.back());
-    return fits ? "" : Wrong(key, "have the size of x's last axis (x is " + ShowShape(x_) + ")", shape);
+    return fits ? "" : WrongSizes(key, "have the size of x's last axis (x is " + ShowShape(x_) + ")", shape);
   }
 
   std::string Normalize() {
-    if (x_.size() < 2) return Wrong("x", "have a batch and a last axis", x_);
+    if (x_.size() < 2) return WrongSizes("x", "have a batch and a last axis", x_);
     if (!(step_.epsilon >= 0) || step_.epsilon > std::numeric_limits<float>::max()) {
       return "epsilon must be a finite number >= 0; given " + std::to_string(step_.epsilon);
     }
@@ -235,7 +233,7 @@ class StepInference {
   std::string Binary(Sizes* output) {
     const Sizes y = inferred_.y >= 0 ? shapes_[inferred_.y] : *WeightShape(Role::kY)->sizes;
     const size_t rank = std::max(x_.size(), y.size());
-    if (rank > kMostAxes) return Wrong("x and y", "have at most 8 axes", x_.size() > y.size() ? x_ : y);
+    if (rank > kMostAxes) return WrongSizes("x and y", "have at most 8 axes", x_.size() > y.size() ? x_ : y);
     output->assign(rank, 1);
     const auto put = [&](const Sizes& of) {
       for (size_t i = 0; i < of.size(); ++i) {
@@ -273,30 +271,12 @@ class StepInference {
         (*output)[a] = Merge((*output)[a], x[a]);
       }
       if (!fits)
-        return Wrong("xs", "have equal sizes but along axis " + std::to_string(axis) + ", " + ShowShape(x_), x);
+        return WrongSizes("xs", "have equal sizes but along axis " + std::to_string(axis) + ", " + ShowShape(x_), x);
       int64_t& size = (*output)[axis];
       if (size == kUnknown || x[axis] == kUnknown) {
         size = kUnknown;
       } else if (__builtin_add_overflow(size, x[axis], &size)) {
         return "xs are too large along axis " + std::to_string(axis);
-      }
-    }
-    return "";
-  }
-
-  std::string Pad(Sizes* output) {
-    const Sizes& p = step_.paddings;
-    if (p.size() != 2 * x_.size() || std::any_of(p.begin(), p.end(), [](int64_t n) { return n < 0; }) || p[0] != 0 ||
-        p[1] != 0) {
-      return Wrong("paddings", "be a pair >= 0 for each of " + std::to_string(x_.size()) + " axes, the batch's [0, 0]",
-                   p);
-    }
-    *output = x_;
-    for (size_t axis = 1; axis < x_.size(); ++axis) {
-      int64_t& size = (*output)[axis];
-      if (size == kUnknown) continue;
-      if (__builtin_add_overflow(size, p[2 * axis], &size) || __builtin_add_overflow(size, p[2 * axis + 1], &size)) {
-        return Wrong("paddings", "fit 64 bits with x, " + ShowShape(x_), p);
       }
     }
     return "";
@@ -308,45 +288,22 @@ class StepInference {
     const Sizes& given = step_.size.empty() ? step_.scale : step_.size;
     const char* const key = step_.size.empty() ? "scale" : "size";
     if (step_.size.empty() == step_.scale.empty()) return "one of scale and size must be given";
-    if (given.size() != 2 || given[0] < 1 || given[1] < 1) return Wrong(key, "be two numbers >= 1", given);
+    if (given.size() != 2 || given[0] < 1 || given[1] < 1) return WrongSizes(key, "be two numbers >= 1", given);
     if (step_.method != "nearest" && step_.method != "bilinear") {
       return "method must be \"nearest\" or \"bilinear\"; given " + Quote(step_.method);
     }
     *output = x_;
     for (size_t i = 0; i < 2; ++i) {
       int64_t& size = (*output)[1 + i];
-      if (size == 0) return Wrong("x", "have rows and columns", x_);
+      if (size == 0) return WrongSizes("x", "have rows and columns", x_);
       if (!step_.size.empty()) {
         size = given[i];
       } else if (size != kUnknown && __builtin_mul_overflow(size, given[i], &size)) {
-        return Wrong(key, "fit 64 bits with x, " + ShowShape(x_), given);
+        return WrongSizes(key, "fit 64 bits with x, " + ShowShape(x_), given);
       }
     }
     return "";
   }
-
-  std::string Reshape(Sizes* output) {
-    if (!step_.shape) return "shape must be given";
-    const Sizes& shape = *step_.shape;
-    int64_t known = 1, open = 0;
-    for (int64_t size : shape) {
-      open += size == -1;
-      if (size < -1 || (size != -1 && __builtin_mul_overflow(known, size, &known))) {
-        return Wrong("shape", "be sizes >= 0 whose product fits, or -1", shape);
-      }
-    }
-    if (open > 1) return Wrong("shape", "have -1 once at most", shape);
-    output->assign(1, x_[0]);
-    output->insert(output->end(), shape.begin(), shape.end());
-    const int64_t elements = Elements(Sizes(x_.begin() + 1, x_.end()));
-    const bool fits = elements == kUnknown || (open == 0 ? elements == known : known > 0 && elements % known == 0);
-    if (!fits) return Wrong("shape", "hold the elements behind x's batch, " + ShowShape(x_), shape);
-    std::replace(output->begin() + 1, output->end(), int64_t{-1},
-                 elements == kUnknown ? kUnknown : elements / std::max<int64_t>(known, 1));
-    return "";
-  }
-
-  static constexpr size_t kMostAxes = 8;
 
   const Program& program_;
   const Step& step_;

@@ -167,6 +167,9 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
   const auto numbers = [](const char* key, std::vector<int64_t>* at) {
     return [=](const Json& v) { return ToNumbers(key, v, at); };
   };
+  const auto pairs = [](const char* key, std::vector<int64_t>* at) {
+    return [=](const Json& v) { return ToPairs(key, v, at); };
+  };
   const auto activation = [](const char* key, ActivationRequest* at) {
     return [=](const Json& v) { return ToActivationRequest(key, v, at); };
   };
@@ -209,7 +212,7 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
       keys["axis"] = [=](const Json& v) { return ToNumber("axis", v, &s->axis.emplace()); };
       break;
     case StepKind::kPad:
-      keys["paddings"] = [=](const Json& v) { return ToPairs("paddings", v, &s->paddings); };
+      keys["paddings"] = pairs("paddings", &s->paddings);
       keys["value"] = number("value", &s->value);
       break;
     case StepKind::kResize:
@@ -219,6 +222,16 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
       break;
     case StepKind::kReshape:
       keys["shape"] = [=](const Json& v) { return ToNumbers("shape", v, &s->shape.emplace()); };
+      break;
+    case StepKind::kCrop:
+      keys["croppings"] = pairs("croppings", &s->croppings);
+      break;
+    case StepKind::kTranspose:
+      keys["axes"] = numbers("axes", &s->axes);
+      break;
+    case StepKind::kDepthToSpace:
+      keys["block"] = numbers("block", &s->block);
+      keys["croppings"] = pairs("croppings", &s->croppings);
       break;
     default:
       break;
@@ -236,7 +249,7 @@ std::string ToStep(const Json& json, Step* step) {
   if (!error.empty()) return error;
   bool found = false;
   std::string words;
-  for (int kind = 0; kind <= static_cast<int>(StepKind::kReshape); ++kind) {
+  for (int kind = 0; kind < kSteps; ++kind) {
     words += (kind > 0 ? ", " : "") + std::string(kStepWords[kind]);
     if (word != kStepWords[kind]) continue;
     step->kind = static_cast<StepKind>(kind);

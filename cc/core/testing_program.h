@@ -10,7 +10,8 @@ namespace dwsconv {
 inline std::string EveryOp() {
   return R"({"format": "tf_dwsconv.program", "version": 1, "dtype": "float32",
  "inputs": [{"name": "image", "tensor": 0, "shape": [null, 8, 8, 3]}],
- "outputs": [{"name": "probabilities", "tensor": 18}, {"name": "map", "tensor": 7}],
+ "outputs": [{"name": "probabilities", "tensor": 18}, {"name": "map", "tensor": 7},
+  {"name": "pixels", "tensor": 21}],
  "weights": {"count": 400, "tensors": [
   {"name": "stem", "offset": 0, "shape": [3, 3, 3, 4]}, {"name": "bias", "offset": 108, "shape": [4]},
   {"name": "window", "offset": 112, "shape": [3, 3, 4, 1]}, {"name": "point", "offset": 148, "shape": [1, 1, 4, 4]},
@@ -37,7 +38,11 @@ inline std::string EveryOp() {
   {"op": "add", "name": "shifted", "x": 14, "output": 15, "weights": {"y": 8}, "activation": {"word": "tanh"}},
   {"op": "multiply", "name": "square", "x": 15, "y": 15, "output": 16},
   {"op": "maximum", "name": "larger", "x": 16, "y": 15, "output": 17},
-  {"op": "softmax", "name": "probabilities", "x": 17, "output": 18}]})";
+  {"op": "softmax", "name": "probabilities", "x": 17, "output": 18},
+  {"op": "crop", "name": "inner", "x": 11, "output": 19, "croppings": [[0, 0], [1, 0], [0, 2], [0, 0]]},
+  {"op": "transpose", "name": "turned", "x": 19, "output": 20, "axes": [0, 2, 1, 3]},
+  {"op": "depth_to_space", "name": "shuffled", "x": 20, "output": 21, "block": [2, 4], "croppings": [[1, 0], [2, 3]]}
+  ]})";
 }
 
 // The text with `from`, which is there once, replaced by `to`.

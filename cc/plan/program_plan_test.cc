@@ -130,9 +130,9 @@ TEST(ProgramPlan, RandomPrograms) {
     std::vector<int64_t> sizes(static_cast<size_t>(2 + steps), 16);  // channels by tensor
     for (int64_t t = 2; t < 2 + steps; ++t) {
       Step step;
-      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd,     StepKind::kReshape,    StepKind::kSoftmax,
-                                StepKind::kMaxPool,    StepKind::kMaxPool, StepKind::kConcatenate};
-      step.kind = kinds[draw(0, 6)];
+      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd,     StepKind::kReshape,     StepKind::kSoftmax,
+                                StepKind::kMaxPool,    StepKind::kMaxPool, StepKind::kConcatenate, StepKind::kTranspose};
+      step.kind = kinds[draw(0, 7)];
       step.xs = {draw(0, t - 1)};
       int64_t& size = sizes[static_cast<size_t>(t)];
       size = sizes[static_cast<size_t>(step.xs[0])];
@@ -147,6 +147,7 @@ TEST(ProgramPlan, RandomPrograms) {
         for (int64_t x : step.xs) size += sizes[static_cast<size_t>(x)];
       }
       step.shape = std::vector<int64_t>{4, 4, size};
+      step.axes = {0, 2, 1, 3};
       step.window = {3, 3};
       step.strides = {1, 1};
       step.padding = "same";

@@ -36,8 +36,32 @@ def ops_of(build, folder, fuse="network", **options):
         lambda x: x + tf.reduce_max(x, [1, 2], keepdims=True),
         lambda x: tf.reshape(tf.reshape(x, [-1, 64, 8]), [-1, 8, 8, 8]),
         lambda x: tf.nn.softmax(x),
+        lambda x: tf.transpose(x, [0, 2, 1, 3]),
+        lambda x: tf.slice(x, [0, 1, 0, 2], [-1, 6, -1, 5]),
+        lambda x: x[:, 1:-1, ..., 2:],
+        lambda x: x[:, ::2, 1::2],
+        lambda x: tf.concat(tf.split(x, 2, axis=-1)[::-1], 3),
+        lambda x: tf.concat(tf.split(x, [1, 4, 3], axis=1)[::-1], 1),
+        lambda x: tf.nn.depth_to_space(x, 2),
     ],
-    ids=["max", "average", "concat", "bilinear", "nearest", "gate", "reduce max", "reshape", "softmax"],
+    ids=[
+        "max",
+        "average",
+        "concat",
+        "bilinear",
+        "nearest",
+        "gate",
+        "reduce_max",
+        "reshape",
+        "softmax",
+        "transpose",
+        "slice",
+        "strided",
+        "every_other",
+        "split",
+        "splitv",
+        "pixels",
+    ],
 )
 def test_one_program(tmp_path, between):
     w = Weights()
@@ -57,12 +81,21 @@ def test_one_program(tmp_path, between):
     [
         lambda x: tf.raw_ops.ResizeBilinear(images=x, size=[9, 7]),
         lambda x: tf.nn.max_pool2d(x, 2, 2, [[0, 0], [1, 0], [0, 1], [0, 0]]),
-        lambda x: tf.transpose(x, [0, 2, 1, 3]),
+        lambda x: tf.transpose(tf.reverse(tf.transpose(x, [1, 0, 2, 3]), [0]), [1, 0, 2, 3]),
+        lambda x: x[:, :, ::-1],
         lambda x: tf.reduce_mean(x, [0, 1], keepdims=True),
         lambda x: tf.reshape(x, [-1, 4, 8, 8]),
         lambda x: tf.cast(tf.cast(x, tf.float64), tf.float32),
     ],
-    ids=["corners", "pads of a pool", "transpose", "over pictures", "other pictures", "float64"],
+    ids=[
+        "corners",
+        "pads of a pool",
+        "transpose of the batch",
+        "backwards",
+        "over pictures",
+        "other pictures",
+        "float64",
+    ],
 )
 def test_what_programs_do_not_have_stays_between_two(tmp_path, between):
     w = Weights()
@@ -75,6 +108,24 @@ def test_what_programs_do_not_have_stays_between_two(tmp_path, between):
 
     _, ops = ops_of(build, tmp_path)
     assert ops.count(NETWORK) == 2 and len(ops) > 2
+
+
+@pytest.mark.parametrize(
+    "taps, padding, size", [(2, "VALID", 16), (3, "SAME", 16), (4, "SAME", 16), (3, "VALID", 17), (3, "SAME", 15)]
+)
+def test_transposed_convolutions(tmp_path, taps, padding, size):
+    """With the bias behind, of sizes that are constants and of those that come from the picture's."""
+    for is_free in (False, True):
+        w = Weights()
+
+        def build():
+            y = block(picture(8, 8, 4), w)  # noqa: B023
+            sizes = tf.stack([tf.shape(y)[0] if is_free else 2, size, size, 6])  # noqa: B023
+            y = tf.nn.conv2d_transpose(y, w(taps, taps, 6, 8), sizes, 2, padding)  # noqa: B023
+            tf.identity(block(tf.nn.relu(tf.nn.bias_add(y, w(6))), w), name="y")  # noqa: B023
+
+        _, ops = ops_of(build, tmp_path)
+        assert ops == [NETWORK]
 
 
 def test_a_path_that_leaves_and_comes_back(tmp_path):

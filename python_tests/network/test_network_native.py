@@ -98,6 +98,15 @@ def one_op(name: str, dtype: str):
     elif name == "resize":
         y = b.step(name, x, scale=[2, 3], method="bilinear")
         b.output(b.step(name, x, size=[5, 4], method="bilinear"), b.step(name, x, scale=[3, 2], method="nearest"))
+    elif name == "crop":
+        y = b.step(name, x, croppings=[[0, 0], [2, 1], [0, 3], [0, 0]])
+        b.output(b.step(name, y, croppings=[[0, 0], [0, 0], [1, 0], [2, 3]]))
+    elif name == "transpose":
+        y = b.step(name, x, axes=[0, 2, 1, 3])
+        b.output(*(b.step(name, x, axes=axes) for axes in ([0, 3, 1, 2], [0, 2, 3, 1], [0, 3, 2, 1], [0, 1, 3, 2])))
+    elif name == "depth_to_space":
+        y = b.step(name, b.step("crop", x, croppings=[[0, 0], [0, 0], [0, 0], [1, 0]]), block=[2, 3])
+        b.output(b.step(name, x, block=[1, 37], croppings=[[1, 0], [40, 50]]))
     else:
         y = b.step("reshape", x, shape=[-1, 37])
         b.output(b.step("reshape", y, shape=[7 * 9 * 37]))
@@ -105,7 +114,7 @@ def one_op(name: str, dtype: str):
 
 
 OPS = "dense chain expanded max_pool average_pool mean max add subtract multiply maximum minimum activation normalize"
-OPS = OPS.split() + ["softmax", "concatenate", "pad", "resize", "reshape"]
+OPS = OPS.split() + ["softmax", "concatenate", "pad", "resize", "reshape", "crop", "transpose", "depth_to_space"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -72,6 +72,26 @@ WRONG = {
     "size and scale": (
         program([{"op": "resize", "x": 0, "output": 1, "method": "nearest"}], IMAGE, [1]), "one of scale and size",
     ),
+    "pairs below 0": (
+        program([{"op": "crop", "x": 0, "output": 1, "croppings": [[0, 0], [-1, 0]]}], IMAGE, [1]),
+        "croppings must be a pair of numbers >= 0 for each axis; given",
+    ),
+    "no axes": (program([{"op": "transpose", "x": 0, "output": 1}], IMAGE, [1]), "'transpose' needs 'axes'"),
+    "the batch moves": (
+        program([{"op": "transpose", "x": 0, "output": 1, "axes": [1, 0, 2, 3]}], IMAGE, [1]),
+        r"axes must be the numbers of all axes, 0 first; given \[1, 0, 2, 3\]",
+    ),
+    "an axis twice": (
+        program([{"op": "transpose", "x": 0, "output": 1, "axes": [0, 2, 2, 3]}], IMAGE, [1]), "axes must be",
+    ),
+    "no block": (
+        program([{"op": "depth_to_space", "x": 0, "output": 1, "block": [2, 0]}], IMAGE, [1]),
+        r"block must be two numbers >= 1; given \[2, 0\]",
+    ),
+    "croppings of pixels": (
+        program([{"op": "depth_to_space", "x": 0, "output": 1, "block": [2, 2], "croppings": [[1, 0]]}], IMAGE, [1]),
+        r"croppings must be \[\[top, bottom\], \[left, right\]\], each >= 0",
+    ),
     "weights outside": (
         small().replace('"count": 60', '"count": 59'), "weight 1: offset and shape must be inside the 59 weights",
     ),
@@ -103,6 +123,14 @@ def test_a_text_must_be_text():
         ({"op": "concatenate", "xs": [0], "x": None, "axis": 4}, "`axis` must be below the rank"),
         ({"op": "pad", "paddings": [[1, 0], [0, 0], [0, 0], [0, 0]]}, "must be 4 pairs"),
         ({"op": "reshape", "shape": [7]}, "as many elements as shape"),
+        ({"op": "crop", "croppings": [[1, 0], [0, 0], [0, 0], [0, 0]]}, "must be 4 pairs"),
+        ({"op": "crop", "croppings": [[0, 0], [4, 5], [0, 0], [0, 0]]}, r"no more than there is, \(2, 8, 8, 4\)"),
+        ({"op": "transpose", "axes": [0, 2, 1]}, "`axes` must be 4 numbers"),
+        ({"op": "depth_to_space", "block": [2, 3]}, "`block` must divide the channels of `x`, 4"),
+        (
+            {"op": "depth_to_space", "block": [2, 2], "croppings": [[9, 8], [0, 0]]},
+            r"no more than there is, \(16, 16\)",
+        ),
         ({"op": "add", "y": 9}, "`y` must broadcast with `x`"),
         ({"op": "normalize", "weights": {"gamma": 0}}, r"`gamma` must have shape \[4\]"),
     ],

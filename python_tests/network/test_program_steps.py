@@ -80,6 +80,16 @@ CASES = {
     "resize nearest": ({"op": "resize", "scale": [2, 3], "method": "nearest"}, [PICTURE], []),
     "resize bilinear": ({"op": "resize", "size": [10, 18], "method": "bilinear"}, [PICTURE], []),
     "reshape": ({"op": "reshape", "shape": [3, -1, 5]}, [PICTURE], []),
+    "crop": ({"op": "crop", "croppings": [[0, 0], [1, 2], [0, 3], [0, 0]]}, [PICTURE], []),
+    "crop of channels": ({"op": "crop", "croppings": [[0, 0], [0, 0], [0, 0], [2, 1]]}, [PICTURE], []),
+    "crop of rows": ({"op": "crop", "croppings": [[0, 0], [1, 1], [3, 0]]}, [ROWS], []),
+    "transpose": ({"op": "transpose", "axes": [0, 2, 1, 3]}, [PICTURE], []),
+    "transpose to the front": ({"op": "transpose", "axes": [0, 3, 1, 2]}, [PICTURE], []),
+    "transpose of rows": ({"op": "transpose", "axes": [0, 2, 1]}, [ROWS], []),
+    "depth_to_space": ({"op": "depth_to_space", "block": [2, 2]}, [[None, 3, 4, 12]], []),
+    "depth_to_space cropped": (
+        {"op": "depth_to_space", "block": [2, 3], "croppings": [[1, 2], [4, 0]]}, [[None, 3, 4, 12]], [],
+    ),
 }  # fmt: skip
 
 

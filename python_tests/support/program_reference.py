@@ -231,6 +231,24 @@ def _resize(step, tensors, weights):
     return x
 
 
+def _crop(step, tensors, weights):
+    x = tensors[step["x"]]
+    return x[tuple(slice(a, size - b) for size, (a, b) in zip(x.shape, step["croppings"]))]
+
+
+def _depth_to_space(step, tensors, weights):
+    """Pixel by pixel of a block."""
+    x, (rows, columns) = tensors[step["x"]], step["block"]
+    n, h, w, channels = x.shape
+    each = channels // (rows * columns)
+    y = np.zeros((n, h * rows, w * columns, each))
+    for i, j in np.ndindex(rows, columns):
+        at = (i * columns + j) * each
+        y[:, i::rows, j::columns] = x[..., at : at + each]
+    (top, bottom), (left, right) = step.get("croppings", ((0, 0), (0, 0)))
+    return y[:, top : y.shape[1] - bottom, left : y.shape[2] - right]
+
+
 OPS = {
     "chain": _chain,
     "dense": _dense,
@@ -250,4 +268,7 @@ OPS = {
     "pad": _pad,
     "resize": _resize,
     "reshape": lambda s, t, w: t[s["x"]].reshape(t[s["x"]].shape[0], *s["shape"]),
+    "crop": _crop,
+    "transpose": lambda s, t, w: np.transpose(t[s["x"]], s["axes"]),
+    "depth_to_space": _depth_to_space,
 }

@@ -148,9 +148,7 @@ def _resize(step: Step, t: dict) -> tf.Tensor:
     x, size = t["x"], step.options["size"]
     if size is None:
         size = [size_of(x, axis) * by for axis, by in zip((1, 2), step.options["scale"])]
-        if not all(isinstance(n, int) for n in size):
-            size = tf.stack([tf.cast(n, tf.int32) for n in size])
-    return tf.image.resize(x, size, step.options["method"])
+    return tf.image.resize(x, _sizes(size), step.options["method"])
 
 
 def _reshape(step: Step, reads: dict) -> tf.Tensor:
@@ -161,11 +159,37 @@ def _reshape(step: Step, reads: dict) -> tf.Tensor:
     return tf.reshape(x, tf.concat([tf.shape(x)[:1], shape], axis=0) if x.shape[0] is None else [x.shape[0], *shape])
 
 
+def _without(x: tf.Tensor, pairs: Sequence[Sequence[int]]) -> tf.Tensor:
+    """Without some elements at both ends of each axis."""
+    sizes = [size_of(x, axis) - sum(pair) for axis, pair in enumerate(pairs)]
+    message = f"`croppings` {list(map(list, pairs))} must take no more than there is."
+    checks = [tf.debugging.assert_non_negative(n, message) for n in sizes if not isinstance(n, int)]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        y = tf.slice(x, [pair[0] for pair in pairs], [tf.cast(n, tf.int32) for n in sizes])
+    return tf.ensure_shape(y, [n if isinstance(n, int) else None for n in sizes])
+
+
+def _depth_to_space(step: Step, reads: dict) -> tf.Tensor:
+    x, (rows, columns) = reads["x"], step.options["block"]
+    n, height, width, channels = (size_of(x, axis) for axis in range(4))
+    blocks = [n, height, width, rows, columns, channels // (rows * columns)]
+    y = tf.transpose(tf.reshape(x, _sizes(blocks)), [0, 1, 3, 2, 4, 5])
+    y = tf.reshape(y, _sizes([n, height * rows, width * columns, blocks[-1]]))
+    return _without(y, ((0, 0), *step.options["croppings"], (0, 0))) if any(map(any, step.options["croppings"])) else y
+
+
+def _sizes(sizes: Sequence[Any]) -> Any:
+    return sizes if all(isinstance(n, int) for n in sizes) else tf.stack([tf.cast(n, tf.int32) for n in sizes])
+
+
 # What only moves elements, in any dtype.
 _MOVES: dict[str, Callable] = {
     "concatenate": lambda step, reads: tf.concat(reads["xs"], step.options["axis"]),
     "pad": lambda step, reads: tf.pad(reads["x"], step.options["paddings"], constant_values=step.options["value"]),
     "reshape": _reshape,
+    "crop": lambda step, reads: _without(reads["x"], step.options["croppings"]),
+    "transpose": lambda step, reads: tf.transpose(reads["x"], step.options["axes"]),
+    "depth_to_space": _depth_to_space,
 }
 _STEPS: dict[str, Callable] = {
     "dense": _dense,

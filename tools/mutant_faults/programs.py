@@ -5,6 +5,8 @@ from mutant_faults._fault import Fault
 _NATIVE = ("network/test_network_native.py",)
 _SCALES = ("network/test_network_scales.py",)
 _MEANS = ("network/test_network_means.py",)
+_TURNS = ("network/test_network_turns.py",)
+_MOVES = ("network/test_network_moves.py",)
 
 FAULTS = (
     Fault(
@@ -105,5 +107,40 @@ FAULTS = (
         "if (!chain_.has_project) part.k_end = chain_.K;",
         "if (chain_.has_project) part.k_end = chain_.K;",
         _MEANS,
+    ),
+    Fault(
+        "a crop that begins with the first row",
+        "cc/cpu/run/program_moves.cc",
+        "rest % to[a] + cuts[2 * a]",
+        "rest % to[a]",
+        _TURNS,
+    ),
+    Fault(
+        "blocks whose columns are all there",
+        "cc/cpu/run/program_moves.cc",
+        "left % block[1] * pixel",
+        "0",
+        _TURNS,
+    ),
+    Fault(
+        "axes that go on where they do not",
+        "cc/cpu/run/program_moves.cc",
+        "x_steps.back() == steps[a] * x[a]",
+        "x_steps.back() >= steps[a] * x[a]",
+        _TURNS,
+    ),
+    Fault(
+        "factors of channels, pixel by pixel",
+        "tf_dwsconv/convert/network/_tidy.py",
+        "np.tile(value.reshape(-1), pixels)",
+        "np.repeat(value.reshape(-1), pixels)",
+        _MOVES,
+    ),
+    Fault(
+        "a transposed convolution's taps in their own order",
+        "tf_dwsconv/convert/network/_transposed.py",
+        "[::-1, :, ::-1]",
+        "[:, :, :]",
+        _MOVES,
     ),
 )

@@ -4,33 +4,17 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "cc/core/attributes.h"
 #include "cc/core/half.h"
 #include "cc/core/whole.h"
+#include "cc/cpu/run/program_moves.h"
+#include "cc/cpu/run/program_share.h"
 
 namespace dwsconv {
 namespace {
 
 using Sizes = std::vector<int64_t>;
-
-// Fewer elements than this are not worth a second thread, nor a task of their own: some microseconds.
-constexpr int64_t kElementsPerTask = 16 << 10;
-
-int64_t Product(const Sizes& sizes, size_t begin, size_t end) {
-  return std::accumulate(sizes.begin() + static_cast<std::ptrdiff_t>(begin),
-                         sizes.begin() + static_cast<std::ptrdiff_t>(end), int64_t{1}, std::multiplies<int64_t>());
-}
-
-// run(begin, end) over [0, count), where each of them is `elements` of work.
-template <typename Run>
-void Share(const StepCall& call, int64_t count, int64_t elements, const Run& run) {
-  const int64_t each = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(elements, 1));
-  const int64_t tasks = CeilDiv(count, each);
-  const Workers workers(static_cast<int>(std::min<int64_t>(call.workers.threads, tasks)), call.workers.pool);
-  ParallelFor(workers, tasks, [&](int64_t task, int) { run(task * each, std::min(count, (task + 1) * each)); });
-}
 
 Activation ActivationOf(const StepCall& call) { return ToActivation(call.step().activation, call.program.dtype); }
 
@@ -365,6 +349,10 @@ void RunStep(const StepCall& call) {
       return WithType(call.program.dtype, [&](auto type) { PadWith<decltype(type)>(call); });
     case StepKind::kResize:
       return Resize(call);
+    case StepKind::kCrop:
+    case StepKind::kTranspose:
+    case StepKind::kDepthToSpace:
+      return Move(call);
     case StepKind::kReshape:  // a tensor of the plan that is another one's memory
     case StepKind::kChain:
     case StepKind::kDense:

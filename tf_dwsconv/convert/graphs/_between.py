@@ -13,6 +13,7 @@ import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import attribute
 from tf_dwsconv.convert.graphs._ours import OPS, Ours
+from tf_dwsconv.convert.graphs._turns import TURNS
 from tf_dwsconv.convert.graphs._view import done, layer_name, layout_of, named, settings
 
 L = keras.layers
@@ -173,5 +174,6 @@ BETWEEN: dict[str, Callable] = {
     "ExpandDims": _expand_dims,
     "ResizeBilinear": _resize,
     "ResizeNearestNeighbor": _resize,
+    **TURNS,
     **dict.fromkeys(OPS, _ours),
 }

@@ -112,6 +112,25 @@ def _convolve(reader: Any, node: Any, end: Any, x: str, dilations: tuple, pads: 
     return _weighted(reader, node, others, layer, tensor, kernel, bias)
 
 
+def _transposed(reader: Any, node: Any) -> Optional[str]:
+    """A transposed convolution, whose result has one of the sizes that Keras gives it."""
+    kernel, sizes, x = reader.nodes.value(node.input[1]), reader.sizes(node.input[0]), reader.tensor(node.input[2])
+    if kernel is None or sizes is None or sizes.shape != (4,) or not all(isinstance(n, int) for n in sizes[1:]):
+        return "its filter or its size is no constant"
+    padding, strides = attribute(node, "padding").s.decode().lower(), _pair(node, "strides")
+    if layout_of(node) != "channels_last" or _pair(node, "dilations") != (1, 1) or padding == "explicit":
+        return "it has dilations, explicit padding or channels first"
+    bias, others = _bias_behind(reader, node, kernel.shape[2], "channels_last", [])
+    for more in (None, *np.ndindex(*strides)):
+        layer = L.Conv2DTranspose(
+            kernel.shape[2], kernel.shape[:2], strides, padding, output_padding=more, use_bias=bias is not None,
+            data_format="channels_last", **settings(reader, node),
+        )  # fmt: skip
+        if tuple(layer.compute_output_shape(x.shape)[1:3]) == tuple(sizes[1:3]):
+            return _weighted(reader, node, others, layer, x, kernel, bias)
+    return "its result has another size than Keras gives it"
+
+
 def _weighted(reader: Any, node: Any, others: list, layer: Any, x: Any, kernel: Any, bias: Any) -> None:
     """Calls a layer with a kernel, and gives it its weights; the result is that of the last node."""
     result = layer(x)
@@ -307,6 +326,7 @@ def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
 _PATTERNS: dict[str, Callable] = {"dense": _dense, "layer_norm": _layer_norm}
 _READERS: dict[str, Callable] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
+    "Conv2DBackpropInput": _transposed,
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _batch_norm),
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(_UNARY, _unary),

@@ -103,7 +103,8 @@ class Builder:
             make_step(s.op, s.name, s.reads, {k: order[p] for k, p in s.weights.items()}, s.options, s.output)
             for s in steps
         ]
-        named = tuple(Output(name, tensor) for name, tensor in outputs)
+        taken = set()  # an op may have several results
+        named = tuple(Output(_unique(name, taken), tensor) for name, tensor in outputs)
         program = Program(dtype, tuple(self.inputs), named, offset, tuple(weights), tuple(numbered))
         check_order(program)
         return program, np.concatenate(values)

@@ -235,6 +235,38 @@ def _resize(step: Step, options: dict) -> Any:
     return L.Resizing(*size, method, data_format="channels_last", **options)
 
 
+def _crop(network: _Network, step: Step) -> _Apply:
+    pairs = step.options["croppings"]
+    if len(pairs) == 4 and not any(pairs[3]):
+        layer = L.Cropping2D(pairs[1:3], "channels_last", **network.options(step))
+        return lambda t: layer(t["x"])
+    key = (slice(None), *(slice(before, -after if after else None) for before, after in pairs[1:]))
+    return lambda t: t["x"][key]
+
+
+def _depth_to_space(network: _Network, step: Step) -> _Apply:
+    """Where only a call knows the sizes, a transposed convolution with ones; else reshapes around a transposition."""
+    (rows, columns), cuts = step.options["block"], step.options["croppings"]
+    crop = L.Cropping2D(cuts, "channels_last", **network.options(step)) if any(map(any, cuts)) else None
+
+    def put(x: Any) -> Any:
+        _, height, width, channels = x.shape
+        each = channels // (rows * columns)
+        options = [network.options(step) for _ in range(3)]
+        if height is None or width is None:
+            options[0]["trainable"] = False
+            places = {"kernel_size": (rows, columns), "strides": (rows, columns), "data_format": "channels_last"}
+            layer = L.Conv2DTranspose(each, use_bias=False, **places, **options[0])
+            ones = np.eye(channels).reshape(rows, columns, each, channels)
+            network.later(layer, ("kernel", ones))
+            return layer(x)
+        y = L.Reshape((height, width, rows, columns, each), **options[0])(x)
+        y = L.Permute((1, 3, 2, 4, 5), **options[1])(y)
+        return L.Reshape((height * rows, width * columns, each), **options[2])(y)
+
+    return lambda t: put(t["x"]) if crop is None else crop(put(t["x"]))
+
+
 _MAKERS: dict[str, Callable[[_Network, Step], _Apply]] = {
     "chain": _chain,
     "dense": _dense,
@@ -253,4 +285,7 @@ _MAKERS: dict[str, Callable[[_Network, Step], _Apply]] = {
     "pad": _pad,
     "resize": _plain(_resize),
     "reshape": _plain(lambda step, options: L.Reshape(step.options["shape"], **options)),
+    "crop": _crop,
+    "transpose": _plain(lambda step, options: L.Permute(step.options["axes"][1:], **options)),
+    "depth_to_space": _depth_to_space,
 }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import keras
 import numpy as np
 
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _activations, _read
-from tf_dwsconv.convert.network import _translate
-from tf_dwsconv.convert.network._translate import Call
+from tf_dwsconv.convert.network import _moves, _translate
+from tf_dwsconv.convert.network._call import Call
 
 _WORDS = {
     "Add": "add",
@@ -23,16 +23,18 @@ _WORDS = {
 }
 
 
-def operation_step(call: Call) -> Optional[int]:
-    """The steps of a call of an op; None where programs have none."""
+def operation_step(call: Call) -> Union[int, tuple[int, ...], None]:
+    """The steps of a call of an op: the tensor or, of several results, the tensors; None where programs have none."""
     node = call.node
     word = _read.op_word(node.operation)
-    if word is None or len(node.outputs) != 1:
+    if word is None:
         return None
     if word == "Pad":
         return _pad(call)
     if any(v is not None for v in node.arguments.kwargs.values()):
         return None
+    if word in _PARTS:
+        return _PARTS[word](call)
     if word in _WORDS:
         return _of_two(call, _WORDS[word])
     if word in ("Divide", "TrueDivide"):
@@ -131,6 +133,9 @@ def _pad(call: Call) -> Optional[int]:
     return call.step("pad", paddings=pairs, value=float(value))
 
 
+# What takes parts of a tensor.
+_PARTS: dict[str, Callable[[Call], Any]] = {"Split": _moves.split, "GetItem": _moves.get_item}
+
 # Of one tensor.
 _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Mean": _over_pixels("mean"),
@@ -140,5 +145,9 @@ _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Reshape": _reshape,
     "ExpandDims": _axes,
     "Squeeze": _axes,
+    "Transpose": _moves.transpose,
+    "Swapaxes": _moves.swap_axes,
+    "Moveaxis": _moves.move_axis,
+    "DepthToSpace": _moves.depth_to_space,
     "Resize": lambda call: _translate.resize(call, call.layer.size),
 }

@@ -13,9 +13,9 @@ import keras
 from tf_dwsconv._keras_graph import Graph, called_in_training, calls, functional, is_graph
 from tf_dwsconv._program import DTYPES
 from tf_dwsconv.convert import _cost, _read
-from tf_dwsconv.convert.network import _operations, _translate
+from tf_dwsconv.convert.network import _operations, _translate, _transposed
 from tf_dwsconv.convert.network._builder import Builder
-from tf_dwsconv.convert.network._translate import Call
+from tf_dwsconv.convert.network._call import Call
 
 # Fewer gain nothing: a block is an op of its own already.
 FEWEST_STEPS = 2
@@ -82,14 +82,16 @@ class Translator:
         x = [tensors[id(t)] for t in node.arguments.keras_tensors]
         if is_graph(operation):
             return self._add_model(builder, node, x, tensors)
-        if len(node.outputs) != 1 or (not self._takes_slow and _is_slow(operation)):
+        if not self._takes_slow and _is_slow(operation):
             return False
         call = Call(node, builder, x)
         is_layer = isinstance(operation, keras.Layer)
         made = _translate.layer_step(call) if is_layer else _operations.operation_step(call)
-        if made is not None:
-            tensors[id(node.outputs[0])] = made
-        return made is not None
+        results = made if isinstance(made, tuple) else (made,)
+        if made is None or len(results) != len(node.outputs):
+            return False
+        tensors.update((id(t), result) for t, result in zip(node.outputs, results))
+        return True
 
     def _add_model(self, builder: Builder, node: Any, x: list[int], tensors: dict[int, int]) -> bool:
         model = node.operation
@@ -184,27 +186,42 @@ def _pays(nodes: list) -> bool:
 
 
 def _only_moves(operation: Any) -> bool:
-    return isinstance(operation, (keras.layers.Reshape, keras.layers.Flatten))
+    moves = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
+    return isinstance(operation, moves) or _read.op_word(operation) in _MOVES
+
+
+_MOVES = ("Transpose", "Swapaxes", "Moveaxis", "Split", "GetItem")
 
 
 def _is_picture(node: Any) -> bool:
     return len(node.outputs[0].shape) == 4
 
 
-def _kernel(operation: Any) -> Optional[int]:
+def _kernel(operation: Any) -> Optional[float]:
     """How many weights a convolution multiplies with for a pixel; None for other calls."""
     if not isinstance(operation, keras.Layer) or not operation.built:
         return None
     sizes = [math.prod(weight.shape) for weight in operation.weights if len(weight.shape) >= 3]
-    return sum(sizes) if sizes else None
+    # Of a kernel that lies at strides on the result, each pixel takes a part.
+    parts = math.prod(operation.strides) if type(operation) is keras.layers.Conv2DTranspose else 1
+    return sum(sizes) / parts if sizes else None
 
 
 def _is_slow(operation: Any) -> bool:
     """Whether TensorFlow computes a dense convolution faster than we do."""
+    if type(operation) is keras.layers.Conv2DTranspose and operation.built:
+        return _is_slow_transposed(operation)
     if type(operation) is not keras.layers.Conv2D or operation.groups != 1 or not operation.built:
         return False
     channels = operation.kernel.shape[2]
     return not _cost.dense_pays(operation.kernel_size, channels, operation.filters, operation.strides)
+
+
+def _is_slow_transposed(operation: Any) -> bool:
+    """The same of the convolution that it becomes."""
+    axes, filters = _transposed.axes(operation), operation.filters * math.prod(operation.strides)
+    window = [] if axes is None else [axis.window for axis in axes]
+    return axes is not None and not _cost.transposed_pays(window, operation.kernel.shape[3], filters)
 
 
 def _slow_share(model: Any) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Callable, Optional
 
@@ -21,7 +22,7 @@ def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
     _merge_equal(builder, outputs)
-    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind)
+    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind, _cut)
     for rules in (folds, (*folds, _scale_and_shift)):
         while True:
             readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
@@ -60,7 +61,69 @@ def _join(builder: Builder, step: Step, producers: dict[int, Step], readers: col
                 builder.steps[place] = dataclasses.replace(joined, output=step.output)
                 builder.steps.remove(before)
                 return True
+        if _through(builder, before, step, producers, readers):
+            return True
     return False
+
+
+def _through(
+    builder: Builder, move: Step, step: Step, producers: dict[int, Step], readers: collections.Counter
+) -> bool:
+    """Joins a step on channels with what is in front of `move`, which keeps all channels of a pixel together.
+
+    Of the channels that `depth_to_space` makes pixels of, each pixel's have the same factor, addend or slope.
+    """
+    before = producers.get(move.reads.get("x", -1))
+    if before is None or readers[before.output] != 1:
+        return False
+    if move.op == "depth_to_space":
+        pixels = math.prod(move.options["block"])
+    elif move.op == "crop" and not any(move.options["croppings"][-1]):
+        pixels = 1
+    else:
+        return False
+    steps = _on_channels(builder, move, step)
+    if not steps or None in (builder.shapes[before.output][-1], builder.shapes[move.output][-1]):
+        return False
+    joined: Optional[Step] = before
+    for one in steps:
+        weights = {key: builder.weight(_for_pixels(builder.value(place), pixels)) for key, place in one.weights.items()}
+        moved = dataclasses.replace(one, reads={"x": before.output}, weights=weights)
+        joined = _activation(builder, joined, moved) or _scale(builder, joined, moved)
+        if joined is None:
+            return False
+    builder.steps[builder.steps.index(before)] = dataclasses.replace(joined, output=before.output)
+    builder.steps[builder.steps.index(move)] = dataclasses.replace(move, output=step.output)
+    builder.steps.remove(step)
+    return True
+
+
+def _on_channels(builder: Builder, before: Step, step: Step) -> list[Step]:
+    """A step as factors, addends and activations of channels; none where it computes anything else."""
+    if step.op == "activation" or _channels(builder, before, step) is not None:
+        return [step]
+    is_plain = step.op == "chain" and set(step.weights) <= {"depthwise_filter", "depthwise_bias", "depthwise_slopes"}
+    if not is_plain or set(step.reads) != {"x"} or step.options["normalize"]:
+        return []
+    tap = builder.value(step.weights["depthwise_filter"])
+    if step.options["strides"] != (1, 1) or not isinstance(step.options["padding"], str) or tap.size != tap.shape[2]:
+        return []
+    weights = {"multiply": builder.weight(tap.reshape(-1)), "add": step.weights.get("depthwise_bias")}
+    found = [
+        make_step(op, step.name, step.reads, {"y": place}, {}, step.output)
+        for op, place in weights.items()
+        if place is not None
+    ]
+    slopes = {"slopes": step.weights["depthwise_slopes"]} if "depthwise_slopes" in step.weights else {}
+    activation = {"activation": step.options["depthwise_activation"]}
+    if activation["activation"] != NONE:
+        found.append(make_step("activation", step.name, step.reads, slopes, activation, step.output))
+    return found
+
+
+def _for_pixels(value: np.ndarray, pixels: int) -> np.ndarray:
+    """One number, or one for each channel, of as many pixels."""
+    return value.reshape(-1) if value.size == 1 else np.tile(value.reshape(-1), pixels)
 
 
 def _stage(step: Step) -> Optional[str]:
@@ -112,6 +175,19 @@ def _zeros(builder: Builder, before: Step, step: Step) -> Optional[Step]:
         return None
     joined = step.with_options(padding=(rows, columns))
     return dataclasses.replace(joined, reads={**step.reads, "x": before.reads["x"]})
+
+
+def _cut(builder: Builder, before: Step, step: Step) -> Optional[Step]:
+    """What a crop leaves of another crop, or of pixels that are put side by side."""
+    if step.op != "crop" or before.op not in ("crop", "depth_to_space"):
+        return None
+    pairs = step.options["croppings"]
+    if before.op == "depth_to_space":
+        if any(pairs[3]):
+            return None
+        pairs = pairs[1:3]
+    both = tuple((a + c, b + d) for (a, b), (c, d) in zip(before.options["croppings"], pairs))
+    return before.with_options(croppings=both)
 
 
 def _has_window(builder: Builder, step: Step) -> bool:

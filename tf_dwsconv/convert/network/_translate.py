@@ -7,7 +7,7 @@ a layer with options that programs do not have. `RULES` has them by class; a sub
 from __future__ import annotations
 
 import types
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
@@ -15,65 +15,11 @@ import numpy as np
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert import _activations, _read
-from tf_dwsconv.convert.network._builder import Builder, Shape
+from tf_dwsconv.convert.network import _moves, _transposed
+from tf_dwsconv.convert.network._call import Call, is_plain, pair
 from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
 
 L = keras.layers
-
-
-class Call(NamedTuple):
-    """One call of a layer or an op: `x` has the numbers of the tensors that it is called with."""
-
-    node: Any
-    builder: Builder
-    x: list[int]
-
-    @property
-    def layer(self) -> Any:
-        return self.node.operation
-
-    @property
-    def name(self) -> str:
-        return self.node.operation.name
-
-    @property
-    def shape(self) -> Shape:
-        """Of the result."""
-        return tuple(self.node.outputs[0].shape)
-
-    def step(
-        self, op: str, reads: Any = None, result: Optional[Shape] = None, weights: Any = None, **options: Any
-    ) -> int:
-        """A step of the layer's name, of `x` alone where nothing else is said, with a result of the layer's shape."""
-        reads = self.x[0] if reads is None else reads
-        return self.builder.step(op, self.name, reads, self.shape if result is None else result, weights, **options)
-
-    def activation(self, x: int, function: Any) -> Optional[int]:
-        """The steps of an activation function, or of a `Fused`; the tensor itself where it is none."""
-        shape = self.builder.shapes[x]
-        fused = function if isinstance(function, Fused) else _activations.of_function(function)
-        if fused is not None:
-            return x if fused == NONE else self.step("activation", x, shape, activation=fused)
-        if function is keras.activations.softmax:
-            return self.step("softmax", x, shape)
-        if function is keras.activations.hard_sigmoid:
-            y = self.scale(x, 1 / 6, 0.5)
-            return self.step("activation", y, shape, activation=Fused("relu", max_value=1.0))
-        return None
-
-    def scale(self, x: int, scale: Any, shift: Any) -> int:
-        """The steps of `x * scale + shift` for numbers, or one of each for a channel."""
-        shape = self.builder.shapes[x]
-        for op, value, nothing in (("multiply", scale, 1), ("add", shift, 0)):
-            if np.any(np.not_equal(value, nothing)):
-                x = self.step(op, x, shape, {"y": np.asarray(value, np.float64).reshape(-1)})
-        return x
-
-
-def _is_plain(layer: Any) -> bool:
-    """Whether a layer with weights has channels last, and floats as they are."""
-    layout = getattr(layer, "data_format", "channels_last")
-    return layout == "channels_last" and layer.built and getattr(layer, "quantization_mode", None) is None
 
 
 def _block(call: Call) -> Optional[int]:
@@ -123,7 +69,7 @@ def _rows(call: Call, weights: dict, sources: dict, last: Optional[Fused]) -> Op
 
 def _convolution(call: Call) -> Optional[int]:
     layer = call.layer
-    if not _is_plain(layer):
+    if not is_plain(layer):
         return None
     inner, weights = NONE, {}
     if isinstance(layer, L.SeparableConv2D):
@@ -150,7 +96,7 @@ def _convolution(call: Call) -> Optional[int]:
 
 def _dense(call: Call) -> Optional[int]:
     layer = call.layer
-    if not _is_plain(layer):
+    if not is_plain(layer):
         return None
     y = call.step("dense", weights={"filter": layer.kernel, "bias": layer.bias})
     return call.activation(y, layer.activation)
@@ -161,14 +107,10 @@ def _pool(op: str) -> Callable[[Call], Optional[int]]:
         layer = call.layer
         if layer.data_format != "channels_last":
             return None
-        window, strides = (tuple(_pair(value)) for value in (layer.pool_size, layer.strides))
+        window, strides = map(pair, (layer.pool_size, layer.strides))
         return call.step(op, window=window, strides=strides, padding=layer.padding)
 
     return rule
-
-
-def _pair(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
 
 
 def _global(op: str) -> Callable[[Call], Optional[int]]:
@@ -186,37 +128,19 @@ def _zero_padding(call: Call) -> Optional[int]:
     return call.step("pad", paddings=((0, 0), *found[:2], (0, 0)))
 
 
-# Rows, and columns, that a crop may take away: as many taps of a window multiply with zero.
-_MOST_CROPPED = 3
-
-
-def _crop(call: Call) -> Optional[int]:
-    """Few rows and columns less: a depthwise window with one tap, of 1, where the pixel is that stays.
-
-    The other taps are 0, so a picture with NaN or infinity has NaN where stock layers have what is beside it.
-    """
-    layer, channels = call.layer, call.shape[-1]
-    rows, columns = layer.cropping
-    if layer.data_format != "channels_last" or channels is None or max(sum(rows), sum(columns)) > _MOST_CROPPED:
-        return None
-    kernel = np.zeros([sum(rows) + 1, sum(columns) + 1, channels, 1])
-    kernel[rows[0], columns[0]] = 1
-    return call.step("chain", weights={"depthwise_filter": kernel}, padding="valid")
-
-
 def _up_sampling(call: Call) -> Optional[int]:
     layer = call.layer
     if layer.data_format != "channels_last" or layer.interpolation not in ("nearest", "bilinear"):
         return None
-    return call.step("resize", scale=tuple(_pair(layer.size)), method=layer.interpolation)
+    return call.step("resize", scale=pair(layer.size), method=layer.interpolation)
 
 
 def resize(call: Call, size: Any) -> Optional[int]:
     """A layer or an op that resizes to a size, as its attributes have it."""
     given = call.layer
-    is_plain = given.data_format == "channels_last" and given.interpolation in ("nearest", "bilinear")
+    has_method = given.data_format == "channels_last" and given.interpolation in ("nearest", "bilinear")
     cuts = any(getattr(given, key) for key in ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio"))
-    if not is_plain or cuts or len(call.shape) != 4:
+    if not has_method or cuts or len(call.shape) != 4:
         return None
     return call.step("resize", size=tuple(size), method=given.interpolation)
 
@@ -328,7 +252,9 @@ RULES: dict[type, Callable[[Call], Optional[int]]] = {
     L.GlobalAveragePooling2D: _global("mean"),
     L.GlobalMaxPooling2D: _global("max"),
     L.ZeroPadding2D: _zero_padding,
-    L.Cropping2D: _crop,
+    L.Cropping2D: _moves.cropping,
+    L.Permute: _moves.permute,
+    L.Conv2DTranspose: _transposed.convolution,
     L.UpSampling2D: _up_sampling,
     L.Reshape: reshape,
     L.Flatten: reshape,
@@ -356,8 +282,8 @@ def layer_step(call: Call) -> Optional[int]:
     if _read.is_identity(node):
         return same(call)
     if kind in MERGES:
-        is_plain = len(node.arguments.args) == 1 and all(v in (None, False) for v in node.arguments.kwargs.values())
-        return MERGES[kind](call) if is_plain else None
+        is_alone = len(node.arguments.args) == 1 and all(v in (None, False) for v in node.arguments.kwargs.values())
+        return MERGES[kind](call) if is_alone else None
     if kind is L.Resizing and len(call.x) == 1:  # Keras calls it with training=True, and it does the same
         return resize(call, (call.layer.height, call.layer.width))
     if only_input(node) is None:
