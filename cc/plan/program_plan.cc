@@ -92,7 +92,7 @@ bool WritesApart(const Program& program, const InferredProgram& inferred, size_t
     const Chain& chain = inferred.steps[i].chain;
     return chain.has_project || chain.E > 0 || chain.R * chain.S > 1;
   }
-  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kResize;
+  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kResize || kind == StepKind::kDepthToSpace;
 }
 
 std::vector<Part> FindParts(const Program& program, const InferredProgram& inferred) {
@@ -172,7 +172,8 @@ class Stores {
       const auto same = [&](int other) { return of(other) == of(read); };
       const bool alone = std::count_if(reads.begin(), reads.end(), same) == 1;
       const bool dies = of(read) >= inputs && last_[Index(of(read))] == static_cast<int64_t>(i);
-      if (alone && dies && MayShare(program_, inferred_, i, read)) return join(read);
+      const bool dense = parts_[Index(read)].whole < 0;  // the result is
+      if (alone && dies && dense && MayShare(program_, inferred_, i, read)) return join(read);
     }
   }
 

@@ -52,6 +52,17 @@ PRODUCERS = {  # of [N, H, W, C], and of half as many rows and columns; each giv
     "average": lambda b, x, s: b.step("average_pool", x, window=[3, 2], strides=[1, 1], padding="same"),
     "nearest": lambda b, x, s: b.step("resize", s, scale=[2, 2], method="nearest"),
     "bilinear": lambda b, x, s: b.step("resize", s, size=[H, W], method="bilinear"),
+    "pixels side by side": lambda b, x, s: b.step(
+        "depth_to_space",
+        b.step("chain", s, weights={"pointwise_filter": drawn(1, 1, C, 4 * 12)}),
+        block=[2, 2],
+    ),
+    "side by side, cropped": lambda b, x, s: b.step(
+        "depth_to_space",
+        b.step("chain", s, weights={"pointwise_filter": drawn(1, 1, C, 9 * 5)}),
+        block=[3, 3],
+        croppings=[[1, 5], [4, 3]],
+    ),
     "sum": lambda b, x, s: b.step("add", x, x, activation={"word": "relu"}),
     "scaled": lambda b, x, s: b.step("multiply", x, weights={"y": drawn(C)}),
     "product of a column": lambda b, x, s: b.step("multiply", x, weights={"y": drawn(W, 1)}),
@@ -74,16 +85,21 @@ READERS = {  # what may read a part, too
 }
 
 
-def build(dtype, producers, apart, readers=()):
-    """A program that concatenates; with `apart` all that it concatenates is an output, too, so it lies elsewhere."""
+def build(dtype, producers, apart, readers=(), late=False):
+    """A program that concatenates; with `apart` all that it concatenates is an output, too, so it lies elsewhere.
+
+    The readers of the first part come before or, with `late`, after the last one of the whole.
+    """
     global RNG
     RNG = np.random.default_rng(3)
     b = Builder(dtype)
     x, small = b.input([None, H, W, C]), b.input([None, H // 2, W // 2, C])
     made = [make(b, x, small) for make in producers]
     whole = b.step("concatenate", *made, axis=3)
-    behind = [read(b, made[0]) for read in readers]
-    b.output(b.step("activation", whole, activation={"word": "relu"}), *behind, *(made if apart else ()))
+    behind = [] if late else [read(b, made[0]) for read in readers]
+    last = b.step("activation", whole, activation={"word": "relu"})
+    behind = [read(b, made[0]) for read in readers] if late else behind
+    b.output(last, *behind, *(made if apart else ()))
     return b
 
 
@@ -101,11 +117,11 @@ def given(dtype, images):
     return [rng.standard_normal(size).astype(DTYPES[dtype]) for size in sizes]
 
 
-def check(dtype, isa, images, producers, readers, wanted):
+def check(dtype, isa, images, producers, readers, wanted, late=False):
     xs = given(dtype, images)
-    apart, none = outputs(build(dtype, producers, True, readers), xs, isa)
+    apart, none = outputs(build(dtype, producers, True, readers, late), xs, isa)
     assert none == 0
-    b = build(dtype, producers, False, readers)
+    b = build(dtype, producers, False, readers, late)
     for threads in (1, 3):
         inside, parts = outputs(b, xs, isa, threads)
         assert parts == wanted
@@ -132,7 +148,8 @@ def test_each_producer(producer, dtype, isa):
 def test_each_reader(reader, dtype, isa):
     for producer in ("whole lines", "no whole vectors", "bilinear", "depthwise"):
         producers = [PRODUCERS[producer], PRODUCERS["residual"]]
-        check(dtype, isa, 2, producers, [READERS[reader]], 2)
+        for late in (False, True):
+            check(dtype, isa, 2, producers, [READERS[reader]], 2, late)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -148,20 +148,22 @@ void DepthToSpace(const StepCall& call) {
   const Sizes& to = call.shape(call.slots().output);
   const Sizes &block = call.step().block, &cuts = call.step().croppings;
   const int64_t top = cuts.empty() ? 0 : cuts[0], left = cuts.empty() ? 0 : cuts[2];
-  const int64_t pixel = to[3] * call.item(), row = to[2] * pixel;
-  // The pixels of a row of a block lie together in x, too.
+  const int64_t pixel = to[3] * call.item(), step = call.row_step(call.slots().output) * call.item();
   const int64_t run = block[1] * pixel, x_pixel = block[0] * run, x_row = from[2] * x_pixel;
   Share(call, to[0] * to[1], to[2] * to[3], [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / to[1], h = i % to[1] + top;
       const char* const x = call.x() + (n * from[1] + h / block[0]) * x_row + h % block[0] * run;
-      char* y = call.output() + i * row;
-      char* const y_end = y + row;
-      int64_t w = left / block[1], skipped = left % block[1] * pixel;
-      for (; y < y_end; ++w, skipped = 0) {
-        const int64_t bytes = std::min<int64_t>(run - skipped, y_end - y);
-        Copy(y, x + w * x_pixel + skipped, bytes);
-        y += bytes;
+      char* y = call.output() + i * to[2] * step;
+      int64_t w = left / block[1], skipped = left % block[1];
+      for (int64_t q = 0; q < to[2]; ++w, skipped = 0) {
+        // The pixels of a row of a block lie together in x, and in y where that is dense.
+        const int64_t count = std::min(block[1] - skipped, to[2] - q), together = step == pixel ? count : 1;
+        const char* in = x + w * x_pixel + skipped * pixel;
+        for (int64_t k = 0; k < count; k += together, in += pixel, y += together * step) {
+          Copy(y, in, together * pixel);
+        }
+        q += count;
       }
     }
   });
