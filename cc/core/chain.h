@@ -108,7 +108,8 @@ struct Buffers {
   const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output; may be the output's own buffer
   void* output = nullptr;                  // [N,Ho,Wo,K] or [N,K,Ho,Wo]
-  int64_t output_step = 0;                 // elements from a pixel of the output to the next; 0 where it is dense
+  // Elements from a pixel to the next; 0 where all are dense. Of inputs: where products read X as it is.
+  int64_t input_step = 0, output_step = 0;
   // Of programs alone, where a dense convolution takes what its input is scaled and shifted by
   // (cc/cpu/run/scaled_filter.h); null elsewhere.
   const float* float_bias = nullptr;  // [K], in the place of bias

@@ -5,20 +5,13 @@
 #include <map>
 
 #include "cc/core/whole.h"
+#include "cc/plan/program_parts.h"
 
 namespace dwsconv {
 namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kForEver = std::numeric_limits<int64_t>::max();
-
-std::vector<int> Reads(const InferredStep& step) {
-  std::vector<int> reads = step.xs;
-  for (int slot : {step.y, step.gate, step.residual}) {
-    if (slot >= 0) reads.push_back(slot);
-  }
-  return reads;
-}
 
 // Memory that is given out and taken back, the lowest that fits first: what was used last is still in a cache.
 class FreeList {
@@ -67,63 +60,8 @@ class FreeList {
   int64_t end_ = 0;
 };
 
-// A tensor inside the one that it will be concatenated to, along the last axis: its step writes it there.
-struct Part {
-  int whole = -1;  // the concatenation's slot; -1 of all other tensors
-  int64_t first = 0;
-};
-
-bool JoinsLastAxis(const Program& program, const InferredProgram& inferred, size_t i) {
-  const size_t rank = inferred.shapes[static_cast<size_t>(inferred.steps[i].output)].size();
-  return program.steps[i].kind == StepKind::kConcatenate && *program.steps[i].axis + 1 == static_cast<int64_t>(rank);
-}
-
-// Whether a step can read rows that lie apart.
-bool ReadsApart(const Program& program, const InferredProgram& inferred, size_t i) {
-  const StepKind kind = program.steps[i].kind;
-  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kMean || kind == StepKind::kMax ||
-         kind == StepKind::kResize || JoinsLastAxis(program, inferred, i);
-}
-
-// Whether a step can write them. A chain that only scales may take pixels together.
-bool WritesApart(const Program& program, const InferredProgram& inferred, size_t i) {
-  const StepKind kind = program.steps[i].kind;
-  if (kind == StepKind::kChain) {
-    const Chain& chain = inferred.steps[i].chain;
-    return chain.has_project || chain.E > 0 || chain.R * chain.S > 1;
-  }
-  return IsPool(kind) || IsBinary(kind) || kind == StepKind::kResize || kind == StepKind::kDepthToSpace;
-}
-
-std::vector<Part> FindParts(const Program& program, const InferredProgram& inferred) {
-  std::vector<Part> parts(inferred.shapes.size());
-  std::vector<bool> may(inferred.shapes.size(), false);
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    may[static_cast<size_t>(inferred.steps[i].output)] = WritesApart(program, inferred, i);
-  }
-  for (int slot : inferred.outputs) may[static_cast<size_t>(slot)] = false;
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    for (int slot : Reads(inferred.steps[i])) {
-      if (!ReadsApart(program, inferred, i)) may[static_cast<size_t>(slot)] = false;
-    }
-  }
-  for (size_t i = 0; i < program.steps.size(); ++i) {
-    if (!JoinsLastAxis(program, inferred, i)) continue;
-    int64_t first = 0;
-    for (int slot : inferred.steps[i].xs) {
-      const std::vector<int>& xs = inferred.steps[i].xs;
-      Part& part = parts[static_cast<size_t>(slot)];
-      if (may[static_cast<size_t>(slot)] && part.whole < 0 && std::count(xs.begin(), xs.end(), slot) == 1) {
-        part = {inferred.steps[i].output, first};
-      }
-      first += inferred.shapes[static_cast<size_t>(slot)].back();
-    }
-  }
-  return parts;
-}
-
 // Tensors that share memory are one store: a reshaped tensor and what it was, a result that is written in place, a
-// concatenation and its parts.
+// larger tensor and its parts.
 class Stores {
  public:
   Stores(const Program& program, const InferredProgram& inferred, const std::vector<Part>& parts)
@@ -155,7 +93,8 @@ class Stores {
       store_[Index(slot)] = of(with);
       last_[Index(of(with))] = std::max(last_[Index(of(with))], last_[Index(slot)]);
     };
-    if (const int whole = parts_[Index(slot)].whole; whole >= 0) {
+    if (parts_[Index(slot)].is_view) return join(step.xs[0]);
+    if (const int whole = parts_[Index(slot)].of; whole >= 0) {
       // The first part brings memory for all of it, which is needed as long as the concatenation is.
       int& first = first_part_[Index(whole)];
       if (first < 0) {
@@ -172,7 +111,7 @@ class Stores {
       const auto same = [&](int other) { return of(other) == of(read); };
       const bool alone = std::count_if(reads.begin(), reads.end(), same) == 1;
       const bool dies = of(read) >= inputs && last_[Index(of(read))] == static_cast<int64_t>(i);
-      const bool dense = parts_[Index(read)].whole < 0;  // the result is
+      const bool dense = parts_[Index(read)].of < 0;  // the result is
       if (alone && dies && dense && MayShare(program_, inferred_, i, read)) return join(read);
     }
   }
@@ -274,12 +213,13 @@ std::string MakeProgramPlan(const Program& program, const InferredProgram& infer
   for (int slot = 0; slot < static_cast<int>(inferred.shapes.size()); ++slot) {
     Place place = by_store[static_cast<size_t>(stores.of(slot))];
     const Part& part = parts[static_cast<size_t>(slot)];
-    if (part.whole >= 0) {
+    if (part.of >= 0) {
+      if (part.is_view) place = plan->places[static_cast<size_t>(part.of)];
       place.offset += part.first * SizeOf(program.dtype);
-      place.row_step = inferred.shapes[static_cast<size_t>(part.whole)].back();
+      if (place.row_step == 0) place.row_step = inferred.shapes[static_cast<size_t>(part.of)].back();
     }
     plan->places.push_back(place);
-    plan->wholes.push_back(part.whole);
+    plan->wholes.push_back(part.is_view ? -1 : part.of);
   }
   return "";
 }

@@ -17,8 +17,8 @@ struct Place {
   enum class In { kInput, kOutput, kArena } in = In::kArena;
   int index = 0;
   int64_t offset = 0;  // bytes into it
-  // Of a tensor that lies inside what it will be concatenated to: elements from one row of its last axis to the next.
-  // 0 where it is dense.
+  // Of a tensor that lies inside another one, of which it is a crop or which will be its concatenation: elements from
+  // one row of its last axis to the next. 0 where it is dense.
   int64_t row_step = 0;
 };
 

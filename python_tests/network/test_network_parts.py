@@ -1,4 +1,4 @@
-"""Tensors inside their concatenation: the bits are those of tensors that are copied there."""
+"""Tensors inside others, to be concatenated or cropped: the bits are those of tensors that are copied."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def drawn(*shape):
     return RNG.standard_normal(shape) * np.prod(shape[:-1]) ** -0.5
 
 
-def chain(channels, b, x, **options):
-    made = {"depthwise_filter": drawn(3, 3, C, 1), "pointwise_filter": drawn(1, 1, C, channels), "bias": drawn(channels)}
+def chain(filters, b, x, channels=C, **options):
+    made = {"depthwise_filter": drawn(3, 3, channels, 1), "pointwise_filter": drawn(1, 1, channels, filters)}
+    made["bias"] = drawn(filters)
     return b.step("chain", x, weights=made, **options)
 
 
@@ -150,6 +151,120 @@ def test_each_reader(reader, dtype, isa):
         producers = [PRODUCERS[producer], PRODUCERS["residual"]]
         for late in (False, True):
             check(dtype, isa, 2, producers, [READERS[reader]], 2, late)
+
+
+PRODUCTS = {  # which read X as it is, where it is of floats
+    "pointwise": lambda b, y, c: b.step("chain", y, weights={"pointwise_filter": drawn(1, 1, c, 18)}),
+    "expansion": lambda b, y, c: b.step(
+        "chain", y, weights={"expand_filter": drawn(1, 1, c, 48), "depthwise_filter": drawn(3, 3, 48, 1)}
+    ),
+    "expansion, projection": lambda b, y, c: b.step(
+        "chain",
+        y,
+        weights={
+            "expand_filter": drawn(1, 1, c, 70),
+            "depthwise_filter": drawn(3, 3, 70, 1),
+            "pointwise_filter": drawn(1, 1, 70, 22),
+        },
+        strides=[2, 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reader", PRODUCTS)
+def test_products_read_parts_of_floats(reader, dtype, isa):
+    for producer, channels in (("residual", C), ("whole lines", 64), ("no whole vectors", 7)):
+        producers = [PRODUCERS[producer], PRODUCERS["largest"]]
+        for images in (1, 3):
+            readers = [lambda b, y, c=channels: PRODUCTS[reader](b, y, c)]
+            check(dtype, isa, images, producers, readers, 1 + (dtype == "float32"))
+
+
+def cropped(dtype, source, first, channels, readers, copied):
+    """A program that takes channels of a tensor; where they are an output, too, they are a tensor of their own."""
+    global RNG
+    RNG = np.random.default_rng(3)
+    b = Builder(dtype)
+    x, small = b.input([None, H, W, C]), b.input([None, H // 2, W // 2, C])
+    y = PRODUCERS[source](b, x, small) if source else x
+    (total,) = {C} if source in (None, "residual", "largest") else {64}
+    cuts = [[0, 0], [0, 0], [0, 0], [first, total - first - channels]]
+    part = b.step("crop", y, croppings=cuts)
+    ends = [read(b, part) for read in readers]
+    # One more reader of all, so that it lives on.
+    ends.append(b.step("max_pool", y, window=[2, 2]))
+    b.output(*ends, *([part] if copied else []))
+    return b
+
+
+def check_cropped(dtype, isa, source, readers, wanted, first=3, channels=12, others=0):
+    """`wanted` tensors lie inside others, `others` of them where the channels are a tensor of their own."""
+    for images in (1, 3):
+        xs = given(dtype, images)
+        copied, none = outputs(cropped(dtype, source, first, channels, readers, True), xs, isa)
+        assert none == others
+        b = cropped(dtype, source, first, channels, readers, False)
+        for threads in (1, 3):
+            views, parts = outputs(b, xs, isa, threads)
+            assert parts == wanted
+            assert [y.tobytes() for y in views] == [y.tobytes() for y in copied[: len(views)]]
+        unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+        for y, expected in zip(views, b.expect(*xs)):
+            np.testing.assert_allclose(y.astype(np.float64), expected, rtol=0, atol=64 * unit * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reader", READERS)
+def test_channels_are_read_where_they_lie(reader, dtype, isa):
+    """Those of an input, of a chain's output, of a pool's; twice, so that nothing happens in place."""
+    for source in (None, "residual", "whole lines", "largest"):
+        check_cropped(dtype, isa, source, [READERS[reader]], 1)
+        check_cropped(dtype, isa, source, [READERS[reader], READERS["sum"]], 1, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reader", PRODUCTS)
+def test_products_read_channels_of_floats(reader, dtype, isa):
+    for source in (None, "whole lines"):
+        check_cropped(dtype, isa, source, [lambda b, y: PRODUCTS[reader](b, y, 12)], int(dtype == "float32"))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_channels_of_channels_and_of_parts(isa):
+    """A crop of a crop, both read where the first tensor lies; and of a tensor inside its concatenation."""
+
+    def again(b, y):
+        inner = b.step("crop", y, croppings=[[0, 0], [0, 0], [0, 0], [2, 5]])
+        return b.step("add", inner, inner)
+
+    check_cropped("float32", isa, "whole lines", [again], 2, others=1)
+
+    def inside(b, y):
+        made = chain(24, b, b.step("resize", y, size=[H, W], method="nearest"), channels=12)
+        some = b.step("crop", made, croppings=[[0, 0], [0, 0], [0, 0], [4, 4]])
+        return b.step("concatenate", made, b.step("add", some, some), y, axis=3)
+
+    # The crop itself, one of a part, and that part; the sum is one as well.
+    check_cropped("float32", isa, "whole lines", [inside], 4, others=3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_channels_that_are_copied(isa):
+    """For an activation and a depthwise convolution; and where rows are cut, too."""
+    for read in (
+        lambda b, y: b.step("activation", y, activation={"word": "tanh"}),
+        lambda b, y: b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, 12, 1)}),
+        lambda b, y: b.step("add", b.step("crop", y, croppings=[[0, 0], [1, 0], [0, 0], [0, 0]]), largest_of(b, y)),
+    ):
+        check_cropped("float32", isa, "whole lines", [read], 0)
+
+
+def largest_of(b, y):
+    return b.step("max", y, keepdims=True)
 
 
 @pytest.mark.parametrize("isa", ISAS)

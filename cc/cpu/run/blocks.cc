@@ -16,7 +16,7 @@ class Blocks : public Call {
         block_pixels_(BlockPixels()),
         blocks_(CeilDiv(pixels_, block_pixels_)),
         shares_(chain_.has_project ? CeilDiv(chain_.K, plan_.block_channels) : 1),
-        row_bytes_(chain_.W * chain_.C * item_),
+        row_bytes_(chain_.W * x_step_ * item_),
         image_bytes_(chain_.H * row_bytes_) {
     // A gate on X is one on the filter's rows, of which there are fewer numbers than of X. Whether it is may not depend
     // on batch or threads: the bits do.
@@ -78,7 +78,7 @@ class Blocks : public Call {
       part.panels = scratch;
     }
     if (from_x_) {
-      Project(part, image + first * chain_.C * item_, chain_.C, /*from_x=*/true);
+      Project(part, image + first * x_step_ * item_, x_step_, /*from_x=*/true);
       return;
     }
     if (reads_windows_) {
@@ -213,7 +213,7 @@ class Blocks : public Call {
 
   // Offset of the first byte of X past what output pixels [0, end) of an image read.
   int64_t BytesRead(int64_t end) const {
-    if (from_x_) return end * chain_.C * item_;
+    if (from_x_) return end * x_step_ * item_;
     const int64_t last = (end - 1) / chain_.Wo * chain_.stride_h - chain_.pad_top + (chain_.R - 1) * chain_.dilation_h;
     return std::clamp<int64_t>(last + 1, 0, chain_.H) * row_bytes_;
   }

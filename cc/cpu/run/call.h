@@ -32,6 +32,7 @@ class Call {
         product_item_(SizeOf(kernels_.product_type)),
         cm_(chain.has_depthwise ? chain.CM() : chain.R * chain.S * chain.C),
         pixels_(chain.output_pixels()),
+        x_step_(buffers.input_step > 0 ? buffers.input_step : chain.x_channels()),
         y_step_(buffers.output_step > 0 ? buffers.output_step : chain.K),
         typed_(chain.dtype == kernels_.product_type) {
     const bool on_lines = chain.K * item_ % 64 == 0 && y_step_ * item_ % 64 == 0 &&
@@ -44,7 +45,7 @@ class Call {
     return static_cast<char*>(buffers_.output) + (n * pixels_ + pixel) * y_step_ * item_;
   }
   const char* Image(int64_t n) const {
-    return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * chain_.x_channels() * item_;
+    return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * x_step_ * item_;
   }
 
   // What happens to Z of some pixels of image n between the two halves: at the end it is what Project takes.
@@ -94,7 +95,7 @@ class Call {
   const int64_t gate_stride_;
   const RowsDone* const rows_done_;  // or null
   const KernelTable& kernels_;
-  const int64_t item_, z_item_, product_item_, cm_, pixels_, y_step_;
+  const int64_t item_, z_item_, product_item_, cm_, pixels_, x_step_, y_step_;
   const bool typed_;  // X and Y are of the products' type
   bool stream_, mid_waits_ = false;
 };

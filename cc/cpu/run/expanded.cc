@@ -106,8 +106,8 @@ class Expanded : public Call {
     PointwiseArgs args;
     args.pixels = (end - begin) * chain_.W;
     args.cm = chain_.E;
-    args.z = typed_ ? Image(n) + begin * chain_.W * chain_.E * item_ : x;
-    args.z_stride = typed_ ? chain_.E : x_stride_;
+    args.z = typed_ ? Image(n) + begin * chain_.W * x_step_ * item_ : x;
+    args.z_stride = typed_ ? x_step_ : x_stride_;
     args.z_padded = false;
     args.panels = reinterpret_cast<const char*>(packed.panels) + c * RoundUp(chain_.E, kernels_.depth) * product_item_;
     args.bias = packed.bias + c;
@@ -179,7 +179,7 @@ class Expanded : public Call {
     Part part = {n, first * chain_.Wo, pixels, 0, chain_.K};
     if (next == task + 1) {
       // X of the rows that the next task expands.
-      const int64_t row = chain_.W * chain_.E * item_;
+      const int64_t row = chain_.W * x_step_ * item_;
       int64_t begin, end, done, unused;
       RowsRead(chain_, FirstRow(next), LastRow(next), &begin, &end);
       RowsRead(chain_, first, last, &unused, &done);

@@ -93,7 +93,7 @@ class Run {
     for (size_t slot = 0; slot < at_.size(); ++slot) {
       const Place& place = plan_.places[slot];
       const size_t index = static_cast<size_t>(place.index);
-      at_[slot] = place.in == Place::In::kInput    ? static_cast<char*>(const_cast<void*>(inputs[index]))
+      at_[slot] = place.in == Place::In::kInput    ? static_cast<char*>(const_cast<void*>(inputs[index])) + place.offset
                   : place.in == Place::In::kOutput ? static_cast<char*>(outputs[index]) + place.offset
                                                    : arena_.data() + place.offset;
     }
@@ -149,13 +149,18 @@ class Run {
         const auto inside = [&](int slot) { return IsInside(plan_, slot, step.output); };
         parts_in_place.fetch_add(std::count_if(step.xs.begin(), step.xs.end(), inside), std::memory_order_relaxed);
       }
+      if (program_.steps[i].kind == StepKind::kCrop && plan_.places[static_cast<size_t>(step.output)].row_step > 0) {
+        parts_in_place.fetch_add(1, std::memory_order_relaxed);
+      }
       if (rows != row_sums_.end()) row_sums_.erase(rows);
       return "";
     }
     Buffers buffers = FiltersOf(program_, program_.steps[i], weights_);
     const bool scales = outside_[i] != nullptr;
     buffers.outside = outside_[i];
-    buffers.input = At(scales ? inferred_.steps[static_cast<size_t>(scales_[i])].xs[0] : step.xs[0]);
+    const int x = scales ? inferred_.steps[static_cast<size_t>(scales_[i])].xs[0] : step.xs[0];
+    buffers.input = At(x);
+    buffers.input_step = plan_.places[static_cast<size_t>(x)].row_step;
     buffers.gate = At(step.gate);
     buffers.residual = At(step.residual);
     buffers.output = At(step.output);

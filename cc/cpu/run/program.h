@@ -97,7 +97,7 @@ int64_t ProgramCalls();
 int64_t ByImageCalls();
 // How many means were of sums that a chain had made of its rows.
 int64_t MeansOfRows();
-// How many tensors lay where they were to be concatenated.
+// How many tensors lay where they were to be concatenated, or were cropped.
 int64_t PartsInPlace();
 
 }  // namespace dwsconv
