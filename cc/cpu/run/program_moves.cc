@@ -87,6 +87,15 @@ void MoveRuns(const StepCall& call, const Turned& turned) {
   });
 }
 
+// to[r][k] = from[k * step + r]: the groups of a channel shuffle, which are too few for a loop.
+template <int kColumns, typename T>
+void Interleave(const T* __restrict from, int64_t step, int64_t rows, T* __restrict to) {
+  for (int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kColumns; ++k) to[r * kColumns + k] = from[k * step + r];
+  }
+}
+
 // The last axis of the output is another one than that of x, which is axis `along` of the output: planes of the two, in
 // tiles, so that a line of either is in the cache for as long as it is needed.
 template <typename T>
@@ -98,7 +107,6 @@ void MoveTiles(const StepCall& call, const Turned& turned) {
       static_cast<size_t>(std::find(turned.x_steps.begin(), turned.x_steps.end(), 1) - turned.x_steps.begin());
   const int64_t columns = sizes[last], rows = sizes[along], step = turned.x_steps[last];
   const int64_t between = Product(sizes, along + 1, last), plane = rows * between * columns;
-  // The two or three groups of a channel shuffle are too few for a loop.
   const bool narrow = columns < kNarrow;
   const int64_t most = narrow ? kLongTile : kTile, tiles = CeilDiv(rows, most), out_step = between * columns;
   const T* const x = reinterpret_cast<const T*>(call.x());
@@ -112,6 +120,14 @@ void MoveTiles(const StepCall& call, const Turned& turned) {
             for (size_t a = last; a-- > along + 1; rest /= sizes[a]) from += rest % sizes[a] * turned.x_steps[a];
             T* const to = y + outer * plane + (first * between + middle) * columns;
             const int64_t height = std::min(most, rows - first);
+            if (out_step == 2 && columns == 2) {
+              Interleave<2>(x + from, step, height, to);
+              continue;
+            }
+            if (out_step == 4 && columns == 4) {
+              Interleave<4>(x + from, step, height, to);
+              continue;
+            }
             for (int64_t k = 0; narrow && k < columns; ++k) {
               const T* const in = x + from + k * step;
               for (int64_t r = 0; r < height; ++r) to[r * out_step + k] = in[r];
