@@ -9,6 +9,11 @@ namespace {
 
 size_t Index(int slot) { return static_cast<size_t>(slot); }
 
+// Parts that are no whole cache lines fetch and write some lines several times. With more of them than this a copy is
+// quicker: cells of NASNet, of 4 to 6 tensors of 44 and 88 channels, took 1.02 times as long with 8 images.
+constexpr size_t kFewParts = 3;
+constexpr int64_t kLine = 64;
+
 class PartFinder {
  public:
   PartFinder(const Program& program, const InferredProgram& inferred)
@@ -41,7 +46,9 @@ class PartFinder {
     int64_t first = 0;
     for (int slot : step.xs) {
       const int64_t producer = slot - static_cast<int64_t>(program_.inputs.size());
-      const bool fits = producer >= 0 && WritesApart(static_cast<size_t>(producer)) && MayLieApart(slot);
+      const bool lines = inferred_.shapes[Index(slot)].back() * SizeOf(program_.dtype) % kLine == 0;
+      const bool fits = producer >= 0 && (lines || step.xs.size() <= kFewParts) &&
+                        WritesApart(static_cast<size_t>(producer)) && MayLieApart(slot);
       Part& part = parts_[Index(slot)];
       if (fits && part.of < 0 && std::count(step.xs.begin(), step.xs.end(), slot) == 1) part = {step.output, first};
       first += inferred_.shapes[Index(slot)].back();

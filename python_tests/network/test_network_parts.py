@@ -275,6 +275,13 @@ def test_what_has_to_be_copied(copied, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_many_parts(isa):
+    """Of four, those that are whole lines lie inside."""
+    producers = [PRODUCERS[name] for name in ("whole lines", "residual", "no whole vectors", "expansion alone")]
+    check("float32", isa, 2, producers, (), 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_reader_that_needs_dense_rows(isa):
     """A convolution and an activation read the first part: it is copied, the other one is not."""
     for read in (lambda b, y: chain_of(b, y), lambda b, y: b.step("activation", y, activation={"word": "tanh"})):
