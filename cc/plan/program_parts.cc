@@ -89,7 +89,8 @@ class PartFinder {
 
   bool JoinsLastAxis(size_t i) const {
     const size_t rank = inferred_.shapes[Index(inferred_.steps[i].output)].size();
-    return program_.steps[i].kind == StepKind::kConcatenate && *program_.steps[i].axis + 1 == static_cast<int64_t>(rank);
+    return program_.steps[i].kind == StepKind::kConcatenate &&
+           *program_.steps[i].axis + 1 == static_cast<int64_t>(rank);
   }
 
   const Program& program_;

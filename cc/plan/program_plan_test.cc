@@ -51,8 +51,9 @@ void CheckPlan(const Planned& planned) {
   const auto elements = [&](int slot) {
     const Place& place = plan.places[static_cast<size_t>(slot)];
     const auto& shape = inferred.shapes[static_cast<size_t>(slot)];
-    std::vector<int>& memory =
-        place.in == Place::In::kArena ? arena : outputs[place.in == Place::In::kOutput ? static_cast<size_t>(place.index) : 0];
+    std::vector<int>& memory = place.in == Place::In::kArena
+                                   ? arena
+                                   : outputs[place.in == Place::In::kOutput ? static_cast<size_t>(place.index) : 0];
     std::vector<int*> all;
     if (place.in == Place::In::kInput) return all;
     const int64_t row = shape.back(), step = place.row_step > 0 ? place.row_step : row;
@@ -130,8 +131,9 @@ TEST(ProgramPlan, RandomPrograms) {
     std::vector<int64_t> sizes(static_cast<size_t>(2 + steps), 16);  // channels by tensor
     for (int64_t t = 2; t < 2 + steps; ++t) {
       Step step;
-      const StepKind kinds[] = {StepKind::kActivation, StepKind::kAdd,     StepKind::kReshape,     StepKind::kSoftmax,
-                                StepKind::kMaxPool,    StepKind::kMaxPool, StepKind::kConcatenate, StepKind::kTranspose};
+      const StepKind kinds[] = {StepKind::kActivation,  StepKind::kAdd,      StepKind::kReshape,
+                                StepKind::kSoftmax,     StepKind::kMaxPool,  StepKind::kMaxPool,
+                                StepKind::kConcatenate, StepKind::kTranspose};
       step.kind = kinds[draw(0, 7)];
       step.xs = {draw(0, t - 1)};
       int64_t& size = sizes[static_cast<size_t>(t)];

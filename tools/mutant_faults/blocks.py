@@ -204,7 +204,7 @@ FAULTS = (
     Fault(
         "an expansion's Z in Y, with the stride of scratch",
         "cc/cpu/run/expanded.cc",
-        "to_y_ ? chain_.C : plan_.z_stride",
+        "to_y_ ? y_step_ : plan_.z_stride",
         "plan_.z_stride",
         _WAYS,
     ),

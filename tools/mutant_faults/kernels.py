@@ -12,16 +12,15 @@ FAULTS = (
     Fault(
         "residual after the activation, tail",
         "cc/cpu/kernels/pointwise_body.h",
-        "if (residual) value = value + LoadN(residual + at, n);\n        StoreN(y + at, Apply(value, end.clamp), n);",
-        "value = Apply(value, end.clamp);\n        if (residual) value = value + LoadN(residual + at, n);\n"
-        "        StoreN(y + at, value, n);",
+        "acc[i][v] + LoadN(residual + v * kV, n)",
+        "Apply(acc[i][v], end.clamp) + LoadN(residual + v * kV, n)",
         _LAYER,
     ),
     Fault(
         "residual after the activation, whole vectors",
         "cc/cpu/kernels/pointwise_body.h",
-        "if (residual) value = value + Load(residual + at);\n        value = Apply(value, end.clamp);",
-        "value = Apply(value, end.clamp);\n        if (residual) value = value + Load(residual + at);",
+        "acc[i][v] + Load(residual + v * kV)",
+        "Apply(acc[i][v], end.clamp) + Load(residual + v * kV)",
         _LAYER,
     ),
     Fault(
@@ -186,7 +185,7 @@ FAULTS = (
     Fault(
         "the copy's residual of the next pixel",
         "cc/cpu/kernels/rows_body.h",
-        "if (residual != nullptr) residual += cm;",
+        "if (residual != nullptr) residual += a.residual_step;",
         "if (residual != nullptr) residual += z_stride;",
         _BLOCK,
     ),
@@ -337,18 +336,18 @@ FAULTS = (
     Fault(
         "an activation in Y of a share's channels at the first ones",
         "cc/cpu/kernels/pointwise_body.h",
-        "pixel * a.K + a.k_begin",
-        "pixel * a.K",
+        "pixel * a.y_step + a.k_begin",
+        "pixel * a.y_step",
         _SHARES,
-        at="static_cast<float*>(a.y) + pixel * a.K + a.k_begin;",
+        at="static_cast<float*>(a.y) + pixel * a.y_step + a.k_begin;",
     ),
     Fault(
         "an activation in Y of all channels where a share has some",
         "cc/cpu/kernels/pointwise_body.h",
-        "channels == a.K",
+        "channels == a.y_step",
         "true",
         _SHARES,
-        at="if (channels == a.K) return ActivateRow",
+        at="if (channels == a.y_step) return ActivateRow",
     ),
     Fault(
         "an activation in Y of the pixels of an even group",

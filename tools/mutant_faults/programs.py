@@ -7,6 +7,7 @@ _SCALES = ("network/test_network_scales.py",)
 _MEANS = ("network/test_network_means.py",)
 _TURNS = ("network/test_network_turns.py",)
 _MOVES = ("network/test_network_moves.py",)
+_PARTS = ("network/test_network_parts.py",)
 
 FAULTS = (
     Fault(
@@ -85,7 +86,7 @@ FAULTS = (
         "a.stride * a.pixel_step",
         "a.pixel_step",
         ("network/test_network_pools.py",),
-        at="{a.stride * a.pixel_step, a.channels, 0}",
+        at="{a.stride * a.pixel_step, a.to_step, 0}",
     ),
     Fault(
         "a mean of sums of rows is by their number",
@@ -97,8 +98,8 @@ FAULTS = (
     Fault(
         "sums of rows of the first channels for all",
         "cc/cpu/run/program_ops.cc",
-        "(at * k.Wo * k.K + c) * call.item()",
-        "at * k.Wo * k.K * call.item()",
+        "(at * k.Wo * args.pixel_step + c) * call.item()",
+        "at * k.Wo * args.pixel_step * call.item()",
         _MEANS,
     ),
     Fault(
@@ -118,7 +119,7 @@ FAULTS = (
     Fault(
         "blocks whose columns are all there",
         "cc/cpu/run/program_moves.cc",
-        "left % block[1] * pixel",
+        "left % block[1]",
         "0",
         _TURNS,
     ),
@@ -142,5 +143,40 @@ FAULTS = (
         "[::-1, :, ::-1]",
         "[:, :, :]",
         _MOVES,
+    ),
+    Fault(
+        "a result in the place of a part of something larger",
+        "cc/plan/program_plan.cc",
+        "parts_[Index(read)].of < 0",
+        "true",
+        _PARTS,
+    ),
+    Fault(
+        "channels that are read from the first on",
+        "cc/plan/program_plan.cc",
+        "part.first * SizeOf(program.dtype)",
+        "0",
+        _PARTS,
+    ),
+    Fault(
+        "a part's memory while it is read, and not its concatenation's",
+        "cc/plan/program_plan.cc",
+        "std::max(last_[Index(slot)], last_[Index(whole)])",
+        "last_[Index(slot)]",
+        _NATIVE + _PARTS,
+    ),
+    Fault(
+        "products of pixels that lie apart, as if they were dense",
+        "cc/cpu/run/blocks.cc",
+        "image + first * x_step_ * item_",
+        "image + first * chain_.C * item_",
+        _PARTS,
+    ),
+    Fault(
+        "a sum of what is past a row of a softmax",
+        "cc/cpu/kernels/steps_body.h",
+        "i < lanes ? 0.0f : -__builtin_inff()",
+        "0.0f",
+        ("network/test_network_softmax.py",),
     ),
 )

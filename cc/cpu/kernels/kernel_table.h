@@ -54,17 +54,18 @@ struct PointwiseArgs {
   int64_t z_rows = 1, z_row_step = 0;
   // [ceil(K/tile_channels)][cm rounded up to depth, /pair][tile_channels][pair] of product_type, the rest zero
   const void* panels;
-  const float* bias;       // [K rounded up to tile_channels], zeros without a bias
-  const float* slopes;     // likewise, where the activation is PReLU
-  int64_t k_begin, k_end;  // k_begin is a multiple of tile_channels
-  const void* residual;    // of Chain::dtype, first pixel, channel 0; null without one
-  void* y;                 // likewise
+  const float* bias;              // [K rounded up to tile_channels], zeros without a bias
+  const float* slopes;            // likewise, where the activation is PReLU
+  int64_t k_begin, k_end;         // k_begin is a multiple of tile_channels
+  const void* residual;           // of Chain::dtype, first pixel, channel 0; null without one
+  void* y;                        // likewise
   int64_t residual_step, y_step;  // elements from pixel to pixel
   DType dtype;
   Activation activation;
   const char* ahead;  // memory the caller will read next: fetched into L2 between tiles
   int64_t ahead_bytes;
-  bool stream;  // write around the caches (y aligned to a cache line, K and y_step whole numbers of lines); see streams_halves
+  bool stream;  // write around the caches (y aligned to a cache line, K and y_step whole numbers of lines); see
+                // streams_halves
 };
 
 // Panels as PointwiseArgs::panels, each row times its factor.

@@ -179,8 +179,8 @@ inline __attribute__((always_inline)) Vec Across(Vec v, const Op& op) {
   return v;
 }
 
-// Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers. Some rows go to a buffer first: a
-// store of part of a vector, just before its neighbour, keeps the neighbour's load waiting where `to` is x.
+// Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers. Some rows go to a buffer first:
+// a store of part of a vector, just before its neighbour, keeps the neighbour's load waiting where `to` is x.
 template <int kCount, typename T>
 void SoftmaxOf(const SoftmaxArgs& a) {
   const T* x = static_cast<const T*>(a.x);

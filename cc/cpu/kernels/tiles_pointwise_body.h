@@ -13,7 +13,8 @@ template <typename T, bool kWhole, typename Activate>
 inline __attribute__((always_inline)) void EndRows(const PointwiseArgs& a, const TileEnd& end, const float* sums,
                                                    int64_t rows, int64_t pixel, const Activate& activate) {
   const float* const bias = a.bias + end.k;
-  const T* residual = a.residual == nullptr ? nullptr : static_cast<const T*>(a.residual) + pixel * a.residual_step + end.k;
+  const T* residual =
+      a.residual == nullptr ? nullptr : static_cast<const T*>(a.residual) + pixel * a.residual_step + end.k;
   T* y = static_cast<T*>(a.y) + pixel * a.y_step + end.k;
   const int64_t y_step = a.y_step, residual_step = a.residual_step, lanes = kWhole ? kTilesChannels : end.lanes;
   const bool stream = a.stream;

@@ -35,8 +35,8 @@ class Call {
         x_step_(buffers.input_step > 0 ? buffers.input_step : chain.x_channels()),
         y_step_(buffers.output_step > 0 ? buffers.output_step : chain.K),
         typed_(chain.dtype == kernels_.product_type) {
-    const bool on_lines = chain.K * item_ % 64 == 0 && y_step_ * item_ % 64 == 0 &&
-                          reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
+    const bool on_lines =
+        chain.K * item_ % 64 == 0 && y_step_ * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
     stream_ = plan.stream && (typed_ || kernels_.streams_halves) && on_lines;
   }
 

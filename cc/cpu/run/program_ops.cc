@@ -296,8 +296,8 @@ void Resize(const StepCall& call) {
       const auto line = [&](int64_t r) { return call.x() + (row / to[1] * from[1] + r) * from[2] * x_step * item; };
       char* const out = call.output() + row * to[2] * to_step * item;
       if (!nearest) {
-        call.kernels.blend[call.type()]({line(h.low), line(h.high), x_step, low.data(), high.data(), right.data(),
-                                         h.part, to[2], C, out, to_step});
+        call.kernels.blend[call.type()](
+            {line(h.low), line(h.high), x_step, low.data(), high.data(), right.data(), h.part, to[2], C, out, to_step});
         continue;
       }
       for (int64_t q = 0; q < to[2]; ++q) {
