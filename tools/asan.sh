@@ -24,6 +24,7 @@ if [[ ${#tests[@]} == 0 ]]; then
   tests+=(native/test_reference_variant.py network/test_network_native.py network/test_network_changed.py)
   tests+=(network/test_network_op.py network/test_network_c.py network/test_network_scales.py network/test_network_pools.py)
   tests+=(network/test_network_means.py op/test_activation_sizes.py native/test_channel_pairs.py)
+  tests+=(network/test_network_parts.py network/test_network_softmax.py network/test_network_turns.py)
   tests+=(gradient/test_backward.py gradient/test_batch_norm.py layer/test_training_parts.py)
   tests=("${tests[@]/#/python_tests/}")
 fi
