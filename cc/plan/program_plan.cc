@@ -95,12 +95,9 @@ class Stores {
     };
     if (parts_[Index(slot)].is_view) return join(step.xs[0]);
     if (const int whole = parts_[Index(slot)].of; whole >= 0) {
-      // The first part brings memory for all of it, which is needed as long as the concatenation is.
+      // The first part brings memory for all of it.
       int& first = first_part_[Index(whole)];
-      if (first < 0) {
-        first = slot;
-        last_[Index(slot)] = std::max(last_[Index(slot)], last_[Index(whole)]);
-      }
+      if (first < 0) first = slot;
       return join(first);
     }
     if (first_part_[Index(slot)] >= 0) return join(first_part_[Index(slot)]);

@@ -159,13 +159,6 @@ FAULTS = (
         _PARTS,
     ),
     Fault(
-        "a part's memory while it is read, and not its concatenation's",
-        "cc/plan/program_plan.cc",
-        "std::max(last_[Index(slot)], last_[Index(whole)])",
-        "last_[Index(slot)]",
-        _NATIVE + _PARTS,
-    ),
-    Fault(
         "products of pixels that lie apart, as if they were dense",
         "cc/cpu/run/blocks.cc",
         "image + first * x_step_ * item_",
