@@ -118,6 +118,13 @@ def given(dtype, images):
     return [rng.standard_normal(size).astype(DTYPES[dtype]) for size in sizes]
 
 
+def assert_near(ys, expected, dtype):
+    """Sums of up to 200 terms, and some roundings to the type."""
+    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    for y, wanted in zip(ys, expected):
+        np.testing.assert_allclose(y.astype(np.float64), wanted, rtol=0, atol=64 * unit * np.abs(wanted).max())
+
+
 def check(dtype, isa, images, producers, readers, wanted, late=False):
     xs = given(dtype, images)
     apart, none = outputs(build(dtype, producers, True, readers, late), xs, isa)
@@ -128,9 +135,7 @@ def check(dtype, isa, images, producers, readers, wanted, late=False):
         assert parts == wanted
         for y, expected in zip(inside, apart):
             assert y.tobytes() == expected.tobytes()
-    unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
-    for y, expected in zip(inside, b.expect(*xs)):
-        np.testing.assert_allclose(y.astype(np.float64), expected, rtol=0, atol=64 * unit * np.abs(expected).max())
+    assert_near(inside, b.expect(*xs), dtype)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -189,7 +194,7 @@ def cropped(dtype, source, first, channels, readers, copied):
     b = Builder(dtype)
     x, small = b.input([None, H, W, C]), b.input([None, H // 2, W // 2, C])
     y = PRODUCERS[source](b, x, small) if source else x
-    (total,) = {C} if source in (None, "residual", "largest") else {64}
+    total = C if source in (None, "residual", "largest") else 64
     cuts = [[0, 0], [0, 0], [0, 0], [first, total - first - channels]]
     part = b.step("crop", y, croppings=cuts)
     ends = [read(b, part) for read in readers]
@@ -210,9 +215,7 @@ def check_cropped(dtype, isa, source, readers, wanted, first=3, channels=12, oth
             views, parts = outputs(b, xs, isa, threads)
             assert parts == wanted
             assert [y.tobytes() for y in views] == [y.tobytes() for y in copied[: len(views)]]
-        unit = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
-        for y, expected in zip(views, b.expect(*xs)):
-            np.testing.assert_allclose(y.astype(np.float64), expected, rtol=0, atol=64 * unit * np.abs(expected).max())
+        assert_near(views, b.expect(*xs), dtype)
 
 
 @pytest.mark.parametrize("isa", ISAS)
