@@ -9,11 +9,11 @@ from typing import Any, Optional
 
 import numpy as np
 
+from tf_dwsconv._program_shapes import MOST_AXES
 from tf_dwsconv.convert.network._call import Call
 
 # Rows, and columns, that a window with one tap takes away: as many of its taps multiply with zero.
 _MOST_BY_WINDOW = 3
-_MOST_AXES = 8
 
 
 def cropping(call: Call) -> Optional[int]:
@@ -125,7 +125,7 @@ def _places(rank: int) -> np.ndarray:
 
 def _transpose(call: Call, axes: Sequence[int]) -> Optional[int]:
     axes = tuple(int(axis) for axis in axes)
-    if axes[0] != 0 or len(axes) > _MOST_AXES:
+    if axes[0] != 0 or len(axes) > MOST_AXES:
         return None
     return call.x[0] if axes == tuple(range(len(axes))) else call.step("transpose", axes=axes)
 
