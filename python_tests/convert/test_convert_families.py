@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import op_calls
 from convert_support import difference, found
+from keras.src.applications.densenet import DenseNet
 from keras.src.applications.nasnet import NASNet
 
 import tf_dwsconv
@@ -106,3 +107,25 @@ def test_nasnet():
     assert difference(fused, model, [x]) < 1e-4
     separable = sum(isinstance(layer, keras.layers.SeparableConv2D) for layer in model.layers)
     assert sum(pattern.startswith("separable") for pattern in found(fused)) == separable > 40
+
+
+DENSE = {
+    "EfficientNetV2B0": (32, lambda: APPLICATIONS.EfficientNetV2B0(input_shape=(32, 32, 3), weights=None, classes=10)),
+    "DenseNet": (32, lambda: DenseNet([2, 3, 2, 2], input_shape=(32, 32, 3), weights=None, classes=10)),
+    "ResNet50V2": (32, lambda: APPLICATIONS.ResNet50V2(input_shape=(32, 32, 3), weights=None, classes=10)),
+    "InceptionV3": (75, lambda: APPLICATIONS.InceptionV3(input_shape=(75, 75, 3), weights=None, classes=10)),
+    "VGG16": (32, lambda: APPLICATIONS.VGG16(input_shape=(32, 32, 3), weights=None, classes=10)),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_networks_of_dense_convolutions_are_one_program(name):
+    size, make = DENSE[name]
+    model = calibrated(make, size)
+    fused = tf_dwsconv.convert(model)
+    assert [type(layer) for layer in fused.layers] == [keras.layers.InputLayer, tf_dwsconv.FusedNetwork]
+    x = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype("float32")
+    before = sum(op_calls().values())
+    assert difference(fused, model, [x]) < 1e-4
+    convolutions = sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+    assert sum(op_calls().values()) - before >= convolutions

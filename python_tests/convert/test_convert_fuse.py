@@ -297,20 +297,32 @@ def test_results_that_are_alike():
     assert converted.output_names == model.output_names
 
 
-def test_dense_convolutions_that_do_not_pay():
-    """Where they are most of the work they stay TensorFlow's; where they are little they are part of the network."""
+@pytest.mark.parametrize("filters", [2, 64])
+def test_dense_convolutions_of_many_channels(filters):
+    """As blocks they stay TensorFlow's; each that stayed out of a network would cut it in two."""
 
-    def make(filters):
-        def model(x):
-            x = chain(x, 32, name="a")
-            x = L.Conv2D(filters, 3, padding="same", name="dense")(x)
-            return L.GlobalAveragePooling2D()(chain(x, 64, name="b"))
+    def make(x):
+        x = chain(x, 32, name="a")
+        x = L.Conv2D(filters, 3, padding="same", name="dense")(x)
+        return L.GlobalAveragePooling2D()(chain(x, 64, name="b"))
 
-        return functional(model, (16, 16, 32))
+    model = functional(make, (16, 16, 32))
+    blocks, network = tf_dwsconv.convert(model, fuse="blocks"), tf_dwsconv.convert(model)
+    assert type(blocks.get_layer("dense")) is L.Conv2D
+    assert len(network.layers) == 2 and len(networks(network)) == 1
+    check(model)
 
-    large, small = (tf_dwsconv.convert(make(filters)) for filters in (64, 2))
-    assert type(large.get_layer("dense")) is L.Conv2D and len(networks(large)) == 1
-    assert len(small.layers) == 2
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_pixels_left_out_of_a_residual(kernel):
+    """A pool of one pixel on the way around a convolution, as in ResNetV2, whose step reads it beside its own input."""
+
+    def make(x):
+        x = chain(x, 6, name="a")
+        y = L.ReLU()(L.Conv2D(6, kernel, strides=2, padding="same")(x))
+        return L.Add()([L.MaxPooling2D(1, strides=2)(x), L.Conv2D(6, 1)(y)])
+
+    assert whole(make, (16, 16, 5)) == ["chain", "chain", "max_pool", "chain"]
 
 
 def test_words_and_doubles():

@@ -118,7 +118,7 @@ def _with_stock_parts(model: Any) -> Any:
 
 def _join(model: Any, rows: Report) -> Any:
     """A model of blocks once more, with its largest parts in a `FusedNetwork` each."""
-    left_alone, translator = _trained_inside(model), Translator(model)
+    left_alone, translator = _trained_inside(model), Translator()
     if not any(_parts.find(Graph(part), translator) for part in models_in(model)):
         return model
 

@@ -1,7 +1,7 @@
-"""Which dense convolutions our block computes at least as fast as TensorFlow's op.
+"""Which dense convolutions our block computes at least as fast as TensorFlow's op, each by itself.
 
-A rule of sizes alone, so that a model is converted alike on every machine. What it was made from: docs/tuning.md,
-"Dense convolutions that convert takes".
+A network takes all: each that stayed out would cut it in two. A rule of sizes alone, so that a model is converted alike
+on every machine. What it was made from: docs/tuning.md, "Dense convolutions that convert takes".
 """
 
 from __future__ import annotations
@@ -17,26 +17,6 @@ MOST_TAPS_AT_STRIDES = 7 * 7 * 3
 MOST_TAPS = 5 * 5 * 3
 # Fewer leave the product too little to do for each element that is copied.
 FEWEST_FILTERS = 64
-
-# Of a network's multiply-adds, in dense convolutions that do not pay: where there are more of them, they stay
-# TensorFlow's, between programs. Others run in the program, as each that stayed out would cut it in two.
-MOST_SLOW_SHARE = 0.4
-
-# A transposed convolution becomes a dense one, whose kernel is filled up with zeros. TensorFlow's op has no fast
-# kernel: with windows of up to 2x2 pixels (3x3 and 4x4 taps at strides of 2; 16 to 512 channels, batches of 1 and 8)
-# ours took 0.6 to 1.25 of its time, with 3x3 (5x5 taps) up to 1.4. A U-Net with 3x3 taps took 1.3 ms as one program,
-# and 1.9 in parts.
-MOST_TRANSPOSED = 2
-
-
-def transposed_pays(window: Sequence[int], channels: int, filters: int) -> bool:
-    """The same of a transposed convolution.
-
-    Args:
-        window: of the dense convolution that it becomes.
-        channels, filters: of that.
-    """
-    return max(window) <= MOST_TRANSPOSED or dense_pays(window, channels, filters, (1, 1))
 
 
 def dense_pays(window: Sequence[int], channels: int, filters: int, strides: Sequence[int]) -> bool:

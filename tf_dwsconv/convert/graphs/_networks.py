@@ -25,7 +25,7 @@ def join(nodes: Nodes, rows: Rows) -> None:
     reader = Reader(nodes, ours=True)
     if reader.model is None:
         return
-    graph, translator = Graph(reader.model), _parts.Translator(reader.model)
+    graph, translator = Graph(reader.model), _parts.Translator()
     moved: dict[str, str] = {}  # tensors that results of programs have replaced
     for part in _parts.find(graph, translator, _order(graph, reader), _Beyond(graph, reader)):
         inputs, outs = ([reader.ref(t) for t in tensors] for tensors in (part.inputs, part.outs))

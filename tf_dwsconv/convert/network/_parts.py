@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
@@ -12,8 +11,8 @@ import keras
 
 from tf_dwsconv._keras_graph import Graph, called_in_training, calls, functional, is_graph
 from tf_dwsconv._program import DTYPES
-from tf_dwsconv.convert import _cost, _read
-from tf_dwsconv.convert.network import _operations, _translate, _transposed
+from tf_dwsconv.convert import _read
+from tf_dwsconv.convert.network import _operations, _translate
 from tf_dwsconv.convert.network._builder import Builder
 from tf_dwsconv.convert.network._call import Call
 
@@ -35,14 +34,9 @@ class Part:
 
 
 class Translator:
-    """Makes steps of calls, of models inside models too.
+    """Makes steps of calls, of models inside models too."""
 
-    Args:
-        model: the outermost one, whose dense convolutions decide together whether they may be part of programs.
-    """
-
-    def __init__(self, model: Any):
-        self._takes_slow = _slow_share(model) <= _cost.MOST_SLOW_SHARE
+    def __init__(self) -> None:
         self._kinds: dict[int, Optional[str]] = {}
         self._kept: list = []  # so that no id is given out again
 
@@ -82,8 +76,6 @@ class Translator:
         x = [tensors[id(t)] for t in node.arguments.keras_tensors]
         if is_graph(operation):
             return self._add_model(builder, node, x, tensors)
-        if not self._takes_slow and _is_slow(operation):
-            return False
         call = Call(node, builder, x)
         is_layer = isinstance(operation, keras.Layer)
         made = _translate.layer_step(call) if is_layer else _operations.operation_step(call)
@@ -180,9 +172,7 @@ def _pays(nodes: list) -> bool:
     """Whether a part is worth a program: with a convolution in it, and something else that computes."""
     inner = _flat(nodes)
     steps = [node for node in inner if not _read.is_identity(node) and not _only_moves(node.operation)]
-    return len(steps) >= FEWEST_STEPS and any(
-        _kernel(node.operation) is not None for node in inner if _is_picture(node)
-    )
+    return len(steps) >= FEWEST_STEPS and any(_is_convolution(node.operation) for node in inner if _is_picture(node))
 
 
 def _only_moves(operation: Any) -> bool:
@@ -197,40 +187,5 @@ def _is_picture(node: Any) -> bool:
     return len(node.outputs[0].shape) == 4
 
 
-def _kernel(operation: Any) -> Optional[float]:
-    """How many weights a convolution multiplies with for a pixel; None for other calls."""
-    if not isinstance(operation, keras.Layer) or not operation.built:
-        return None
-    sizes = [math.prod(weight.shape) for weight in operation.weights if len(weight.shape) >= 3]
-    # Of a kernel that lies at strides on the result, each pixel takes a part.
-    parts = math.prod(operation.strides) if type(operation) is keras.layers.Conv2DTranspose else 1
-    return sum(sizes) / parts if sizes else None
-
-
-def _is_slow(operation: Any) -> bool:
-    """Whether TensorFlow computes a dense convolution faster than we do."""
-    if type(operation) is keras.layers.Conv2DTranspose and operation.built:
-        return _is_slow_transposed(operation)
-    if type(operation) is not keras.layers.Conv2D or operation.groups != 1 or not operation.built:
-        return False
-    channels = operation.kernel.shape[2]
-    return not _cost.dense_pays(operation.kernel_size, channels, operation.filters, operation.strides)
-
-
-def _is_slow_transposed(operation: Any) -> bool:
-    """The same of the convolution that it becomes."""
-    axes, filters = _transposed.axes(operation), operation.filters * math.prod(operation.strides)
-    window = [] if axes is None else [axis.window for axis in axes]
-    return axes is not None and not _cost.transposed_pays(window, operation.kernel.shape[3], filters)
-
-
-def _slow_share(model: Any) -> float:
-    """The share of such convolutions in a model's multiply-adds."""
-    total = slow = 0
-    for node in _flat(calls(model)):
-        kernel = _kernel(node.operation)
-        if kernel is not None and _is_picture(node):
-            work = kernel * math.prod(size or 1 for size in node.outputs[0].shape[1:3])
-            total += work
-            slow += work if _is_slow(node.operation) else 0
-    return slow / total if total else 0.0
+def _is_convolution(operation: Any) -> bool:
+    return isinstance(operation, keras.Layer) and any(len(weight.shape) >= 3 for weight in operation.weights)

@@ -199,7 +199,9 @@ def _has_window(builder: Builder, step: Step) -> bool:
 
 def _every_few_before(builder: Builder, before: Step, step: Step) -> Optional[Step]:
     """A pool of one pixel only leaves pixels out: the 1x1 convolution behind it does so itself."""
-    if not _leaves_out(before) or not _is_pointwise(builder, step) or list(step.sources).count(before.output) != 1:
+    if not _leaves_out(before) or not _is_pointwise(builder, step):
+        return None
+    if step.reads["x"] != before.output or list(step.sources).count(before.output) != 1:
         return None
     joined = step.with_options(strides=before.options["strides"], padding="valid")
     return dataclasses.replace(joined, reads={**step.reads, "x": before.reads["x"]})
