@@ -9,7 +9,7 @@ namespace dwsconv {
 namespace {
 
 constexpr int64_t kMostRepeatedFloats = 64 << 10;
-constexpr int64_t kFewestTilesInRow = 4;        // of pixels, for products that take each row by itself
+constexpr int64_t kLargestWindows = 1 << 20;    // bytes below a register tile of pixels
 constexpr int64_t kTooMuch = int64_t{1} << 48;  // floats; no plan asks for that many
 
 int64_t ZStride(const Chain& chain, const Machine& machine) {
@@ -57,9 +57,25 @@ bool IsPointwise(const Chain& c) {
   return c.R == 1 && c.S == 1 && c.stride_h == 1 && c.stride_w == 1 && c.Ho == c.H && c.Wo == c.W;
 }
 
-bool ReadsWindows(const Chain& c, int64_t tile_pixels, int64_t product_depth) {
+bool ReadsWindows(const Chain& c, const Machine& machine) {
+  const int64_t pixels = std::min<int64_t>(c.Wo, machine.tile_pixels);
   return !c.has_depthwise && c.has_project && c.E == 0 && !IsPointwise(c) && c.dilation_w == 1 && !c.float_between() &&
-         c.dtype == DType::kFloat32 && product_depth == 1 && c.Wo >= kFewestTilesInRow * tile_pixels;
+         !machine.rounds_z && machine.product_depth <= 2 && c.S * c.C % machine.product_depth == 0 &&
+         2 * pixels >= machine.tile_pixels && WindowBytes(c, machine, pixels) <= kLargestWindows;
+}
+
+int64_t WindowHeight(const Chain& c, int64_t rows) { return (rows - 1) * c.stride_h + (c.R - 1) * c.dilation_h + 1; }
+
+int64_t WindowWidth(const Chain& c, int64_t columns) {
+  return (columns - 1) * c.stride_w + (c.S - 1) * c.dilation_w + 1;
+}
+
+int64_t WindowBytes(const Chain& c, const Machine& machine, int64_t pixels) {
+  const int64_t high = WindowHeight(c, std::max<int64_t>(1, pixels / c.Wo));
+  int64_t bytes;
+  const bool overflows = __builtin_mul_overflow(high, WindowWidth(c, std::min(pixels, c.Wo)), &bytes) ||
+                         __builtin_mul_overflow(bytes, c.C * machine.z_bytes, &bytes);
+  return overflows ? kTooMuch : bytes;
 }
 
 Chain PlannedAs(const Chain& chain) {
@@ -86,6 +102,8 @@ void FinishPlan(const Chain& chain, const Machine& machine, Plan* plan) {
   plan->z_stride = ZStride(repeats ? Repeated(chain) : chain, machine);
   plan->repeat_bytes = repeats ? RepeatBytes(chain, plan->block_pixels) : 0;
   plan->scratch_bytes = plan->block_pixels * plan->z_stride * machine.z_bytes + 64;
+  plan->windows = ReadsWindows(chain, machine);
+  if (plan->windows) plan->scratch_bytes = WindowBytes(chain, machine, plan->block_pixels);
   if (repeats) plan->scratch_bytes = RoundUp(plan->scratch_bytes, 64) + plan->repeat_bytes;
 }
 

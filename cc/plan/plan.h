@@ -49,11 +49,18 @@ bool RepeatsInput(const Chain& chain, int64_t vector_floats);
 // A dense convolution of which each pixel needs one.
 bool IsPointwise(const Chain& chain);
 
-// A dense convolution whose products read X under their windows, wherever those are inside the image: runs of S*C
-// numbers in each of R rows. What lies under windows that reach past an edge is copied, as it is of all windows
-// elsewhere: where an instruction takes several terms of a sum, and in rows of a few pixels, where products by rows are
-// slow.
-bool ReadsWindows(const Chain& chain, int64_t tile_pixels, int64_t product_depth);
+// A dense convolution whose products read X under their windows: runs of S*C numbers in each of R rows. A block whose
+// windows reach past an edge, or whose X is of another type than the products, reads a copy of its rows of X with what
+// lies outside. Elsewhere what lies under each pixel's window is copied: where an instruction takes terms of two runs, and
+// in rows of a few pixels, where products by rows are slow.
+bool ReadsWindows(const Chain& chain, const Machine& machine);
+
+// The rows of X, and those outside, below the windows of so many output rows; likewise of columns.
+int64_t WindowHeight(const Chain& chain, int64_t rows);
+int64_t WindowWidth(const Chain& chain, int64_t columns);
+
+// Of the copy for a block of `pixels`: that of whole rows, or of a part of one.
+int64_t WindowBytes(const Chain& chain, const Machine& machine, int64_t pixels);
 
 struct Plan {
   int64_t tasks = 0;
@@ -66,6 +73,7 @@ struct Plan {
   // Without an expansion a task is a block: consecutive output pixels (of one image, row-major), and output channels.
   // Its scratch is Z of the block, rows padded.
   int64_t block_pixels = 0, block_channels = 0;
+  bool windows = false;      // ReadsWindows; scratch is of WindowBytes then
   int64_t repeat_bytes = 0;  // of scratch_bytes, at its end: the block's rows of X where RepeatsInput, else 0
 
   // Behind an expansion A, several times the size of X, never exists as a whole. A task is one of

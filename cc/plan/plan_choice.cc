@@ -44,7 +44,13 @@ std::string ApplyBlocks(const Chain& chain, const Machine& machine, const PlanCh
   }
   plan->block_pixels = choice.block_pixels;
   plan->threads = static_cast<int>(choice.threads);
+  const int64_t least = plan->scratch_bytes;
   FinishPlan(chain, machine, plan);
+  if (plan->windows && plan->scratch_bytes > std::max(kMostScratchBytes, least)) {
+    return MustBe("block_pixels",
+                  "such that a thread copies at most " + std::to_string(kMostScratchBytes) + " bytes of its input",
+                  choice.block_pixels);
+  }
   return "";
 }
 

@@ -5,6 +5,7 @@
 // of Y. Moving fewer bytes wants large blocks; so do register tiles (few part-filled). Against that stand the capacity
 // of L2, in which Z of a block has to stay between its two halves, and threads that wait for the last task.
 #include <algorithm>
+#include <cmath>
 
 #include "cc/core/whole.h"
 #include "cc/plan/expand_plan.h"
@@ -13,9 +14,8 @@
 namespace dwsconv {
 namespace {
 
-constexpr int64_t kMostEqualBlocks = 8;                   // a thread
-constexpr int64_t kWindowTasks = 8, kMostWindowRows = 8;  // likewise, of dense convolutions by rows
-constexpr double kFlopsPerCycle = 32;                     // of a thread that waits for nothing
+constexpr int64_t kMostEqualBlocks = 8;  // a thread
+constexpr double kFlopsPerCycle = 32;    // of a thread that waits for nothing
 
 // Scratch has to stay small for a thread, whatever its L2.
 constexpr int64_t kLargestScratch = 1 << 20;
@@ -67,6 +67,18 @@ double PaidPixels(int64_t pixels, const Machine& machine) {
          (std::max(static_cast<double>(pixels) / tiles, machine.costs.least_pixels) + machine.costs.pixels_per_tile);
 }
 
+// How many tasks the slowest thread computes.
+double TasksOfSlowest(const Chain& p, const Plan& plan) {
+  const int64_t pixels = p.output_pixels(), shares = CeilDiv(p.K, plan.block_channels);
+  const double N = static_cast<double>(p.N), blocks = static_cast<double>(CeilDiv(pixels, plan.block_pixels));
+  const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
+                       static_cast<double>(shares);  // tasks, the smaller ones in part
+  // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
+  const double rounds = std::ceil(N * blocks * static_cast<double>(shares) / plan.threads);
+  const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
+  return std::max(whole / plan.threads, slowest);
+}
+
 Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
   const double item = static_cast<double>(SizeOf(p.dtype));
   const double N = static_cast<double>(p.N), cm = static_cast<double>(p.CM());
@@ -104,19 +116,72 @@ Cost Model(const Chain& p, const Machine& machine, const Plan& plan) {
                        ? 0
                        : static_cast<double>(plan.scratch_bytes) * (1 + panels) * machine.cycles_per_near_byte;
   const double task = depthwise + pointwise + z + machine.costs.task;
-  const double whole = N * static_cast<double>(pixels) / static_cast<double>(plan.block_pixels) *
-                       static_cast<double>(shares);  // tasks, the smaller ones in part
-  // Tasks go to whoever is free: at the end some thread may have to wait for one task of another.
-  const double rounds = static_cast<double>(CeilDiv(N * blocks * shares, plan.threads));
-  const double slowest = std::min(rounds, whole / plan.threads + 1 - 1.0 / plan.threads);
   const double far = far_bytes * machine.cycles_per_byte, near = halo_bytes * machine.cycles_per_near_byte;
-  cost.cycles = std::max(whole / plan.threads, slowest) * task + (far + near) / plan.threads;
+  cost.cycles = TasksOfSlowest(p, plan) * task + (far + near) / plan.threads;
   return cost;
 }
 
-// The best blocks for a chain as PlannedAs gives it.
-Plan SearchBlocks(const Chain& chain, const Machine& machine) {
-  const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
+// The same of a dense convolution whose products read X under their windows.
+double WindowCycles(const Chain& c, const Machine& machine, const Plan& plan) {
+  const int64_t rows = std::max<int64_t>(1, plan.block_pixels / c.Wo), columns = std::min(plan.block_pixels, c.Wo);
+  const int64_t panels = CeilDiv(plan.block_channels, machine.tile_channels), terms = c.R * c.S * c.C;
+  const double pixels = static_cast<double>(rows) * PaidPixels(columns, machine);
+  const double products = pixels * static_cast<double>(terms) *
+                          static_cast<double>(panels * machine.tile_channels / machine.vector_floats) /
+                          machine.product_rate;
+  const double window = static_cast<double>(plan.scratch_bytes);
+  const double share = static_cast<double>(terms) * static_cast<double>(panels * machine.tile_channels) *
+                       static_cast<double>(machine.z_bytes);
+  // Each panel's products pass over the rows, and each register tile's over its panel.
+  const double tiles = static_cast<double>(rows * CeilDiv(columns, machine.tile_pixels));
+  const double near = window * static_cast<double>(1 + panels) + share * tiles;
+  // A share of the filter that fits into L2 beside the rows stays there from block to block of a thread.
+  const bool stays = share + window < 0.5 * static_cast<double>(machine.l2_bytes);
+  const int64_t shares = CeilDiv(c.K, plan.block_channels);
+  const double loads = static_cast<double>(stays ? std::min<int64_t>(plan.threads * shares, plan.tasks) : plan.tasks);
+  const double far = share * loads + window * static_cast<double>(plan.tasks);
+  return TasksOfSlowest(c, plan) * (products + near * machine.cycles_per_near_byte + machine.costs.task) +
+         far * machine.cycles_per_byte / plan.threads;
+}
+
+// The best blocks of whole rows, or of a part of one where whole ones have no room.
+Plan SearchWindows(const Chain& chain, const Machine& machine, Plan plan) {
+  const int64_t panels = CeilDiv(chain.K, machine.tile_channels);
+  const int64_t room = std::min(kLargestScratch, machine.l2_bytes / 2);
+  Plan best;
+  double least = -1;
+  const auto consider = [&](int64_t pixels, int64_t shares) {
+    plan.block_pixels = pixels;
+    plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, chain.K);
+    Plan found = plan;
+    FinishPlan(chain, machine, &found);
+    if (least >= 0 && found.scratch_bytes > room) return;
+    const double cycles = WindowCycles(chain, machine, found);
+    if (least < 0 || cycles < least) {
+      least = cycles;
+      best = found;
+    }
+  };
+  for (int64_t shares = 1; shares <= std::min<int64_t>(panels, plan.threads); ++shares) {
+    int64_t columns = chain.Wo;
+    while (columns > machine.tile_pixels && WindowBytes(chain, machine, columns) > room) columns = CeilDiv(columns, 2);
+    if (columns < chain.Wo) {
+      consider(columns, shares);
+      continue;
+    }
+    for (int64_t rows = 1; rows <= chain.Ho;) {
+      const int64_t blocks = CeilDiv(chain.Ho, rows);
+      consider(rows * chain.Wo, shares);
+      if (blocks == 1) break;
+      rows = CeilDiv(chain.Ho, blocks - 1);
+    }
+  }
+  return best;
+}
+
+// Threads and stores of a call of a chain as PlannedAs gives it.
+Plan Begin(const Chain& chain, const Machine& machine) {
+  const int64_t pixels = chain.output_pixels();
   const double flops = 2.0 * static_cast<double>(chain.N) * static_cast<double>(pixels) *
                        static_cast<double>(chain.CM()) * static_cast<double>(chain.R * chain.S + chain.K);
   // Few pixels wait for the filter, which is read once a call, from far away.
@@ -128,16 +193,23 @@ Plan SearchBlocks(const Chain& chain, const Machine& machine) {
   const double x = static_cast<double>(chain.H * chain.W * chain.C);
   const bool stream =
       machine.Streams(static_cast<double>(chain.N) * (x + y) * static_cast<double>(SizeOf(chain.dtype)));
-  const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
+  Plan plan;
+  plan.threads = threads;
+  plan.stream = stream;
+  return plan;
+}
 
+// The best blocks for a chain as PlannedAs gives it.
+Plan SearchBlocks(const Chain& chain, const Machine& machine, Plan plan) {
+  const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
+  const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
+  const int threads = plan.threads;
   Plan best;
   double least = -1;
   const auto consider = [&](int64_t block_pixels, int64_t shares) {
-    Plan plan;
+    plan.threads = threads;
     plan.block_pixels = block_pixels;
     plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, chain.K);
-    plan.threads = threads;
-    plan.stream = stream;
     FinishPlan(chain, machine, &plan);
     // Z stays in L2 between the halves, and with it the input rows, of which the next block's are fetched meanwhile.
     const int64_t rows_bytes =
@@ -189,16 +261,10 @@ double ModelledBytes(const Chain& chain, const Machine& machine, const Plan& pla
 Plan MakePlan(const Chain& chain, const Machine& machine) {
   if (chain.E > 0) return MakeExpandPlan(chain, machine);
   const Chain planned = PlannedAs(chain);
-  Plan plan = SearchBlocks(planned, machine);
+  const Plan begun = Begin(planned, machine);
+  if (ReadsWindows(chain, machine)) return SearchWindows(chain, machine, begun);
+  Plan plan = SearchBlocks(planned, machine, begun);
   if (chain.has_depthwise || IsPointwise(chain)) return plan;
-  if (ReadsWindows(chain, machine.tile_pixels, machine.product_depth)) {
-    // Whole rows, of which a part of X stays near; their scratch is for the windows at the edges.
-    const int64_t fit = std::max<int64_t>(1, kLargestScratch / 4 / (plan.z_stride * machine.z_bytes));
-    const int64_t rows = std::clamp<int64_t>(chain.N * chain.Ho / (kWindowTasks * plan.threads), 1, kMostWindowRows);
-    plan.block_pixels = chain.Wo <= fit ? std::min(rows, fit / chain.Wo) * chain.Wo : fit;
-    FinishPlan(planned, machine, &plan);
-    return plan;
-  }
   // What lies under the windows of a dense convolution is several times X: it had better stay in L1.
   const int64_t fit = machine.l1d_bytes / 2 / (plan.z_stride * machine.z_bytes) / machine.tile_pixels;
   plan.block_pixels = std::min(plan.block_pixels, std::max<int64_t>(fit, 4) * machine.tile_pixels);

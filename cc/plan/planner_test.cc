@@ -40,6 +40,38 @@ TEST(MakePlan, BlocksCoverTheOutputAndFit) {
   }
 }
 
+TEST(MakePlan, DenseConvolutionsReadWindowsOfWholeRowsOrOfOneRow) {
+  Draw draw(4);
+  int64_t windows = 0, parts = 0;
+  for (int i = 0; i < 6000; ++i) {
+    Chain p = RandomChain(&draw);
+    p.has_depthwise = false, p.M = 1;
+    Machine m = RandomMachine(&draw);
+    m.product_depth = draw.Coin() ? 1 : 2;
+    const Plan plan = MakePlan(p, m);
+    SCOPED_TRACE(Told(p, m));
+    ASSERT_EQ(plan.windows, ReadsWindows(p, m));
+    if (!plan.windows) continue;
+    ASSERT_EQ(p.dilation_w, 1);
+    ASSERT_EQ(p.S * p.C % m.product_depth, 0);
+    ASSERT_FALSE(IsPointwise(p));
+    ASSERT_TRUE(plan.block_pixels < p.Wo || plan.block_pixels % p.Wo == 0) << plan;
+    ASSERT_TRUE(plan.block_channels == p.K || plan.block_channels % m.tile_channels == 0) << plan;
+    // What lies below a block's windows: of all rows between the first and the last.
+    const int64_t rows = std::max<int64_t>(1, plan.block_pixels / p.Wo), columns = std::min(plan.block_pixels, p.Wo);
+    const int64_t high = (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1;
+    ASSERT_EQ(plan.scratch_bytes, high * ((columns - 1) * p.stride_w + p.S) * p.C * m.z_bytes) << plan;
+    // Beyond that the smallest block there is: a row, or the columns of a register tile.
+    ASSERT_TRUE(plan.scratch_bytes <= std::min<int64_t>(1 << 20, m.l2_bytes / 2) ||
+                plan.block_pixels <= std::min<int64_t>(m.tile_pixels, p.Wo))
+        << plan;
+    ++windows;
+    parts += plan.block_pixels < p.Wo;
+  }
+  EXPECT_GT(windows, 300);
+  EXPECT_GT(parts, 30);
+}
+
 TEST(MakePlan, IsOneThatTheTunersFileMayAskFor) {
   Draw draw(2);
   for (int i = 0; i < 3000; ++i) {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from conftest import chain_ways, op_calls
+from conftest import op_calls
 
 from tf_dwsconv._arguments import Attributes, Tensors
 from tf_dwsconv._tf import dispatch
@@ -244,58 +244,6 @@ def test_dense_convolution(kernel, strides, dilations, padding, data_format):
             found.append([np.asarray(g) for g in tape.gradient(loss, given)])
         for ours, exact in zip(*found):
             assert np.abs(ours - exact).max() <= 1e-4 * np.abs(exact).max()
-
-
-@pytest.mark.parametrize(
-    "kernel, strides, dilations, padding, wide, reads",
-    [
-        ((3, 3), (2, 2), (1, 1), "SAME", 224, True),
-        ((3, 5), (1, 1), (2, 1), ((4, 1), (0, 7)), 60, True),
-        ((4, 4), (4, 4), (1, 1), "VALID", 400, True),
-        ((9, 9), (1, 1), (1, 1), "SAME", 100, True),
-        ((1, 3), (1, 3), (1, 1), ((2, 0), (1, 0)), 250, True),
-        ((3, 3), (1, 1), (1, 2), "SAME", 100, False),  # what lies under a window is no run
-        ((3, 3), (2, 2), (1, 1), "SAME", 14, False),  # some pixels
-    ],
-)
-def test_dense_convolution_reads_its_windows(kernel, strides, dilations, padding, wide, reads):
-    """Wide rows: products read X where windows are inside, and a copy at the edges. A row's bits depend on neither."""
-    rng = np.random.default_rng(5)
-    for channels, filters in ((3, 40), (17, 9)):
-        x, dense = rng.standard_normal((N, 11, wide, channels)), rng.standard_normal((*kernel, channels, filters))
-        layer = reference.Layer(dense, None, strides=strides, dilations=dilations, padding=padding)
-        z = reference.depthwise(x, layer)
-        bias, residual = rng.standard_normal(filters), rng.standard_normal((*z.shape[:3], filters))
-        before = z.reshape(*z.shape[:3], channels, filters).sum(3) + bias + residual
-        expected = reference.ACTIVATIONS["hard_swish"](before, 0.0)
-        explicit = () if isinstance(padding, str) else (0, 0, *padding[0], *padding[1], 0, 0)
-        attributes = Attributes(
-            strides, dilations, "EXPLICIT" if explicit else padding, explicit, "NHWC", NONE, Fused("hard_swish")
-        )
-        tensors = Tensors(
-            pointwise_filter=tf.constant(dense, tf.float32),
-            bias=tf.constant(bias, tf.float32),
-            residual=tf.constant(residual, tf.float32),
-        )
-        ways = chain_ways("windows")
-        y = np.asarray(dispatch.run(tf.constant(x, tf.float32), tensors, attributes))
-        assert chain_ways("windows") - ways == reads
-        # Each of `size` products and their sums is rounded once; hard_swish's slope is at most 1.5.
-        size = dense[..., 0].size
-        bound = np.finfo(np.float32).eps * np.sqrt(size) * (np.abs(x).max() * np.abs(dense).max() + 1)
-        assert np.abs(y - expected).max() <= 4 * bound
-        # The same bits where a row is too narrow for it.
-        if strides[1] == 1 and padding == "SAME" and reads:
-            narrow = x[:, :, :12]
-            few = np.asarray(
-                dispatch.run(
-                    tf.constant(narrow, tf.float32),
-                    tensors._replace(residual=tensors.residual[:, :, : narrow.shape[2]]),
-                    attributes,
-                )
-            )
-            assert chain_ways("windows") - ways == 1
-            np.testing.assert_array_equal(few[:, :, : 12 - kernel[1]], y[:, :, : 12 - kernel[1]])
 
 
 def test_inside_xla():

@@ -352,10 +352,10 @@ FAULTS = (
     Fault(
         "an activation in Y of the pixels of an even group",
         "cc/cpu/kernels/pointwise_body.h",
-        "first_pixel(g + 1) - pixel",
+        "first_pixel(g + 1) - in",
         "rows_of_last",
         ("native/test_native.py", "op/test_activation_kernels.py"),
-        at="if (in_y) ActivateY(a, pixel, first_pixel(g + 1) - pixel, given.activation);",
+        at="if (in_y) ActivateY(a, line * line_pixels + in, first_pixel(g + 1) - in, given.activation);",
     ),
     Fault(
         "one pixel's activation is left to Y",

@@ -50,8 +50,11 @@ struct PointwiseArgs {
   int64_t pixels;
   int64_t cm;  // C*M, in Z's channel order
   // A pixel's sum may go over `z_rows` runs of cm / z_rows elements, each z_row_step elements behind the one before:
-  // what lies under the window of a dense convolution, where X is Z. Only without a `round`, and where `depth` is 1.
+  // what lies under the window of a dense convolution. Only without a `round`, in runs of whole `depth`s.
   int64_t z_rows = 1, z_row_step = 0;
+  // Of a block of several lines of as many pixels each: from the first element of a line to that of the next. 0 pixels
+  // where all lie z_stride apart.
+  int64_t line_pixels = 0, z_line_step = 0;
   // [ceil(K/tile_channels)][cm rounded up to depth, /pair][tile_channels][pair] of product_type, the rest zero
   const void* panels;
   const float* bias;              // [K rounded up to tile_channels], zeros without a bias

@@ -169,13 +169,9 @@ void Tile(const PointwiseArgs& a, const TileEnd& end, const ZType* z, const ZTyp
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) acc[i][v] = Load(end.bias + v * kV);
-  if constexpr (kPair == 1) {
 #pragma GCC unroll 1
-    for (int64_t c = 0; c < a.cm; c += end.run, z += a.z_row_step, panel += end.run * kTileChannels) {
-      MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, end.run, panel, acc, fetch);
-    }
-  } else {
-    MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, a.cm, panel, acc, fetch);
+  for (int64_t c = 0; c < a.cm; c += end.run, z += a.z_row_step, panel += end.run * kTileChannels) {
+    MultiplyTile<kRows, kVectors, kHalf>(z, a.z_stride, end.run, panel, acc, fetch);
   }
   FinishTile(a, end, acc, pixel);
 }
@@ -248,7 +244,8 @@ void Pointwise(const PointwiseArgs& given) {
   const bool in_y = ActivatesInY(given);
   if (in_y) a.activation.kind = ActivationKind::kNone;
   // Groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
-  const int64_t groups = CeilDiv(a.pixels, kTilePixels);
+  const int64_t line_pixels = a.line_pixels > 0 ? a.line_pixels : a.pixels, lines = a.pixels / line_pixels;
+  const int64_t in_line = CeilDiv(line_pixels, kTilePixels), groups = lines * in_line;
   // The tiles read nothing from far away, so memory is idle meanwhile: spread the fetching of what comes next over
   // them.
   const int64_t panels = CeilDiv(a.k_end - a.k_begin, kTileChannels);
@@ -261,11 +258,11 @@ void Pointwise(const PointwiseArgs& given) {
   TileEnd end;
   end.clamp = MakeClamp(a.activation);
   end.run = a.cm / a.z_rows;
-  const int64_t rows_of_last = a.pixels / groups, larger = a.pixels % groups;  // the first groups have one more
+  const int64_t rows_of_last = line_pixels / in_line, larger = line_pixels % in_line;  // the first ones have one more
   const auto first_pixel = [&](int64_t g) { return g * rows_of_last + Min(g, larger); };
-  const auto tile = [&](int64_t g, int64_t k) {
-    const int64_t pixel = first_pixel(g), rows = rows_of_last + (g < larger ? 1 : 0);
-    const ZType* z = static_cast<const ZType*>(a.z) + pixel * a.z_stride;
+  const auto tile = [&](int64_t line, int64_t g, int64_t k) {
+    const int64_t in = first_pixel(g), rows = rows_of_last + (g < larger ? 1 : 0), pixel = line * line_pixels + in;
+    const ZType* z = static_cast<const ZType*>(a.z) + line * a.z_line_step + in * a.z_stride;
     const ZType* panel = static_cast<const ZType*>(a.panels) + k * panel_step;
     Fetch* const fetch = next.from < next.end ? &next : &ahead;
     end.k = k;
@@ -289,17 +286,19 @@ void Pointwise(const PointwiseArgs& given) {
       end.bias = a.bias + k;
       RowTile(a, end);
     }
-    for (; k < a.k_end; k += kTileChannels) tile(0, k);
+    for (; k < a.k_end; k += kTileChannels) tile(0, 0, k);
     if (a.stream) StreamFence();
     return;
   }
   // A small filter stays in L1 whole: take each group of pixels through all of it, so that Z is read once and Y's rows
   // are written from end to end. Otherwise a panel stays near while all the block's pixels pass by.
   if (near) {
-    for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(g, k);
-      const int64_t pixel = first_pixel(g);
-      if (in_y) ActivateY(a, pixel, first_pixel(g + 1) - pixel, given.activation);
+    for (int64_t line = 0; line < lines; ++line) {
+      for (int64_t g = 0; g < in_line; ++g) {
+        for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) tile(line, g, k);
+        const int64_t in = first_pixel(g);
+        if (in_y) ActivateY(a, line * line_pixels + in, first_pixel(g + 1) - in, given.activation);
+      }
     }
   } else {
     for (int64_t k = a.k_begin; k < a.k_end; k += kTileChannels) {
@@ -309,7 +308,9 @@ void Pointwise(const PointwiseArgs& given) {
             reinterpret_cast<const char*>(static_cast<const ZType*>(a.panels) + (k + kTileChannels) * panel_step);
         next = Fetch(from, bytes, panel_tiles, a.cm);
       }
-      for (int64_t g = 0; g < groups; ++g) tile(g, k);
+      for (int64_t line = 0; line < lines; ++line) {
+        for (int64_t g = 0; g < in_line; ++g) tile(line, g, k);
+      }
     }
     if (in_y) ActivateY(a, 0, a.pixels, given.activation);
   }

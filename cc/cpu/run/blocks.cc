@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "cc/core/whole.h"
@@ -29,16 +30,17 @@ class Blocks : public Call {
     mid_waits_ = !to_y_ && MidCanWait();
     depthwise_ = chain_;
     if (mid_waits_) depthwise_.mid = Activation();
-    reads_windows_ = ReadsWindows(chain_, kernels_.tile_pixels, kernels_.depth) && kernels_.round == nullptr;
+    if (plan_.windows) SetOutside();
   }
 
   std::string Run(ThreadPool* pool) const {
     const int64_t bytes = gates_filter_      ? panels() * panel_rows() * kernels_.tile_channels * product_item_
                           : from_x_ || to_y_ ? plan_.repeat_bytes
+                          : plan_.windows    ? plan_.scratch_bytes
                                              : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
-    if (reads_windows_) Count(Way::kWindows);
+    if (plan_.windows) Count(Way::kWindows);
     if (gates_filter_) Count(Way::kGatedFilters);
     std::vector<int64_t> gated(static_cast<size_t>(plan_.threads), -1);
     ParallelForAhead({plan_.threads, pool}, chain_.N * blocks_ * shares_, [&](int64_t task, int64_t next, int worker) {
@@ -81,7 +83,7 @@ class Blocks : public Call {
       Project(part, image + first * x_step_ * item_, x_step_, /*from_x=*/true);
       return;
     }
-    if (reads_windows_) {
+    if (plan_.windows) {
       Windows(part, image, scratch);
       return;
     }
@@ -109,46 +111,79 @@ class Blocks : public Call {
     if (block_pixels_ % chain_.Wo == 0) Done(part);
   }
 
-  // A dense convolution row by row: the products read X where a window is inside the image, and a copy elsewhere.
+  // The first pixel of what lies outside is that of all.
+  void SetOutside() {
+    if (buffers_.outside == nullptr) return;
+    const size_t C = static_cast<size_t>(chain_.C);
+    outside_.resize(C * static_cast<size_t>(product_item_));
+    if (kernels_.product_type == DType::kFloat32) {
+      std::memcpy(outside_.data(), buffers_.outside, outside_.size());
+    } else {
+      for (size_t i = 0; i < C; ++i) {
+        const BFloat16 one = FromFloat<BFloat16>(buffers_.outside[i]);
+        std::memcpy(outside_.data() + i * sizeof(one), &one, sizeof(one));
+      }
+    }
+  }
+
+  // A dense convolution, whole rows or a part of one at a time: the products read X under the windows.
   void Windows(const Part& part, const char* image, char* scratch) const {
     const Chain& c = chain_;
-    // Columns whose windows are inside.
-    const int64_t left = CeilDiv(c.pad_left, c.stride_w);
-    const int64_t right = c.W + c.pad_left < c.S ? 0 : (c.W + c.pad_left - c.S) / c.stride_w + 1;
     const int64_t end = part.first + part.pixels;
     for (int64_t pixel = part.first; pixel < end;) {
-      const int64_t row = pixel / c.Wo, q = pixel % c.Wo, last = std::min(c.Wo, q + end - pixel);
-      const int64_t h = row * c.stride_h - c.pad_top;
-      const bool inside = h >= 0 && h + (c.R - 1) * c.dilation_h < c.H && std::max(q, left) < std::min(last, right);
-      const int64_t from = inside ? std::max(q, left) : last, to = inside ? std::min(last, right) : last;
-      const auto columns = [&](int64_t begin, int64_t stop) {
-        Part some = part;
-        some.first = pixel - q + begin;
-        some.pixels = stop - begin;
-        some.ahead = nullptr;
-        some.ahead_bytes = 0;
-        return some;
-      };
-      const auto copied = [&](int64_t begin, int64_t stop) {
-        if (begin >= stop) return;
-        const Part some = columns(begin, stop);
-        Depthwise(image, part.n, some.first, some.pixels, scratch, plan_.z_stride, nullptr);
-        Project(some, scratch, plan_.z_stride);
-      };
-      copied(q, from);
-      if (inside) {
-        Part some = columns(from, to);
-        some.z_rows = c.R;
-        some.z_row_step = c.dilation_h * c.W * c.C;
-        // Each row's share of what is fetched ahead.
-        const auto fetched = [&](int64_t stop) { return part.ahead_bytes * (stop - part.first) / part.pixels; };
-        some.ahead = part.ahead + fetched(pixel);
-        some.ahead_bytes = fetched(pixel + last - q) - fetched(pixel);
-        const int64_t at = (h * c.W + from * c.stride_w - c.pad_left) * c.C;
-        Project(some, image + at * item_, c.stride_w * c.C, /*from_x=*/true);
-        copied(to, last);
+      const int64_t q = pixel % c.Wo, rows = q == 0 ? std::max<int64_t>(1, (end - pixel) / c.Wo) : 1;
+      Part some = part;
+      some.first = pixel;
+      some.line_pixels = std::min(c.Wo - q, end - pixel);
+      some.pixels = rows * some.line_pixels;
+      if (pixel > part.first) some.ahead_bytes = 0;
+      WindowsOfLines(some, rows, image, scratch);
+      pixel += some.pixels;
+    }
+  }
+
+  // Lines of `part.line_pixels` pixels each. X below their windows is copied where some of it is outside the image, and
+  // where products are of another type.
+  void WindowsOfLines(Part part, int64_t lines, const char* image, char* scratch) const {
+    const Chain& c = chain_;
+    const int64_t h = part.first / c.Wo * c.stride_h - c.pad_top, w = part.first % c.Wo * c.stride_w - c.pad_left;
+    const int64_t high = WindowHeight(c, lines), wide = WindowWidth(c, part.line_pixels);
+    const bool reads_x = typed_ && h >= 0 && h + high <= c.H && w >= 0 && w + wide <= c.W;
+    const int64_t row_step = (reads_x ? c.W : wide) * c.C;
+    if (!reads_x) CopyPadded(image, h, w, high, wide, scratch);
+    part.z_rows = c.R;
+    part.z_row_step = c.dilation_h * row_step;
+    part.z_line_step = c.stride_h * row_step;
+    Project(part, reads_x ? image + (h * c.W + w) * c.C * item_ : scratch, c.stride_w * c.C, /*from_x=*/true);
+  }
+
+  // Rows [h, h + high) and columns [w, w + wide) of X, and what lies outside the image, to [high][wide][C].
+  void CopyPadded(const char* image, int64_t h, int64_t w, int64_t high, int64_t wide, char* to) const {
+    const Chain& c = chain_;
+    const int64_t pixel_bytes = c.C * product_item_, left = std::clamp<int64_t>(-w, 0, wide);
+    const int64_t right = std::clamp<int64_t>(c.W - w, left, wide);  // columns [left, right) are of the image
+    const auto fill = [&](int64_t pixels) {
+      if (outside_.empty()) {
+        std::memset(to, 0, static_cast<size_t>(pixels * pixel_bytes));
+        to += pixels * pixel_bytes;
+        return;
       }
-      pixel += last - q;
+      for (int64_t i = 0; i < pixels; ++i, to += pixel_bytes) std::memcpy(to, outside_.data(), outside_.size());
+    };
+    for (int64_t row = h; row < h + high; ++row) {
+      if (row < 0 || row >= c.H || left == right) {
+        fill(wide);
+        continue;
+      }
+      fill(left);
+      const char* const from = image + (row * c.W + w + left) * c.C * item_;
+      if (typed_) {
+        std::memcpy(to, from, static_cast<size_t>((right - left) * pixel_bytes));
+      } else {
+        kernels_.repeat[static_cast<int>(c.dtype)]({from, (right - left) * c.C, 1, reinterpret_cast<float*>(to)});
+      }
+      to += (right - left) * pixel_bytes;
+      fill(wide - right);
     }
   }
 
@@ -219,7 +254,8 @@ class Blocks : public Call {
   }
 
   const int64_t block_pixels_, blocks_, shares_, row_bytes_, image_bytes_;
-  bool gates_filter_, from_x_, to_y_, reads_windows_;
+  bool gates_filter_, from_x_, to_y_;
+  std::vector<char> outside_;  // of Buffers, a pixel of the products' type; empty for zeros
   Chain depthwise_;  // what its kernel is to compute
 };
 

@@ -73,7 +73,7 @@ class Call {
     int64_t n, first, pixels, k, k_end;
     const char* ahead = nullptr;
     int64_t ahead_bytes = 0;
-    int64_t z_rows = 1, z_row_step = 0;  // as in PointwiseArgs
+    int64_t z_rows = 1, z_row_step = 0, line_pixels = 0, z_line_step = 0;  // as in PointwiseArgs
     const void* panels = nullptr;        // in the place of the chain's
   };
 

@@ -64,6 +64,8 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   args.cm = cm_;
   args.z_rows = part.z_rows;
   args.z_row_step = part.z_row_step;
+  args.line_pixels = part.line_pixels;
+  args.z_line_step = part.z_line_step;
   args.panels = part.panels != nullptr ? part.panels : packed_.project().panels;
   args.bias = packed_.project().bias;
   args.slopes = packed_.project().slopes;
