@@ -73,9 +73,8 @@ def test_which_way_runs(kernel, strides, dilations, padding, wide, run, dtype):
         attributes = Attributes(
             strides, dilations, "EXPLICIT" if explicit else padding, explicit, "NHWC", NONE, Fused("hard_swish")
         )
-        tensors = Tensors(
-            pointwise_filter=tf.constant(dense, dtype), bias=tf.constant(bias, dtype), residual=tf.constant(residual, dtype)
-        )
+        arrays = {"pointwise_filter": dense, "bias": bias, "residual": residual}
+        tensors = Tensors(**{name: tf.constant(array, dtype) for name, array in arrays.items()})
         ways = chain_ways("windows")
         y = np.asarray(dispatch.run(tf.constant(x, dtype), tensors, attributes)).astype(np.float64)
         assert chain_ways("windows") - ways == (run and reads(dtype, z.shape[2], kernel[1] * channels))
