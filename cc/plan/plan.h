@@ -51,8 +51,8 @@ bool IsPointwise(const Chain& chain);
 
 // A dense convolution whose products read X under their windows: runs of S*C numbers in each of R rows. A block whose
 // windows reach past an edge, or whose X is of another type than the products, reads a copy of its rows of X with what
-// lies outside. Elsewhere what lies under each pixel's window is copied: where an instruction takes terms of two runs, and
-// in rows of a few pixels, where products by rows are slow.
+// lies outside. Elsewhere what lies under each pixel's window is copied: where an instruction takes terms of two runs,
+// and in rows of a few pixels, where products by rows are slow.
 bool ReadsWindows(const Chain& chain, const Machine& machine);
 
 // The rows of X, and those outside, below the windows of so many output rows; likewise of columns.

@@ -106,8 +106,9 @@ inline std::string Told(const Chain& p, const Machine& m) {
 inline bool operator==(const Plan& a, const Plan& b) {
   return a.block_pixels == b.block_pixels && a.block_channels == b.block_channels && a.tasks == b.tasks &&
          a.threads == b.threads && a.scratch_bytes == b.scratch_bytes && a.z_stride == b.z_stride &&
-         a.repeat_bytes == b.repeat_bytes && a.windows == b.windows && a.stream == b.stream && a.rows == b.rows && a.strips == b.strips &&
-         a.channels == b.channels && a.by_channels == b.by_channels && a.a_bytes == b.a_bytes && a.z_bytes == b.z_bytes;
+         a.repeat_bytes == b.repeat_bytes && a.windows == b.windows && a.stream == b.stream && a.rows == b.rows &&
+         a.strips == b.strips && a.channels == b.channels && a.by_channels == b.by_channels && a.a_bytes == b.a_bytes &&
+         a.z_bytes == b.z_bytes;
 }
 
 inline std::ostream& operator<<(std::ostream& out, const Plan& plan) {

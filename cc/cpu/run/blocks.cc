@@ -256,7 +256,7 @@ class Blocks : public Call {
   const int64_t block_pixels_, blocks_, shares_, row_bytes_, image_bytes_;
   bool gates_filter_, from_x_, to_y_;
   std::vector<char> outside_;  // of Buffers, a pixel of the products' type; empty for zeros
-  Chain depthwise_;  // what its kernel is to compute
+  Chain depthwise_;            // what its kernel is to compute
 };
 
 }  // namespace

@@ -74,7 +74,7 @@ class Call {
     const char* ahead = nullptr;
     int64_t ahead_bytes = 0;
     int64_t z_rows = 1, z_row_step = 0, line_pixels = 0, z_line_step = 0;  // as in PointwiseArgs
-    const void* panels = nullptr;        // in the place of the chain's
+    const void* panels = nullptr;                                          // in the place of the chain's
   };
 
   // z_stride in elements of z_type, or with from_x in those of X, which lies where Z would.
