@@ -134,7 +134,8 @@ double WindowCycles(const Chain& c, const Machine& machine, const Plan& plan) {
                        static_cast<double>(machine.z_bytes);
   // Each panel's products pass over the rows, and each register tile's over its panel.
   const double tiles = static_cast<double>(rows * CeilDiv(columns, machine.tile_pixels));
-  const double near = window * static_cast<double>(1 + panels) + share * tiles;
+  const double passes = 2 * plan.scratch_bytes <= machine.l1d_bytes ? 0 : 4 * static_cast<double>(1 + panels);
+  const double near = window * passes + share * tiles;
   // A share of the filter that fits into L2 beside the rows stays there from block to block of a thread.
   const bool stays = share + window < 0.5 * static_cast<double>(machine.l2_bytes);
   const int64_t shares = CeilDiv(c.K, plan.block_channels);
