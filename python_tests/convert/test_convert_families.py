@@ -114,6 +114,10 @@ DENSE = {
     "DenseNet": (32, lambda: DenseNet([2, 3, 2, 2], input_shape=(32, 32, 3), weights=None, classes=10)),
     "ResNet50V2": (32, lambda: APPLICATIONS.ResNet50V2(input_shape=(32, 32, 3), weights=None, classes=10)),
     "InceptionV3": (75, lambda: APPLICATIONS.InceptionV3(input_shape=(75, 75, 3), weights=None, classes=10)),
+    "InceptionResNetV2": (
+        75,
+        lambda: APPLICATIONS.InceptionResNetV2(input_shape=(75, 75, 3), weights=None, classes=10),
+    ),
     "VGG16": (32, lambda: APPLICATIONS.VGG16(input_shape=(32, 32, 3), weights=None, classes=10)),
 }
 

@@ -25,6 +25,10 @@ try:
     from keras.src.applications.convnext import LayerScale, StochasticDepth
 except ImportError:  # another Keras keeps them elsewhere: ConvNeXt's blocks are fused up to them
     LayerScale = StochasticDepth = None
+try:
+    from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+except ImportError:
+    CustomScaleLayer = None
 
 L = keras.layers
 

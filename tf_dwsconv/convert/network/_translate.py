@@ -169,6 +169,13 @@ def _average(call: Call) -> Optional[int]:
     return None if total is None else call.scale(total, 1 / len(call.x), 0.0)
 
 
+def _scaled_sum(call: Call) -> Optional[int]:
+    """Of InceptionResNetV2."""
+    if len(call.x) != 2 or call.x[0] == call.x[1]:
+        return None
+    return merge(call._replace(x=[call.x[0], call.scale(call.x[1], float(call.layer.scale), 0.0)]), "add")
+
+
 def concatenate(call: Call) -> Optional[int]:
     rank = len(call.shape)
     axis = call.layer.axis + rank if call.layer.axis < 0 else call.layer.axis
@@ -273,6 +280,7 @@ MERGES: dict[type, Callable[[Call], Optional[int]]] = {
     L.Average: _average,
     L.Concatenate: concatenate,
     FusedConvBlock: _block,
+    **({} if _read.CustomScaleLayer is None else {_read.CustomScaleLayer: _scaled_sum}),
 }
 
 
