@@ -21,17 +21,6 @@ int64_t ZStride(const Chain& chain, const Machine& machine) {
   return stride * machine.z_bytes % 4096 == 0 ? stride + line : stride;
 }
 
-// Of the rows of X under `pixels` output pixels of an image, in float with each channel M times: whole rows, or what
-// lies under a part of one (executor.cc takes them apart).
-int64_t RepeatBytes(const Chain& p, int64_t pixels) {
-  const int64_t rows = std::max<int64_t>(1, pixels / p.Wo), columns = std::min(pixels, p.Wo);
-  const int64_t high = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
-  const int64_t wide = pixels < p.Wo ? std::min(p.W, (columns - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1) : p.W;
-  int64_t floats;
-  const bool overflows = __builtin_mul_overflow(high * wide, p.CM(), &floats) || floats > kTooMuch;
-  return RoundUp(4 * (overflows ? kTooMuch : floats), 64);
-}
-
 }  // namespace
 
 int64_t PackedPixels(const Chain& chain, int vector_floats) {
@@ -51,6 +40,15 @@ bool RepeatsInput(const Chain& p, int64_t vector_floats) {
   }
   // Worth it from a fifth of the vectors on.
   return 5 * CeilDiv(p.CM(), vector_floats) <= 4 * p.M * CeilDiv(p.C, vector_floats);
+}
+
+int64_t RepeatBytes(const Chain& p, int64_t pixels) {
+  const int64_t rows = std::max<int64_t>(1, pixels / p.Wo), columns = std::min(pixels, p.Wo);
+  const int64_t high = std::min(p.H, (rows - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1);
+  const int64_t wide = pixels < p.Wo ? std::min(p.W, (columns - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1) : p.W;
+  int64_t floats;
+  const bool overflows = __builtin_mul_overflow(high * wide, p.CM(), &floats) || floats > kTooMuch;
+  return RoundUp(4 * (overflows ? kTooMuch : floats), 64);
 }
 
 bool IsPointwise(const Chain& c) {

@@ -46,6 +46,10 @@ int64_t PackedPixels(const Chain& chain, int vector_floats);
 // emptier. What a copy costs is one store a vector, for R * S multiply-adds. Never behind an expansion.
 bool RepeatsInput(const Chain& chain, int64_t vector_floats);
 
+// Of the rows of X under `pixels` output pixels of an image, as floats with each channel M times: whole rows, or what
+// lies under a part of one.
+int64_t RepeatBytes(const Chain& chain, int64_t pixels);
+
 // A dense convolution of which each pixel needs one.
 bool IsPointwise(const Chain& chain);
 

@@ -66,11 +66,13 @@ class PartFinder {
     const InferredStep& step = inferred_.steps[i];
     const StepKind kind = program_.steps[i].kind;
     if (kind == StepKind::kChain) {
-      // Products read X as it is where it is of their type, floats everywhere.
+      // Products read X as it is where it is of their type, floats everywhere. A depthwise convolution copies the rows
+      // that it is about to read; one of a pixel may take pixels together.
       const Chain& c = step.chain;
       const bool plain = !c.has_depthwise && c.has_project && IsPointwise(c) && !c.has_gate && !c.normalize;
+      const bool copies = c.has_depthwise && c.R * c.S > 1;
       const bool alone = slot == step.xs[0] && slot != step.gate && slot != step.residual;
-      return program_.dtype == DType::kFloat32 && alone && (c.E > 0 || plain);
+      return program_.dtype == DType::kFloat32 && alone && (c.E > 0 || plain || copies);
     }
     if (kind == StepKind::kCrop) return parts_[Index(step.output)].of >= 0;
     return IsPool(kind) || IsBinary(kind) || kind == StepKind::kMean || kind == StepKind::kMax ||

@@ -158,7 +158,19 @@ def test_each_reader(reader, dtype, isa):
             check(dtype, isa, 2, producers, [READERS[reader]], 2, late)
 
 
-PRODUCTS = {  # which read X as it is, where it is of floats
+PRODUCTS = {  # which read X as it is, where it is of floats, or copy the rows that they are about to read
+    "depthwise": lambda b, y, c: b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, c, 1)}),
+    "depthwise of some rows": lambda b, y, c: b.step(
+        "chain", y, weights={"depthwise_filter": drawn(5, 2, c, 1)}, strides=[2, 3], padding=[[3, 0], [0, 1]]
+    ),
+    "multiplier": lambda b, y, c: b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, c, 3)}),
+    "separable": lambda b, y, c: chain(34, b, y, channels=c, dilations=[2, 1], activation={"word": "silu"}),
+    "norm": lambda b, y, c: b.step(
+        "chain",
+        y,
+        weights={"depthwise_filter": drawn(7, 7, c, 1), "pointwise_filter": drawn(1, 1, c, 40)},
+        normalize=True,
+    ),
     "pointwise": lambda b, y, c: b.step("chain", y, weights={"pointwise_filter": drawn(1, 1, c, 18)}),
     "expansion": lambda b, y, c: b.step(
         "chain", y, weights={"expand_filter": drawn(1, 1, c, 48), "depthwise_filter": drawn(3, 3, 48, 1)}
@@ -257,10 +269,11 @@ def test_channels_of_channels_and_of_parts(isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_channels_that_are_copied(isa):
-    """For an activation and a depthwise convolution; and where rows are cut, too."""
+    """For an activation, a dense convolution and a scale; and where rows are cut, too."""
     for read in (
         lambda b, y: b.step("activation", y, activation={"word": "tanh"}),
-        lambda b, y: b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, 12, 1)}),
+        lambda b, y: b.step("chain", y, weights={"pointwise_filter": drawn(3, 3, 12, 9)}),
+        lambda b, y: b.step("chain", y, weights={"depthwise_filter": drawn(1, 1, 12, 1)}),
         lambda b, y: b.step("add", b.step("crop", y, croppings=[[0, 0], [1, 0], [0, 0], [0, 0]]), largest_of(b, y)),
     ):
         check_cropped("float32", isa, "whole lines", [read], 0)
@@ -286,13 +299,13 @@ def test_many_parts(isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_reader_that_needs_dense_rows(isa):
-    """A convolution and an activation read the first part: it is copied, the other one is not."""
-    for read in (lambda b, y: chain_of(b, y), lambda b, y: b.step("activation", y, activation={"word": "tanh"})):
+    """A dense convolution and an activation read the first part: it is copied, the other one is not."""
+    for read in (lambda b, y: dense_of(b, y), lambda b, y: b.step("activation", y, activation={"word": "tanh"})):
         check("float32", isa, 2, [PRODUCERS["residual"], PRODUCERS["largest"]], [read], 1)
 
 
-def chain_of(b, y):
-    return b.step("chain", y, weights={"depthwise_filter": drawn(3, 3, C, 1)})
+def dense_of(b, y):
+    return b.step("chain", y, weights={"pointwise_filter": drawn(3, 3, C, 11)})
 
 
 @pytest.mark.parametrize("isa", ISAS)

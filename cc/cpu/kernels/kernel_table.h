@@ -35,11 +35,12 @@ struct DepthwiseArgs {
 };
 
 // to[i * times + j] = from[i] as floats, for i < elements, j < times: channels of X, once for each of their
-// multipliers.
+// multipliers. Then the same of the next pixel, `from_step` elements further, behind it.
 struct RepeatArgs {
   const void* from;
   int64_t elements, times;
   float* to;
+  int64_t pixels = 1, from_step = 0;
 };
 
 // Pointwise half: Y[:, k_begin:k_end] of the same pixels.

@@ -46,7 +46,11 @@ inline void RepeatElements(const T* from, int64_t n, int64_t times, const Repeat
 template <typename T>
 [[maybe_unused]] void Repeat(const RepeatArgs& a) {
   const RepeatLanes permutation(a.times);
-  RepeatElements(static_cast<const T*>(a.from), a.elements, a.times, permutation, a.to);
+  const T* from = static_cast<const T*>(a.from);
+  float* to = a.to;
+  for (int64_t i = 0; i < a.pixels; ++i, from += a.from_step, to += a.elements * a.times) {
+    RepeatElements(from, a.elements, a.times, permutation, to);
+  }
 }
 
 }  // namespace

@@ -31,13 +31,15 @@ class Blocks : public Call {
     depthwise_ = chain_;
     if (mid_waits_) depthwise_.mid = Activation();
     if (plan_.windows) SetOutside();
+    copies_x_ = packed_.repeats() || (chain_.has_depthwise && x_step_ != chain_.C);
+    copy_at_ = from_x_ || to_y_ ? 0 : RoundUp(block_pixels_ * z_pixel_bytes() + 64, 64);
+    copy_bytes_ = copies_x_ ? RepeatBytes(chain_, block_pixels_) : 0;
   }
 
   std::string Run(ThreadPool* pool) const {
-    const int64_t bytes = gates_filter_      ? panels() * panel_rows() * kernels_.tile_channels * product_item_
-                          : from_x_ || to_y_ ? plan_.repeat_bytes
-                          : plan_.windows    ? plan_.scratch_bytes
-                                             : std::max(plan_.scratch_bytes, block_pixels_ * z_pixel_bytes() + 64);
+    const int64_t bytes = gates_filter_   ? panels() * panel_rows() * kernels_.tile_channels * product_item_
+                          : plan_.windows ? plan_.scratch_bytes
+                                          : copy_at_ + copy_bytes_;
     WorkerScratch scratch(plan_.threads, bytes);
     if (!scratch.ok()) return kOutOfMemory;
     if (plan_.windows) Count(Way::kWindows);
@@ -56,7 +58,7 @@ class Blocks : public Call {
     const int64_t first = block * block_pixels_, pixels = std::min(block_pixels_, pixels_ - first);
     const char* const image = Image(n);
     if (to_y_) {
-      Depthwise(image, n, first, pixels, Output(n, first), y_step_, scratch);
+      Depthwise(image, n, first, pixels, Output(n, first), y_step_, scratch + copy_at_);
       RowsOf({n, first, pixels, 0, chain_.K});
       return;
     }
@@ -87,7 +89,7 @@ class Blocks : public Call {
       Windows(part, image, scratch);
       return;
     }
-    Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + plan_.scratch_bytes - plan_.repeat_bytes);
+    Depthwise(image, n, first, pixels, scratch, plan_.z_stride, scratch + copy_at_);
     Project(part, scratch, plan_.z_stride);
     if (!chain_.has_project) part.k_end = chain_.K;  // a copy is of all channels, whatever the plan's blocks of them
     RowsOf(part);
@@ -187,9 +189,9 @@ class Blocks : public Call {
     }
   }
 
-  // Z of `pixels` pixels, with all that happens to it. `repeat` is memory for RepeatedDepthwise.
+  // Z of `pixels` pixels, with all that happens to it. `copy` is memory for DepthwiseOfCopy.
   void Depthwise(const char* image, int64_t n, int64_t first, int64_t pixels, char* z, int64_t z_stride,
-                 char* repeat) const {
+                 char* copy) const {
     DepthwiseArgs args;
     args.chain = &depthwise_;
     args.image = image;
@@ -201,8 +203,8 @@ class Blocks : public Call {
     args.outside = buffers_.outside;
     const int type = static_cast<int>(chain_.dtype);
     const bool gates_input = chain_.gates_input();
-    if (packed_.repeats()) {
-      RepeatedDepthwise(args, reinterpret_cast<float*>(repeat));
+    if (copies_x_) {
+      DepthwiseOfCopy(args, reinterpret_cast<float*>(copy));
     } else if (gates_input) {
       kernels_.gate[type](args, gate_ + n * gate_stride_);
     } else {
@@ -211,8 +213,9 @@ class Blocks : public Call {
     NormalizeAndGate(n, pixels, z, z_stride, gate_ != nullptr && !gates_input);
   }
 
-  // The depthwise half on copies of X's rows with the channels repeated, a part of a row or some whole rows at a time.
-  void RepeatedDepthwise(DepthwiseArgs args, float* rows) const {
+  // The depthwise half on copies of X's rows, with the channels repeated and without what lies between pixels. A part
+  // of a row or some whole rows at a time.
+  void DepthwiseOfCopy(DepthwiseArgs args, float* rows) const {
     const Chain& c = chain_;
     const int64_t end = args.first_pixel + args.pixels;
     const char* const image = static_cast<const char*>(args.image);
@@ -237,8 +240,11 @@ class Blocks : public Call {
       part.pad_top = top - (row * c.stride_h - c.pad_top);
       part.pad_left = left - w;
       for (int64_t h = top; h < bottom; ++h) {
-        kernels_.repeat[static_cast<int>(c.dtype)](
-            {image + (h * c.W + left) * c.C * item_, part.W * c.C, c.M, rows + (h - top) * part.W * part.C});
+        const char* const from = image + (h * c.W + left) * x_step_ * item_;
+        float* const to = rows + (h - top) * part.W * part.C;
+        const int64_t M = packed_.repeats() ? c.M : 1;
+        const RepeatArgs whole_row = {from, part.W * c.C, M, to}, each_pixel = {from, c.C, M, to, part.W, x_step_};
+        kernels_.repeat[static_cast<int>(c.dtype)](x_step_ == c.C ? whole_row : each_pixel);
       }
       args.first_pixel = 0;
       kernels_.depthwise[static_cast<int>(DType::kFloat32)](args);
@@ -254,7 +260,8 @@ class Blocks : public Call {
   }
 
   const int64_t block_pixels_, blocks_, shares_, row_bytes_, image_bytes_;
-  bool gates_filter_, from_x_, to_y_;
+  int64_t copy_at_, copy_bytes_;  // of scratch, of DepthwiseOfCopy
+  bool gates_filter_, from_x_, to_y_, copies_x_;
   std::vector<char> outside_;  // of Buffers, a pixel of the products' type; empty for zeros
   Chain depthwise_;            // what its kernel is to compute
 };

@@ -93,8 +93,10 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
 
 std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan,
                     ThreadPool* pool, const RowsDone* rows_done) {
-  const bool reads_apart = packed.kernels().product_type == chain.dtype && (chain.E > 0 || IsPointwise(chain));
-  if (buffers.input_step > 0 && !reads_apart) return "a chain that copies X takes dense rows alone";
+  const bool reads_apart =
+      packed.kernels().product_type == chain.dtype &&
+      (chain.E > 0 || IsPointwise(chain) || (chain.has_depthwise && chain.dtype == DType::kFloat32));
+  if (buffers.input_step > 0 && !reads_apart) return "a chain that reads windows or 16 bits takes dense rows alone";
   const Chain layer = packed.Layer(chain);
   const int64_t gate_stride = packed.depthwise().channel_stride * layer.M;
   Scratch floats(chain.has_gate ? chain.N * gate_stride * int64_t{sizeof(float)} : 0);

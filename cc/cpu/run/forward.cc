@@ -56,7 +56,7 @@ std::string ForwardChannelsLast(const Chain& chain, const Buffers& buffers, cons
                                 const ForwardOptions& options) {
   if (IsLadderStep(options.variant)) return options.ladder(chain, buffers, packed, options);
   if (packed->together() > 1) {
-    if (buffers.output_step > 0) return "what takes some pixels for one gives dense rows alone";
+    if (buffers.input_step > 0 || buffers.output_step > 0) return "what takes some pixels for one has dense rows alone";
     return ScalePixels(chain, buffers, *packed, options);
   }
   Chain run = chain;
