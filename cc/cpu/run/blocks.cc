@@ -102,7 +102,7 @@ class Blocks : public Call {
   // As planned; where somebody waits for rows whole ones, as long as Z of one stays in L2.
   int64_t BlockPixels() const {
     constexpr int64_t kMostBytes = 128 << 10;
-    if (rows_done_ == nullptr || packed_.repeats() || chain_.Wo * z_pixel_bytes() > kMostBytes) {
+    if (rows_done_ == nullptr || packed_.repeats() || plan_.windows || chain_.Wo * z_pixel_bytes() > kMostBytes) {
       return plan_.block_pixels;
     }
     return std::max<int64_t>(1, plan_.block_pixels / chain_.Wo) * chain_.Wo;
