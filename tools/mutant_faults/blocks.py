@@ -162,8 +162,8 @@ FAULTS = (
     Fault(
         "a window at the left edge reads the row before",
         "cc/cpu/run/blocks.cc",
-        "left = std::clamp<int64_t>(-w, 0, wide)",
-        "left = std::clamp<int64_t>(-w - 1, 0, wide)",
+        "std::clamp<int64_t>(-w, 0, wide)",
+        "std::clamp<int64_t>(-w - 1, 0, wide)",
         ("block/test_dense_windows.py",),
     ),
     Fault(
@@ -177,21 +177,21 @@ FAULTS = (
         "a depthwise convolution of a part takes its neighbours for its own",
         "cc/cpu/run/blocks.cc",
         "x_step_ == c.C ? whole_row : each_pixel",
-        "c.M > 0 ? whole_row : each_pixel",
+        "whole_row",
         ("network/test_network_parts.py",),
     ),
     Fault(
         "windows without holes between their rows",
         "cc/cpu/run/blocks.cc",
-        "part.z_row_step = c.dilation_h * row_step",
-        "part.z_row_step = row_step",
+        "c.dilation_h * row_step",
+        "row_step",
         ("block/test_dense_windows.py",),
     ),
     Fault(
         "lines of windows without strides",
         "cc/cpu/run/blocks.cc",
-        "part.z_line_step = c.stride_h * row_step",
-        "part.z_line_step = row_step",
+        "c.stride_h * row_step",
+        "row_step",
         ("block/test_dense_windows.py",),
     ),
     Fault(
@@ -204,8 +204,8 @@ FAULTS = (
     Fault(
         "zeros outside where a scale and a shift went into the filter",
         "cc/cpu/run/blocks.cc",
-        "      if (outside_.empty())",
-        "      if (pixels > 0)",
+        "outside_.empty()",
+        "pixels >= 0",
         ("network/test_network_scales.py",),
     ),
     Fault(
