@@ -146,31 +146,30 @@ double WindowCycles(const Chain& c, const Machine& machine, const Plan& plan) {
 }
 
 // The best blocks of whole rows, or of a part of one where whole ones have no room.
-Plan SearchWindows(const Chain& chain, const Machine& machine, Plan plan) {
+Plan SearchWindows(const Chain& chain, const Machine& machine, const Plan& begun) {
   const int64_t panels = CeilDiv(chain.K, machine.tile_channels);
   const int64_t room = std::min(kLargestScratch, machine.l2_bytes / 2);
   Plan best;
   double least = -1;
   const auto consider = [&](int64_t pixels, int64_t shares) {
+    Plan plan = begun;
     plan.block_pixels = pixels;
     plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, chain.K);
-    Plan found = plan;
-    FinishPlan(chain, machine, &found);
-    if (least >= 0 && found.scratch_bytes > room) return;
-    const double cycles = WindowCycles(chain, machine, found);
+    FinishPlan(chain, machine, &plan);
+    const double cycles = WindowCycles(chain, machine, plan);
     if (least < 0 || cycles < least) {
       least = cycles;
-      best = found;
+      best = plan;
     }
   };
-  for (int64_t shares = 1; shares <= std::min<int64_t>(panels, plan.threads); ++shares) {
+  for (int64_t shares = 1; shares <= std::min<int64_t>(panels, begun.threads); ++shares) {
     int64_t columns = chain.Wo;
     while (columns > machine.tile_pixels && WindowBytes(chain, machine, columns) > room) columns = CeilDiv(columns, 2);
     if (columns < chain.Wo) {
       consider(columns, shares);
       continue;
     }
-    for (int64_t rows = 1; rows <= chain.Ho;) {
+    for (int64_t rows = 1; rows == 1 || WindowBytes(chain, machine, rows * chain.Wo) <= room;) {
       const int64_t blocks = CeilDiv(chain.Ho, rows);
       consider(rows * chain.Wo, shares);
       if (blocks == 1) break;
@@ -201,14 +200,14 @@ Plan Begin(const Chain& chain, const Machine& machine) {
 }
 
 // The best blocks for a chain as PlannedAs gives it.
-Plan SearchBlocks(const Chain& chain, const Machine& machine, Plan plan) {
+Plan SearchBlocks(const Chain& chain, const Machine& machine, const Plan& begun) {
   const int64_t pixels = chain.output_pixels(), panels = CeilDiv(chain.K, machine.tile_channels);
   const int64_t most = std::min(kLargestScratch, machine.l2_bytes / 2), room = machine.l2_bytes * 3 / 4;
-  const int threads = plan.threads;
+  const int threads = begun.threads;
   Plan best;
   double least = -1;
   const auto consider = [&](int64_t block_pixels, int64_t shares) {
-    plan.threads = threads;
+    Plan plan = begun;
     plan.block_pixels = block_pixels;
     plan.block_channels = std::min(CeilDiv(panels, shares) * machine.tile_channels, chain.K);
     FinishPlan(chain, machine, &plan);

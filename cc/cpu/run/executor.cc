@@ -96,7 +96,7 @@ std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilt
   const bool reads_apart =
       packed.kernels().product_type == chain.dtype &&
       (chain.E > 0 || IsPointwise(chain) || (chain.has_depthwise && chain.dtype == DType::kFloat32));
-  if (buffers.input_step > 0 && !reads_apart) return "a chain that reads windows or 16 bits takes dense rows alone";
+  if (buffers.input_step > 0 && !reads_apart) return "a chain of this kind or type takes dense rows alone";
   const Chain layer = packed.Layer(chain);
   const int64_t gate_stride = packed.depthwise().channel_stride * layer.M;
   Scratch floats(chain.has_gate ? chain.N * gate_stride * int64_t{sizeof(float)} : 0);
