@@ -7,10 +7,12 @@ The conversion and the analysis read models here and nowhere else. Keras has no 
 from __future__ import annotations
 
 import collections
+import re
 from typing import Any, Optional
 
 import keras
 from keras.src.models.functional import Functional  # Keras exports it under no other name
+from keras.src.utils.naming import to_snake_case
 
 # What decides which layers a model calls, and with what.
 _DECIDING = ("__call__", "call", "compute_output_spec", "_run_through_graph", "_standardize_inputs")
@@ -137,13 +139,13 @@ class Graph:
         return self._counts[id(node.operation)] > 1
 
     def name(self, nodes: list) -> str:
-        """The name of what takes the place of some calls: that of the last layer among them.
+        """The name of what takes the place of some calls: that of the last layer, or named op, among them.
 
         Losses and metrics find a result of the model by its name, so there it is the name of the last call, even of an
         op.
         """
         last = nodes[-1]
-        layers = [node.operation.name for node in nodes if isinstance(node.operation, keras.Layer)]
+        layers = [node.operation.name for node in nodes if not _is_nameless(node.operation)]
         return last.operation.name if id(last.outputs[0]) in self.outputs or not layers else layers[-1]
 
     def why_not_one_reader(self, tensor: Any) -> str:
@@ -153,6 +155,12 @@ class Graph:
             return f"the result of {name!r} is one of the model's"
         names = sorted({node.operation.name for node in self.readers(tensor)})
         return f"the result of {name!r} is read by {', '.join(map(repr, names))}"
+
+
+def _is_nameless(operation: Any) -> bool:
+    """Whether an op has a name that Keras made up: `convert` gives those at the ends of layers the layers' names."""
+    word = to_snake_case(type(operation).__name__)
+    return not isinstance(operation, keras.Layer) and re.fullmatch(rf"{word}(_\d+)?", operation.name) is not None
 
 
 def only_input(node: Any) -> Optional[Any]:

@@ -30,7 +30,7 @@ from tf_dwsconv._keras_graph import (  # noqa: E402
     models_in,
     wrapped,
 )
-from tf_dwsconv.convert import _builtin, graphs, rules  # noqa: E402
+from tf_dwsconv.convert import _builtin, _follow, graphs, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 from tf_dwsconv.convert._search import Search  # noqa: E402
@@ -83,12 +83,13 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     >>> [layer.name for layer in fused.layers]
     ['project']
     """
-    _check_model(model)
+    _check_model(model, may_be_followed=True)
     if fuse not in ("network", "blocks"):
         raise ValueError(f"`fuse` must be 'network' or 'blocks'; given {fuse!r}.")
+    rows = Report()
+    given, model = model, _followed(model, rows, trains=training or fuse == "blocks")
     if not training:
         model = _with_stock_parts(model)
-    rows = Report()
     counts = count_calls(model)
     left_alone = _trained_inside(model)
 
@@ -101,10 +102,34 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     converted = Rebuilder(plan, rows, same_layer, folds=not training).model(model)
     if fuse == "network" and not training:
         converted = _join(converted, rows)
-    _reports[converted] = rows.close(model)
+    _reports[converted] = rows.close(given)
     if verbose:
         print(format_report(_reports[converted]))
     return converted
+
+
+def _followed(model: Any, rows: Report, trains: bool) -> Any:
+    """A model with the layers and ops that custom layers call in the place of those; itself where there are none."""
+    if not any(_follow.is_custom(layer) for layer in model._flatten_layers()):
+        return model
+    follower = _follow.Follower(trains)
+    with _follow.calls_forgotten(model):
+        graph = model if is_graph(model) else _follow.called(model)
+        nodes = [node for part in models_in(graph) for node in calls(part)]
+        found = [node for node in nodes if follower.inside(node) is not None]
+        if graph is not model and not found:
+            why = follower.reasons.get(model.name, "it has no convolution that could be fused")
+            raise ValueError(
+                f"`model` {model.name!r} is of class {type(model).__name__}, whose `call` cannot be followed: {why}. "
+                "Write it with Keras' layers and `keras.ops`, or convert the Functional models inside it, or what "
+                "`model.export` writes, by `convert_saved_model`."
+            )
+        rows.followed(model, graph, follower)
+        return (
+            Rebuilder(lambda part: {}, Report(), inside=follower.inside, outermost=model).model(graph)
+            if found
+            else model
+        )
 
 
 def _with_stock_parts(model: Any) -> Any:
@@ -239,12 +264,12 @@ def report(model: Any) -> tuple[Row, ...]:
         ) from None
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: Any, may_be_followed: bool = False) -> None:
     if not isinstance(model, keras.Model) and _tf_keras.is_of(model):
         raise TypeError(_tf_keras.message(f"`model` must be a model of Keras 3; given a {type(model).__name__}"))
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model; given {model!r:.80} of type {type(model).__name__}.")
-    if not is_graph(model):
+    if not is_graph(model) and not (may_be_followed and _follow.is_custom(model)):
         raise ValueError(
             f"`model` must be a Functional or Sequential model; {model.name!r} is of class {type(model).__name__}, "
             "whose own methods decide what it computes, so its layers cannot be followed. Convert the Functional "

@@ -39,6 +39,8 @@ def again(operation: Any) -> Any:
     """The same layer or op once more, without state, from its config."""
     if type(operation) is keras.layers.Lambda:
         return _lambda_again(operation)
+    if type(operation) is keras.layers.Identity:  # its config cannot be had where its dtype was given as a policy
+        return keras.layers.Identity(name=operation.name, dtype=operation.dtype_policy, trainable=operation.trainable)
     if isinstance(operation, keras.Model) and type(operation).call is keras.Model.call:
         raise refusal(operation, "has no `call` of its own and is no graph of layers.")
     try:

@@ -177,7 +177,7 @@ def affine(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
     """
     layer = node.operation
     if not isinstance(layer, keras.Layer):
-        return _arithmetic(node)
+        return _arithmetic(node, layout)
     if only_input(node) is None:
         return None
     if type(layer) is Affine:
@@ -228,23 +228,37 @@ def _normalization(layer: Any, layout: str) -> Optional[tuple[Any, Any]]:
     return (scale, shift) if np.abs(shift).max() <= _LARGE_SHIFT else None
 
 
-def _arithmetic(node: Any) -> Optional[tuple[float, float]]:
-    """(scale, shift) of an op of keras.ops on one tensor and one number."""
+def _arithmetic(node: Any, layout: str) -> Optional[tuple[Any, Any]]:
+    """(scale, shift) of an op of keras.ops on one tensor, and one number or one for each channel."""
     word, args = op_word(node.operation), node.arguments.args
     if word not in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide") or len(args) != 2:
         return None
     if node.arguments.kwargs or len(node.arguments.keras_tensors) != 1:
         return None
     first = isinstance(args[0], keras.KerasTensor)
-    number = args[1] if first else args[0]
-    if not isinstance(number, numbers.Real) or isinstance(number, bool) or (number == 0 and "Divide" in word):
+    value = _of_channels(node, args[1] if first else args[0], layout)
+    if value is None or ("Divide" in word and not np.all(value)):
         return None
-    number = float(number)
     if word in ("Add", "Multiply"):
-        return (1.0, number) if word == "Add" else (number, 0.0)
+        return (1.0, value) if word == "Add" else (value, 0.0)
     if not first:
         return None
-    return (1.0, -number) if word == "Subtract" else (1 / number, 0.0)
+    return (1.0, -value) if word == "Subtract" else (1 / value, 0.0)
+
+
+def _of_channels(node: Any, value: Any, layout: str) -> Any:
+    """A number, or an array as a vector over the channels of a call's tensor; None for anything else."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    shape = tuple(node.outputs[0].shape)
+    axis = len(shape) - 1 if layout == "channels_last" else 1
+    if not isinstance(value, np.ndarray) or value.ndim > len(shape) or node.arguments.keras_tensors[0].shape != shape:
+        return None
+    sizes = (1,) * (len(shape) - value.ndim) + value.shape
+    if len(shape) < 2 or any(size != 1 for i, size in enumerate(sizes) if i != axis):
+        return None
+    found = value.astype(np.float64).reshape(-1)
+    return (float(found[0]) if found.size == 1 else found) if np.isfinite(found).all() else None
 
 
 def op_word(operation: Any) -> Optional[str]:

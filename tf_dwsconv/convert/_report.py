@@ -66,6 +66,7 @@ class Report:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.kept: dict[str, str] = {}
+        self._not_followed: dict[str, str] = {}  # why, by the names of layers
         self._layers: dict[int, tuple] = {}  # the new layers of a row, by its place
 
     def in_training(self, model: Any) -> None:
@@ -80,6 +81,16 @@ class Report:
         without = f", without its {', '.join(lost)}" if lost else ""
         reason = f"a plain {kind} model takes its place{without}: {name} has an `__init__` or a `get_config` of its own"
         self.rows.append(Row("model", (model.name,), None, reason))
+
+    def followed(self, model: Any, graph: Any, follower: Any) -> None:
+        """Custom layers that what they call takes the place of, and why others stay."""
+        self._not_followed = follower.reasons
+        if graph is not model:
+            self.plain(model)
+        for layer in follower.followed:
+            if layer is not model:
+                reason = "what its `call` calls takes its place"
+                self.rows.append(Row(type(layer).__name__, (layer.name,), None, reason))
 
     def swapped(self, layer: Any) -> None:
         """A stock separable convolution, shared or in a wrapper, that becomes ours."""
@@ -126,7 +137,7 @@ class Report:
                 self.rows.append(Row(type(operation).__name__, (operation.name,), None, reasons[id(node)]))
             elif not isinstance(operation, L.Wrapper) and not is_graph(operation) and id(operation) not in seen:
                 seen.add(id(operation))
-                self.rows += _not_looked_at(node)
+                self.rows += _not_looked_at(node, self._not_followed.get(operation.name, _NOT_FOLLOWED))
 
     def close(self, model: Any) -> tuple[Row, ...]:
         """All rows; one that says why there is nothing else to say, where there is not."""
@@ -143,8 +154,11 @@ def _is_in(operation: Any, reason: str) -> str:
     return f"it is in {operation.name!r} of class {type(operation).__name__}: {reason}"
 
 
-def _not_looked_at(node: Any) -> list[Row]:
-    """A row for each depthwise convolution in a call that the search does not look into."""
+_NOT_FOLLOWED = "what its own `call` computes cannot be followed"
+
+
+def _not_looked_at(node: Any, reason: str) -> list[Row]:
+    """A row for each depthwise convolution in a call that the search does not look into, for some reason."""
     operation = node.operation
     word = _inside.convolution_op(operation)
     if word is not None:
@@ -154,7 +168,6 @@ def _not_looked_at(node: Any) -> list[Row]:
         return []
     if isinstance(operation, _inside.DEPTHWISE):
         return [Row(type(operation).__name__, (operation.name,), None, _why_not_read(operation))]
-    reason = "what its own `call` computes cannot be followed"
     rows = [
         Row(type(layer).__name__, (layer.name,), None, _is_in(operation, reason))
         for layer in _inside.depthwise_layers(operation)

@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Union
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _activations, _read
@@ -59,12 +60,10 @@ def _of_two(call: Call, op: str) -> Optional[int]:
     constant = _constant(args[1] if is_first else args[0], len(call.shape))
     if constant is None or len(call.shape) != len(call.builder.shapes[call.x[0]]):
         return None
-    if constant.size == 1 and op in ("add", "subtract", "multiply"):
-        value = float(constant.reshape(()))
-        if op == "multiply":
-            return call.scale(call.x[0], value, 0.0)
-        sign = 1.0 if op == "add" or is_first else -1.0
-        return call.scale(call.x[0], sign, -value if op == "subtract" and is_first else value)
+    if _read.affine(call.node, "channels_last") is not None:
+        return _translate.affine(call)
+    if constant.size == 1 and op == "subtract":
+        return call.scale(call.x[0], -1.0, float(constant.reshape(())))
     if op == "subtract" and not is_first:
         return call.step("add", call.scale(call.x[0], -1.0, 0.0), weights={"y": constant})
     return call.step(op, weights={"y": constant})
@@ -125,12 +124,26 @@ def _pad(call: Call) -> Optional[int]:
     value = 0 if value is None else value
     if given.mode != "constant" or len(given.pad_width) != len(call.shape) or set(kwargs) - {"constant_values"}:
         return None
-    if len(call.x) != 1 or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if len(call.x) != 1 or not isinstance(value, numbers.Real):
+        return None
+    if value == -math.inf and _only_maxima_read(given):
+        value = _lowest(call.node.outputs[0].dtype)
+    if not math.isfinite(value):
         return None
     pairs = tuple(tuple(int(number) for number in pair) for pair in given.pad_width)
     if any(len(pair) != 2 or min(pair) < 0 for pair in pairs) or any(pairs[0]):
         return None
     return call.step("pad", paddings=pairs, value=float(value))
+
+
+def _only_maxima_read(operation: Any) -> bool:
+    """Whether all that reads an op's result are poolings that take maxima, for which -inf is the lowest number too."""
+    readers = [node.operation for node in operation._outbound_nodes]
+    return bool(readers) and all(type(r) is keras.layers.MaxPooling2D or _read.op_word(r) == "MaxPool" for r in readers)
+
+
+def _lowest(dtype: str) -> float:
+    return float(tf.as_dtype(keras.backend.standardize_dtype(dtype)).min)
 
 
 # What takes parts of a tensor.
