@@ -42,6 +42,7 @@ def ops_of(build, folder, fuse="network", **options):
         lambda x: x[:, ::2, 1::2],
         lambda x: tf.concat(tf.split(x, 2, axis=-1)[::-1], 3),
         lambda x: tf.concat(tf.split(x, [1, 4, 3], axis=1)[::-1], 1),
+        lambda x: tf.concat(tf.split(x, [3, -1, 2], axis=-1)[::-1], 3),
         lambda x: tf.nn.depth_to_space(x, 2),
     ],
     ids=[
@@ -60,6 +61,7 @@ def ops_of(build, folder, fuse="network", **options):
         "every_other",
         "split",
         "splitv",
+        "split_rest",
         "pixels",
     ],
 )

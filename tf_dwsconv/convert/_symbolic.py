@@ -203,8 +203,11 @@ def _split(value: Any, num_or_size_splits: Any, axis: int = 0) -> Any:
     if isinstance(num_or_size_splits, int):
         return list(ops.split(value, num_or_size_splits, axis=axis))
     sizes = [int(size) for size in num_or_size_splits]
+    rest = value.shape[axis]
+    if -1 in sizes and rest is not None:
+        sizes[sizes.index(-1)] = rest - sum(sizes) - 1
     if min(sizes) < 0:
-        raise TypeError("a size that is to be found")
+        raise TypeError("a size that is not known")
     return list(ops.split(value, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=axis))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Optional
 
 import keras
+import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import attribute
 from tf_dwsconv.convert.graphs._view import done, layout_of, named
@@ -56,7 +57,10 @@ def _split(reader: Any, node: Any) -> Optional[str]:
     if axis is None or sizes is None or int(axis.reshape(())) % len(x.shape) == 0:
         return "it takes some of the pictures, or its sizes are no constants"
     if not is_even and -1 in sizes:
-        return "one of its sizes is what the others leave"
+        whole = x.shape[int(axis.reshape(()))]
+        if whole is None:
+            return "one of its sizes is what the others leave of an axis of unknown size"
+        sizes = np.where(sizes == -1, whole - sizes.sum() - 1, sizes)
     at = int(sizes) if is_even else [int(sizes[: i + 1].sum()) for i in range(len(sizes) - 1)]
     for number, part in enumerate(K.split(x, at, axis=int(axis.reshape(())))):
         reader.put(f"{node.name}:{number}", named(node, part))
