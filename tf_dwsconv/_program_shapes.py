@@ -83,6 +83,11 @@ def _vector(weights: dict, name: str, size: Dim) -> None:
 
 def _chain(step: Step, reads: dict, weights: dict) -> Shape:
     others = {name: shape for name, shape in reads.items() if name != "x"}
+    groups, kernel = step.options["groups"], weights.get("pointwise_filter")
+    if groups > 1 and len(kernel) == 4:
+        if kernel[3] % groups:
+            raise _wrong("pointwise_filter", f"have shape [R, S, C/groups, K] with K a multiple of {groups}", kernel)
+        weights = {**weights, "pointwise_filter": [*kernel[:2], kernel[2] * groups, kernel[3]]}
     return _shapes.check(_picture(reads["x"]), Tensors(**weights, **others), step.attributes)
 
 

@@ -134,6 +134,11 @@ _FLAG: _Reader = ("true or false", lambda value: value if isinstance(value, bool
 _NUMBER: _Reader = ("a finite number", _number)
 _POSITIVE: _Reader = ("a number > 0", lambda value: number if (number := _number(value)) and number > 0 else None)
 
+_GROUPS: _Reader = (
+    "a number >= 1",
+    lambda value: n if (n := _arguments.as_integer(value)) is not None and 1 <= n <= _arguments.LIMIT else None,
+)
+
 _REQUIRED = object()
 
 
@@ -157,6 +162,7 @@ _CHAIN = _Kind(
     options={
         "strides": (_PAIR, (1, 1)),
         "dilations": (_PAIR, (1, 1)),
+        "groups": (_GROUPS, 1),
         "padding": (_PADDING, "same"),
         "expand_activation": (_ACTIVATION, NONE),
         "depthwise_activation": (_ACTIVATION, NONE),
@@ -292,6 +298,11 @@ def _check_together(op: str, reads: dict, weights: dict, options: dict, place: P
         raise ValueError(f"{place.where}y must be given, as a tensor or as a weight.")
     if op == "chain" and not set(weights) & set(_STAGES):
         raise ValueError(f"{place.where}one of {', '.join(_STAGES)} must be given.")
+    if op == "chain" and options["groups"] > 1:
+        others = [*(set(weights) & {"expand_filter", "depthwise_filter"}), *(set(reads) & {"gate"})]
+        if others or options["normalize"]:
+            what = others[0] if others else "normalize"
+            raise ValueError(f"{place.where}groups must be 1 with {what}; given {options['groups']}.")
     for key, value in options.items():
         if isinstance(value, Fused) and value.word == "prelu":
             slopes = f"{key.removesuffix('activation')}slopes"

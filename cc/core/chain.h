@@ -59,6 +59,7 @@ struct Chain {
   int64_t E = 0;                // channels of X where the chain begins with an expansion, a 1x1 convolution; else 0
   int64_t C = 0, M = 1, K = 0;  // channels of A, depth multiplier, output channels: C*M without a projection
   int64_t R = 0, S = 0;         // filter rows and columns, of the depthwise or the dense convolution
+  int64_t groups = 1;           // of a dense convolution: output channels k read the input channels of group k*groups/K
   int64_t Ho = 0, Wo = 0;       // output rows and columns
   int64_t stride_h = 1, stride_w = 1;
   int64_t dilation_h = 1, dilation_w = 1;
@@ -103,7 +104,7 @@ struct Buffers {
   const void* depthwise_bias = nullptr;    // [C*M]
   const void* depthwise_slopes = nullptr;  // [C*M], where mid is PReLU
   const void* gate = nullptr;              // [N,C*M]
-  const void* pointwise_filter = nullptr;  // [C*M,K]; of a dense convolution [R,S,C,K]
+  const void* pointwise_filter = nullptr;  // [C*M,K]; of a dense convolution [R,S,C/groups,K]
   const void* bias = nullptr;              // [K]
   const void* slopes = nullptr;            // [K], where out is PReLU
   const void* residual = nullptr;          // as the output; may be the output's own buffer

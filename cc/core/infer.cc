@@ -94,6 +94,7 @@ class Inference {
     c_.has_bias = request.bias.has_value();
     c_.has_gate = request.gate.has_value();
     c_.has_residual = request.residual.has_value();
+    c_.groups = request.groups;
     c_.normalize = request.normalize;
     c_.epsilon = request.epsilon;
     c_.dtype = request.dtype;
@@ -110,7 +111,7 @@ class Inference {
 
   std::string Run(Chain* chain) {
     using Check = std::string (Inference::*)();
-    for (Check check : {&Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
+    for (Check check : {&Inference::Groups, &Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
                         &Inference::Window, &Inference::Products, &Inference::Vectors, &Inference::Images}) {
       std::string error = (this->*check)();
       if (!error.empty()) return error;
@@ -143,6 +144,14 @@ class Inference {
   std::string ChannelsOf(const char* what) const {
     return Show(c_.C) + " as the channels of " + what + " (shape " + Show(chain_input_) + ", data_format " +
            r_.data_format + ")";
+  }
+
+  std::string Groups() {
+    if (c_.groups < 1) return "groups must be at least 1; given " + std::to_string(c_.groups);
+    const bool is_dense = c_.has_project && !c_.has_depthwise && !r_.expand_filter && !c_.has_gate && !c_.normalize;
+    if (c_.groups == 1 || is_dense) return "";
+    return "groups must be 1 but for a dense convolution alone, without " + std::string(r_.gate_name) +
+           " and normalize; given " + std::to_string(c_.groups);
   }
 
   std::string Input() {
@@ -237,13 +246,21 @@ class Inference {
 
   // A projection without a depthwise stage.
   std::string Dense(const Shape& shape) {
-    std::string wrong;
     int64_t f[4];
-    if (!Rank4("", "", shape, f).empty() || !AtLeast1({f[0], f[1], f[2], f[3], c_.C}) || !Agree(f[2], c_.C)) {
-      return "pointwise_filter must be [R,S,C,K] without depthwise_filter, with C = " + Show(c_.C) +
-             " as the channels of " + chain_input_name_ + " and no axis of size 0, but its shape is " + Show(shape);
+    const bool has_rank = Rank4("", "", shape, f).empty();
+    const int64_t groups = c_.groups;
+    const auto divides = [&](int64_t size) { return !Known(size) || size % groups == 0; };
+    const int64_t in_group = Known(c_.C) ? c_.C / groups : kUnknown;
+    if (!has_rank || !AtLeast1({f[0], f[1], f[2], f[3], c_.C}) || !divides(c_.C) || !divides(f[3]) ||
+        !Agree(f[2], in_group)) {
+      const bool one = groups == 1;
+      return "pointwise_filter must be [R,S," + std::string(one ? "C" : "C/groups") +
+             ",K] without depthwise_filter, with C = " + Show(c_.C) + " as the channels of " + chain_input_name_ +
+             (one ? "" : ", C and K multiples of groups = " + std::to_string(groups)) +
+             " and no axis of size 0, but its shape is " + Show(shape);
     }
-    if (!ProductFits({f[0], f[1], f[2], f[3], 4})) return TooLarge("pointwise_filter", shape);
+    if (!ProductFits({f[0], f[1], f[2], groups, f[3], 4})) return TooLarge("pointwise_filter", shape);
+    if (Known(f[2])) f[2] *= groups;
     c_.R = f[0];
     c_.S = f[1];
     c_.C = Merge(c_.C, f[2]);
@@ -380,7 +397,7 @@ int64_t Flops(const Chain& c) {
   int64_t expand, depthwise, project, sum;
   bool past = product({2, c.N, c.H, c.W, c.E, c.C}, &expand);
   past |= product({2, c.N, c.Ho, c.Wo, c.CM(), c.has_depthwise ? c.R * c.S : 0}, &depthwise);
-  past |= product({2, c.N, c.Ho, c.Wo, c.CM(), c.has_project ? c.K : 0, c.has_depthwise ? 1 : c.R * c.S}, &project);
+  past |= product({2, c.N, c.Ho, c.Wo, c.CM() / c.groups, c.has_project ? c.K : 0, c.has_depthwise ? 1 : c.R * c.S}, &project);
   past |= __builtin_add_overflow(expand, depthwise, &sum) || __builtin_add_overflow(sum, project, &sum);
   return past ? std::numeric_limits<int64_t>::max() : sum;
 }

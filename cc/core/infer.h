@@ -42,6 +42,7 @@ struct Request {
   std::optional<Shape> expand_filter, expand_bias, depthwise_filter, depthwise_bias, pointwise_filter, bias, gate,
       residual;
   std::vector<int64_t> strides = {1, 1}, dilations = {1, 1};  // height, width
+  int64_t groups = 1;                                         // of a dense convolution; programs alone have several
   std::string padding = "SAME";                               // "SAME", "VALID", "EXPLICIT"
   std::vector<int64_t> explicit_paddings;  // EXPLICIT: 8 numbers, (before, after) of each axis in data_format's order
   std::string data_format = "NHWC";        // or "NCHW"

@@ -93,6 +93,7 @@ struct Step {
   int64_t y = kNone, gate = kNone, residual = kNone, output = kNone;
   std::array<int64_t, kRoles> weights;  // by Role, into Program::weights
 
+  int64_t groups = 1;
   std::vector<int64_t> strides, dilations, window;  // height, width; empty where the text has none
   std::string padding;                              // "same", "valid", "explicit", or "" for the step's own default
   std::vector<int64_t> explicit_padding;            // top, bottom, left, right

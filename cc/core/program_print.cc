@@ -50,6 +50,7 @@ Json ToJson(const Step& s) {
   if (!s.window.empty()) json["window"] = s.window;
   if (!s.strides.empty()) json["strides"] = s.strides;
   if (!s.dilations.empty()) json["dilations"] = s.dilations;
+  if (s.groups != 1) json["groups"] = s.groups;
   if (s.padding == "explicit") {
     json["padding"] = Pairs(s.explicit_padding);
   } else if (!s.padding.empty()) {

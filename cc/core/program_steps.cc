@@ -117,6 +117,7 @@ class StepInference {
     request.depthwise_filter = WeightShape(Role::kDepthwiseFilter);
     request.depthwise_bias = WeightShape(Role::kDepthwiseBias);
     request.pointwise_filter = WeightShape(Role::kPointwiseFilter);
+    request.groups = step_.groups;
     request.bias = WeightShape(Role::kBias);
     request.expand_activation = step_.expand_activation;
     request.expand_activation.slopes = WeightShape(Role::kExpandSlopes);

@@ -195,6 +195,7 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
       keys["gate"] = tensor("gate", &s->gate);
       keys["residual"] = tensor("residual", &s->residual);
       keys["dilations"] = numbers("dilations", &s->dilations);
+      keys["groups"] = [=](const Json& v) { return ToNumber("groups", v, &s->groups); };
       keys["expand_activation"] = activation("expand_activation", &s->expand_activation);
       keys["depthwise_activation"] = activation("depthwise_activation", &s->depthwise_activation);
       keys["normalize"] = [=](const Json& v) { return ToBool("normalize", v, &s->normalize); };

@@ -55,6 +55,30 @@ void PackPanels(int64_t C, int64_t M, int64_t K, const T* P, int64_t tile_channe
   }
 }
 
+// Panels of one of the groups of `one`, which are GroupsAsImages of those of P [R*S*C/groups][K]: where it takes some
+// together, what is of two of them is zero.
+template <typename T, typename Z>
+void PackGroup(const Chain& all, const Chain& one, int64_t group, const T* P, int64_t tile_channels, int64_t depth,
+               Z* panels) {
+  constexpr int64_t kMostChannels = 64;
+  T row[kMostChannels];
+  const int64_t together = all.groups / one.groups, C = one.C / together, K = one.K / together;
+  const int64_t terms = one.R * one.S * one.C, rows = RoundUp(terms, depth);
+  for (int64_t k = 0; k < one.K; k += tile_channels) {
+    const int64_t n = std::min(tile_channels, one.K - k);
+    Z* const panel = panels + k * rows;
+    for (int64_t i = 0; i < terms; ++i) {
+      const int64_t tap = i / one.C, c = i % one.C;
+      const int64_t first = std::max(k, c / C * K), last = std::min(k + n, (c / C + 1) * K);
+      std::fill_n(row, n, T{});
+      const T* const from = P + (tap * C + c % C) * all.K + group * one.K;
+      if (first < last) std::copy(from + first, from + last, row + (first - k));
+      PanelRow(row, n, i, tile_channels, panel);
+    }
+    for (int64_t i = terms; i < rows; ++i) PanelRow(P, 0, i, tile_channels, panel);
+  }
+}
+
 // What a product sums over: all channels of Z, or what lies under a window of a dense convolution.
 int64_t ProjectRows(const Chain& c) { return c.has_depthwise ? c.CM() : c.R * c.S * c.C; }
 
@@ -101,7 +125,16 @@ PackKey PackKeyOf(const Chain& chain, Isa isa, bool may_repeat) {
           static_cast<int64_t>(reinterpret_cast<intptr_t>(&kernels)),
           PackedPixels(repeats ? Repeated(chain) : chain, kernels.vector_floats),
           PixelsTogether(chain),
+          chain.groups,
           flags};
+}
+
+PackedProduct PackedProduct::OfGroup(int64_t group) const {
+  PackedProduct one = *this;
+  one.panels += group * group_panels;
+  one.bias += group * group_bias;
+  if (one.slopes != nullptr) one.slopes += group * group_bias;
+  return one;
 }
 
 void PackedDepthwise::SetFilters(DepthwiseArgs* args) const {
@@ -161,6 +194,26 @@ void PackedFilters::FillProduct(int64_t C, int64_t M, int64_t K, const void* fil
 }
 
 template <typename T>
+void PackedFilters::FillGroups(const Buffers& b) {
+  const Chain& c = chain_;
+  const Chain one = GroupsAsImages(c, kernels_->vector_floats);
+  const T* const P = static_cast<const T*>(b.pointwise_filter);
+  for (int64_t group = 0; group < one.groups; ++group) {
+    const PackedProduct to = project_.OfGroup(group);
+    if (kernels_->product_type == DType::kFloat32) {
+      PackGroup(c, one, group, P, kernels_->tile_channels, kernels_->depth, to.panels);
+    } else if constexpr (std::is_same_v<T, BFloat16>) {
+      PackGroup(c, one, group, P, kernels_->tile_channels, kernels_->depth, reinterpret_cast<BFloat16*>(to.panels));
+    }
+    std::fill_n(to.bias, project_.group_bias, 0.0f);
+    if (b.bias) ToFloats(static_cast<const T*>(b.bias) + group * one.K, one.K, to.bias);
+    if (to.slopes == nullptr) continue;
+    std::fill_n(to.slopes, project_.group_bias, 0.0f);
+    ToFloats(static_cast<const T*>(b.slopes) + group * one.K, one.K, to.slopes);
+  }
+}
+
+template <typename T>
 void PackedFilters::FillAll(const Buffers& b) {
   const Chain& c = chain_;
   FillDepthwise<T>(c, b);
@@ -170,6 +223,7 @@ void PackedFilters::FillAll(const Buffers& b) {
     std::fill(convert_.bias, convert_.bias + convert_.channel_stride, 0.0f);
   }
   if (!c.has_project) return;
+  if (c.groups > 1) return FillGroups<T>(b);
   const int64_t M = c.has_depthwise ? c.M : 1;
   FillProduct<T>(ProjectRows(c) / M, M, c.K, b.pointwise_filter, b.bias, b.slopes, project_);
   if (b.float_bias != nullptr) std::copy_n(b.float_bias, c.K, project_.bias);
@@ -193,20 +247,23 @@ std::unique_ptr<PackedFilters> PackedFilters::Lay(const Chain& of, Isa isa, bool
     if (kernels.product_type == DType::kBFloat16) *floats = (*floats + 1) / 2;
     return true;
   };
+  const Chain one = GroupsAsImages(c, kernels.vector_floats);
   PackedDepthwise& d = packed->depthwise_;
   d.channel_stride = RoundUp(c.C, kernels.vector_floats);
   d.packed_pixels = PackedPixels(c, kernels.vector_floats);
   const int64_t taps = c.has_depthwise ? c.R * c.S : 1, C = packed->depthwise_.packed_pixels * c.C;
   int64_t filter, expand = 0, project = 0;
   if (__builtin_mul_overflow(c.M * d.channel_stride, taps, &filter) || !panels(c.E, c.E > 0 ? c.C : 0, &expand) ||
-      !panels(ProjectRows(c), c.has_project ? c.K : 0, &project)) {
+      !panels(ProjectRows(one), c.has_project ? one.K : 0, &packed->project_.group_panels) ||
+      __builtin_mul_overflow(packed->project_.group_panels, one.groups, &project)) {
     return nullptr;
   }
   const bool converts = c.E > 0 && kernels.product_type != c.dtype;
   const int64_t x = converts ? RoundUp(c.E, kernels.vector_floats) : 0;
   packed->convert_.channel_stride = x;
   const int64_t expand_bias = c.E > 0 ? RoundUp(c.C, kernels.tile_channels) : 0;
-  const int64_t bias = c.has_project ? RoundUp(c.K, kernels.tile_channels) : 0;
+  packed->project_.group_bias = c.has_project ? RoundUp(one.K, kernels.tile_channels) : 0;
+  const int64_t bias = packed->project_.group_bias * one.groups;
   packed->parts_ = {{&d.filter, filter},
                     {&d.bias, c.M * d.channel_stride},
                     {&d.packed_filter, C * taps},

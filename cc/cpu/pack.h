@@ -16,14 +16,17 @@ namespace dwsconv {
 
 // What packed filters depend on besides the contents of the filters. Those that were packed for one call serve another
 // with an equal key, and no other: who keeps them, keeps them by it.
-using PackKey = std::array<int64_t, 12>;
+using PackKey = std::array<int64_t, 13>;
 PackKey PackKeyOf(const Chain& chain, Isa isa, bool may_repeat = true);
 
-// Of a 1x1 convolution; null members where there is none.
+// Of a 1x1 convolution, or of the groups of one, one behind the other; null members where there is none.
 struct PackedProduct {
   float* panels = nullptr;  // as PointwiseArgs::panels: of KernelTable::product_type
   float* bias = nullptr;    // [panels * tile_channels]
   float* slopes = nullptr;  // likewise; null unless its activation is PReLU
+  int64_t group_panels = 0, group_bias = 0;  // floats from those of a group to those of the next
+
+  PackedProduct OfGroup(int64_t group) const;
 };
 
 // Of a depthwise convolution: what the same members of DepthwiseArgs are.
@@ -77,6 +80,8 @@ class PackedFilters {
   void FillAll(const Buffers& buffers);
   template <typename T>
   void FillDepthwise(const Chain& chain, const Buffers& buffers);
+  template <typename T>
+  void FillGroups(const Buffers& buffers);
   template <typename T>
   void FillProduct(int64_t C, int64_t M, int64_t K, const void* filter, const void* bias, const void* slopes,
                    const PackedProduct& to);

@@ -55,6 +55,25 @@ bool IsPointwise(const Chain& c) {
   return c.R == 1 && c.S == 1 && c.stride_h == 1 && c.stride_w == 1 && c.Ho == c.H && c.Wo == c.W;
 }
 
+Chain GroupsAsImages(const Chain& chain, int64_t vector_floats) {
+  if (chain.groups == 1) return chain;
+  const int64_t C = chain.C / chain.groups, K = chain.K / chain.groups;
+  // Vectors of multiply-adds a pixel and tap, with so many groups as one.
+  const auto work = [&](int64_t together) {
+    return static_cast<double>(chain.groups * C) * static_cast<double>(CeilDiv(K * together, vector_floats));
+  };
+  int64_t best = 1;
+  for (int64_t together = 2; together <= chain.groups && K * (together - 1) < vector_floats; ++together) {
+    if (chain.groups % together == 0 && work(together) <= work(best)) best = together;
+  }
+  Chain one = chain;
+  one.groups = chain.groups / best;
+  one.N *= one.groups;
+  one.C = C * best;
+  one.K = K * best;
+  return one;
+}
+
 bool ReadsWindows(const Chain& c, const Machine& machine) {
   const int64_t pixels = std::min<int64_t>(c.Wo, machine.tile_pixels);
   return !c.has_depthwise && c.has_project && c.E == 0 && !IsPointwise(c) && c.dilation_w == 1 && !c.float_between() &&

@@ -53,6 +53,11 @@ int64_t RepeatBytes(const Chain& chain, int64_t pixels);
 // A dense convolution of which each pixel needs one.
 bool IsPointwise(const Chain& chain);
 
+// A convolution of groups as as many images of one group each: N, C and K are those. Groups that would leave vectors of
+// `tile_channels`' width empty are taken together, as one with zeros in its filter, where that is less to compute. All
+// other chains as they are.
+Chain GroupsAsImages(const Chain& chain, int64_t vector_floats);
+
 // A dense convolution whose products read X under their windows: runs of S*C numbers in each of R rows. A block whose
 // windows reach past an edge, or whose X is of another type than the products, reads a copy of its rows of X with what
 // lies outside. Elsewhere what lies under each pixel's window is copied: where an instruction takes terms of two runs,

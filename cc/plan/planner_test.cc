@@ -72,6 +72,29 @@ TEST(MakePlan, DenseConvolutionsReadWindowsOfWholeRowsOrOfOneRow) {
   EXPECT_GT(parts, 30);
 }
 
+TEST(GroupsAsImages, TakesNarrowGroupsTogether) {
+  const auto of = [](int64_t groups, int64_t C, int64_t K) {
+    Chain c;
+    c.N = 2;
+    c.groups = groups;
+    c.C = groups * C;
+    c.K = groups * K;
+    const Chain one = GroupsAsImages(c, 16);
+    EXPECT_EQ(one.N, 2 * one.groups);
+    EXPECT_EQ(one.groups * one.C, c.C);
+    EXPECT_EQ(one.groups * one.K, c.K);
+    return c.groups / one.groups;
+  };
+  EXPECT_EQ(of(1, 8, 8), 1);
+  EXPECT_EQ(of(3, 64, 64), 1);
+  EXPECT_EQ(of(2, 16, 16), 1);
+  EXPECT_EQ(of(4, 8, 8), 2);
+  EXPECT_EQ(of(13, 8, 8), 1);  // nothing divides them
+  EXPECT_EQ(of(32, 4, 4), 4);
+  EXPECT_EQ(of(6, 5, 3), 3);  // six would have 18 channels, two vectors
+  EXPECT_EQ(of(4, 8, 12), 1);
+}
+
 TEST(MakePlan, IsOneThatTheTunersFileMayAskFor) {
   Draw draw(2);
   for (int i = 0; i < 3000; ++i) {

@@ -69,7 +69,8 @@ class PartFinder {
       // Products read X as it is where it is of their type, floats everywhere. A depthwise convolution copies the rows
       // that it is about to read; one of a pixel may take pixels together.
       const Chain& c = step.chain;
-      const bool plain = !c.has_depthwise && c.has_project && IsPointwise(c) && !c.has_gate && !c.normalize;
+      // Windows of dense ones are copied, too.
+      const bool plain = !c.has_depthwise && c.has_project && !c.has_gate && !c.normalize;
       const bool copies = c.has_depthwise && c.R * c.S > 1;
       const bool alone = slot == step.xs[0] && slot != step.gate && slot != step.residual;
       return program_.dtype == DType::kFloat32 && alone && (c.E > 0 || plain || copies);

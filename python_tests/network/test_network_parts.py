@@ -172,6 +172,13 @@ PRODUCTS = {  # which read X as it is, where it is of floats, or copy the rows t
         normalize=True,
     ),
     "pointwise": lambda b, y, c: b.step("chain", y, weights={"pointwise_filter": drawn(1, 1, c, 18)}),
+    "dense": lambda b, y, c: b.step("chain", y, weights={"pointwise_filter": drawn(3, 3, c, 11)}),
+    "dense without edges": lambda b, y, c: b.step(
+        "chain", y, weights={"pointwise_filter": drawn(2, 3, c, 40)}, strides=[2, 1], padding="valid"
+    ),
+    "dense of patches": lambda b, y, c: b.step(
+        "chain", y, weights={"pointwise_filter": drawn(3, 3, c, 24), "bias": drawn(24)}, dilations=[1, 2]
+    ),
     "expansion": lambda b, y, c: b.step(
         "chain", y, weights={"expand_filter": drawn(1, 1, c, 48), "depthwise_filter": drawn(3, 3, 48, 1)}
     ),
@@ -269,10 +276,9 @@ def test_channels_of_channels_and_of_parts(isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_channels_that_are_copied(isa):
-    """For an activation, a dense convolution and a scale; and where rows are cut, too."""
+    """For an activation and a scale; and where rows are cut, too."""
     for read in (
         lambda b, y: b.step("activation", y, activation={"word": "tanh"}),
-        lambda b, y: b.step("chain", y, weights={"pointwise_filter": drawn(3, 3, 12, 9)}),
         lambda b, y: b.step("chain", y, weights={"depthwise_filter": drawn(1, 1, 12, 1)}),
         lambda b, y: b.step("add", b.step("crop", y, croppings=[[0, 0], [1, 0], [0, 0], [0, 0]]), largest_of(b, y)),
     ):
@@ -299,13 +305,9 @@ def test_many_parts(isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_reader_that_needs_dense_rows(isa):
-    """A dense convolution and an activation read the first part: it is copied, the other one is not."""
-    for read in (lambda b, y: dense_of(b, y), lambda b, y: b.step("activation", y, activation={"word": "tanh"})):
-        check("float32", isa, 2, [PRODUCERS["residual"], PRODUCERS["largest"]], [read], 1)
-
-
-def dense_of(b, y):
-    return b.step("chain", y, weights={"pointwise_filter": drawn(3, 3, C, 11)})
+    """An activation reads the first part: it is copied, the other one is not."""
+    reader = lambda b, y: b.step("activation", y, activation={"word": "tanh"})  # noqa: E731
+    check("float32", isa, 2, [PRODUCERS["residual"], PRODUCERS["largest"]], [reader], 1)
 
 
 @pytest.mark.parametrize("isa", ISAS)

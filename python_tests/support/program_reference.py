@@ -143,6 +143,16 @@ def _windows(x, window, strides, dilations, padding, fill):
     return y
 
 
+def _dense_filter(kernel, groups):
+    """[R, S, C/groups, K] as [R, S, C, K], group by group."""
+    *window, channels, filters = kernel.shape
+    dense = np.zeros((*window, channels * groups, filters))
+    for g in range(groups):
+        own = slice(g * filters // groups, (g + 1) * filters // groups)
+        dense[:, :, g * channels : (g + 1) * channels, own] = kernel[..., own]
+    return dense
+
+
 def _chain(step, tensors, weights):
     x = tensors[step["x"]]
     if "expand_filter" in weights:
@@ -157,9 +167,10 @@ def _chain(step, tensors, weights):
         x = np.einsum("npqrsc,rscm->npqcm", under, d)
         x = x.reshape(*x.shape[:3], -1) + weights.get("depthwise_bias", 0.0)
         x = activate(x, step.get("depthwise_activation"), weights.get("depthwise_slopes"))
-    elif pointwise is not None and (pointwise.shape[:2] != (1, 1) or "strides" in step or "padding" in step):
+    elif pointwise is not None and (pointwise.shape[:2] != (1, 1) or {"strides", "padding", "groups"} & set(step)):
         under = _windows(x, pointwise.shape[:2], strides, dilations, padding, 0.0)
         x = under.reshape(*under.shape[:3], -1)
+        pointwise = _dense_filter(pointwise, step.get("groups", 1))
         pointwise = pointwise.reshape(1, 1, -1, pointwise.shape[3])
     if step.get("normalize"):
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + step.get("epsilon", 1e-3))

@@ -91,9 +91,22 @@ def _last_readers(program: Program) -> dict[int, int]:
 
 def _chain(step: Step, reads: dict[str, Any], weights: dict[str, tf.Tensor], to_differentiate: bool) -> tf.Tensor:
     others = {name: t for name, t in reads.items() if name != "x"}
+    if step.options["groups"] > 1:
+        weights = {**weights, "pointwise_filter": _dense_filter(weights["pointwise_filter"], step.options["groups"])}
     tensors = Tensors(**weights, **others)
     by_stock = to_differentiate and not tensors.is_separable(step.attributes)
     return (dispatch.run_stock if by_stock else dispatch.run)(reads["x"], tensors, step.attributes)
+
+
+def _dense_filter(kernel: tf.Tensor, groups: int) -> tf.Tensor:
+    """The filter `[R, S, C, K]` of one group that computes what those `[R, S, C/groups, K]` do: with zeros elsewhere.
+
+    TensorFlow has no convolution of groups on every CPU, and no gradient of one.
+    """
+    rows, columns, channels, filters = kernel.shape
+    apart = tf.reshape(kernel, [rows, columns, 1, channels, groups, filters // groups])
+    own = tf.reshape(tf.eye(groups, dtype=kernel.dtype), [groups, 1, groups, 1])
+    return tf.reshape(apart * own, [rows, columns, channels * groups, filters])
 
 
 def _step(step: Step, reads: dict[str, Any], weights: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -51,8 +51,8 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     """Makes a model with fused layers whose results are those of `model` in inference.
 
     Args:
-        model: a Functional or Sequential Keras model, built; models inside it are converted too. It is not changed and
-            shares nothing with the result.
+        model: a Keras model, built; models inside it are converted too, and what the `call` of custom layers calls. It is
+            not changed and shares nothing with the result.
         training: if True nothing is folded, and only what trains exactly as before is swapped.
         fuse: "network" makes one `FusedNetwork` of each large part that a program can compute. "blocks" stops at a
             `FusedConvBlock` for each block, which is the way to go on training. With `training` there are no networks.
@@ -64,8 +64,8 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: a model whose layers cannot be found (subclassed, or not built) or not be made again, by name; a
-            word for `fuse` that is none of these.
+        ValueError: a model whose layers cannot be found (not built, or a subclass that does what cannot be followed) or
+            not be made again, by name; a word for `fuse` that is none of these.
 
     Example:
 

@@ -31,7 +31,7 @@ class Blocks : public Call {
     depthwise_ = chain_;
     if (mid_waits_) depthwise_.mid = Activation();
     if (plan_.windows) SetOutside();
-    copies_x_ = packed_.repeats() || (chain_.has_depthwise && x_step_ != chain_.C);
+    copies_x_ = packed_.repeats() || (!from_x_ && !plan_.windows && x_step_ != chain_.C && !chain_.gates_input());
     copy_at_ = from_x_ || to_y_ ? 0 : RoundUp(block_pixels_ * z_pixel_bytes() + 64, 64);
     copy_bytes_ = copies_x_ ? RepeatBytes(chain_, block_pixels_) : 0;
   }
@@ -64,7 +64,7 @@ class Blocks : public Call {
     }
     Part part = {n, first, pixels, share * plan_.block_channels, 0};
     part.k_end = std::min(chain_.K, part.k + plan_.block_channels);
-    if (next == task + 1 && shares_ == 1 && chain_.has_project) {
+    if (next == task + 1 && shares_ == 1 && chain_.has_project && chain_.groups == 1) {
       // The rows of X that the next task is the first to read.
       const int64_t done = first + pixels;
       const int64_t begin = block + 1 < blocks_ ? BytesRead(done) : image_bytes_;
@@ -150,7 +150,7 @@ class Blocks : public Call {
     const Chain& c = chain_;
     const int64_t h = part.first / c.Wo * c.stride_h - c.pad_top, w = part.first % c.Wo * c.stride_w - c.pad_left;
     const int64_t high = WindowHeight(c, lines), wide = WindowWidth(c, part.line_pixels);
-    const bool reads_x = typed_ && h >= 0 && h + high <= c.H && w >= 0 && w + wide <= c.W;
+    const bool reads_x = typed_ && x_step_ == c.C && h >= 0 && h + high <= c.H && w >= 0 && w + wide <= c.W;
     const int64_t row_step = (reads_x ? c.W : wide) * c.C;
     if (!reads_x) CopyPadded(image, h, w, high, wide, scratch);
     part.z_rows = c.R;
@@ -178,15 +178,31 @@ class Blocks : public Call {
         continue;
       }
       fill(left);
-      const char* const from = image + (row * c.W + w + left) * c.C * item_;
+      const char* const from = image + (row * c.W + w + left) * x_step_ * item_;
       if (typed_) {
-        std::memcpy(to, from, static_cast<size_t>((right - left) * pixel_bytes));
+        CopyPixels(from, right - left, to);
       } else {
-        kernels_.repeat[static_cast<int>(c.dtype)]({from, (right - left) * c.C, 1, reinterpret_cast<float*>(to)});
+        kernels_.repeat[static_cast<int>(c.dtype)](Repeat(from, right - left, 1, reinterpret_cast<float*>(to)));
       }
       to += (right - left) * pixel_bytes;
       fill(wide - right);
     }
+  }
+
+  // Pixels of X, close together.
+  void CopyPixels(const char* from, int64_t pixels, char* to) const {
+    const int64_t bytes = chain_.C * item_, step = x_step_ * item_;
+    if (bytes == step) {
+      std::memcpy(to, from, static_cast<size_t>(pixels * bytes));
+      return;
+    }
+    for (int64_t i = 0; i < pixels; ++i) std::memcpy(to + i * bytes, from + i * step, static_cast<size_t>(bytes));
+  }
+
+  // The same as floats, each channel M times.
+  RepeatArgs Repeat(const char* from, int64_t pixels, int64_t M, float* to) const {
+    const RepeatArgs together = {from, pixels * chain_.C, M, to};
+    return x_step_ == chain_.C ? together : RepeatArgs{from, chain_.C, M, to, pixels, x_step_};
   }
 
   // Z of `pixels` pixels, with all that happens to it. `copy` is memory for DepthwiseOfCopy.
@@ -213,8 +229,8 @@ class Blocks : public Call {
     NormalizeAndGate(n, pixels, z, z_stride, gate_ != nullptr && !gates_input);
   }
 
-  // The depthwise half on copies of X's rows, with the channels repeated and without what lies between pixels. A part
-  // of a row or some whole rows at a time.
+  // The depthwise half on copies of X's rows, with the channels repeated and without what lies between pixels; or what
+  // lies under windows of such copies. A part of a row or some whole rows at a time.
   void DepthwiseOfCopy(DepthwiseArgs args, float* rows) const {
     const Chain& c = chain_;
     const int64_t end = args.first_pixel + args.pixels;
@@ -239,15 +255,18 @@ class Blocks : public Call {
       part.W = right - left;
       part.pad_top = top - (row * c.stride_h - c.pad_top);
       part.pad_left = left - w;
+      const int type = static_cast<int>(c.dtype);
       for (int64_t h = top; h < bottom; ++h) {
         const char* const from = image + (h * c.W + left) * x_step_ * item_;
-        float* const to = rows + (h - top) * part.W * part.C;
-        const int64_t M = packed_.repeats() ? c.M : 1;
-        const RepeatArgs whole_row = {from, part.W * c.C, M, to}, each_pixel = {from, c.C, M, to, part.W, x_step_};
-        kernels_.repeat[static_cast<int>(c.dtype)](x_step_ == c.C ? whole_row : each_pixel);
+        const int64_t at = (h - top) * part.W * part.C;
+        if (c.has_depthwise) {
+          kernels_.repeat[type](Repeat(from, part.W, packed_.repeats() ? c.M : 1, rows + at));
+        } else {
+          CopyPixels(from, part.W, reinterpret_cast<char*>(rows) + at * item_);
+        }
       }
       args.first_pixel = 0;
-      kernels_.depthwise[static_cast<int>(DType::kFloat32)](args);
+      c.has_depthwise ? kernels_.depthwise[static_cast<int>(DType::kFloat32)](args) : kernels_.patches[type](args);
       args.z = static_cast<char*>(args.z) + args.pixels * args.z_stride * z_item_;
     }
   }

@@ -32,8 +32,9 @@ class Call {
         product_item_(SizeOf(kernels_.product_type)),
         cm_(chain.has_depthwise ? chain.CM() : chain.R * chain.S * chain.C),
         pixels_(chain.output_pixels()),
-        x_step_(buffers.input_step > 0 ? buffers.input_step : chain.x_channels()),
-        y_step_(buffers.output_step > 0 ? buffers.output_step : chain.K),
+        y_channels_(chain.K * chain.groups),
+        x_step_(buffers.input_step > 0 ? buffers.input_step : chain.x_channels() * chain.groups),
+        y_step_(buffers.output_step > 0 ? buffers.output_step : y_channels_),
         typed_(chain.dtype == kernels_.product_type) {
     const bool on_lines =
         chain.K * item_ % 64 == 0 && y_step_ * item_ % 64 == 0 && reinterpret_cast<uintptr_t>(buffers.output) % 64 == 0;
@@ -41,11 +42,16 @@ class Call {
   }
 
  protected:
+  // Of groups, image n is that of group GroupOf(n) of image ImageOf(n).
+  int64_t ImageOf(int64_t n) const { return n / chain_.groups; }
+  int64_t GroupOf(int64_t n) const { return n % chain_.groups; }
   char* Output(int64_t n, int64_t pixel) const {
-    return static_cast<char*>(buffers_.output) + (n * pixels_ + pixel) * y_step_ * item_;
+    return static_cast<char*>(buffers_.output) +
+           ((ImageOf(n) * pixels_ + pixel) * y_step_ + GroupOf(n) * chain_.K) * item_;
   }
   const char* Image(int64_t n) const {
-    return static_cast<const char*>(buffers_.input) + n * chain_.H * chain_.W * x_step_ * item_;
+    return static_cast<const char*>(buffers_.input) +
+           (ImageOf(n) * chain_.H * chain_.W * x_step_ + GroupOf(n) * chain_.C) * item_;
   }
 
   // What happens to Z of some pixels of image n between the two halves: at the end it is what Project takes.
@@ -83,10 +89,11 @@ class Call {
   // Tells of output pixels [first, first + pixels), whole rows, and channels [k, k_end).
   void Done(const Part& part) const {
     if (rows_done_ == nullptr || stream_) return;
-    (*rows_done_)(part.n, part.first / chain_.Wo, part.pixels / chain_.Wo, part.k, part.k_end - part.k);
+    const int64_t k = GroupOf(part.n) * chain_.K + part.k;
+    (*rows_done_)(ImageOf(part.n), part.first / chain_.Wo, part.pixels / chain_.Wo, k, part.k_end - part.k);
   }
 
-  const Chain& chain_;
+  const Chain& chain_;  // as GroupsAsImages gives it
   const Chain layer_;  // what the kernels compute
   const Buffers& buffers_;
   const PackedFilters& packed_;
@@ -95,7 +102,7 @@ class Call {
   const int64_t gate_stride_;
   const RowsDone* const rows_done_;  // or null
   const KernelTable& kernels_;
-  const int64_t item_, z_item_, product_item_, cm_, pixels_, x_step_, y_step_;
+  const int64_t item_, z_item_, product_item_, cm_, pixels_, y_channels_, x_step_, y_step_;
   const bool typed_;  // X and Y are of the products' type
   bool stream_, mid_waits_ = false;
 };

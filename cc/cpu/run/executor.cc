@@ -54,7 +54,9 @@ int64_t ChainWay(const std::string& way) {
 }
 
 void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_x) const {
-  const int64_t at = (part.n * pixels_ + part.first) * chain_.K * item_;
+  const int64_t group = GroupOf(part.n);
+  const int64_t at = ((ImageOf(part.n) * pixels_ + part.first) * y_channels_ + group * chain_.K) * item_;
+  const PackedProduct filters = packed_.project().OfGroup(group);
   PointwiseArgs args;
   args.z = z;
   const bool rounded = rounds() && !from_x;
@@ -66,12 +68,12 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
   args.z_row_step = part.z_row_step;
   args.line_pixels = part.line_pixels;
   args.z_line_step = part.z_line_step;
-  args.panels = part.panels != nullptr ? part.panels : packed_.project().panels;
-  args.bias = packed_.project().bias;
-  args.slopes = packed_.project().slopes;
+  args.panels = part.panels != nullptr ? part.panels : filters.panels;
+  args.bias = filters.bias;
+  args.slopes = filters.slopes;
   args.k_begin = part.k;
   args.k_end = part.k_end;
-  args.residual_step = chain_.K;
+  args.residual_step = y_channels_;
   args.y_step = y_step_;
   args.residual = buffers_.residual ? static_cast<const char*>(buffers_.residual) + at : nullptr;
   args.y = Output(part.n, part.first);
@@ -93,9 +95,10 @@ void Call::Project(const Part& part, const char* z, int64_t z_stride, bool from_
 
 std::string Execute(const Chain& chain, const Buffers& buffers, const PackedFilters& packed, const Plan& plan,
                     ThreadPool* pool, const RowsDone* rows_done) {
+  const bool is_dense = !chain.has_depthwise && chain.E == 0 && !chain.has_gate && !chain.normalize;
   const bool reads_apart =
-      packed.kernels().product_type == chain.dtype &&
-      (chain.E > 0 || IsPointwise(chain) || (chain.has_depthwise && chain.dtype == DType::kFloat32));
+      is_dense || (packed.kernels().product_type == chain.dtype &&
+                   (chain.E > 0 || IsPointwise(chain) || (chain.has_depthwise && chain.dtype == DType::kFloat32)));
   if (buffers.input_step > 0 && !reads_apart) return "a chain of this kind or type takes dense rows alone";
   const Chain layer = packed.Layer(chain);
   const int64_t gate_stride = packed.depthwise().channel_stride * layer.M;

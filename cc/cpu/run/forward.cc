@@ -59,8 +59,8 @@ std::string ForwardChannelsLast(const Chain& chain, const Buffers& buffers, cons
     if (buffers.input_step > 0 || buffers.output_step > 0) return "what takes some pixels for one has dense rows alone";
     return ScalePixels(chain, buffers, *packed, options);
   }
-  Chain run = chain;
-  if (!chain.has_depthwise && chain.E == 0 && !chain.has_gate && IsPointwise(chain)) {
+  Chain run = GroupsAsImages(chain, packed->kernels().vector_floats);
+  if (run.groups == 1 && !chain.has_depthwise && chain.E == 0 && !chain.has_gate && IsPointwise(chain)) {
     // Pixels alone count: one tall image.
     run.H = run.Ho = chain.N * chain.H;
     run.N = 1;

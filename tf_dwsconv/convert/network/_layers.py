@@ -125,7 +125,42 @@ class _Network:
         return _builtin.activation_layer(fused, options)
 
 
+def _grouped(network: _Network, step: Step) -> _Apply:
+    """A convolution of groups, which no block has."""
+    kernel, padding, layers = network.weight(step, "pointwise_filter"), step.options["padding"], []
+    if not isinstance(padding, str):
+        layers.append(L.ZeroPadding2D(padding, **network.options(step)))
+        padding = "valid"
+    convolution = L.Conv2D(
+        kernel.shape[3],
+        kernel.shape[:2],
+        strides=step.options["strides"],
+        padding=padding,
+        dilation_rate=step.options["dilations"],
+        groups=step.options["groups"],
+        use_bias="bias" in step.weights,
+        data_format="channels_last",
+        **network.options(step),
+    )
+    network.later(convolution, ("kernel", kernel), ("bias", network.weight(step, "bias")))
+    layers.append(convolution)
+    add = L.Add(**network.options(step)) if "residual" in step.reads else None
+    last = step.options["activation"]
+    activation = None if last == NONE else network.activation(step, last)
+
+    def apply(t: dict) -> Any:
+        y = t["x"]
+        for layer in layers:
+            y = layer(y)
+        y = y if add is None else add([y, t["residual"]])
+        return y if activation is None else activation(y)
+
+    return apply
+
+
 def _chain(network: _Network, step: Step) -> _Apply:
+    if step.options["groups"] > 1:
+        return _grouped(network, step)
     shapes = {key: network._program.weights[place].shape for key, place in step.weights.items()}
     expand, depthwise, pointwise = (shapes.get(f"{stage}_filter") for stage in ("expand", "depthwise", "pointwise"))
     is_dense = (

@@ -81,15 +81,16 @@ def _convolution(call: Call) -> Optional[int]:
             inner = _activations.of_function(layer.depthwise_activation)
             if inner is None:
                 return None
-    elif type(layer) is L.Conv2D and layer.groups == 1:
+    elif (found := _read.depthwise(layer)) is not None:
+        weights.update(depthwise_filter=found.kernel, depthwise_bias=layer.bias)
+    elif type(layer) is L.Conv2D:
         weights.update(pointwise_filter=layer.kernel, bias=layer.bias)
     else:
-        found = _read.depthwise(layer)
-        if found is None:
-            return None
-        weights.update(depthwise_filter=found.kernel, depthwise_bias=layer.bias)
+        return None
     padding = tuple(map(tuple, layer.padding)) if isinstance(layer.padding, (list, tuple)) else layer.padding
     steps = {"strides": tuple(layer.strides), "dilations": tuple(layer.dilation_rate), "padding": padding}
+    if "depthwise_filter" not in weights:
+        steps["groups"] = layer.groups
     y = call.step("chain", weights=weights, depthwise_activation=inner, **steps)
     return call.activation(y, layer.activation)
 
