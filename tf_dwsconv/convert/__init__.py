@@ -205,14 +205,16 @@ def _apart(model: Any) -> Any:
     return Rebuilder(lambda part: unfuser.plan(Graph(part), isinstance(part, keras.Sequential)), Report()).model(model)
 
 
-def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False) -> None:
+def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False, **options: Any) -> None:
     """Writes the file of a network, which `tf_dwsconv.native.Network` runs without TensorFlow.
 
     Args:
         model: what `convert` returned, where all of it became one `FusedNetwork`. Inputs and outputs keep their names
-            and their order; the weights are rounded to the layer's compute dtype.
+            and their order; the weights are rounded to the layer's compute dtype. Or the path of a SavedModel that
+            `convert_saved_model` wrote, where a signature became one network as a whole.
         path: of the file to write; docs/program.md says what is in it. Any reader of safetensors opens it.
         overwrite: whether to write over a file that is there.
+        **options: `signatures` with the name of one, and `tags`, as of `convert_saved_model`, where `model` is a path.
 
     Raises:
         TypeError: `model` is no Keras model, or `path` no path.
@@ -231,6 +233,11 @@ def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False) 
     ...     os.listdir(folder)
     ['network.safetensors']
     """
+    if graphs.is_path(model):
+        graphs.save_network(model, path, overwrite=overwrite, **options)
+        return
+    if options:
+        raise TypeError(f"{', '.join(map(repr, options))} must not be given with a model, but with a SavedModel's path.")
     _check_model(model)
     _save.write(*_save.program_of(model), path, overwrite)
 

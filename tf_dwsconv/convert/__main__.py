@@ -2,6 +2,7 @@
 
 python -m tf_dwsconv.convert model.keras fused.keras --report
 python -m tf_dwsconv.convert saved_model fused_model --report
+python -m tf_dwsconv.convert saved_model --network model.safetensors
 python -m tf_dwsconv.convert model.keras --export served_model
 python -m tf_dwsconv.convert model.keras --network model.safetensors
 python -m tf_dwsconv.convert fused.keras stock.keras --builtin
@@ -79,9 +80,11 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parser.error("an output, --export, --network or --report must be given")
     given.is_graph = given.input.endswith(".pb") or (Path(given.input).is_dir() and not given.input.endswith(".keras"))
     if given.is_graph:
-        wrong = [flag for flag in ("export", "network", "training", "unsafe") if getattr(given, flag)]
+        wrong = [flag for flag in ("export", "training", "unsafe") if getattr(given, flag)]
         if wrong:
             parser.error(f"--{wrong[0]} is of .keras files; given {given.input!r}")
+        if given.network is not None and (given.builtin or given.fuse != "network"):
+            parser.error("--network goes with neither --builtin nor --fuse blocks")
         return given
     wrong = [flag for flag in ("signature", "tags", "inputs", "outputs") if getattr(given, flag) is not None]
     if wrong or given.verify is not None:

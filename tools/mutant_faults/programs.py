@@ -172,4 +172,11 @@ FAULTS = (
         "0.0f",
         ("network/test_network_softmax.py",),
     ),
+    Fault(
+        "each group of a convolution by stock ops reads all channels",
+        "tf_dwsconv/_tf/program_stock.py",
+        "tf.eye(groups, dtype=kernel.dtype)",
+        "tf.ones([groups, groups], kernel.dtype)",
+        ("network/test_network_groups.py",),
+    ),
 )

@@ -17,10 +17,11 @@ from tf_dwsconv._tf import library
 from tf_dwsconv.convert import rules
 from tf_dwsconv.convert._report import Row, format_report
 from tf_dwsconv.convert._search import Search
-from tf_dwsconv.convert.graphs import _builtin, _freeze, _networks, _rewrite, _rows
+from tf_dwsconv.convert.graphs import _builtin, _freeze, _networks, _rewrite, _rows, _whole
 from tf_dwsconv.convert.graphs._reader import Reader
 from tf_dwsconv.convert.graphs._source import PathLike, Signature, open_source
 from tf_dwsconv.convert.graphs._write import check_target, write
+from tf_dwsconv.convert.network import _save
 
 __all__ = ["convert_saved_model", "unfuse_saved_model"]
 
@@ -123,6 +124,21 @@ def unfuse_saved_model(
     count = sum(_builtin.unfuse(signature) for signature in opened.signatures if signature.like is None)
     write(opened, path, check)
     return count
+
+
+def save_network(
+    source: PathLike,
+    path: PathLike,
+    *,
+    signatures: Optional[Iterable[str]] = None,
+    tags: Optional[Sequence[str]] = None,
+    inputs: Optional[Sequence[str]] = None,
+    outputs: Optional[Sequence[str]] = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes the file of the network that a signature is; arguments as of `convert_saved_model` and its `target`."""
+    opened = open_source(source, signatures, tags, inputs, outputs)
+    _save.write(*_whole.program_of(opened.signatures), path, overwrite)
 
 
 def is_path(model: Any) -> bool:

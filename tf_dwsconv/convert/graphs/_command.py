@@ -10,6 +10,7 @@ from typing import Any
 from tf_dwsconv.convert import graphs
 from tf_dwsconv.convert._report import format_report
 from tf_dwsconv.convert.graphs import _verify
+from tf_dwsconv.convert.network import _save
 
 
 def run(given: argparse.Namespace) -> int:
@@ -18,6 +19,8 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         TypeError, ValueError: as `convert_saved_model`.
     """
+    if given.network is not None:  # before anything is computed, or written
+        _save.check_path(given.network, given.overwrite)
     with tempfile.TemporaryDirectory() as folder:
         target = given.output if given.output is not None else str(Path(folder) / "model")
         options = {
@@ -38,10 +41,13 @@ def run(given: argparse.Namespace) -> int:
                 print(format_report(rows))
             fused = sum(row.fused is not None for row in rows)
             done = f"{fused} {'op' if fused == 1 else 'ops'} fused" if fused else f"nothing fused: {_why(rows)}"
+            if given.network is not None:
+                graphs.save_network(target, given.network, overwrite=given.overwrite)
     for line in lines:
         print(line)
-    if given.output is not None:
-        print(f"{given.output}: {done}")
+    written = [path for path in (given.output, given.network) if path is not None]
+    if written:
+        print(f"{' and '.join(written)}: {done}")
     return 0
 
 

@@ -52,6 +52,11 @@ class Ours:
         self.layer = _block(call.attributes, found, places, name, dtype)
         self._values = {key.replace("filter", "kernel"): value for key, value in found.items()}
 
+    @property
+    def program_values(self) -> Optional[np.ndarray]:
+        """The flat weights of a program."""
+        return self._values.get("values")
+
     def __call__(self, tensors: list) -> list:
         """Calls the layer, which then has the weights; returns its results."""
         result = self.layer(tensors if len(tensors) > 1 else tensors[0])

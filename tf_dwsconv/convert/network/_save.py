@@ -64,7 +64,18 @@ def _outside(networks: list, others: list) -> str:
 
 
 def write(program: Program, values: np.ndarray, path: Any, overwrite: bool) -> None:
-    """Writes the file whole or not at all.
+    """Writes the file whole or not at all. Raises as `check_path`."""
+    target = check_path(path, overwrite)
+    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as folder:
+        whole = Path(folder) / "network"
+        with open(whole, "wb") as file:
+            file.write(_header(program))
+            file.write(values.astype(numpy_dtype(program.dtype)).tobytes())
+        os.replace(whole, target)
+
+
+def check_path(path: Any, overwrite: bool) -> Path:
+    """The path of a file to write.
 
     Raises:
         TypeError: `path` is no path.
@@ -80,12 +91,7 @@ def write(program: Program, values: np.ndarray, path: Any, overwrite: bool) -> N
         raise ValueError(f"`path` {str(target)!r} exists; overwrite=True writes over it.")
     if not target.absolute().parent.is_dir():
         raise ValueError(f"`path` must be in a folder that exists; given {str(target)!r}.")
-    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=f".{target.name}-") as folder:
-        whole = Path(folder) / "network"
-        with open(whole, "wb") as file:
-            file.write(_header(program))
-            file.write(values.astype(numpy_dtype(program.dtype)).tobytes())
-        os.replace(whole, target)
+    return target
 
 
 def _header(program: Program) -> bytes:
