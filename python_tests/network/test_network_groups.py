@@ -142,7 +142,7 @@ def test_what_does_not_fit(change, message):
     b.output(y)
     with pytest.raises(ValueError, match=message):
         native.Network.from_program(b.text, b.weights)
-    with pytest.raises(ValueError, match="groups|pointwise_filter"):
+    with pytest.raises(ValueError, match=r"groups|pointwise_filter"):
         text = Program.from_text(b.text)
         program_stock.compute(text, [tf.zeros([1, 11, 13, 48])], tf.constant(b.weights))
 

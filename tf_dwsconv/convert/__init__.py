@@ -51,8 +51,8 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     """Makes a model with fused layers whose results are those of `model` in inference.
 
     Args:
-        model: a Keras model, built; models inside it are converted too, and what the `call` of custom layers calls. It is
-            not changed and shares nothing with the result.
+        model: a Keras model, built; models inside it are converted too, and what the `call` of custom layers calls. It
+            is not changed and shares nothing with the result.
         training: if True nothing is folded, and only what trains exactly as before is swapped.
         fuse: "network" makes one `FusedNetwork` of each large part that a program can compute. "blocks" stops at a
             `FusedConvBlock` for each block, which is the way to go on training. With `training` there are no networks.
@@ -237,7 +237,8 @@ def save_network(model: Any, path: graphs.PathLike, *, overwrite: bool = False, 
         graphs.save_network(model, path, overwrite=overwrite, **options)
         return
     if options:
-        raise TypeError(f"{', '.join(map(repr, options))} must not be given with a model, but with a SavedModel's path.")
+        names = ", ".join(map(repr, options))
+        raise TypeError(f"{names} must not be given with a model, but with the path of a SavedModel.")
     _check_model(model)
     _save.write(*_save.program_of(model), path, overwrite)
 
