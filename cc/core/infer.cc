@@ -111,8 +111,9 @@ class Inference {
 
   std::string Run(Chain* chain) {
     using Check = std::string (Inference::*)();
-    for (Check check : {&Inference::Groups, &Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
-                        &Inference::Window, &Inference::Products, &Inference::Vectors, &Inference::Images}) {
+    for (Check check :
+         {&Inference::Groups, &Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
+          &Inference::Window, &Inference::Products, &Inference::Vectors, &Inference::Images}) {
       std::string error = (this->*check)();
       if (!error.empty()) return error;
     }
@@ -397,7 +398,8 @@ int64_t Flops(const Chain& c) {
   int64_t expand, depthwise, project, sum;
   bool past = product({2, c.N, c.H, c.W, c.E, c.C}, &expand);
   past |= product({2, c.N, c.Ho, c.Wo, c.CM(), c.has_depthwise ? c.R * c.S : 0}, &depthwise);
-  past |= product({2, c.N, c.Ho, c.Wo, c.CM() / c.groups, c.has_project ? c.K : 0, c.has_depthwise ? 1 : c.R * c.S}, &project);
+  past |= product({2, c.N, c.Ho, c.Wo, c.CM() / c.groups, c.has_project ? c.K : 0, c.has_depthwise ? 1 : c.R * c.S},
+                  &project);
   past |= __builtin_add_overflow(expand, depthwise, &sum) || __builtin_add_overflow(sum, project, &sum);
   return past ? std::numeric_limits<int64_t>::max() : sum;
 }

@@ -79,9 +79,10 @@ TEST(Infer, Stages) {
   EXPECT_EQ(OutputShape(chain), Sizes({2, 5, 4, 7}));
   EXPECT_EQ(Flops(chain), 2 * 2 * 20 * 27 * 7);
   dense.groups = 3;
-  EXPECT_EQ(Wrong(dense),
-            "pointwise_filter must be [R,S,C/groups,K] without depthwise_filter, with C = 3 as the channels of input, C "
-            "and K multiples of groups = 3 and no axis of size 0, but its shape is [3,3,3,7]");
+  EXPECT_EQ(
+      Wrong(dense),
+      "pointwise_filter must be [R,S,C/groups,K] without depthwise_filter, with C = 3 as the channels of input, C "
+      "and K multiples of groups = 3 and no axis of size 0, but its shape is [3,3,3,7]");
   dense.pointwise_filter = Shape{3, 3, 1, 6};
   ASSERT_EQ(Infer(dense, &chain), "");
   EXPECT_EQ(chain.C, 3);

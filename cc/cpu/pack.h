@@ -21,9 +21,9 @@ PackKey PackKeyOf(const Chain& chain, Isa isa, bool may_repeat = true);
 
 // Of a 1x1 convolution, or of the groups of one, one behind the other; null members where there is none.
 struct PackedProduct {
-  float* panels = nullptr;  // as PointwiseArgs::panels: of KernelTable::product_type
-  float* bias = nullptr;    // [panels * tile_channels]
-  float* slopes = nullptr;  // likewise; null unless its activation is PReLU
+  float* panels = nullptr;                   // as PointwiseArgs::panels: of KernelTable::product_type
+  float* bias = nullptr;                     // [panels * tile_channels]
+  float* slopes = nullptr;                   // likewise; null unless its activation is PReLU
   int64_t group_panels = 0, group_bias = 0;  // floats from those of a group to those of the next
 
   PackedProduct OfGroup(int64_t group) const;

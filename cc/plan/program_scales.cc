@@ -42,8 +42,8 @@ std::vector<int> ScalesTaken(const Program& program, const InferredProgram& infe
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const InferredStep& at = inferred.steps[i];
     const Chain& c = at.chain;
-    const bool is_dense = program.steps[i].kind == StepKind::kChain && !c.has_depthwise && c.has_project && c.E == 0 &&
-                          c.groups == 1;
+    const bool is_dense =
+        program.steps[i].kind == StepKind::kChain && !c.has_depthwise && c.has_project && c.E == 0 && c.groups == 1;
     if (!is_dense || c.normalize || at.gate >= 0 || at.xs[0] < inputs) continue;
     const int before = at.xs[0] - inputs;
     if (reads[static_cast<size_t>(at.xs[0])] == 1 && OnlyScales(program, inferred, static_cast<size_t>(before))) {

@@ -94,7 +94,7 @@ class Call {
   }
 
   const Chain& chain_;  // as GroupsAsImages gives it
-  const Chain layer_;  // what the kernels compute
+  const Chain layer_;   // what the kernels compute
   const Buffers& buffers_;
   const PackedFilters& packed_;
   const Plan& plan_;
