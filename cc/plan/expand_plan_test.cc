@@ -48,7 +48,7 @@ TEST(ExpandPlan, RowsAndChannelsAreWithinTheChain) {
       RowsRead(p, first, last, &begin, &end);
       ASSERT_GE(plan.a_bytes, (end - begin) * p.W * plan.channels * m.z_bytes);
     }
-    pieces += plan.channels<p.C, by_channels += plan.by_channels, strips += plan.strips> 1;
+    pieces += plan.channels < p.C, by_channels += plan.by_channels, strips += plan.strips > 1;
   }
   EXPECT_TRUE(pieces > 20 && by_channels > 20 && strips > 100) << pieces << " " << by_channels << " " << strips;
 }
