@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from graph_support import EPSILON, Weights, conv, depthwise, fused, picture, saved
+from graph_support import EPSILON, Weights, batch_norm, conv, depthwise, fused, picture, saved
 
 import tf_dwsconv
 
@@ -22,6 +22,19 @@ def ops_of(build, folder, fuse="network", **options):
     rows, worst, ops = fused(saved(build, folder / "frozen.pb"), fuse, **options)
     assert worst < 100 * EPSILON
     return rows, [op for op in ops if op not in ("Const", "Placeholder", "Identity")]
+
+
+def test_a_convolution_with_a_batch_norm_is_in_the_report(tmp_path):
+    """One that stays TensorFlow's as a block is part of the network, and its row says so."""
+    w = Weights()
+
+    def build():
+        y = batch_norm(conv(block(picture(8, 8, 4), w, 20), w(3, 3, 20, 24)), w, 24, "FusedBatchNormV3")
+        tf.nn.softmax(tf.reduce_mean(tf.nn.relu(y), [1, 2]), name="y")
+
+    rows, ops = ops_of(build, tmp_path)
+    assert ops == [NETWORK]
+    assert [(row.pattern, row.network) for row in rows] == [("depthwise + 1x1", "y"), ("convolution + batch norm", "y")]
 
 
 @pytest.mark.parametrize(

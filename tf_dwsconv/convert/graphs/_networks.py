@@ -40,7 +40,9 @@ def join(nodes: Nodes, rows: Rows) -> None:
         network, values = _emit.network(graph, part, translator, name=part.outs[-1]._keras_history.operation.name)
         specs = [tf.TensorSpec(t.shape, t.dtype) for t in part.inputs]
         moved.update(_rewrite.place(nodes, _traced(network, values, specs), reads, results))
-        rows.in_network({node_names(node.operation.name) for node in part.nodes}, name)
+        names = {node_names(node.operation.name) for node in part.nodes}
+        results_inside = [reader.ref(t) for node in part.nodes for t in node.outputs]  # of a layer of several nodes, too
+        rows.in_network(names | {node_of(ref) for ref in results_inside if ref is not None}, name)
 
 
 def _order(graph: Graph, reader: Reader) -> list:
