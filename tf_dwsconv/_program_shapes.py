@@ -227,6 +227,7 @@ _RULES: dict[str, Callable[[Step, dict, dict], Shape]] = {
     "max": _over_pixels,
     **dict.fromkeys(("add", "subtract", "multiply", "maximum", "minimum"), _of_two),
     "activation": _activation,
+    "power": lambda step, reads, weights: reads["x"],
     "normalize": _normalize,
     "softmax": _softmax,
     "concatenate": _concatenate,

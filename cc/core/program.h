@@ -39,13 +39,15 @@ enum class StepKind : int {
   kCrop,
   kTranspose,
   kDepthToSpace,
+  kPower,
 };
 
 // The words of the text, in the order of the enum.
 constexpr const char* kStepWords[] = {
     "chain",       "dense",    "max_pool", "average_pool", "mean",       "max",       "add",
     "subtract",    "multiply", "maximum",  "minimum",      "activation", "normalize", "softmax",
-    "concatenate", "pad",      "resize",   "reshape",      "crop",       "transpose", "depth_to_space"};
+    "concatenate", "pad",      "resize",   "reshape",      "crop",       "transpose", "depth_to_space",
+    "power"};
 constexpr int kSteps = static_cast<int>(std::size(kStepWords));
 
 inline const char* StepWord(StepKind kind) { return kStepWords[static_cast<int>(kind)]; }
@@ -101,6 +103,7 @@ struct Step {
   bool normalize = false, keepdims = false;
   float epsilon = 0.001f, value = 0;
   std::optional<int64_t> axis;
+  std::optional<float> exponent;
   std::vector<int64_t> paddings, croppings;  // before and after, of each axis
   std::vector<int64_t> axes, block;
   std::vector<int64_t> scale, size;

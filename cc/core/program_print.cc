@@ -63,6 +63,7 @@ Json ToJson(const Step& s) {
   if (s.normalize || s.kind == StepKind::kNormalize) json["epsilon"] = s.epsilon;
   if (s.keepdims) json["keepdims"] = true;
   if (s.axis) json["axis"] = *s.axis;
+  if (s.exponent) json["exponent"] = *s.exponent;
   if (s.kind == StepKind::kPad) {
     json["paddings"] = Pairs(s.paddings);
     json["value"] = s.value;

@@ -60,6 +60,9 @@ class StepInference {
       case StepKind::kNormalize:
         *output = x_;
         return Normalize();
+      case StepKind::kPower:
+        *output = x_;
+        return step_.exponent ? "" : "exponent must be given";
       case StepKind::kSoftmax:
         *output = x_;
         return x_.size() >= 2 ? "" : WrongSizes("x", "have a batch and a last axis", x_);

@@ -230,6 +230,9 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
     case StepKind::kTranspose:
       keys["axes"] = numbers("axes", &s->axes);
       break;
+    case StepKind::kPower:
+      keys["exponent"] = [=](const Json& v) { return ToFloat32("exponent", v, &s->exponent.emplace()); };
+      break;
     case StepKind::kDepthToSpace:
       keys["block"] = numbers("block", &s->block);
       keys["croppings"] = pairs("croppings", &s->croppings);

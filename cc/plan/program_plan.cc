@@ -160,6 +160,7 @@ bool MayShare(const Program& program, const InferredProgram& inferred, size_t in
     case StepKind::kActivation:
     case StepKind::kNormalize:
     case StepKind::kSoftmax:
+    case StepKind::kPower:
       return true;
     case StepKind::kChain:
       return slot == at.residual;

@@ -87,6 +87,10 @@ def one_op(name: str, dtype: str):
         y = b.step(name, y)
     elif name == "softmax":
         y = b.step(name, x)
+    elif name == "power":
+        positive = b.step("activation", x, activation={"word": "sigmoid"})
+        y = b.step(name, b.step(name, positive, exponent=-0.5), exponent=0.25)
+        b.output(b.step(name, x, exponent=2.0))
     elif name == "concatenate":
         small = b.step("mean", x, keepdims=True)
         wide = b.step("resize", small, size=[7, 9], method="nearest")
@@ -114,7 +118,8 @@ def one_op(name: str, dtype: str):
 
 
 OPS = "dense chain expanded max_pool average_pool mean max add subtract multiply maximum minimum activation normalize"
-OPS = OPS.split() + ["softmax", "concatenate", "pad", "resize", "reshape", "crop", "transpose", "depth_to_space"]
+OPS += " power softmax concatenate pad resize reshape crop transpose depth_to_space"
+OPS = OPS.split()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -74,6 +74,7 @@ CASES = {
     ),
     "prelu": ({"op": "activation", "activation": {"word": "prelu"}, "weights": {"slopes": 0}}, [PICTURE], [[5]]),
     "normalize": ({"op": "normalize", "weights": {"gamma": 0, "beta": 1}, "epsilon": 0.1}, [ROWS], [[5], [5]]),
+    "power": ({"op": "power", "exponent": 3.0}, [PICTURE], []),
     "softmax": ({"op": "softmax"}, [ROWS], []),
     "concatenate": ({"op": "concatenate", "xs": [0, 1, 0], "axis": 3}, [PICTURE, [None, 7, 6, 2]], []),
     "pad": ({"op": "pad", "paddings": [[0, 0], [1, 2], [0, 1], [0, 3]], "value": 0.5}, [PICTURE], []),

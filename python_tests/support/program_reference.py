@@ -273,6 +273,7 @@ OPS = {
     "maximum": _binary(np.maximum),
     "minimum": _binary(np.minimum),
     "activation": lambda s, t, w: activate(t[s["x"]], s.get("activation"), w.get("slopes")),
+    "power": lambda s, t, w: np.power(t[s["x"]], s["exponent"]),
     "normalize": _normalize,
     "softmax": _softmax,
     "concatenate": lambda s, t, w: np.concatenate([t[x] for x in s["xs"]], s["axis"]),

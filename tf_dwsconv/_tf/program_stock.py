@@ -216,6 +216,7 @@ _STEPS: dict[str, Callable] = {
     "maximum": lambda step, t: tf.maximum(t["x"], t["y"]),
     "minimum": lambda step, t: tf.minimum(t["x"], t["y"]),
     "activation": lambda step, t: t["x"],
+    "power": lambda step, t: tf.pow(t["x"], step.options["exponent"]),
     "normalize": _normalize,
     "softmax": lambda step, t: tf.nn.softmax(t["x"]),
     "resize": _resize,

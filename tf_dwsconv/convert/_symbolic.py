@@ -231,6 +231,10 @@ def _pair(value: Any) -> Any:
     return tuple(value[1:3]) if isinstance(value, (list, tuple)) and len(value) == 4 else value
 
 
+def _norm(tensor: Any, ord: Any = "euclidean", axis: Any = None, keepdims: Any = None) -> Any:
+    return ops.norm(tensor, None if ord == "euclidean" else ord, axis=axis, keepdims=bool(keepdims))
+
+
 def _conv2d(input: Any, filters: Any, strides: Any, padding: Any, dilations: Any = None) -> Any:
     return ops.conv(input, filters, _pair(strides), _word(padding), "channels_last", _pair(dilations or 1))
 
@@ -276,6 +280,7 @@ _FUNCTIONS: dict[Any, Callable] = {
     **{getattr(tf, word): _of_x(getattr(ops, word)) for word in ("sigmoid", "tanh", "square", "sqrt", "exp")},
     tf.math.rsqrt: _of_x(ops.rsqrt),
     tf.clip_by_value: lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
+    tf.norm: _norm,
     tf.concat: lambda values, axis: ops.concatenate(values, axis=axis),
     tf.split: _split,
     tf.reshape: _reshape,

@@ -117,6 +117,23 @@ void Activate(const StepCall& call) {
   });
 }
 
+// Of few elements: norms have one for each pixel or channel.
+template <typename T>
+void Power(const StepCall& call) {
+  const float exponent = *call.step().exponent;
+  const T* const x = reinterpret_cast<const T*>(call.x());
+  T* const to = reinterpret_cast<T*>(call.output());
+  const auto each = [&](auto power) {
+    Share(call, Elements(call.shape(call.slots().output)), 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) to[i] = FromFloat<T>(power(ToFloat(x[i])));
+    });
+  };
+  if (exponent == 0.5f) return each([](float v) { return std::sqrt(v); });
+  if (exponent == -0.5f) return each([](float v) { return 1 / std::sqrt(v); });
+  if (exponent == -1) return each([](float v) { return 1 / v; });
+  each([=](float v) { return std::pow(v, exponent); });
+}
+
 // What lies under the windows of `pixels` pixels of a row, equally many columns under each, `channels` from `c` on.
 void PoolWindows(const StepCall& call, int64_t n, int64_t p, int64_t q, int64_t pixels, int64_t c, int64_t channels,
                  bool largest) {
@@ -340,6 +357,8 @@ void RunStep(const StepCall& call) {
       return Reduce(call);
     case StepKind::kActivation:
       return Activate(call);
+    case StepKind::kPower:
+      return WithType(call.program.dtype, [&](auto type) { Power<decltype(type)>(call); });
     case StepKind::kNormalize:
     case StepKind::kSoftmax:
       return Rows(call);

@@ -47,7 +47,7 @@ def _reduce(reader: Any, node: Any) -> Optional[str]:
     return None
 
 
-_REDUCE: dict[str, Callable] = {"Mean": K.mean, "Max": K.max}
+_REDUCE: dict[str, Callable] = {"Mean": K.mean, "Max": K.max, "Sum": K.sum}
 
 
 def _softmax(reader: Any, node: Any) -> None:

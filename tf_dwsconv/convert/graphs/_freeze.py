@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dwsconv.convert.graphs._choices import choose
-from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
 from tf_dwsconv.convert.graphs._sizes import hoist
 
 # What reads a variable's handle and leaves the variable as it is.
@@ -198,6 +198,7 @@ def plain(nodes: Nodes) -> None:
     """All of it: `tidy`, `fold`, the branches that constants choose, and once more what that leaves."""
     tidy(nodes)
     _drop_whole_transposes(nodes)
+    _take_known_sizes(nodes)
     fold(nodes)
     while choose(nodes):
         tidy(nodes)
@@ -205,6 +206,26 @@ def plain(nodes: Nodes) -> None:
     hoist(nodes)
     _drop_whole_transposes(nodes)
     tidy(nodes)
+
+
+def _take_known_sizes(nodes: Nodes) -> None:
+    """Makes constants of the sizes that the graph takes from shapes though they are known, of rows and columns say."""
+    shapes = {f"{node.name}:0": node for node in nodes if node.op == "Shape"}
+    slices = [node for node in nodes if node.op == "StridedSlice" and tensor_of(node.input[0]) in shapes]
+    specs = nodes.specs() if slices else {}
+    for node in slices:
+        bounds = [nodes.value(ref) for ref in node.input[1:4]]
+        masks = [int(attribute(node, f"{word}_mask").i) for word in ("begin", "end", "ellipsis", "new_axis")]
+        shape = specs[tensor_of(shapes[tensor_of(node.input[0])].input[0])].shape
+        if any(bound is None or bound.size != 1 for bound in bounds) or any(masks) or shape.rank is None:
+            continue
+        begin, end, step = (int(bound.reshape(())) for bound in bounds)
+        is_one = bool(attribute(node, "shrink_axis_mask").i)
+        taken = [shape.as_list()[begin]] if is_one and begin < shape.rank else shape.as_list()[begin:end:step]
+        if None in taken or (is_one and len(taken) != 1):
+            continue
+        dtype = specs[f"{node.name}:0"].dtype.as_numpy_dtype
+        make_constant(node, np.asarray(taken[0] if is_one else taken, dtype))
 
 
 def _drop_whole_transposes(nodes: Nodes) -> None:

@@ -41,7 +41,9 @@ def join(nodes: Nodes, rows: Rows) -> None:
         specs = [tf.TensorSpec(t.shape, t.dtype) for t in part.inputs]
         moved.update(_rewrite.place(nodes, _traced(network, values, specs), reads, results))
         names = {node_names(node.operation.name) for node in part.nodes}
-        results_inside = [reader.ref(t) for node in part.nodes for t in node.outputs]  # of a layer of several nodes, too
+        results_inside = [
+            reader.ref(t) for node in part.nodes for t in node.outputs
+        ]  # of a layer of several nodes, too
         rows.in_network(names | {node_of(ref) for ref in results_inside if ref is not None}, name)
 
 

@@ -258,8 +258,17 @@ def _unary(reader: Any, node: Any) -> None:
 
 _UNARY: dict[str, Callable] = {
     "Relu": K.relu, "Relu6": K.relu6, "Elu": K.elu, "Sigmoid": K.sigmoid, "Tanh": K.tanh, "Softplus": K.softplus,
-    "Erf": K.erf, "Neg": K.negative, "Abs": K.absolute, "Square": K.square,
+    "Erf": K.erf, "Neg": K.negative, "Abs": K.absolute, "Square": K.square, "Sqrt": K.sqrt, "Rsqrt": K.rsqrt,
+    "Reciprocal": K.reciprocal,
 }  # fmt: skip
+
+
+def _power(reader: Any, node: Any) -> Optional[str]:
+    exponent = reader.nodes.value(node.input[1])
+    if exponent is None or exponent.size != 1 or reader.nodes.value(node.input[0]) is not None:
+        return "its exponent is no number"
+    done(reader, node, named(node, K.power(reader.tensor(node.input[0]), float(exponent.reshape(())))))
+    return None
 
 
 def _leaky_relu(reader: Any, node: Any) -> None:
@@ -331,6 +340,7 @@ _READERS: dict[str, Callable] = {
     **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(_UNARY, _unary),
     "BiasAdd": _bias_add,
+    "Pow": _power,
     "LeakyRelu": _leaky_relu,
     "Erfc": _erfc,
     "Selu": _selu,

@@ -242,6 +242,11 @@ def _activation(network: _Network, step: Step) -> _Apply:
     return lambda t: layer(t["x"])
 
 
+def _power(network: _Network, step: Step) -> _Apply:
+    exponent = step.options["exponent"]
+    return lambda t: keras.ops.power(t["x"], exponent)
+
+
 def _normalize(network: _Network, step: Step) -> _Apply:
     gamma, beta = network.weight(step, "gamma"), network.weight(step, "beta")
     has = {"scale": gamma is not None, "center": beta is not None}
@@ -314,6 +319,7 @@ _MAKERS: dict[str, Callable[[_Network, Step], _Apply]] = {
         for word in ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
     },
     "activation": _activation,
+    "power": _power,
     "normalize": _normalize,
     "softmax": _plain(lambda step, options: L.Softmax(**options)),
     "concatenate": _concatenate,

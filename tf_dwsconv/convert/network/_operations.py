@@ -40,6 +40,8 @@ def operation_step(call: Call) -> Union[int, tuple[int, ...], None]:
         return _of_two(call, _WORDS[word])
     if word in ("Divide", "TrueDivide"):
         return _translate.affine(call) if _read.affine(node, "channels_last") else _quotient(call)
+    if word == "Power":
+        return _power(call)
     if word == "Concatenate":
         return _translate.concatenate(call)
     if only_input(node) is None:
@@ -69,9 +71,59 @@ def _of_two(call: Call, op: str) -> Optional[int]:
     return call.step(op, weights={"y": constant})
 
 
-def _quotient(call: Call) -> Optional[int]:
-    """By an array."""
+def _power(call: Call) -> Optional[int]:
     args = call.node.arguments.args
+    if len(args) != 2 or len(call.x) != 1 or isinstance(args[1], keras.KerasTensor):
+        return None
+    exponent = _constant(args[1], 1)
+    return None if exponent is None or exponent.size != 1 else _to_the(call, float(exponent.reshape(())))
+
+
+def _to_the(call: Call, exponent: float) -> int:
+    if exponent == 2:
+        return call.step("multiply", {"x": call.x[0], "y": call.x[0]})
+    return call.step("power", exponent=exponent)
+
+
+def _mean(call: Call) -> Optional[int]:
+    """Over pixels, or over channels, as a product with equal weights."""
+    given, shape = call.layer, call.builder.shapes[call.x[0]]
+    axes = given.axis if isinstance(given.axis, (list, tuple)) else [given.axis]
+    if len(axes) != 1 or axes[0] is None or axes[0] % len(shape) != len(shape) - 1:
+        return _over_pixels("mean")(call)
+    if shape[-1] is None or len(shape) < 3 or (not given.keepdims and shape[1:-1].count(None) > 1):
+        return None
+    y = _translate.mean_of_channels(call, call.x[0])
+    rest = tuple(-1 if n is None else n for n in shape[1:-1])
+    return y if given.keepdims else call.step("reshape", y, shape[:-1], shape=rest)
+
+
+def _sum(call: Call) -> Optional[int]:
+    """Over the pixels of pictures of a known size."""
+    shape = call.builder.shapes[call.x[0]]
+    if len(shape) != 4 or None in shape[1:3]:
+        return None
+    mean = _over_pixels("mean")(call)
+    return None if mean is None else call.scale(mean, float(shape[1] * shape[2]), 0.0)
+
+
+def _norm(call: Call) -> Optional[int]:
+    """The root of the sum of squares over the pixels; `ord=2` would be the norm of a matrix."""
+    given, x = call.layer, call.x[0]
+    if given.ord not in (None, "fro") or len(call.builder.shapes[x]) != 4:
+        return None
+    square = call.step("multiply", {"x": x, "y": x}, call.builder.shapes[x])
+    total = _sum(call._replace(x=[square]))
+    return None if total is None else call.step("power", total, exponent=0.5)
+
+
+def _quotient(call: Call) -> Optional[int]:
+    """By an array, or by a tensor."""
+    args = call.node.arguments.args
+    if len(call.x) == 2:
+        shape = call.builder.shapes[call.x[1]]
+        inverse = call.step("power", call.x[1], shape, exponent=-1.0)
+        return _translate.merge(call._replace(x=[call.x[0], inverse]), "multiply")
     if len(args) != 2 or not isinstance(args[0], keras.KerasTensor) or len(call.x) != 1:
         return None
     constant = _constant(args[1], len(call.shape))
@@ -97,6 +149,10 @@ def _over_pixels(op: str) -> Callable[[Call], Optional[int]]:
         return call.step(op, keepdims=bool(given.keepdims))
 
     return rule
+
+
+def _dtype_of(node: Any) -> str:
+    return keras.backend.standardize_dtype(node.arguments.keras_tensors[0].dtype)
 
 
 def _reshape(call: Call) -> Optional[int]:
@@ -151,7 +207,13 @@ _PARTS: dict[str, Callable[[Call], Any]] = {"Split": _moves.split, "GetItem": _m
 
 # Of one tensor.
 _RULES: dict[str, Callable[[Call], Optional[int]]] = {
-    "Mean": _over_pixels("mean"),
+    "Mean": _mean,
+    "Sum": _sum,
+    "Norm": _norm,
+    "Sqrt": lambda call: _to_the(call, 0.5),
+    "Rsqrt": lambda call: _to_the(call, -0.5),
+    "Reciprocal": lambda call: _to_the(call, -1.0),
+    "Square": lambda call: _to_the(call, 2.0),
     "Max": _over_pixels("max"),
     "Amax": _over_pixels("max"),
     "Softmax": _translate.softmax,
@@ -162,5 +224,6 @@ _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Swapaxes": _moves.swap_axes,
     "Moveaxis": _moves.move_axis,
     "DepthToSpace": _moves.depth_to_space,
+    "Cast": lambda call: call.x[0] if _read.compute_dtype(call.node) == _dtype_of(call.node) else None,
     "Resize": lambda call: _translate.resize(call, call.layer.size),
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_dwsconv._program_steps import Step, make_step
 from tf_dwsconv.activations import NONE, Fused
+from tf_dwsconv.convert.network import _gates
 from tf_dwsconv.convert.network._builder import Builder
 
 
@@ -22,7 +23,7 @@ def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
     _merge_equal(builder, outputs)
-    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind, _cut)
+    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind, _cut, *_GATES)
     for rules in (folds, (*folds, _scale_and_shift)):
         while True:
             readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
@@ -312,3 +313,11 @@ def _scaled(activation: Fused, value: np.ndarray) -> Optional[Fused]:
     if activation.word not in ("relu", "relu6") or activation.threshold != 0 or value.size > 1 or value.item() <= 0:
         return None
     return Fused("relu", max_value=bound * value.item())
+
+
+_GATES = (
+    _gates.scaled_factors,
+    _gates.gated_sum,
+    lambda builder, before, step: _gates.gate(builder, before, step, _is_pointwise),
+    lambda builder, before, step: _gates.addend(builder, before, step, _is_pointwise),
+)

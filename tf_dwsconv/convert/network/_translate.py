@@ -211,6 +211,24 @@ def _layer_norm(call: Call) -> Optional[int]:
     return call.step("normalize", weights={"gamma": layer.gamma, "beta": layer.beta}, epsilon=layer.epsilon)
 
 
+def _rms_norm(call: Call) -> Optional[int]:
+    layer, x, shape = call.layer, call.x[0], call.builder.shapes[call.x[0]]
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    if list(axes) not in ([-1], [len(shape) - 1]) or not layer.built or len(shape) < 3 or shape[-1] is None:
+        return None
+    square = call.step("multiply", {"x": x, "y": x}, shape)
+    mean = mean_of_channels(call, square)
+    root = call.step("power", call.scale(mean, 1.0, layer.epsilon), (*shape[:-1], 1), exponent=-0.5)
+    y = call.step("multiply", {"x": x, "y": root}, shape)
+    return call.step("multiply", y, shape, {"y": layer.scale})
+
+
+def mean_of_channels(call: Call, x: int) -> int:
+    """The mean over the last axis, which becomes 1: a product with equal weights."""
+    shape = call.builder.shapes[x]
+    return call.step("dense", x, (*shape[:-1], 1), {"filter": np.full([shape[-1], 1], 1 / shape[-1])})
+
+
 def _normalization(call: Call) -> Optional[int]:
     change = _read.affine(call.node, "channels_last")
     if change is not None or call.layer.mean is None or call.layer.invert:
@@ -269,6 +287,7 @@ RULES: dict[type, Callable[[Call], Optional[int]]] = {
     L.PReLU: _prelu,
     L.Softmax: softmax,
     L.LayerNormalization: _layer_norm,
+    **({L.RMSNormalization: _rms_norm} if hasattr(L, "RMSNormalization") else {}),
     L.Normalization: _normalization,
     **dict.fromkeys((L.BatchNormalization, L.Rescaling), affine),
     **dict.fromkeys((L.Activation, L.ReLU, L.LeakyReLU, L.ELU), _activation),
