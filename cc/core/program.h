@@ -44,10 +44,9 @@ enum class StepKind : int {
 
 // The words of the text, in the order of the enum.
 constexpr const char* kStepWords[] = {
-    "chain",       "dense",    "max_pool", "average_pool", "mean",       "max",       "add",
-    "subtract",    "multiply", "maximum",  "minimum",      "activation", "normalize", "softmax",
-    "concatenate", "pad",      "resize",   "reshape",      "crop",       "transpose", "depth_to_space",
-    "power"};
+    "chain",    "dense",   "max_pool", "average_pool", "mean",           "max",     "add",         "subtract",
+    "multiply", "maximum", "minimum",  "activation",   "normalize",      "softmax", "concatenate", "pad",
+    "resize",   "reshape", "crop",     "transpose",    "depth_to_space", "power"};
 constexpr int kSteps = static_cast<int>(std::size(kStepWords));
 
 inline const char* StepWord(StepKind kind) { return kStepWords[static_cast<int>(kind)]; }
