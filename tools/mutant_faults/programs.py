@@ -179,4 +179,32 @@ FAULTS = (
         "tf.ones([groups, groups], kernel.dtype)",
         ("network/test_network_groups.py",),
     ),
+    Fault(
+        "a root is its own inverse",
+        "cc/cpu/run/program_ops.cc",
+        "1 / std::sqrt(v)",
+        "std::sqrt(v)",
+        ("network/test_network_norms.py",),
+    ),
+    Fault(
+        "a response norm without the tensor itself",
+        "tf_dwsconv/convert/network/_gates.py",
+        "np.ones([1])",
+        "np.zeros([1])",
+        ("network/test_network_norms.py",),
+    ),
+    Fault(
+        "a gate of a convolution of groups",
+        "tf_dwsconv/convert/network/_gates.py",
+        'is_x and step.options["groups"] == 1',
+        "is_x",
+        ("network/test_network_norms.py",),
+    ),
+    Fault(
+        "an addend in front of a convolution is forgotten",
+        "tf_dwsconv/convert/network/_gates.py",
+        "np.broadcast_to(shift, [matrix.shape[0]]) @ matrix",
+        "0 * np.broadcast_to(shift, [matrix.shape[0]]) @ matrix",
+        ("network/test_network_norms.py",),
+    ),
 )
