@@ -79,6 +79,25 @@ def calls(model: Any) -> list:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
+def flat(nodes: Any) -> list:
+    """Calls, with those in models inside."""
+    return [inner for node in nodes for inner in (flat(calls(node.operation)) if is_graph(node.operation) else [node])]
+
+
+def inputs_called(node: Any) -> Optional[list]:
+    """A model's inputs in the order of the tensors that it was called with; None where there are others.
+
+    A dict may be in the place of a list: then its keys are the inputs' names.
+    """
+    graph, args = functional(node.operation), node.arguments.args
+    if len(graph.inputs) != len(node.arguments.keras_tensors):
+        return None
+    if not args or not isinstance(args[0], dict) or isinstance(graph._inputs_struct, dict):
+        return graph.inputs
+    by_name = {t.name: t for t in graph.inputs}
+    return [by_name[key] for key in sorted(args[0])] if by_name.keys() == args[0].keys() else None
+
+
 def count_calls(model: Any) -> collections.Counter:
     """How often each layer is called, by id, in a model and in the models inside it."""
     counts: collections.Counter = collections.Counter()

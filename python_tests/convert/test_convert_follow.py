@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from convert_support import check, difference, found, functional, pictures, randomise, reasons
+from convert_support import check, difference, found, functional, output_names, pictures, randomise, reasons
+from follow_support import ConvNormAct, InvertedResidual, one_program
 
 import tf_dwsconv
 from tf_dwsconv import FusedConvBlock, FusedNetwork
@@ -15,63 +15,6 @@ pytestmark = pytest.mark.usefixtures("op_library")
 
 L = keras.layers
 ops = keras.ops
-
-
-class ConvNormAct(L.Layer):
-    """Has no `get_config` that Keras could use: it takes a layer."""
-
-    def __init__(self, convolution, activation=None, **kwargs):
-        super().__init__(**kwargs)
-        self.convolution, self.norm, self.activation = convolution, L.BatchNormalization(), activation
-
-    def call(self, x, training=None):
-        x = self.norm(self.convolution(x), training=training)
-        return x if self.activation is None else self.activation(x)
-
-    def compute_output_shape(self, shape):
-        return self.convolution.compute_output_shape(shape)
-
-
-class SqueezeExcite(L.Layer):
-    def __init__(self, channels, **kwargs):
-        super().__init__(**kwargs)
-        self.reduce, self.expand = L.Dense(4, activation="relu"), L.Dense(channels, activation="sigmoid")
-
-    def call(self, x):
-        gate = self.expand(self.reduce(ops.mean(x, axis=[1, 2], keepdims=True)))
-        return x * gate
-
-
-class InvertedResidual(L.Layer):
-    """Layers in layers, a branch that Python decides, and a Sequential."""
-
-    def __init__(self, filters, expansion=3, stride=1, excite=False, **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.expansion, self.stride, self.excite = filters, expansion, stride, excite
-
-    def build(self, shape):
-        inner = shape[-1] * self.expansion
-        self.expand = ConvNormAct(L.Conv2D(inner, 1, use_bias=False), ops.relu6)
-        depthwise = L.DepthwiseConv2D(3, self.stride, padding="same", use_bias=False)
-        self.depthwise = keras.Sequential([depthwise, L.BatchNormalization(), L.ReLU(6.0)])
-        self.gate = SqueezeExcite(inner) if self.excite else None
-        self.project = ConvNormAct(L.Conv2D(self.filters, 1, use_bias=False))
-        self.is_residual = self.stride == 1 and shape[-1] == self.filters
-        super().build(shape)
-
-    def call(self, x, training=False):
-        y = self.depthwise(self.expand(x, training=training), training=training)
-        y = y if self.gate is None else self.gate(y)
-        y = self.project(y, training=training)
-        return x + y if self.is_residual else y
-
-
-def one_program(model):
-    """The only layer of a converted model."""
-    converted = tf_dwsconv.convert(model)
-    layers = [layer for layer in converted.layers if not isinstance(layer, L.InputLayer)]
-    assert [type(layer) for layer in layers] == [FusedNetwork]
-    return converted
 
 
 def test_blocks_of_a_users_classes_are_as_those_of_layers():
@@ -170,72 +113,6 @@ def test_a_graph_with_a_call_of_its_own():
     check(functional(lambda x: OwnCall(name="own")(x), (8, 8, 4)))
 
 
-class Scaled(L.Layer):
-    """Weights of its own, on either side."""
-
-    def __init__(self, left, **kwargs):
-        super().__init__(**kwargs)
-        self.left, self.convolution = left, L.Conv2D(6, 1, dtype=self.dtype_policy)
-
-    def build(self, shape):
-        self.convolution.build(shape)
-        self.gamma = self.add_weight(name="gamma", shape=(6,), initializer="ones")
-        self.shift = self.add_weight(name="shift", shape=(), initializer="zeros")
-
-    def call(self, x):
-        y = self.convolution(x)
-        return self.shift + self.gamma * y if self.left else y * self.gamma - (self.shift - 1.0) * 0.5
-
-
-@pytest.mark.parametrize("left", [False, True])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_weights_of_its_own_become_numbers_in_inference_alone(left, policy):
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = functional(lambda x: L.MaxPooling2D()(Scaled(left, name="scaled")(L.DepthwiseConv2D(3)(x))), (8, 8, 4))
-    finally:
-        keras.config.set_dtype_policy("float32")
-    one_program(model)
-    tolerance = 1e-5 if policy == "float32" else 2e-2
-    blocks = check(model, tolerance=tolerance)
-    assert isinstance(blocks.get_layer("scaled"), Scaled)
-
-
-def test_what_is_summed_outside_layers_is_summed_in_the_layers_dtype():
-    class Sums(L.Layer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.convolution = L.DepthwiseConv2D(3, padding="same", dtype=self.dtype_policy)
-
-        def call(self, x):
-            return self.convolution(x) + x
-
-    model = functional(lambda x: Sums(dtype="mixed_float16", name="sums")(x), (8, 8, 4))
-    for converted in (tf_dwsconv.convert(model), tf_dwsconv.convert(model, fuse="blocks")):
-        assert converted.output.dtype == "float16"
-        assert difference(converted, model, pictures(model)) < 5e-3
-
-
-class Aux(L.Layer):
-    """Does something else in training."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.inner = L.DepthwiseConv2D(3, padding="same", activation="relu")
-
-    def call(self, x, training=False):
-        y = self.inner(x)
-        return y + 0.1 * x if training else y
-
-
-def test_what_differs_in_training_stays_where_the_model_goes_on_training():
-    model = functional(lambda x: L.Conv2D(5, 1, name="end")(Aux(name="aux")(x)), (8, 8, 4))
-    assert isinstance(tf_dwsconv.convert(model, fuse="blocks").get_layer("aux"), Aux)
-    assert isinstance(tf_dwsconv.convert(model, training=True).get_layer("aux"), Aux)
-    assert not any(isinstance(layer, Aux) for layer in tf_dwsconv.convert(model).layers)
-    assert any("something else in training" in reason for reason in reasons(tf_dwsconv.convert(model, fuse="blocks")))
-
-
 def test_training_goes_on_as_before():
     """One step of training moves the weights of what was followed as it moves the model's."""
 
@@ -289,168 +166,6 @@ def test_a_layer_that_is_called_at_several_sizes_shares_its_weights():
     assert difference(tf_dwsconv.convert(model, fuse="blocks"), model, pictures(model)) < 1e-5
 
 
-class OfTensorFlow(L.Layer):
-    """TensorFlow's functions, as code from before Keras 3 has them."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.a, self.b = L.Conv2D(8, 3, padding="same"), L.DepthwiseConv2D(3, padding="same")
-
-    def call(self, x):
-        x = tf.nn.relu(self.a(tf.cast(x, self.compute_dtype)))
-        left, right = tf.split(x, 2, axis=-1)
-        y = tf.concat([tf.nn.silu(left), tf.math.sigmoid(right)], axis=-1)
-        y = tf.nn.swish(self.b(tf.pad(y, [[0, 0], [1, 1], [0, 0], [0, 0]])[:, 1:-1]))
-        gate = tf.reshape(tf.reduce_mean(y, axis=[1, 2]), [tf.shape(y)[0], 1, 1, 8])
-        y = tf.multiply(y, tf.clip_by_value(gate + 0.5, 0.0, 1.0))
-        y = tf.add_n([y, tf.nn.max_pool2d(x, 3, 1, "SAME"), tf.nn.avg_pool2d(x, [1, 3, 3, 1], [1, 1, 1, 1], "SAME")])
-        return tf.image.resize(tf.nn.relu6(y), (tf.shape(y)[1] * 2, tf.shape(y)[2] * 2))
-
-
-def test_functions_of_tensorflow():
-    model = functional(lambda x: OfTensorFlow(name="t")(x), (8, 8, 3))
-    check(model)
-    one_program(model)
-    with pytest.raises(ValueError, match="A KerasTensor cannot be used"):
-        tf.nn.relu(keras.Input((4,)))
-    with pytest.raises(Exception, match=r"KerasTensor|as_list"):
-        keras.Variable(1.0) + keras.Input((4,))
-
-
-class Stays(L.Layer):
-    def __init__(self, how, **kwargs):
-        super().__init__(**kwargs)
-        self.how, self.inner = how, L.DepthwiseConv2D(3, padding="same")
-        self.count = self.add_weight(name="count", shape=(), initializer="zeros", trainable=False)
-
-    def get_config(self):
-        return {"how": self.how, **super().get_config()}
-
-    def call(self, x):
-        y = self.inner(x)
-        if self.how == "function":
-            return tf.nn.local_response_normalization(y)
-        if self.how == "state":
-            self.count.assign(self.count + 1.0)
-        if self.how == "loss":
-            self.add_loss(ops.mean(y))
-        return y
-
-
-@pytest.mark.parametrize("how, reason", [
-    ("function", "cannot run on symbolic tensors"),
-    ("state", "assigns to the variable 'stays/count'"),
-    ("loss", "`add_loss()` can only be called"),
-])  # fmt: skip
-def test_what_cannot_be_followed_stays_and_the_report_says_why(how, reason):
-    model = functional(lambda x: L.Conv2D(5, 1)(L.ReLU()(Stays(how, name="stays")(x))), (8, 8, 4))
-    count = float(model.get_layer("stays").count.numpy())
-    for fuse in ("network", "blocks"):
-        fused = tf_dwsconv.convert(model, fuse=fuse)
-        assert isinstance(fused.get_layer("stays"), Stays)
-        assert any(reason in text and "'stays' of class Stays" in text for text in reasons(fused))
-        assert difference(fused, model, pictures(model)) < 1e-5 or how == "state"
-    if how != "state":
-        assert float(model.get_layer("stays").count.numpy()) == count
-
-
-class Standardized(L.Conv2D):
-    """Weight standardization, as of BiT and NFNet, and padding of its own."""
-
-    def call(self, x):
-        mean, variance = ops.moments(self.kernel, axes=[0, 1, 2], keepdims=True)
-        kernel = (self.kernel - mean) / ops.sqrt(variance + 1e-6)
-        x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        return ops.conv(x, kernel, self.strides, "valid", self.data_format) + self.bias
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor((x.shape[0], *x.shape[1:3], self.filters), self.compute_dtype)
-
-
-class SamePadded(L.DepthwiseConv2D):
-    def call(self, x):
-        return super().call(ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor(x.shape, self.compute_dtype)
-
-
-class OfFilters(L.Layer):
-    def build(self, shape):
-        self.a = self.add_weight(name="depthwise_filter", shape=(3, 3, shape[-1], 2))
-        self.b = self.add_weight(name="pointwise_filter", shape=(1, 1, 2 * shape[-1], 5))
-
-    def call(self, x):
-        y = ops.separable_conv(x, self.a, self.b, padding="same")
-        z = tf.nn.conv2d(tf.nn.depthwise_conv2d(x, self.a, [1, 1, 1, 1], "SAME"), self.b, 1, "VALID")
-        return y + z
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("make", [
-    lambda x: Standardized(6, 3, name="own")(x),
-    lambda x: SamePadded(3, name="own")(x),
-    lambda x: OfFilters(name="own")(x),
-], ids=["standardized", "padded", "filters"])  # fmt: skip
-def test_convolutions_by_filters_that_a_call_computes(make, policy):
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = functional(lambda x: L.ReLU()(L.BatchNormalization()(make(L.ReLU()(x)))), (8, 8, 4))
-    finally:
-        keras.config.set_dtype_policy("float32")
-    one_program(model)
-    check(model, tolerance=1e-5 if policy == "float32" else 2e-2)
-
-
-class ToItsSize(L.Layer):
-    """Computes with the size of its argument."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.inner = L.DepthwiseConv2D(3, padding="same")
-
-    def call(self, x):
-        size = ops.shape(x)
-        mean = ops.mean(self.inner(x), axis=[1, 2], keepdims=True)
-        return x + ops.image.resize(mean, (size[1], size[2]))
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor(x.shape, x.dtype)
-
-
-def test_sizes_that_the_model_does_not_know():
-    known = functional(lambda x: L.Conv2D(5, 1)(ToItsSize(name="sized")(x)), (8, 8, 4))
-    one_program(known)
-    unknown = functional(lambda x: L.Conv2D(5, 1)(ToItsSize(name="sized")(x)), (None, None, 4))
-    converted = tf_dwsconv.convert(unknown)
-    assert isinstance(converted.get_layer("sized"), ToItsSize)
-    assert difference(converted, unknown, pictures(unknown)) < 1e-5
-    check(
-        functional(lambda x: InvertedResidual(4, name="a")(x), (None, None, 4)), ["expand + depthwise + 1x1 + residual"]
-    )
-
-
-def test_a_subclassed_model_that_cannot_be_followed():
-    class Own(keras.Model):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.inner = L.DepthwiseConv2D(3)
-
-        def call(self, x):
-            return tf.nn.local_response_normalization(self.inner(x))
-
-    model = Own(name="own")
-    with pytest.raises(ValueError, match="`model` 'own' of class Own is not built: call it once"):
-        tf_dwsconv.convert(model)
-    model(np.zeros((1, 8, 8, 4), "float32"))
-    with pytest.raises(
-        ValueError, match=r"'own' is of class Own, whose `call` cannot be followed: .*convert_saved_model"
-    ):
-        tf_dwsconv.convert(model)
-    with pytest.raises(ValueError, match="of class Own, whose own methods decide"):
-        tf_dwsconv.to_builtin(model)
-
-
 def test_names_of_several_of_a_kind():
     class Named(L.Layer):
         def __init__(self, **kwargs):
@@ -469,30 +184,61 @@ def test_names_of_several_of_a_kind():
     assert len({layer.name for layer in fused.layers}) == len(fused.layers)
 
 
-def test_a_custom_layer_of_nothing_to_fuse_stays():
-    class Attention(L.Layer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.q = L.Dense(4)
-
-        def call(self, x):
-            q = self.q(x)
-            return ops.matmul(ops.softmax(ops.matmul(q, ops.transpose(x, (0, 2, 1)))), x)
-
-    def make(x):
-        y = L.Reshape((-1, 4))(L.SeparableConv2D(4, 3, padding="same")(x))
-        return Attention(name="attention")(y)
-
-    model = functional(make, (6, 6, 4))
-    for fuse in ("network", "blocks"):
-        fused = tf_dwsconv.convert(model, fuse=fuse)
-        assert isinstance(fused.get_layer("attention"), Attention)
-        assert difference(fused, model, pictures(model)) < 1e-5
-
-
 def test_what_trains_by_itself_stays_frozen_where_it_is():
     model = functional(lambda x: L.Conv2D(3, 1)(ConvNormAct(L.DepthwiseConv2D(3), ops.relu, name="f")(x)), (8, 8, 4))
     model.get_layer("f").trainable = False
     exact = tf_dwsconv.convert(model, training=True)
     assert len(exact.trainable_variables) == len(model.trainable_variables) == 2
     assert found(exact) == ["depthwise", "batch norm"]
+
+
+class Ending(L.Layer):
+    """Ends at a layer that others may call, too."""
+
+    def __init__(self, end, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.end = L.DepthwiseConv2D(3, padding="same", name="first"), end
+
+    def call(self, x):
+        return self.end(self.first(x))
+
+
+def test_results_keep_their_names_where_layers_are_shared(tmp_path):
+    shared = L.Conv2D(4, 1, name="shared")
+    check(functional(lambda x: [L.ReLU(name="r")(Ending(shared, name="d")(x)), shared(x)], (8, 8, 4)))
+    model = functional(lambda x: [Ending(shared, name="d")(x), Ending(shared, name="e")(x)], (8, 8, 4))
+    fused = check(tf_dwsconv.convert(model, fuse="blocks"))
+    assert output_names(fused) == ["d", "e"]
+    fused.save(tmp_path / "net.keras")
+
+
+def test_an_input_of_the_name_that_a_layer_inside_would_get():
+    x = keras.Input((8, 8, 4), name="d_first")
+    check(randomise(keras.Model(x, L.ReLU(name="r")(Ending(L.Conv2D(4, 1, name="shared"), name="d")(x)), name="net")))
+
+
+def test_a_model_inside_that_gets_a_dict_in_the_place_of_a_list():
+    class OfModel(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            b, a = keras.Input((8, 8, 4), name="b"), keras.Input((8, 8, 4), name="a")
+            self.model = keras.Model([b, a], L.Subtract()([L.DepthwiseConv2D(3, padding="same")(b), L.Conv2D(4, 1)(a)]))
+
+        def call(self, x):
+            return self.model({"b": x, "a": x * x})
+
+    check(functional(lambda x: L.Conv2D(3, 1, name="end")(OfModel(name="m")(x)), (8, 8, 4)))
+
+
+def test_a_result_that_is_an_argument_has_the_layers_dtype():
+    class Both(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = L.SeparableConv2D(8, 3, dtype=self.dtype_policy)
+
+        def call(self, x):
+            return x, self.inner(x)
+
+    model = functional(lambda x: L.Concatenate(name="c")([L.Flatten()(t) for t in Both(dtype="float16")(x)]), (8, 8, 4))
+    check(model, tolerance=5e-3)
+    check(functional(lambda x: Both(name="both", dtype="float16")(x)[1], (8, 8, 4)), tolerance=5e-3)

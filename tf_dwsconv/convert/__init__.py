@@ -30,7 +30,7 @@ from tf_dwsconv._keras_graph import (  # noqa: E402
     models_in,
     wrapped,
 )
-from tf_dwsconv.convert import _builtin, _follow, graphs, rules  # noqa: E402
+from tf_dwsconv.convert import _builtin, _follow, _trace, graphs, rules  # noqa: E402
 from tf_dwsconv.convert._rebuild import Plan, Rebuilder  # noqa: E402
 from tf_dwsconv.convert._report import Report, Row, format_report  # noqa: E402
 from tf_dwsconv.convert._search import Search  # noqa: E402
@@ -113,7 +113,7 @@ def _followed(model: Any, rows: Report, trains: bool) -> Any:
     if not any(_follow.is_custom(layer) for layer in model._flatten_layers()):
         return model
     follower = _follow.Follower(trains)
-    with _follow.calls_forgotten(model):
+    with _trace.calls_forgotten(model):
         graph = model if is_graph(model) else _follow.called(model)
         nodes = [node for part in models_in(graph) for node in calls(part)]
         found = [node for node in nodes if follower.inside(node) is not None]

@@ -40,7 +40,8 @@ def again(operation: Any) -> Any:
     if type(operation) is keras.layers.Lambda:
         return _lambda_again(operation)
     if type(operation) is keras.layers.Identity:  # its config cannot be had where its dtype was given as a policy
-        return keras.layers.Identity(name=operation.name, dtype=operation.dtype_policy, trainable=operation.trainable)
+        dtype = operation.dtype_policy.name
+        return keras.layers.Identity(name=operation.name, dtype=dtype, trainable=operation.trainable)
     if isinstance(operation, keras.Model) and type(operation).call is keras.Model.call:
         raise refusal(operation, "has no `call` of its own and is no graph of layers.")
     try:
@@ -68,8 +69,15 @@ def _same_functions(operation: Any, new: Any) -> None:
     for old, copied in zip(operation._flatten_layers(), new._flatten_layers()):
         functions = {key: value for key, value in vars(old).items() if isinstance(value, types.FunctionType)}
         for key, value in functions.items() if type(old) is type(copied) else ():
-            if getattr(copied, key, None) is not value and key in old.get_config():
+            if getattr(copied, key, None) is not value and _is_in_config(old, key):
                 setattr(copied, key, value)
+
+
+def _is_in_config(layer: Any, key: str) -> bool:
+    try:
+        return key in layer.get_config()
+    except NotImplementedError:  # one that a layer around it makes
+        return False
 
 
 def _op_again(operation: Any) -> Any:

@@ -8,19 +8,23 @@ functions say, cannot be followed, and the layer stays.
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras.src.backend import AutocastScope  # what Keras' own `__call__` opens around `call`
 from keras.src.models.functional import Functional
 
-from tf_dwsconv._arguments import numpy_dtype
-from tf_dwsconv._keras_graph import called_in_training, calls, functional, has_nodes, is_graph
-from tf_dwsconv.convert import _copy, _inside, _read, _symbolic
+from tf_dwsconv._keras_graph import (
+    called_in_training,
+    calls,
+    flat,
+    functional,
+    has_nodes,
+    inputs_called,
+    is_graph,
+    wrapped,
+)
+from tf_dwsconv.convert import _copy, _inside, _trace
 from tf_dwsconv.convert.network._parts import Translator
 
 L = keras.layers
@@ -29,22 +33,6 @@ L = keras.layers
 _A_SIZE = 96
 
 _CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv2DTranspose, *_inside.DEPTHWISE)
-
-
-class Calls(NamedTuple):
-    """The calls that stand for one call of a layer.
-
-    inputs, outputs: symbolic tensors, in the order of the tensors that the layer was called with and that it returned.
-    nodes: each behind those that it reads.
-    """
-
-    inputs: list
-    nodes: list
-    outputs: list
-
-
-class _UnknownError(Exception):
-    """Why a layer cannot be followed."""
 
 
 def is_custom(operation: Any) -> bool:
@@ -73,28 +61,28 @@ class Follower:
         self.followed: list = []
         self._trains = trains
         self._translator = Translator()
-        self._found: dict[int, Optional[Calls]] = {}
+        self._found: dict[int, Optional[_trace.Calls]] = {}
         self._kept: list = []  # so that no id is given out again
         self._inner: set[int] = set()  # calls, by id, that a followed layer makes
         self._counts: dict[int, int] = {}
 
-    def inside(self, node: Any) -> Optional[Calls]:
+    def inside(self, node: Any) -> Optional[_trace.Calls]:
         """What stands for a call; None for one that stays."""
         if id(node) not in self._found:
             self._kept.append(node)
             self._found[id(node)] = self._look(node)
         return self._found[id(node)]
 
-    def _look(self, node: Any) -> Optional[Calls]:
+    def _look(self, node: Any) -> Optional[_trace.Calls]:
         layer = node.operation
         if id(node) in self._inner and is_graph(layer):
             return self._within(_of_model(node))
         if not is_custom(layer) or called_in_training(node):
             return None
         try:
-            found = self._within(_trace(node, training=None))
+            found = self._within(_trace.trace(node))
             self._check(node, found)
-        except _UnknownError as error:
+        except _trace.UnknownError as error:
             self.reasons[layer.name] = str(error)
             return None
         if not self._pays(found):
@@ -102,39 +90,59 @@ class Follower:
         self.followed.append(layer)
         return found
 
-    def _within(self, found: Optional[Calls]) -> Optional[Calls]:
+    def _within(self, found: Optional[_trace.Calls]) -> Optional[_trace.Calls]:
         self._inner.update(id(inner) for inner in found.nodes) if found is not None else None
         return found
 
-    def _check(self, node: Any, found: Calls) -> None:
+    def _check(self, node: Any, found: _trace.Calls) -> None:
         """Raises the reason why what was found must not stand for a call."""
         if not found.nodes:
-            raise _UnknownError("it does nothing in inference")
-        for inner in found.nodes:
+            raise _trace.UnknownError("it does nothing in inference")
+        for inner in flat(found.nodes):
             layer = inner.operation
-            if is_custom(layer) and self.inside(inner) is None:
-                _check_copies(layer)
-        if self._trains and node.operation._trainable_variables:
-            raise _UnknownError("it computes with weights of its own")
-        if self._trains and _form(node, found) != _form(node, _trace(node, training=True)):
-            raise _UnknownError("it computes something else in training")
+            if is_custom(wrapped(layer)) and self.inside(inner) is None:
+                _check_copies(layer, self.reasons.get(layer.name, "it has no convolution"))
+        _trace.check_ops(found)
+        form = _trace.form(node, found)
+        if self._trains:
+            self._check_training(node, found)
+        elif any(isinstance(value, tf.Tensor) for value in _given(found)) and form != _trace.form(
+            node, _trace.trace(node)
+        ):
+            raise _trace.UnknownError("it computes something else each time")
         has_free_sizes = any(None in t.shape[1:] for t in node.arguments.keras_tensors)
-        if has_free_sizes and _form(node, found) != _form(node, _trace(node, None, _A_SIZE)):
-            raise _UnknownError("it computes with the sizes of its arguments, which the model does not know")
-        _freeze_variables(found, node.operation)
+        if has_free_sizes and any(other != form for other in _forms_of_sizes(node)):
+            raise _trace.UnknownError("it computes with the sizes of its arguments, which the model does not know")
+        _trace.freeze_variables(found, node.operation)
 
-    def _pays(self, found: Calls) -> bool:
+    def _check_training(self, node: Any, found: _trace.Calls) -> None:
+        """Raises the reason why what was found would not train as a call does."""
+        layer = node.operation
+        inside = {id(inner) for inner in layer._flatten_layers()}
+        made = [inner.operation for inner in found.nodes if id(inner.operation) not in inside]
+        if (
+            layer._trainable_variables
+            or any(isinstance(operation, keras.Layer) and operation.weights for operation in made)
+            or any(_trace.is_weight(value) for value in _given(found))
+        ):
+            raise _trace.UnknownError("it computes with weights of its own")
+        if layer.activity_regularizer is not None:
+            raise _trace.UnknownError("it has an activity regularizer")
+        if _trace.form(node, found) != _trace.form(node, _trace.trace(node, training=True)):
+            raise _trace.UnknownError("it computes something else in training")
+
+    def _pays(self, found: _trace.Calls) -> bool:
         """Whether anything in it may become part of a block or a network."""
         return self._has_convolution(found) or self._is_translated(found)
 
-    def _has_convolution(self, found: Calls) -> bool:
+    def _has_convolution(self, found: _trace.Calls) -> bool:
         for node in found.nodes:
             inner = self.inside(node)
             if self._has_convolution(inner) if inner is not None else isinstance(node.operation, _CONVOLUTIONS):
                 return True
         return False
 
-    def _is_translated(self, found: Calls) -> bool:
+    def _is_translated(self, found: _trace.Calls) -> bool:
         for node in found.nodes:
             inner = self.inside(node)
             if not (self._is_translated(inner) if inner is not None else self._translator.kind(node) is not None):
@@ -142,152 +150,53 @@ class Follower:
         return True
 
 
-def _of_model(node: Any) -> Optional[Calls]:
+def _of_model(node: Any) -> Optional[_trace.Calls]:
     """The calls in a model inside a layer."""
-    graph = functional(node.operation)
-    is_plain = len(graph.inputs) == len(node.arguments.keras_tensors) and not called_in_training(node)
-    return Calls(graph.inputs, calls(node.operation), graph.outputs) if is_plain else None
+    inputs = inputs_called(node)
+    is_plain = inputs is not None and not called_in_training(node)
+    return _trace.Calls(inputs, calls(node.operation), functional(node.operation).outputs) if is_plain else None
 
 
-def _trace(node: Any, training: Optional[bool], size: Optional[int] = None) -> Calls:
-    """Runs a layer's `call` on symbolic tensors like those of one of its calls; of a size where theirs is not known."""
-    layer = node.operation
-    built = {id(inner) for inner in layer._flatten_layers() if inner.built}
-    if id(layer) not in built:
-        raise _UnknownError("it is not built")
-    tensors = node.arguments.keras_tensors
-    shapes = [(*t.shape[:1], *(size if n is None else n for n in t.shape[1:])) for t in tensors]
-    inputs = [keras.KerasTensor(s, _dtype_inside(layer, t), name=t.name) for s, t in zip(shapes, tensors)]
-    args, kwargs = node.arguments.fill_in({id(t): new for t, new in zip(tensors, inputs)})
-    kwargs.pop("training", None)
-    if "training" in inspect.signature(layer.call).parameters:
-        kwargs["training"] = training
-    try:
-        with _symbolic.functions() as made, AutocastScope(_autocast(layer)):
-            results = keras.tree.flatten(layer.call(*args, **kwargs))
-    except Exception as error:  # of whatever is in it
-        raise _UnknownError(f"its `call` cannot run on symbolic tensors: {_copy.in_short(error)}") from error
-    if any(not isinstance(t, keras.KerasTensor) for t in results) or (size is None and not _look_alike(results, node)):
-        raise _UnknownError("its `call` returns something else on symbolic tensors")
-    found = Calls(inputs, _sorted(inputs, results), results)
-    built.update(map(id, made))
-    for inner in found.nodes:
-        if isinstance(inner.operation, keras.Layer) and inner.operation.weights and id(inner.operation) not in built:
-            raise _UnknownError(f"{inner.operation.name!r}, which it calls, is not built")
-    return found
+def _forms_of_sizes(node: Any) -> list:
+    forms = [_trace.form(node, _trace.trace(node, size=_A_SIZE))]
+    with contextlib.suppress(_trace.UnknownError):  # a layer need not take pictures of odd sizes
+        forms.append(_trace.form(node, _trace.trace(node, size=_A_SIZE + 1)))
+    return forms
 
 
-def _autocast(layer: Any) -> Optional[str]:
-    is_float = keras.backend.is_float_dtype(layer.compute_dtype)
-    return layer.compute_dtype if getattr(layer, "autocast", True) and is_float else None
+def _given(found: _trace.Calls) -> list:
+    return [value for node in found.nodes for value in _trace.values(node)]
 
 
-def _dtype_inside(layer: Any, tensor: Any) -> str:
-    """The dtype in which `call` gets a tensor."""
-    given = keras.backend.standardize_dtype(tensor.dtype)
-    dtype = _autocast(layer)
-    return given if dtype is None or not keras.backend.is_float_dtype(given) else dtype
-
-
-def _look_alike(results: list, node: Any) -> bool:
-    looks = [
-        [(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)) for t in tensors]
-        for tensors in (results, node.outputs)
-    ]
-    return looks[0] == looks[1]
-
-
-def _sorted(inputs: list, outputs: list) -> list:
-    """The calls that lead from some tensors to others, each behind those that it reads."""
-    start = {id(t) for t in inputs}
-    found: list = []
-    seen: set[int] = set()
-    todo = [(t, False) for t in reversed(outputs)]
-    while todo:
-        tensor, is_ready = todo.pop()
-        if id(tensor) in start:
-            continue
-        history = getattr(tensor, "_keras_history", None)
-        if history is None or history.operation is None:
-            raise _UnknownError("its result does not come from its arguments")
-        node = history.operation._inbound_nodes[history.node_index]
-        if is_ready and id(node) not in seen:
-            seen.add(id(node))
-            found.append(node)
-        elif id(node) not in seen:
-            todo.append((tensor, True))
-            todo += [(t, False) for t in reversed(node.arguments.keras_tensors)]
-            if node.is_input:
-                raise _UnknownError("its result does not come from its arguments alone")
-    return found
-
-
-def _form(node: Any, found: Calls) -> list:
-    """What a call calls with which tensors, so that two traces of it can be compared."""
-    known = {id(layer) for layer in node.operation._flatten_layers()}
-    numbers = {id(t): i for i, t in enumerate(found.inputs)}
-    form: list = []
-    for inner in found.nodes:
-        operation = inner.operation
-        what = id(operation) if id(operation) in known else (type(operation), _options(operation))
-        form.append((what, [numbers[id(t)] for t in inner.arguments.keras_tensors]))
-        numbers.update((id(t), len(numbers) + i) for i, t in enumerate(inner.outputs))
-    return [*form, [numbers[id(t)] for t in found.outputs]]
-
-
-def _options(operation: Any) -> str:
-    """What an op, or a layer that a `call` makes, was made with."""
-    plain = (bool, int, float, str, tuple, list, type(None))
-    hidden = ("name", "_inbound_nodes", "_outbound_nodes")
-    return repr(sorted((k, v) for k, v in vars(operation).items() if isinstance(v, plain) and k not in hidden))
-
-
-def _values(node: Any) -> list:
-    """What a call is given besides symbolic tensors."""
-    arguments = node.arguments
-    return [v for v in keras.tree.flatten((arguments.args, arguments.kwargs)) if not isinstance(v, keras.KerasTensor)]
-
-
-def _check_copies(layer: Any) -> None:
+def _check_copies(layer: Any, reason: str) -> None:
     """Raises where a layer inside, which stays one, cannot be made again from its config."""
     try:
         _copy.again(layer)
     except ValueError as error:
-        raise _UnknownError(f"in it, {layer.name!r} stays and cannot be made from its config") from error
-
-
-def _freeze_variables(found: Calls, layer: Any) -> None:
-    """Puts numbers in the place of the weights and tensors with which a layer's `call` itself computes."""
-    dtype = _autocast(layer)
-
-    def number(value: Any) -> Any:
-        if not isinstance(value, (keras.Variable, tf.Tensor, tf.Variable)):
-            return value
-        given = keras.backend.standardize_dtype(value.dtype)
-        if not keras.backend.is_float_dtype(given):
-            return np.array(keras.ops.convert_to_numpy(value))
-        return _read.array(value).astype(numpy_dtype(given if dtype is None else dtype))
-
-    for node in found.nodes:
-        if any(isinstance(value, (keras.Variable, tf.Tensor, tf.Variable)) for value in _values(node)):
-            if isinstance(node.operation, keras.Layer):
-                raise _UnknownError(f"it calls {node.operation.name!r} with a weight")
-            arguments = node.arguments
-            arguments.args, arguments.kwargs = keras.tree.map_structure(number, (arguments.args, arguments.kwargs))
+        raise _trace.UnknownError(
+            f"in it, {layer.name!r} stays ({reason}), and cannot be made from its config"
+        ) from error
 
 
 def called(model: Any) -> Any:
     """A Functional model of one call of another model, whose class has a `call` of its own.
 
     Raises:
-        ValueError: shapes of its arguments are not known.
+        ValueError: shapes of its arguments are not known, or it cannot be called with symbolic tensors.
     """
     if isinstance(model, Functional) and has_nodes(model):
         structure = model._inputs_struct
         inputs = keras.tree.map_structure(lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype), structure)
     else:
         inputs = _inputs(model)
-    return keras.Model(inputs, model(inputs), name=model.name)
+    try:
+        outputs = model(inputs)
+    except Exception as error:  # of whatever is in it
+        raise ValueError(
+            f"`model` {model.name!r} of class {type(model).__name__} cannot be called on symbolic tensors: "
+            f"{_copy.in_short(error)}."
+        ) from error
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def _inputs(model: Any) -> Any:
@@ -306,16 +215,3 @@ def _inputs(model: Any) -> Any:
         return type(shape)(inputs(value) for value in shape)
 
     return inputs(next(iter(shapes.values())))
-
-
-@contextlib.contextmanager
-def calls_forgotten(model: Any) -> Iterator[None]:
-    """Takes back, at the end, what calls on symbolic tensors left in a model's layers."""
-    layers = model._flatten_layers()
-    lengths = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, (inbound, outbound) in zip(layers, lengths):
-            del layer._inbound_nodes[inbound:]
-            del layer._outbound_nodes[outbound:]

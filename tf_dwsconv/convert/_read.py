@@ -313,6 +313,8 @@ def is_identity(node: Any) -> bool:
     """Whether a call returns what it was given, in inference."""
     if type(node.operation) in _IDENTITIES:
         return not called_in_training(node) and only_input(node) is not None
+    if op_word(node.operation) == "StopGradient":
+        return only_input(node) is not None
     return _activations.of_one_call(node) == NONE or _returns_its_input(node)
 
 

@@ -6,7 +6,6 @@ Nothing is shared with the old model: layers that stay are made again from their
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import Any, Callable, Optional, Union
 
 import keras
@@ -15,8 +14,8 @@ from tf_dwsconv._keras_graph import calls, class_again, functional, is_graph
 from tf_dwsconv.convert import _wrapper
 from tf_dwsconv.convert._block import Assembly, Emission, fill
 from tf_dwsconv.convert._copy import again, copy_state, in_short, refusal
-from tf_dwsconv.convert._follow import Calls
 from tf_dwsconv.convert._report import Report
+from tf_dwsconv.convert._trace import Calls
 
 # What is to become of a call: None to leave it out, as it is part of an emission that comes later.
 Plan = dict[int, Optional[Union[Emission, Assembly]]]
@@ -59,7 +58,7 @@ class Rebuilder:
             self._kept.append(model)
             if class_again(model) is not type(model):
                 self.report.plain(model)
-            self._names.take(node.operation.name for node in calls(model))
+            self._names.take(model)
             opens = any(self._inside(node) is not None for node in calls(model))
             is_sequence = isinstance(model, keras.Sequential) and not opens
             self._made[id(model)] = (self._sequential if is_sequence else self._functional)(model)
@@ -91,6 +90,7 @@ class Rebuilder:
         inside = self._inside(node) if emission is None else None
         if inside is not None:
             outs, results = node.outputs, self._replay(node.operation, inside, [tensors[id(t)] for t in inputs])
+            results = [self._names.result(node.operation, t, result) for t, result in zip(outs, results)]
         elif emission is None:
             layer = self.operation(node.operation)
             args, kwargs = node.arguments.fill_in(tensors)
@@ -112,7 +112,7 @@ class Rebuilder:
             for node in inside.nodes
             if not isinstance(node.operation, keras.Layer)
             for t in node.arguments.keras_tensors
-        }
+        }.union(map(id, inside.outputs))
         tensors = {}
         for own, tensor in zip(inside.inputs, given):
             casts = id(own) in reads and own.dtype != tensor.dtype  # as the layer casts; layers inside do so themselves
@@ -171,9 +171,16 @@ class Names:
         self._taken: set[str] = set()
         self._given: set[str] = set()  # those of layers that have gone to the last of their calls
         self._names: dict[int, str] = {}
+        self._results: set[int] = set()  # tensors, by id
 
-    def take(self, names: Iterable[str]) -> None:
-        self._taken.update(names)
+    def take(self, model: Any) -> None:
+        """Keeps the names that there are in a model."""
+        self._results.update(map(id, functional(model).outputs))
+        for operation in [t._keras_history.operation for t in functional(model).inputs] + [
+            n.operation for n in calls(model)
+        ]:
+            self._taken.add(operation.name)
+            self._names.setdefault(id(operation), operation.name)
 
     def of(self, operation: Any) -> str:
         return self._names.get(id(operation), operation.name)
@@ -186,12 +193,23 @@ class Names:
         last, is_outermost = inside.nodes[-1], layer is self._outermost
         if not is_outermost and len(inside.outputs) == 1 and any(t is inside.outputs[0] for t in last.outputs):
             name = self.of(layer)
-            self._names.setdefault(id(last.operation), name if name not in self._given else self._new("", name))
-            self._given.update([] if passed_on else [name])
+            if id(last.operation) not in self._names:
+                self._names[id(last.operation)] = name if name not in self._given else self._new("", name)
+                self._given.update([] if passed_on else [name])
         for node in inside.nodes:
             operation = node.operation
             if id(operation) not in self._names:
                 self._names[id(operation)] = self._new("" if is_outermost else f"{self.of(layer)}_", operation.name)
+
+    def result(self, layer: Any, old: Any, new: Any) -> Any:
+        """A layer's result in the new model; behind a layer of its name, if the model's results need one."""
+        name = self.of(layer)
+        if id(old) not in self._results or layer is self._outermost or name in self._given:
+            return new
+        if new._keras_history.operation.name == name:
+            return new
+        self._given.add(name)
+        return keras.layers.Identity(name=name, dtype=new.dtype)(new)
 
     def _new(self, outer: str, name: str) -> str:
         start = name if name.startswith(outer) else outer + name

@@ -218,7 +218,8 @@ def _pad(tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: An
 
 
 def _resize(images: Any, size: Any, method: str = "bilinear") -> Any:
-    return ops.image.resize(images, tuple(int(number) for number in size), interpolation=method)
+    size = tuple(int(number) for number in size)
+    return ops.image.resize(images, size, interpolation=method, data_format="channels_last")
 
 
 def _pool(function: Callable) -> Callable:
@@ -261,7 +262,7 @@ _FUNCTIONS: dict[Any, Callable] = {
     tf.convert_to_tensor: _converted,
     tf.cast: _cast,
     tf.identity: _same,
-    tf.stop_gradient: _same,
+    tf.stop_gradient: lambda input: ops.stop_gradient(input),
     tf.shape: lambda input: tuple(input.shape),
     **{
         getattr(tf, name): _of_two(getattr(ops, name))

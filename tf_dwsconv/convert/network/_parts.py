@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 import keras
 
-from tf_dwsconv._keras_graph import Graph, called_in_training, calls, functional, is_graph
+from tf_dwsconv._keras_graph import Graph, called_in_training, calls, flat, functional, inputs_called, is_graph
 from tf_dwsconv._program import DTYPES
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert.network import _operations, _translate
@@ -87,17 +87,17 @@ class Translator:
 
     def _add_model(self, builder: Builder, node: Any, x: list[int], tensors: dict[int, int]) -> bool:
         model = node.operation
-        graph = functional(model)
+        inputs = inputs_called(node)
         kwargs = [value for key, value in node.arguments.kwargs.items() if key != "training"]
-        if called_in_training(node) or any(v is not None for v in kwargs) or len(graph.inputs) != len(x):
+        if called_in_training(node) or any(v is not None for v in kwargs) or inputs is None:
             return False
-        for inner, number in zip(graph.inputs, x):
+        for inner, number in zip(inputs, x):
             if len(inner.shape) != len(builder.shapes[number]):
                 return False
-        inside = {id(inner): number for inner, number in zip(graph.inputs, x)}
+        inside = {id(inner): number for inner, number in zip(inputs, x)}
         if not all(self.kind(call) is not None and self.add(builder, call, inside) for call in calls(model)):
             return False
-        tensors.update({id(out): inside[id(inner)] for out, inner in zip(node.outputs, graph.outputs)})
+        tensors.update({id(out): inside[id(inner)] for out, inner in zip(node.outputs, functional(model).outputs)})
         return True
 
 
@@ -163,14 +163,9 @@ def _part(graph: Graph, nodes: list, dtype: Any) -> Part:
     return Part(nodes, dtype, list(inputs.values()), outs)
 
 
-def _flat(nodes: Any) -> list:
-    """Calls, with those in models inside."""
-    return [inner for node in nodes for inner in (_flat(calls(node.operation)) if is_graph(node.operation) else [node])]
-
-
 def _pays(nodes: list) -> bool:
     """Whether a part is worth a program: with a convolution in it, and something else that computes."""
-    inner = _flat(nodes)
+    inner = flat(nodes)
     steps = [node for node in inner if not _read.is_identity(node) and not _only_moves(node.operation)]
     return len(steps) >= FEWEST_STEPS and any(_is_convolution(node.operation) for node in inner if _is_picture(node))
 
