@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from convert_support import check, difference, functional, pictures
+from convert_support import check, check_network, difference, functional, pictures
 from follow_support import one_program
 
 import tf_dwsconv
@@ -163,8 +163,8 @@ class Own(L.Layer):
 ], ids=["subtract", "divide", "split"])  # fmt: skip
 def test_what_is_not_the_same_from_the_other_side(function):
     model = functional(lambda x: L.MaxPooling2D()(Own(function, name="own")(x)), (8, 8, 4))
-    assert not any(isinstance(layer, Own) for layer in tf_dwsconv.convert(model).layers)
-    check(model)
+    converted = check_network(model, pictures(model))
+    assert not any(isinstance(layer, Own) for layer in converted.layers)
 
 
 @pytest.mark.parametrize("function", [tf.stop_gradient, ops.stop_gradient], ids=["tensorflow", "keras"])

@@ -106,9 +106,7 @@ class Follower:
         form = _trace.form(node, found)
         if self._trains:
             self._check_training(node, found)
-        elif any(isinstance(value, tf.Tensor) for value in _given(found)) and form != _trace.form(
-            node, _trace.trace(node)
-        ):
+        elif _has_numbers(found) and form != _trace.form(node, _trace.trace(node)):
             raise _trace.UnknownError("it computes something else each time")
         has_free_sizes = any(None in t.shape[1:] for t in node.arguments.keras_tensors)
         if has_free_sizes and any(other != form for other in _forms_of_sizes(node)):
@@ -166,6 +164,11 @@ def _forms_of_sizes(node: Any) -> list:
 
 def _given(found: _trace.Calls) -> list:
     return [value for node in found.nodes for value in _trace.values(node)]
+
+
+def _has_numbers(found: _trace.Calls) -> bool:
+    """Whether something was computed while the layer ran: another time it may be something else."""
+    return any(isinstance(value, tf.Tensor) for value in _given(found))
 
 
 def _check_copies(layer: Any, reason: str) -> None:

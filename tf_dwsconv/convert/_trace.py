@@ -215,9 +215,10 @@ def calls_forgotten(model: Any) -> Iterator[None]:
         try:
             yield
         finally:
-            for layer, attributes in before:
-                vars(layer).clear()
+            for layer, attributes in before:  # never without them: others may be calling the model
                 vars(layer).update(attributes)
+                for key in vars(layer).keys() - attributes.keys():
+                    del vars(layer)[key]
 
 
 def _refuse(name: str, *args: Any) -> None:
