@@ -64,7 +64,6 @@ class Follower:
         self._found: dict[int, Optional[_trace.Calls]] = {}
         self._kept: list = []  # so that no id is given out again
         self._inner: set[int] = set()  # calls, by id, that a followed layer makes
-        self._counts: dict[int, int] = {}
 
     def inside(self, node: Any) -> Optional[_trace.Calls]:
         """What stands for a call; None for one that stays."""
