@@ -242,3 +242,24 @@ def test_a_result_that_is_an_argument_has_the_layers_dtype():
     model = functional(lambda x: L.Concatenate(name="c")([L.Flatten()(t) for t in Both(dtype="float16")(x)]), (8, 8, 4))
     check(model, tolerance=5e-3)
     check(functional(lambda x: Both(name="both", dtype="float16")(x)[1], (8, 8, 4)), tolerance=5e-3)
+
+
+def test_a_class_like_those_of_keras_hub_is_one_network(tmp_path):
+    """A graph whose class has a `__call__` of its own, in which Keras makes sure of the inputs' dtype."""
+
+    class Task(keras.Model):
+        def __init__(self, **kwargs):
+            x = keras.Input((16, 16, 3), name="images")
+            y = ConvNormAct(L.Conv2D(8, 3, padding="same"), ops.relu, name="stem")(x)
+            y = InvertedResidual(8, name="body")(ops.cast(y, "float32"))
+            super().__init__(inputs=x, outputs=L.Dense(4, name="logits")(L.GlobalAveragePooling2D()(y)), **kwargs)
+
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    model = randomise(Task(name="task"))
+    assert difference(tf_dwsconv.convert(model, fuse="blocks"), model, pictures(model)) < 1e-5
+    converted = tf_dwsconv.convert(model)
+    assert difference(converted, model, pictures(model)) < 1e-5
+    assert {type(operation).__name__ for operation in converted.operations} == {"InputLayer", "FusedNetwork"}
+    tf_dwsconv.save_network(converted, tmp_path / "task.safetensors")

@@ -313,9 +313,17 @@ def is_identity(node: Any) -> bool:
     """Whether a call returns what it was given, in inference."""
     if type(node.operation) in _IDENTITIES:
         return not called_in_training(node) and only_input(node) is not None
-    if op_word(node.operation) == "StopGradient":
+    if op_word(node.operation) == "StopGradient" or is_cast_to_itself(node):
         return only_input(node) is not None
     return _activations.of_one_call(node) == NONE or _returns_its_input(node)
+
+
+def is_cast_to_itself(node: Any) -> bool:
+    """Whether a cast, or what Keras makes sure of inputs by, leaves the dtype as it is."""
+    if op_word(node.operation) not in ("Cast", "ConvertToTensor"):
+        return False
+    dtypes = {keras.backend.standardize_dtype(t.dtype) for t in (*node.arguments.keras_tensors, *node.outputs)}
+    return len(dtypes) == 1
 
 
 def _returns_its_input(node: Any) -> bool:

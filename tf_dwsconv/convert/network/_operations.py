@@ -151,10 +151,6 @@ def _over_pixels(op: str) -> Callable[[Call], Optional[int]]:
     return rule
 
 
-def _dtype_of(node: Any) -> str:
-    return keras.backend.standardize_dtype(node.arguments.keras_tensors[0].dtype)
-
-
 def _reshape(call: Call) -> Optional[int]:
     """Where the first axis stays the batch."""
     before, after = call.builder.shapes[call.x[0]][1:], call.shape[1:]
@@ -224,6 +220,8 @@ _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Swapaxes": _moves.swap_axes,
     "Moveaxis": _moves.move_axis,
     "DepthToSpace": _moves.depth_to_space,
-    "Cast": lambda call: call.x[0] if _read.compute_dtype(call.node) == _dtype_of(call.node) else None,
+    **dict.fromkeys(
+        ("Cast", "ConvertToTensor"), lambda call: _translate.same(call) if _read.is_cast_to_itself(call.node) else None
+    ),
     "Resize": lambda call: _translate.resize(call, call.layer.size),
 }
