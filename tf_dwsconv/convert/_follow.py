@@ -29,7 +29,7 @@ from tf_dwsconv.convert.network._parts import Translator
 
 L = keras.layers
 
-# Of axes whose size a model does not know: a layer that computes with it is found out by another.
+# Of axes whose size a model does not know: a layer that computes with it is found out by this one, or the next.
 _A_SIZE = 96
 
 _CONVOLUTIONS = (L.Conv1D, L.Conv2D, L.Conv2DTranspose, *_inside.DEPTHWISE)

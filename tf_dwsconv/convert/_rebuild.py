@@ -176,9 +176,8 @@ class Names:
     def take(self, model: Any) -> None:
         """Keeps the names that there are in a model."""
         self._results.update(map(id, functional(model).outputs))
-        for operation in [t._keras_history.operation for t in functional(model).inputs] + [
-            n.operation for n in calls(model)
-        ]:
+        inputs = [t._keras_history.operation for t in functional(model).inputs]
+        for operation in (*inputs, *(node.operation for node in calls(model))):
             self._taken.add(operation.name)
             self._names.setdefault(id(operation), operation.name)
 
