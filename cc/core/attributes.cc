@@ -78,6 +78,14 @@ std::string CheckPaddings(const Request& request) {
   return "";
 }
 
+std::string CheckGroups(const Request& r) {
+  if (r.groups < 1) return "groups must be at least 1; given " + std::to_string(r.groups);
+  const bool is_dense = r.pointwise_filter && !r.depthwise_filter && !r.expand_filter && !r.gate && !r.normalize;
+  if (r.groups == 1 || is_dense) return "";
+  return "groups must be 1 but for a dense convolution alone, without " + std::string(r.gate_name) +
+         " and normalize; given " + std::to_string(r.groups);
+}
+
 // What belongs to a stage that is not there.
 std::string CheckStages(const Request& r) {
   if (!r.expand_filter && !r.depthwise_filter && !r.pointwise_filter) {
@@ -165,6 +173,7 @@ std::string CheckAttributes(const Request& request) {
   if (error.empty()) error = CheckActivation("", request.activation);
   if (error.empty()) error = CheckActivation("expand_", request.expand_activation);
   if (error.empty()) error = CheckStages(request);
+  if (error.empty()) error = CheckGroups(request);
   if (error.empty() && request.normalize) error = CheckEpsilon(request.epsilon);
   return error;
 }

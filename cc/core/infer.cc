@@ -111,9 +111,8 @@ class Inference {
 
   std::string Run(Chain* chain) {
     using Check = std::string (Inference::*)();
-    for (Check check :
-         {&Inference::Groups, &Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
-          &Inference::Window, &Inference::Products, &Inference::Vectors, &Inference::Images}) {
+    for (Check check : {&Inference::Input, &Inference::Expand, &Inference::Depthwise, &Inference::Project,
+                        &Inference::Window, &Inference::Products, &Inference::Vectors, &Inference::Images}) {
       std::string error = (this->*check)();
       if (!error.empty()) return error;
     }
@@ -145,14 +144,6 @@ class Inference {
   std::string ChannelsOf(const char* what) const {
     return Show(c_.C) + " as the channels of " + what + " (shape " + Show(chain_input_) + ", data_format " +
            r_.data_format + ")";
-  }
-
-  std::string Groups() {
-    if (c_.groups < 1) return "groups must be at least 1; given " + std::to_string(c_.groups);
-    const bool is_dense = c_.has_project && !c_.has_depthwise && !r_.expand_filter && !c_.has_gate && !c_.normalize;
-    if (c_.groups == 1 || is_dense) return "";
-    return "groups must be 1 but for a dense convolution alone, without " + std::string(r_.gate_name) +
-           " and normalize; given " + std::to_string(c_.groups);
   }
 
   std::string Input() {
