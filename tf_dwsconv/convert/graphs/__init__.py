@@ -126,19 +126,9 @@ def unfuse_saved_model(
     return count
 
 
-def save_network(
-    source: PathLike,
-    path: PathLike,
-    *,
-    signatures: Optional[Iterable[str]] = None,
-    tags: Optional[Sequence[str]] = None,
-    inputs: Optional[Sequence[str]] = None,
-    outputs: Optional[Sequence[str]] = None,
-    overwrite: bool = False,
-) -> None:
-    """Writes the file of the network that a signature is; arguments as of `convert_saved_model` and its `target`."""
-    opened = open_source(source, signatures, tags, inputs, outputs)
-    _save.write(*_whole.program_of(opened.signatures), path, overwrite)
+def save_network(source: PathLike, path: PathLike, *, overwrite: bool = False, **options: Any) -> None:
+    """Writes the file of the network that a signature is; options as of `open_source`."""
+    _save.write(*_whole.program_of(open_source(source, **options).signatures), path, overwrite)
 
 
 def is_path(model: Any) -> bool:
