@@ -146,6 +146,19 @@ def _softmax(step: Step, reads: dict, weights: dict) -> Shape:
     return reads["x"]
 
 
+def _matmul(step: Step, reads: dict, weights: dict) -> Shape:
+    x, y = reads["x"], reads["y"]
+    if len(x) < 3:
+        raise _wrong("x", "have rank 3 or more, [N, ..., M, C]", x)
+    if len(y) != len(x) or not all(map(_agree, x[:-2], y[:-2])):
+        raise _wrong("y", f"agree with `x`, {tuple(x)}, in all axes but the last two", y)
+    rows, inner = x[-2:][:: -1 if step.options["transpose_x"] else 1]
+    also, columns = y[-2:][:: -1 if step.options["transpose_y"] else 1]
+    if not _agree(inner, also):
+        raise _wrong("y", f"have as many rows as `x`, {tuple(x)}, has columns, transposed as they are", y)
+    return [*map(_same, x[:-2], y[:-2]), rows, columns]
+
+
 def _concatenate(step: Step, reads: dict, weights: dict) -> Shape:
     first, axis = list(reads["xs"][0]), step.options["axis"]
     if axis >= len(first):
@@ -230,6 +243,7 @@ _RULES: dict[str, Callable[[Step, dict, dict], Shape]] = {
     "power": lambda step, reads, weights: reads["x"],
     "normalize": _normalize,
     "softmax": _softmax,
+    "matmul": _matmul,
     "concatenate": _concatenate,
     "pad": _pad,
     "resize": _resize,

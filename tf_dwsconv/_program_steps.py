@@ -207,6 +207,7 @@ OPS: dict[str, _Kind] = {
     "activation": _Kind(weights=("slopes",), options={"activation": (_ACTIVATION, _REQUIRED)}),
     "normalize": _Kind(weights=("gamma", "beta"), options={"epsilon": (_POSITIVE, 0.001)}),
     "softmax": _Kind(),
+    "matmul": _Kind(reads=("x", "y"), options={"transpose_x": (_FLAG, False), "transpose_y": (_FLAG, False)}),
     "power": _Kind(options={"exponent": (_NUMBER, _REQUIRED)}),
     "concatenate": _Kind(reads=("xs",), options={"axis": (_AXIS, _REQUIRED)}),
     "pad": _Kind(options=_PAD),

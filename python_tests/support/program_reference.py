@@ -222,6 +222,11 @@ def _softmax(step, tensors, weights):
     return x / x.sum(-1, keepdims=True)
 
 
+def _matmul(step, tensors, weights):
+    x, y = (np.swapaxes(tensors[step[k]], -1, -2) if step.get(f"transpose_{k}") else tensors[step[k]] for k in "xy")
+    return np.einsum("...mc,...cp->...mp", x, y)
+
+
 def _pad(step, tensors, weights):
     return np.pad(tensors[step["x"]], step["paddings"], constant_values=step.get("value", 0.0))
 
@@ -276,6 +281,7 @@ OPS = {
     "power": lambda s, t, w: np.power(t[s["x"]], s["exponent"]),
     "normalize": _normalize,
     "softmax": _softmax,
+    "matmul": _matmul,
     "concatenate": lambda s, t, w: np.concatenate([t[x] for x in s["xs"]], s["axis"]),
     "pad": _pad,
     "resize": _resize,

@@ -219,5 +219,6 @@ _STEPS: dict[str, Callable] = {
     "power": lambda step, t: tf.pow(t["x"], step.options["exponent"]),
     "normalize": _normalize,
     "softmax": lambda step, t: tf.nn.softmax(t["x"]),
+    "matmul": lambda step, t: tf.matmul(t["x"], t["y"], step.options["transpose_x"], step.options["transpose_y"]),
     "resize": _resize,
 }

@@ -255,6 +255,13 @@ def _normalize(network: _Network, step: Step) -> _Apply:
     return lambda t: layer(t["x"])
 
 
+def _matmul(network: _Network, step: Step) -> _Apply:
+    def turned(x: Any, key: str) -> Any:
+        return keras.ops.swapaxes(x, -1, -2) if step.options[f"transpose_{key}"] else x
+
+    return lambda t: keras.ops.matmul(turned(t["x"], "x"), turned(t["y"], "y"))
+
+
 def _concatenate(network: _Network, step: Step) -> _Apply:
     layer = L.Concatenate(step.options["axis"], **network.options(step))
     return lambda t: layer(t["xs"]) if len(t["xs"]) > 1 else t["xs"][0]
@@ -322,6 +329,7 @@ _MAKERS: dict[str, Callable[[_Network, Step], _Apply]] = {
     "power": _power,
     "normalize": _normalize,
     "softmax": _plain(lambda step, options: L.Softmax(**options)),
+    "matmul": _matmul,
     "concatenate": _concatenate,
     "pad": _pad,
     "resize": _plain(_resize),
