@@ -40,13 +40,14 @@ enum class StepKind : int {
   kTranspose,
   kDepthToSpace,
   kPower,
+  kMatmul,
 };
 
 // The words of the text, in the order of the enum.
 constexpr const char* kStepWords[] = {
     "chain",    "dense",   "max_pool", "average_pool", "mean",           "max",     "add",         "subtract",
     "multiply", "maximum", "minimum",  "activation",   "normalize",      "softmax", "concatenate", "pad",
-    "resize",   "reshape", "crop",     "transpose",    "depth_to_space", "power"};
+    "resize",   "reshape", "crop",     "transpose",    "depth_to_space", "power",   "matmul"};
 constexpr int kSteps = static_cast<int>(std::size(kStepWords));
 
 inline const char* StepWord(StepKind kind) { return kStepWords[static_cast<int>(kind)]; }
@@ -99,7 +100,7 @@ struct Step {
   std::string padding;                              // "same", "valid", "explicit", or "" for the step's own default
   std::vector<int64_t> explicit_padding;            // top, bottom, left, right
   ActivationRequest expand_activation, depthwise_activation, activation;
-  bool normalize = false, keepdims = false;
+  bool normalize = false, keepdims = false, transpose_x = false, transpose_y = false;
   float epsilon = 0.001f, value = 0;
   std::optional<int64_t> axis;
   std::optional<float> exponent;

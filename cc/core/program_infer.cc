@@ -229,6 +229,11 @@ StepCost CostOf(const Program& program, const InferredProgram& inferred, size_t 
   StepCost cost;
   cost.bytes = moved * static_cast<double>(SizeOf(program.dtype));
   const bool convolves = step.kind == StepKind::kChain || step.kind == StepKind::kDense || IsPool(step.kind);
+  if (step.kind == StepKind::kMatmul) {
+    const std::vector<int64_t>& x = inferred.shapes[at.xs[0]];
+    cost.flops = 2 * elements(at.output) * static_cast<double>(x[x.size() - (step.transpose_x ? 2 : 1)]);
+    return cost;
+  }
   cost.flops = convolves ? static_cast<double>(Flops(at.chain)) : moved;
   return cost;
 }

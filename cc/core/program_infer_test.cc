@@ -29,10 +29,10 @@ TEST(ProgramInfer, ShapesOfACall) {
   ASSERT_EQ(ParseProgram(EveryOp(), &program), "");
   InferredProgram inferred;
   ASSERT_EQ(InferProgram(program, {{2, 8, 8, 3}}, &inferred), "");
-  const std::vector<Sizes> wanted = {{2, 8, 8, 3}, {2, 4, 4, 4}, {2, 1, 1, 4}, {2, 1, 1, 4}, {2, 4, 4, 4}, {2, 4, 4, 4},
-                                     {2, 6, 6, 4}, {2, 3, 3, 4}, {2, 3, 3, 4}, {2, 6, 6, 4}, {2, 6, 6, 4}, {2, 6, 6, 8},
-                                     {2, 8},       {2, 2, 4},    {2, 2, 5},    {2, 2, 5},    {2, 2, 5},    {2, 2, 5},
-                                     {2, 2, 5},    {2, 5, 4, 8}, {2, 4, 5, 8}, {2, 7, 15, 1}};
+  const std::vector<Sizes> wanted = {
+      {2, 8, 8, 3}, {2, 4, 4, 4}, {2, 1, 1, 4}, {2, 1, 1, 4}, {2, 4, 4, 4}, {2, 4, 4, 4},  {2, 6, 6, 4}, {2, 3, 3, 4},
+      {2, 3, 3, 4}, {2, 6, 6, 4}, {2, 6, 6, 4}, {2, 6, 6, 8}, {2, 8},       {2, 2, 4},     {2, 2, 5},    {2, 2, 5},
+      {2, 2, 5},    {2, 2, 5},    {2, 2, 5},    {2, 5, 4, 8}, {2, 4, 5, 8}, {2, 7, 15, 1}, {2, 2, 4},    {2, 2, 2}};
   EXPECT_EQ(inferred.shapes, wanted);
   EXPECT_EQ(inferred.outputs, std::vector<int>({18, 7, 21}));
   EXPECT_GT(CostOf(program, inferred, 0).flops, 2.0 * 2 * 16 * 27 * 4 - 1);
@@ -41,6 +41,8 @@ TEST(ProgramInfer, ShapesOfACall) {
   EXPECT_EQ(CostOf(program, inferred, 18).bytes, 4.0 * 2 * 2 * 20 * 8);
   EXPECT_EQ(CostOf(program, inferred, 19).bytes, 4.0 * 2 * 2 * 20 * 8);
   EXPECT_EQ(CostOf(program, inferred, 20).bytes, 4.0 * 2 * 2 * 7 * 15);
+  EXPECT_EQ(CostOf(program, inferred, 22).flops, 2.0 * 2 * 2 * 2 * 4);
+  EXPECT_EQ(CostOf(program, inferred, 22).bytes, 4.0 * 2 * (8 + 8 + 4));
 }
 
 TEST(ProgramInfer, ShapesOfAGraph) {
@@ -66,7 +68,7 @@ TEST(ProgramInfer, AllOfAnAxisMayBeCutOff) {
   ASSERT_EQ(ParseProgram(Replaced(EveryOp(), "[[0, 0], [1, 0], [0, 2], [0, 0]]", "[[0, 0], [2, 4], [0, 2], [0, 0]]"),
                          &program),
             "");
-  program.steps.pop_back();
+  program.steps.resize(20);
   program.outputs.pop_back();
   InferredProgram inferred;
   ASSERT_EQ(InferProgram(program, {}, &inferred), "");
@@ -88,7 +90,8 @@ TEST(ProgramText, PrintsWhatItReads) {
   EXPECT_EQ(PrintProgram(again), text);
   EXPECT_NE(text.find("\"max_value\":6.0"), std::string::npos);
   EXPECT_NE(text.find("\"shape\":[null,8,8,3]"), std::string::npos);
-  EXPECT_EQ(again.steps.size(), 21u);
+  EXPECT_EQ(again.steps.size(), 23u);
+  EXPECT_TRUE(again.steps[22].transpose_y && !again.steps[22].transpose_x);
   EXPECT_EQ(again.steps[0].explicit_padding, Sizes({0, 1, 0, 1}));
 }
 
@@ -155,6 +158,13 @@ TEST(ProgramInfer, SaysWhatIsWrong) {
        "step 20 'shuffled': croppings must take no more than there is, blocks"},
       {"[[1, 0], [2, 3]]", "[[1, 0]]", "step 20 'shuffled': croppings must be [[top, bottom], [left, right]]"},
       {"[[1, 0], [2, 3]]", "[[1, 0], 2]", "step 20 'shuffled': croppings must be a list of whole numbers; given 2"},
+      {"\"exponent\": 0.5", "\"exponent\": null", "step 21 'roots': exponent must be a number that float32 holds"},
+      {"\"y\": 13, ", "", "step 22 'product': y must be given"},
+      {"\"y\": 13", "\"y\": 12", "step 22 'product': y must agree with x, [?,2,4], in all axes but the last two"},
+      {"\"x\": 22, \"y\": 13", "\"x\": 12, \"y\": 12", "step 22 'product': x must have rank 3 or more, [N,...,M,C]"},
+      {"\"transpose_y\": true", "\"transpose_y\": false",
+       "step 22 'product': y must have as many rows as x, [?,2,4], "},
+      {"\"transpose_y\": true", "\"transpose_y\": 1", "step 22 'product': transpose_y must be true or false; given 1"},
       {"{\"word\": \"tanh\"}", "{\"word\": \"relu\", \"max_value\": 1e300}",
        "activation.max_value must be a number that"},
   };

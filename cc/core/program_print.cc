@@ -62,6 +62,8 @@ Json ToJson(const Step& s) {
   if (s.normalize) json["normalize"] = true;
   if (s.normalize || s.kind == StepKind::kNormalize) json["epsilon"] = s.epsilon;
   if (s.keepdims) json["keepdims"] = true;
+  if (s.transpose_x) json["transpose_x"] = true;
+  if (s.transpose_y) json["transpose_y"] = true;
   if (s.axis) json["axis"] = *s.axis;
   if (s.exponent) json["exponent"] = *s.exponent;
   if (s.kind == StepKind::kPad) {

@@ -66,6 +66,8 @@ class StepInference {
       case StepKind::kSoftmax:
         *output = x_;
         return x_.size() >= 2 ? "" : WrongSizes("x", "have a batch and a last axis", x_);
+      case StepKind::kMatmul:
+        return Multiply(output);
       case StepKind::kConcatenate:
         return Concatenate(output);
       case StepKind::kResize:
@@ -256,6 +258,28 @@ class StepInference {
       return "y must have sizes that broadcast with those of x, " + ShowShape(x_) + "; given " + ShowShape(y);
     }
     return CheckWord();
+  }
+
+  std::string Multiply(Sizes* output) {
+    if (inferred_.y < 0) return "y must be given";
+    const Sizes& y = shapes_[inferred_.y];
+    const size_t rank = x_.size();
+    if (rank < 3) return WrongSizes("x", "have rank 3 or more, [N,...,M,C]", x_);
+    *output = x_;
+    bool fits = y.size() == rank;
+    for (size_t i = 0; fits && i + 2 < rank; ++i) {
+      fits = Agree(x_[i], y[i]);
+      (*output)[i] = Merge(x_[i], y[i]);
+    }
+    if (!fits) return WrongSizes("y", "agree with x, " + ShowShape(x_) + ", in all axes but the last two", y);
+    const size_t rows = step_.transpose_x ? rank - 1 : rank - 2, columns = step_.transpose_y ? rank - 2 : rank - 1;
+    const size_t x_sum = 2 * rank - 3 - rows, y_sum = 2 * rank - 3 - columns;
+    if (!Agree(x_[x_sum], y[y_sum])) {
+      return WrongSizes("y", "have as many rows as x, " + ShowShape(x_) + ", has columns, transposed as they are", y);
+    }
+    (*output)[rank - 2] = x_[rows];
+    (*output)[rank - 1] = y[columns];
+    return "";
   }
 
   std::string Concatenate(Sizes* output) {

@@ -189,7 +189,7 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
     keys["activation"] = activation("activation", &s->activation);
   }
   if (kind == StepKind::kChain || kind == StepKind::kNormalize) keys["epsilon"] = number("epsilon", &s->epsilon);
-  if (IsBinary(kind)) keys["y"] = tensor("y", &s->y);
+  if (IsBinary(kind) || kind == StepKind::kMatmul) keys["y"] = tensor("y", &s->y);
   switch (kind) {
     case StepKind::kChain:
       keys["gate"] = tensor("gate", &s->gate);
@@ -232,6 +232,10 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
       break;
     case StepKind::kPower:
       keys["exponent"] = [=](const Json& v) { return ToFloat32("exponent", v, &s->exponent.emplace()); };
+      break;
+    case StepKind::kMatmul:
+      keys["transpose_x"] = [=](const Json& v) { return ToBool("transpose_x", v, &s->transpose_x); };
+      keys["transpose_y"] = [=](const Json& v) { return ToBool("transpose_y", v, &s->transpose_y); };
       break;
     case StepKind::kDepthToSpace:
       keys["block"] = numbers("block", &s->block);

@@ -41,7 +41,9 @@ inline std::string EveryOp() {
   {"op": "softmax", "name": "probabilities", "x": 17, "output": 18},
   {"op": "crop", "name": "inner", "x": 11, "output": 19, "croppings": [[0, 0], [1, 0], [0, 2], [0, 0]]},
   {"op": "transpose", "name": "turned", "x": 19, "output": 20, "axes": [0, 2, 1, 3]},
-  {"op": "depth_to_space", "name": "shuffled", "x": 20, "output": 21, "block": [2, 4], "croppings": [[1, 0], [2, 3]]}
+  {"op": "depth_to_space", "name": "shuffled", "x": 20, "output": 21, "block": [2, 4], "croppings": [[1, 0], [2, 3]]},
+  {"op": "power", "name": "roots", "x": 13, "output": 22, "exponent": 0.5},
+  {"op": "matmul", "name": "product", "x": 22, "y": 13, "output": 23, "transpose_y": true}
   ]})";
 }
 

@@ -13,6 +13,7 @@
 #include "cc/cpu/kernels/bf16_products.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/cpu/run/program.h"
+#include "cc/cpu/run/program_products.h"
 #include "cc/plan/plan.h"
 #include "cc/plan/tuned_plans.h"
 #include "cc/python/layer.h"
@@ -138,6 +139,7 @@ py::dict Calls() {
   result["network_by_image"] = ByImageCalls();
   result["network_means_of_rows"] = MeansOfRows();
   result["network_parts_in_place"] = PartsInPlace();
+  result["network_products"] = ProductSteps();
   return result;
 }
 

@@ -85,6 +85,9 @@ def one_op(name: str, dtype: str):
     elif name == "normalize":
         y = b.step(name, x, weights={"gamma": w(37), "beta": w(37)}, epsilon=0.01)
         y = b.step(name, y)
+    elif name == "matmul":
+        y = b.step(name, x, x, transpose_y=True)
+        b.output(b.step(name, x, y, transpose_x=True))
     elif name in ("softmax", "power"):
         y = b.step(name, x, **({"exponent": 2.0} if name == "power" else {}))
     elif name == "concatenate":
@@ -114,7 +117,7 @@ def one_op(name: str, dtype: str):
 
 
 OPS = "dense chain expanded max_pool average_pool mean max add subtract multiply maximum minimum activation"
-OPS = (OPS + " normalize power softmax concatenate pad resize reshape crop transpose depth_to_space").split()
+OPS = (OPS + " normalize power softmax matmul concatenate pad resize reshape crop transpose depth_to_space").split()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

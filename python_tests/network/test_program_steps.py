@@ -76,6 +76,10 @@ CASES = {
     "normalize": ({"op": "normalize", "weights": {"gamma": 0, "beta": 1}, "epsilon": 0.1}, [ROWS], [[5], [5]]),
     "power": ({"op": "power", "exponent": 3.0}, [PICTURE], []),
     "softmax": ({"op": "softmax"}, [ROWS], []),
+    "matmul": ({"op": "matmul", "y": 1}, [[None, 2, 7, 5], [None, 2, 5, 9]], []),
+    "matmul turned": (
+        {"op": "matmul", "y": 1, "transpose_x": True, "transpose_y": True}, [[None, 5, 7], [None, 9, 5]], [],
+    ),
     "concatenate": ({"op": "concatenate", "xs": [0, 1, 0], "axis": 3}, [PICTURE, [None, 7, 6, 2]], []),
     "pad": ({"op": "pad", "paddings": [[0, 0], [1, 2], [0, 1], [0, 3]], "value": 0.5}, [PICTURE], []),
     "resize nearest": ({"op": "resize", "scale": [2, 3], "method": "nearest"}, [PICTURE], []),

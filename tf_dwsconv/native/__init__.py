@@ -294,7 +294,7 @@ def calls() -> dict[str, int]:
     Under "network" the calls of networks, and under "network_by_image" those in which each thread took images of its
     own through the first steps. Under "network_means_of_rows" the means whose rows a convolution had added up as it
     made them; under "network_parts_in_place" the tensors that lay where they were to be concatenated,
-    or where they were cropped.
+    or where they were cropped; under "network_products" the products of two tensors.
 
     Counts the calls through this module: TensorFlow's op has counters of its own.
     """

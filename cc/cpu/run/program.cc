@@ -14,6 +14,7 @@
 #include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/forward.h"
 #include "cc/cpu/run/program_ops.h"
+#include "cc/cpu/run/program_products.h"
 #include "cc/cpu/run/scaled_filter.h"
 #include "cc/cpu/run/scratch_pool.h"
 #include "cc/plan/program_scales.h"
@@ -138,6 +139,7 @@ class Run {
     StepCall call = {program_, inferred_, plan_, i, at_, static_cast<const char*>(weights_), StepKernels(options_.isa),
                      workers};
     const int sums = plan_.sums[i];
+    if (program_.steps[i].kind == StepKind::kMatmul) return MultiplyStep(call, options_.isa);
     if (!IsChain(program_.steps[i])) {
       const auto rows = sums < 0 ? row_sums_.end() : row_sums_.find(static_cast<size_t>(sums));
       if (rows != row_sums_.end() && rows->second->whole()) {

@@ -47,7 +47,7 @@ struct StepCall {
 // sums[n][row][c] = the sum over a row of what the chain gives, for some rows and channels: in the order of a mean.
 void SumRows(const StepCall& call, int64_t n, int64_t row, int64_t rows, int64_t c, int64_t channels, float* sums);
 
-// Computes any step but a chain and a dense one. The output has elements.
+// Computes any step but a chain, a dense one and a product. The output has elements.
 void RunStep(const StepCall& call);
 
 }  // namespace dwsconv
