@@ -147,6 +147,18 @@ void Pool(const PoolArgs& a) {
   a.largest ? PoolBy<true, T, To>(a) : PoolBy<false, T, To>(a);
 }
 
+// A vector's lanes by an op of two vectors: the same pairs first, whatever the row.
+template <typename Op>
+inline __attribute__((always_inline)) Vec Across(Vec v, const Op& op) {
+  typedef int32_t Lanes __attribute__((vector_size(kV * 4)));
+  Lanes lane;
+#pragma GCC unroll 16
+  for (int i = 0; i < kV; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int step = kV / 2; step > 0; step /= 2) v = op(v, __builtin_shuffle(v, (lane + step) & (kV - 1)));
+  return v;
+}
+
 // The sum of term(i, lanes) over a row, lanes past its end not counted: four sums, so that none waits for the one
 // before.
 template <typename Term>
@@ -158,25 +170,12 @@ inline float SumOf(int64_t n, const Term& term) {
     for (int v = 0; v < 4; ++v) sums[v] = sums[v] + term(i + v * kV, kV);
   }
   for (; i + kV <= n; i += kV) sums[0] = sums[0] + term(i, kV);
-  float lanes[kV], total = 0;
-  Store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (int v = 0; v < kV; ++v) total += lanes[v];
+  float total = Across((sums[0] + sums[1]) + (sums[2] + sums[3]), [](Vec p, Vec q) { return p + q; })[0];
   if (i == n) return total;
+  float lanes[kV];
   Store(lanes, term(i, n - i));
   for (int64_t v = 0; v < n - i; ++v) total += lanes[v];
   return total;
-}
-
-// A vector's lanes by an op of two vectors: the same pairs first, whatever the row.
-template <typename Op>
-inline __attribute__((always_inline)) Vec Across(Vec v, const Op& op) {
-  typedef int32_t Lanes __attribute__((vector_size(kV * 4)));
-  Lanes lane;
-#pragma GCC unroll 16
-  for (int i = 0; i < kV; ++i) lane[i] = i;
-#pragma GCC unroll 4
-  for (int step = kV / 2; step > 0; step /= 2) v = op(v, __builtin_shuffle(v, (lane + step) & (kV - 1)));
-  return v;
 }
 
 // Rows of kCount vectors, the last of which has `lanes`: all of a row is in registers. Some rows go to a buffer first:
@@ -219,23 +218,40 @@ void SoftmaxOf(const SoftmaxArgs& a) {
   }
 }
 
+// Of a row of at most kKept elements the powers are kept, of a longer one they are computed twice.
+constexpr int64_t kKept = 4096;
+
 template <typename T>
 void LongSoftmax(const SoftmaxArgs& a) {
   const T* x = static_cast<const T*>(a.x);
   T* to = static_cast<T*>(a.to);
+  alignas(64) float kept[kKept + kV];
   for (int64_t row = 0; row < a.rows; ++row, x += a.n, to += a.n) {
-    Vec most = Set1(-__builtin_inff());
+    Vec most[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) most[v] = Set1(-__builtin_inff());
     int64_t i = 0;
-    for (; i + kV <= a.n; i += kV) most = MaxSecondOnNan(Load(x + i), most);
-    float largest = Across(most, MaxSecondOnNan)[0];
-    for (; i < a.n; ++i) {
-      const float v = ToFloat(x[i]);
-      largest = v > largest ? v : largest;
+    for (; i + 4 * kV <= a.n; i += 4 * kV) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) most[v] = MaxSecondOnNan(Load(x + i + v * kV), most[v]);
     }
-    const Vec shift = Set1(largest);
+    for (; i + kV <= a.n; i += kV) most[0] = MaxSecondOnNan(Load(x + i), most[0]);
+    // The last vector of the row once more, whatever of it is new.
+    most[1] = MaxSecondOnNan(Load(x + a.n - kV), most[1]);
+    most[0] = MaxSecondOnNan(MaxSecondOnNan(most[0], most[1]), MaxSecondOnNan(most[2], most[3]));
+    const Vec shift = Across(most[0], MaxSecondOnNan);
     const auto power = [&](int64_t at, int64_t lanes) { return Exp(LoadUpTo(x + at, lanes) - shift); };
-    const Vec sum = Set1(SumOf(a.n, power));
-    for (i = 0; i < a.n; i += kV) StoreUpTo(to + i, power(i, a.n - i) / sum, a.n - i);
+    if (a.n > kKept) {
+      const Vec share = Set1(1.0f / SumOf(a.n, power));
+      for (i = 0; i < a.n; i += kV) StoreUpTo(to + i, power(i, a.n - i) * share, a.n - i);
+      continue;
+    }
+    const Vec share = Set1(1.0f / SumOf(a.n, [&](int64_t at, int64_t lanes) {
+                             const Vec v = power(at, lanes);
+                             Store(kept + at, v);
+                             return v;
+                           }));
+    for (i = 0; i < a.n; i += kV) StoreUpTo(to + i, Load(kept + i) * share, a.n - i);
   }
 }
 
