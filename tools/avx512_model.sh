@@ -9,7 +9,8 @@ tests=("$@")
 if [[ ${#tests[@]} == 0 ]]; then
   tests=(native/test_native.py op/test_op.py op/test_small_channels.py op/test_activation_kernels.py)
   tests+=(gradient/test_backward.py block/test_block_kernel.py block/test_block_gates.py op/test_activation_sizes.py)
-  tests+=(gradient/test_batch_norm.py network/test_network_softmax.py network/test_network_groups.py)
+  tests+=(gradient/test_batch_norm.py network/test_network_softmax.py network/test_network_groups.py
+    network/test_network_products.py)
   tests+=(block/test_dense_windows.py)
   tests=("${tests[@]/#/python_tests/}" -k avx512)
 fi

@@ -7,6 +7,7 @@ _SCALES = ("network/test_network_scales.py",)
 _MEANS = ("network/test_network_means.py",)
 _TURNS = ("network/test_network_turns.py",)
 _MOVES = ("network/test_network_moves.py",)
+_PRODUCTS = ("network/test_network_products.py",)
 _PARTS = ("network/test_network_parts.py",)
 
 FAULTS = (
@@ -178,6 +179,41 @@ FAULTS = (
         "tf.eye(groups, dtype=kernel.dtype)",
         "tf.ones([groups, groups], kernel.dtype)",
         ("network/test_network_groups.py",),
+    ),
+    Fault(
+        "all parts of a product's rows are the first one",
+        "cc/cpu/run/program_products.cc",
+        "task % parts * each",
+        "0",
+        _PRODUCTS,
+    ),
+    Fault(
+        "rows of a product begin at the first one",
+        "cc/cpu/run/program_products.cc",
+        "CopiesRows() ? static_cast<const void*>(copied) : x + row * C_",
+        "CopiesRows() ? static_cast<const void*>(copied) : x",
+        _PRODUCTS,
+    ),
+    Fault(
+        "all pairs of matrices take the first one's second",
+        "cc/cpu/run/program_products.cc",
+        "y + i * product.y_elements()",
+        "y",
+        _PRODUCTS,
+    ),
+    Fault(
+        "products of turned matrices in tiles, the second tile as the first",
+        "cc/cpu/run/program_products.cc",
+        "ToFloat(from[c * from_step + r])",
+        "ToFloat(from[c * from_step + r % kTurned])",
+        _PRODUCTS,
+    ),
+    Fault(
+        "the last elements of a long softmax have no part in the maximum",
+        "cc/cpu/kernels/steps_body.h",
+        "Load(x + a.n - kV)",
+        "Load(x)",
+        ("network/test_network_softmax.py",),
     ),
     Fault(
         "a root is its own inverse",
