@@ -56,7 +56,7 @@ std::string Read(const std::string& contents, LoadedProgram* loaded) {
 TEST(ProgramFile, AGoodOne) {
   LoadedProgram loaded;
   ASSERT_EQ(Read(File(Header(EveryOp()), 400), &loaded), "");
-  EXPECT_EQ(loaded.program.steps.size(), 21u);
+  EXPECT_EQ(loaded.program.steps.size(), 23u);
   ASSERT_NE(loaded.weights, nullptr);
   EXPECT_EQ(loaded.weights[1599], '\1');
 }
