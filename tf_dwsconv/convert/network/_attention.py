@@ -120,7 +120,7 @@ def _given(call: Call) -> Optional[list[int]]:
     if len(arguments.args) > len(names) or not of_one_batch(call):
         return None
     given = {**dict(zip(names, arguments.args)), **arguments.kwargs}
-    if any(value not in (None, False) for name, value in given.items() if name not in names):
+    if any(value is not None and value is not False for name, value in given.items() if name not in names):
         return None
     numbers_of = {id(t): number for t, number in zip(arguments.keras_tensors, call.x)}
     query, value, key = (given.get(name) for name in names)
