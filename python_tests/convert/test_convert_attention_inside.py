@@ -85,11 +85,12 @@ class LeViTAttention(L.Layer):
 
     def build(self, shape):
         _, height, width, channels = shape
-        self.qkv = L.Dense(self.heads * self.key_dim * 4, use_bias=False)
+        policy = {"dtype": self.dtype_policy}
+        self.qkv = L.Dense(self.heads * self.key_dim * 4, use_bias=False, **policy)
         self.qkv.build((None, height * width, channels))
-        self.norm = L.BatchNormalization()
+        self.norm = L.BatchNormalization(**policy)
         self.norm.build((None, height * width, self.heads * self.key_dim * 4))
-        self.project = L.Conv2D(channels, 1)
+        self.project = L.Conv2D(channels, 1, **policy)
         self.project.build((None, height, width, self.heads * self.key_dim * 2))
         self.indices = places(height, width)
         self.table = self.add_weight(name="table", shape=(self.heads, int(self.indices.max()) + 1))
@@ -119,7 +120,9 @@ class LeViTAttention(L.Layer):
         return tf.einsum("bhts,bhsd->bthd", scores, v)
 
     def fused(self, q, k, v, bias):
-        return ops.nn.dot_product_attention(q, k, v) + ops.dot_product_attention(q, k, v, scale=0.3)
+        left, right = ops.split(v, 2, axis=-1)
+        left = ops.nn.dot_product_attention(q, k, left)
+        return ops.concatenate([left, ops.dot_product_attention(q, k, right, scale=0.3)], axis=-1)
 
 
 @pytest.mark.parametrize("kind", ["matmul", "einsum", "tensorflow", "fused"])

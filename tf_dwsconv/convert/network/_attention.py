@@ -199,7 +199,10 @@ def dot_product(call: Call) -> Optional[int]:
 
 
 def dot_product_op(call: Call) -> Optional[int]:
-    """`keras.ops.dot_product_attention` of as many heads everywhere, `[N, places, heads, channels]`."""
+    """`keras.ops.dot_product_attention` of as many heads everywhere, `[N, places, heads, channels]`.
+
+    Keras takes the result's shape to be the query's, so values have as many channels.
+    """
     given, arguments = call.layer, call.node.arguments
     factor = arguments.kwargs.get("scale")
     has_more = any(v is not None for key, v in arguments.kwargs.items() if key != "scale") or len(arguments.args) != 3
@@ -207,7 +210,7 @@ def dot_product_op(call: Call) -> Optional[int]:
     if has_more or any(options) or len(call.x) != 3 or not of_one_batch(call):
         return None
     shapes = [call.builder.shapes[t] for t in call.x]
-    heads, channels = ({shape[axis] for shape in shapes[:end]} for axis, end in ((2, 3), (3, 2)))
+    heads, channels = ({shape[axis] for shape in shapes} for axis in (2, 3))
     if len(heads) != 1 or len(channels) != 1 or None in heads | channels:
         return None
     if factor is not None and (isinstance(factor, bool) or not isinstance(factor, numbers.Real)):
