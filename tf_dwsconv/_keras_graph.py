@@ -196,6 +196,11 @@ def called_in_training(node: Any) -> bool:
     return node.arguments.kwargs.get("training") not in (None, False)
 
 
+def has_mask(node: Any) -> bool:
+    """Whether a tensor that a call reads has a mask, which Keras hands on from layer to layer beside the tensor."""
+    return any(getattr(t, "_keras_mask", None) is not None for t in node.arguments.keras_tensors)
+
+
 def is_one_by_one(layer: Any) -> bool:
     """Whether a Conv2D is a dense 1x1 convolution of stride 1."""
     return tuple(layer.kernel_size) == (1, 1) and tuple(layer.strides) == (1, 1) and layer.groups == 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import types
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import keras
 
@@ -26,6 +26,7 @@ from tf_dwsconv._keras_graph import (  # noqa: E402
     called_in_training,
     calls,
     count_calls,
+    has_mask,
     is_graph,
     models_in,
     wrapped,
@@ -91,7 +92,7 @@ def convert(model: Any, *, training: bool = False, fuse: str = "network", verbos
     if not training:
         model = _with_stock_parts(model)
     counts = count_calls(model)
-    left_alone = _trained_inside(model)
+    left_alone = _called_inside(model, called_in_training)
 
     def plan(part: Any) -> Plan:
         if id(part) in left_alone and not training:
@@ -143,7 +144,11 @@ def _with_stock_parts(model: Any) -> Any:
 
 def _join(model: Any, rows: Report) -> Any:
     """A model of blocks once more, with its largest parts in a `FusedNetwork` each."""
-    left_alone, translator = _trained_inside(model), Translator()
+
+    def has_more(node: Any) -> bool:
+        return called_in_training(node) or has_mask(node)
+
+    left_alone, translator = _called_inside(model, has_more), Translator()
     if not any(_parts.find(Graph(part), translator) for part in models_in(model)):
         return model
 
@@ -285,16 +290,16 @@ def _check_model(model: Any, may_be_followed: bool = False) -> None:
         )
 
 
-def _trained_inside(model: Any) -> set[int]:
-    """Models, by id, that a call inside `model` always runs in training."""
+def _called_inside(model: Any, so: Callable[[Any], bool]) -> set[int]:
+    """Models, by id, that a call inside `model` runs `so`, always in training or with masks say."""
     found: set[int] = set()
     parts = models_in(model)
     count = -1
     while len(found) > count:  # what is in one of them is too
         count = len(found)
         for part in parts:
-            inner = ((wrapped(node.operation), called_in_training(node)) for node in calls(part))
-            found.update(id(m) for m, in_training in inner if is_graph(m) and (in_training or id(part) in found))
+            inner = ((wrapped(node.operation), so(node)) for node in calls(part))
+            found.update(id(m) for m, is_so in inner if is_graph(m) and (is_so or id(part) in found))
     return found
 
 

@@ -24,7 +24,7 @@ ops = keras.ops
 _active = threading.local()
 _lock = threading.RLock()
 
-_OPERATORS = {"add": ops.add, "sub": ops.subtract, "mul": ops.multiply, "truediv": ops.divide}
+_OPERATORS = {"add": ops.add, "sub": ops.subtract, "mul": ops.multiply, "truediv": ops.divide, "matmul": ops.matmul}
 
 
 @contextlib.contextmanager
@@ -187,6 +187,15 @@ def _reduction(function: Callable) -> Callable:
     return lambda input_tensor, axis=None, keepdims=False: function(input_tensor, axis=axis, keepdims=bool(keepdims))
 
 
+def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    x, y = (ops.swapaxes(t, -1, -2) if turned else t for t, turned in ((a, transpose_a), (b, transpose_b)))
+    return ops.matmul(x, y)
+
+
+def _einsum(equation: str, inputs: Any) -> Any:
+    return ops.einsum(equation, *inputs)
+
+
 def _silu(features: Any, beta: float = 1.0) -> Any:
     return ops.silu(features) if beta == 1.0 else features * ops.sigmoid(features * beta)
 
@@ -269,6 +278,8 @@ _FUNCTIONS: dict[Any, Callable] = {
         for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")
     },
     tf.add_n: _add_n,
+    tf.matmul: _matmul,
+    tf.einsum: _einsum,
     **{getattr(tf, f"reduce_{name}"): _reduction(getattr(ops, name)) for name in ("mean", "sum", "max", "min")},
     tf.nn.relu: _of_features(ops.relu),
     tf.nn.relu6: _of_features(ops.relu6),

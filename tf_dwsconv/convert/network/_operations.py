@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.convert import _activations, _read
-from tf_dwsconv.convert.network import _moves, _translate
+from tf_dwsconv.convert.network import _attention, _moves, _products, _translate
 from tf_dwsconv.convert.network._call import Call
 
 _WORDS = {
@@ -32,10 +32,14 @@ def operation_step(call: Call) -> Union[int, tuple[int, ...], None]:
         return None
     if word == "Pad":
         return _pad(call)
+    if word == "DotProductAttention":
+        return _attention.dot_product_op(call)
     if any(v is not None for v in node.arguments.kwargs.values()):
         return None
     if word in _PARTS:
         return _PARTS[word](call)
+    if word in _PRODUCTS:
+        return _PRODUCTS[word](call)
     if word in _WORDS:
         return _of_two(call, _WORDS[word])
     if word in ("Divide", "TrueDivide"):
@@ -201,6 +205,13 @@ def _lowest(dtype: str) -> float:
 # What takes parts of a tensor.
 _PARTS: dict[str, Callable[[Call], Any]] = {"Split": _moves.split, "GetItem": _moves.get_item}
 
+# Of two tensors, or of one and an array.
+_PRODUCTS: dict[str, Callable[[Call], Optional[int]]] = {
+    "Matmul": _products.matmul,
+    "Dot": _products.dot,
+    "Einsum": _products.einsum,
+}
+
 # Of one tensor.
 _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Mean": _mean,
@@ -212,7 +223,7 @@ _RULES: dict[str, Callable[[Call], Optional[int]]] = {
     "Square": lambda call: _to_the(call, 2.0),
     "Max": _over_pixels("max"),
     "Amax": _over_pixels("max"),
-    "Softmax": _translate.softmax,
+    "Softmax": _attention.softmax,
     "Reshape": _reshape,
     "ExpandDims": _axes,
     "Squeeze": _axes,

@@ -9,7 +9,16 @@ from typing import Any, Callable, Optional
 
 import keras
 
-from tf_dwsconv._keras_graph import Graph, called_in_training, calls, flat, functional, inputs_called, is_graph
+from tf_dwsconv._keras_graph import (
+    Graph,
+    called_in_training,
+    calls,
+    flat,
+    functional,
+    has_mask,
+    inputs_called,
+    is_graph,
+)
 from tf_dwsconv._program import DTYPES
 from tf_dwsconv.convert import _read
 from tf_dwsconv.convert.network import _operations, _translate
@@ -62,6 +71,8 @@ class Translator:
     def _fits(self, node: Any, dtype: str) -> bool:
         """Whether a call reads and gives what programs have."""
         tensors = node.arguments.keras_tensors
+        if has_mask(node):
+            return False
         if not tensors or any(len(t.shape) < 2 for t in (*tensors, *node.outputs)):
             return False
         casts = isinstance(node.operation, keras.Layer) and getattr(node.operation, "autocast", True)
@@ -175,6 +186,13 @@ def _only_moves(operation: Any) -> bool:
     return isinstance(operation, moves) or _read.op_word(operation) in _MOVES
 
 
+# Of filters with many axes, which are no windows.
+_PRODUCTS = tuple(
+    getattr(keras.layers, name)
+    for name in ("EinsumDense", "MultiHeadAttention", "GroupQueryAttention")
+    if hasattr(keras.layers, name)
+)
+
 _MOVES = ("Transpose", "Swapaxes", "Moveaxis", "Split", "GetItem")
 
 
@@ -183,4 +201,6 @@ def _is_picture(node: Any) -> bool:
 
 
 def _is_convolution(operation: Any) -> bool:
+    if isinstance(operation, _PRODUCTS):
+        return False
     return isinstance(operation, keras.Layer) and any(len(weight.shape) >= 3 for weight in operation.weights)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tf_dwsconv._program_steps import Step, make_step
 from tf_dwsconv.activations import NONE, Fused
-from tf_dwsconv.convert.network import _gates
+from tf_dwsconv.convert.network import _gates, _turned
 from tf_dwsconv.convert.network._builder import Builder
 
 
@@ -23,7 +23,7 @@ def tidy(builder: Builder, outputs: Iterable[int]) -> None:
     """Makes the steps of a program fewer; what `outputs` hold stays."""
     outputs = set(outputs)
     _merge_equal(builder, outputs)
-    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind, _cut, *_GATES)
+    folds = (_activation, _scale, _addend, _zeros, _every_few_before, _every_few_behind, _cut, *_TURNED, *_GATES)
     for rules in (folds, (*folds, _scale_and_shift)):
         while True:
             readers: collections.Counter = collections.Counter(t for step in builder.steps for t in step.sources)
@@ -315,6 +315,7 @@ def _scaled(activation: Fused, value: np.ndarray) -> Optional[Fused]:
     return Fused("relu", max_value=bound * value.item())
 
 
+_TURNED = (_turned.factor, _turned.result, _turned.reshaped)
 _GATES = (
     _gates.scaled_factors,
     _gates.gated_sum,

@@ -15,7 +15,7 @@ import numpy as np
 from tf_dwsconv._keras_graph import only_input
 from tf_dwsconv.activations import NONE, Fused
 from tf_dwsconv.convert import _activations, _read
-from tf_dwsconv.convert.network import _moves, _transposed
+from tf_dwsconv.convert.network import _attention, _moves, _products, _transposed
 from tf_dwsconv.convert.network._call import Call, is_plain, pair
 from tf_dwsconv.layers import DepthwiseSepConv2D, FusedConvBlock
 
@@ -198,11 +198,6 @@ def _prelu(call: Call) -> Optional[int]:
     return call.step("activation", weights={"slopes": np.array(slopes)}, activation=Fused("prelu"))
 
 
-def softmax(call: Call) -> Optional[int]:
-    axis = call.layer.axis
-    return call.step("softmax") if axis in (-1, len(call.shape) - 1) else None
-
-
 def _layer_norm(call: Call) -> Optional[int]:
     layer = call.layer
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
@@ -273,6 +268,7 @@ def same(call: Call) -> int:
 RULES: dict[type, Callable[[Call], Optional[int]]] = {
     **dict.fromkeys((L.Conv2D, L.DepthwiseConv2D, L.SeparableConv2D, DepthwiseSepConv2D), _convolution),
     L.Dense: _dense,
+    L.EinsumDense: _products.einsum_dense,
     L.MaxPooling2D: _pool("max_pool"),
     L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling2D: _global("mean"),
@@ -285,7 +281,7 @@ RULES: dict[type, Callable[[Call], Optional[int]]] = {
     L.Reshape: reshape,
     L.Flatten: reshape,
     L.PReLU: _prelu,
-    L.Softmax: softmax,
+    L.Softmax: _attention.softmax,
     L.LayerNormalization: _layer_norm,
     **({L.RMSNormalization: _rms_norm} if hasattr(L, "RMSNormalization") else {}),
     L.Normalization: _normalization,
@@ -300,7 +296,14 @@ MERGES: dict[type, Callable[[Call], Optional[int]]] = {
     L.Average: _average,
     L.Concatenate: concatenate,
     FusedConvBlock: _block,
+    L.Attention: _attention.dot_product,
     **({} if _read.CustomScaleLayer is None else {_read.CustomScaleLayer: _scaled_sum}),
+}
+
+# Of inputs that have names.
+_NAMED: dict[type, Callable[[Call], Optional[int]]] = {
+    L.MultiHeadAttention: _attention.multi_head,
+    **({L.GroupQueryAttention: _attention.grouped_query} if hasattr(L, "GroupQueryAttention") else {}),
 }
 
 
@@ -312,6 +315,8 @@ def layer_step(call: Call) -> Optional[int]:
     if kind in MERGES:
         is_alone = len(node.arguments.args) == 1 and all(v in (None, False) for v in node.arguments.kwargs.values())
         return MERGES[kind](call) if is_alone else None
+    if kind in _NAMED:
+        return _NAMED[kind](call)
     if kind is L.Resizing and len(call.x) == 1:  # Keras calls it with training=True, and it does the same
         return resize(call, (call.layer.height, call.layer.width))
     if only_input(node) is None:
