@@ -98,7 +98,10 @@ def _dense(step: Step, reads: dict, weights: dict) -> Shape:
     if len(matrix) != 2 or 0 in matrix or not _agree(matrix[0], x[-1]):
         raise _wrong("filter", f"have shape [C, K] with C = {x[-1]}, and no size of 0", matrix)
     _vector(weights, "bias", matrix[1])
-    return [*x[:-1], matrix[1]]
+    y, residual = [*x[:-1], matrix[1]], reads.get("residual")
+    if residual is not None and not (len(residual) == len(y) and all(map(_agree, residual, y))):
+        raise _wrong("residual", f"have the output's shape, {tuple(y)}", residual)
+    return y
 
 
 def _pool(step: Step, reads: dict, weights: dict) -> Shape:

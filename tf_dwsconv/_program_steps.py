@@ -198,7 +198,10 @@ _AXIS = (
 
 OPS: dict[str, _Kind] = {
     "chain": _CHAIN,
-    "dense": _Kind(weights=("filter", "bias"), needed=("filter",), options={"activation": (_ACTIVATION, NONE)}),
+    "dense": _Kind(
+        optional=("residual",), weights=("filter", "bias"), needed=("filter",),
+        options={"activation": (_ACTIVATION, NONE)},
+    ),
     "max_pool": _POOL,
     "average_pool": _POOL,
     "mean": _OVER_PIXELS,

@@ -135,6 +135,8 @@ TEST(ProgramInfer, SaysWhatIsWrong) {
       {"[2, -1]", "[3, -1]", "step 12 'halves': shape must hold the elements behind x's batch, [?,8]"},
       {"[2, -1]", "[-1, -1]", "step 12 'halves': shape must have -1 once at most"},
       {"\"filter\": 6", "\"filter\": 0", "step 13 'logits': weights.filter must be [C,K]"},
+      {"\"filter\": 6, \"bias\": 7}", "\"filter\": 6, \"bias\": 7}, \"residual\": 13",
+       "step 13 'logits': residual must have the output's shape, [?,2,5]; given [?,2,4]"},
       {"\"output\": 16", "\"output\": 15", "step 15 'square': output must be a tensor that nothing else writes"},
       {"\"op\": \"softmax\"", "\"op\": \"sort\"", "step 17 'probabilities': op must be one of chain, dense"},
       {"\"x\": 17, \"output\": 18", "\"x\": 17, \"output\": 1048577", "output must be the number of a tensor"},

@@ -158,11 +158,17 @@ class StepInference {
     request.pointwise_filter = {1, 1, f[0], f[1]};
     request.bias = WeightShape(Role::kBias);
     request.activation = step_.activation;
-    Sizes flat;
-    const std::string wrong = ByInfer(request, &flat);
     *output = x_;
     output->back() = f[1];
-    return wrong;
+    if (inferred_.residual >= 0) {
+      const Sizes& residual = shapes_[inferred_.residual];
+      if (!std::equal(residual.begin(), residual.end(), output->begin(), output->end(), Agree)) {
+        return WrongSizes("residual", "have the output's shape, " + ShowShape(*output), residual);
+      }
+      request.residual = {rows, 1, 1, f[1]};
+    }
+    Sizes flat;
+    return ByInfer(request, &flat);
   }
 
   std::string Rank4() const { return x_.size() == 4 ? "" : WrongSizes("x", "have rank 4, [N,H,W,C]", x_); }

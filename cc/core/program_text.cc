@@ -190,10 +190,10 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
   }
   if (kind == StepKind::kChain || kind == StepKind::kNormalize) keys["epsilon"] = number("epsilon", &s->epsilon);
   if (IsBinary(kind) || kind == StepKind::kMatmul) keys["y"] = tensor("y", &s->y);
+  if (kind == StepKind::kChain || kind == StepKind::kDense) keys["residual"] = tensor("residual", &s->residual);
   switch (kind) {
     case StepKind::kChain:
       keys["gate"] = tensor("gate", &s->gate);
-      keys["residual"] = tensor("residual", &s->residual);
       keys["dilations"] = numbers("dilations", &s->dilations);
       keys["groups"] = [=](const Json& v) { return ToNumber("groups", v, &s->groups); };
       keys["expand_activation"] = activation("expand_activation", &s->expand_activation);

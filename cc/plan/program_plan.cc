@@ -163,6 +163,7 @@ bool MayShare(const Program& program, const InferredProgram& inferred, size_t in
     case StepKind::kPower:
       return true;
     case StepKind::kChain:
+    case StepKind::kDense:
       return slot == at.residual;
     default:
       return IsBinary(step.kind) && same;

@@ -86,8 +86,7 @@ def one_op(name: str, dtype: str):
         y = b.step(name, x, weights={"gamma": w(37), "beta": w(37)}, epsilon=0.01)
         y = b.step(name, y)
     elif name == "matmul":
-        y = b.step(name, x, x, transpose_y=True)
-        b.output(b.step(name, x, y, transpose_x=True))
+        b.output(b.step(name, x, y := b.step(name, x, x, transpose_y=True), transpose_x=True))
     elif name in ("softmax", "power"):
         y = b.step(name, x, **({"exponent": 2.0} if name == "power" else {}))
     elif name == "concatenate":

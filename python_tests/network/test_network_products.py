@@ -125,6 +125,22 @@ def test_attention_by_images():
     assert native.calls()["network_by_image"] == before + len(ISAS)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [[None, 24], [None, 7, 24], [None, 3, 5, 24]])
+def test_residuals_of_a_product_with_a_filter(shape, dtype):
+    """One that ends there, whose memory the result takes, and one that is read again."""
+    b = Builder(dtype)
+    x, w = b.input(shape), np.random.default_rng(0).uniform(-0.2, 0.2, (24, 24))
+    ends = b.step("activation", x, activation={"word": "tanh"})
+    y = b.step("dense", x, weights={"filter": w, "bias": w[0]}, residual=ends, activation={"word": "silu"})
+    b.output(b.step("dense", y, weights={"filter": w}, residual=x), b.step("dense", x, weights={"filter": w}, residual=x))
+    inputs = np.random.default_rng(1).uniform(-1, 1, [3, *shape[1:]]).astype(DTYPES[dtype])
+    expected = b.expect(inputs)
+    for isa in ISAS:
+        for y, wanted in zip(native.Network.from_program(b.text, b.weights, isa=isa)(inputs), expected):
+            np.testing.assert_allclose(np.float64(y), wanted, rtol=0, atol=8 * UNIT[dtype] + 1e-6)
+
+
 @pytest.mark.parametrize("shapes, options, message", [
     (([None, 3], [None, 3]), {}, "rank 3 or more"),
     (([None, 2, 3], [None, 2, 2, 3]), {}, "in all axes but the last two"),

@@ -45,6 +45,10 @@ CASES = {
         {"op": "dense", "weights": {"filter": 0, "bias": 1}, "activation": {"word": "elu", "alpha": 0.7}},
         [ROWS], [[5, 4], [4]],
     ),
+    "dense with a residual": (
+        {"op": "dense", "residual": 1, "weights": {"filter": 0}, "activation": {"word": "relu"}},
+        [ROWS, [None, 3, 4]], [[5, 4]],
+    ),
     "dense of rows": ({"op": "dense", "weights": {"filter": 0}}, [[None, 5]], [[5, 4]]),
     "max_pool": ({"op": "max_pool", "window": [2, 3]}, [PICTURE], []),
     "max_pool same": ({"op": "max_pool", "window": [3, 3], "strides": [2, 2], "padding": "same"}, [PICTURE], []),

@@ -184,7 +184,8 @@ def _chain(step, tensors, weights):
 
 
 def _dense(step, tensors, weights):
-    return activate(tensors[step["x"]] @ weights["filter"] + weights.get("bias", 0.0), step.get("activation"))
+    y = tensors[step["x"]] @ weights["filter"] + weights.get("bias", 0.0)
+    return activate(y + (tensors[step["residual"]] if "residual" in step else 0.0), step.get("activation"))
 
 
 def _pool(reduce, fill):

@@ -122,7 +122,8 @@ def _step(step: Step, reads: dict[str, Any], weights: dict[str, tf.Tensor]) -> t
 
 def _dense(step: Step, t: dict) -> tf.Tensor:
     y = tf.tensordot(t["x"], t["filter"], axes=1)
-    return y + t["bias"] if "bias" in t else y
+    y = y + t["bias"] if "bias" in t else y
+    return y + t["residual"] if "residual" in t else y
 
 
 def _max_pool(step: Step, t: dict) -> tf.Tensor:

@@ -197,7 +197,10 @@ def _dense(network: _Network, step: Step) -> _Apply:
     kernel, bias = network.weight(step, "filter"), network.weight(step, "bias")
     layer = L.Dense(kernel.shape[1], use_bias=bias is not None, **network.options(step))
     network.later(layer, ("kernel", kernel), ("bias", bias))
-    return lambda t: layer(t["x"])
+    if "residual" not in step.reads:
+        return lambda t: layer(t["x"])
+    add = L.Add(**network.options(step))
+    return lambda t: add([layer(t["x"]), t["residual"]])
 
 
 def _plain(make: Callable[[Step, dict], Any]) -> Callable[[_Network, Step], _Apply]:

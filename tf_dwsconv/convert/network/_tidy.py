@@ -150,15 +150,15 @@ def _activation(builder: Builder, before: Step, step: Step) -> Optional[Step]:
 
 
 def _addend(builder: Builder, before: Step, step: Step) -> Optional[Step]:
-    """A sum of two tensors of one shape goes into the chain that makes one of them, as its residual."""
-    if step.op != "add" or "y" not in step.reads or before.op != "chain":
+    """A sum of two tensors of one shape goes into the chain or the product that makes one of them, as its residual."""
+    if step.op != "add" or "y" not in step.reads or before.op not in ("chain", "dense"):
         return None
     x, y = step.reads["x"], step.reads["y"]
     other = y if x == before.output else x
     is_linear = before.options["activation"] == NONE and "residual" not in before.reads
     if not is_linear or x == y or builder.shapes[x] != builder.shapes[y]:
         return None
-    if step.options["activation"] != NONE and "pointwise_filter" not in before.weights:
+    if step.options["activation"] != NONE and not {"pointwise_filter", "filter"} & set(before.weights):
         return None
     joined = before.with_options(activation=step.options["activation"])
     return dataclasses.replace(joined, reads={**before.reads, "residual": other})
