@@ -90,8 +90,7 @@ def one_op(name: str, dtype: str):
     elif name in ("softmax", "power"):
         y = b.step(name, x, **({"exponent": 2.0} if name == "power" else {}))
     elif name == "concatenate":
-        small = b.step("mean", x, keepdims=True)
-        wide = b.step("resize", small, size=[7, 9], method="nearest")
+        wide = b.step("resize", b.step("mean", x, keepdims=True), size=[7, 9], method="nearest")
         y = b.step(name, x, wide, x, axis=3)
         y = b.step(name, y, y, axis=1)
     elif name == "pad":
