@@ -252,7 +252,7 @@ def test_no_mask_is_lost(masks, attend):
 
 
 class Ends(L.Layer):
-    """Hands no mask on, other than the layer in it."""
+    """Says that it hands no mask on, but the layer in it does."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -262,7 +262,7 @@ class Ends(L.Layer):
         return self.inner(x)
 
 
-def test_masks_end_where_they_did():
+def test_masks_go_where_they_did():
     def make(x):
         y = Ends()(L.Masking()(x))
         return L.ReLU()(L.DepthwiseConv2D(2)(L.Reshape((4, 4, 6))(L.MultiHeadAttention(2, 5)(y, y))))
