@@ -251,6 +251,28 @@ def test_no_mask_is_lost(masks, attend):
         assert difference(tf_dwsconv.convert(model, **options), model, [x]) < 1e-5
 
 
+class Ends(L.Layer):
+    """Says that it hands no mask on, but the layer in it does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = L.Dense(6)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def test_masks_go_where_they_did():
+    def make(x):
+        y = Ends()(L.Masking()(x))
+        return L.ReLU()(L.DepthwiseConv2D(2)(L.Reshape((4, 4, 6))(L.MultiHeadAttention(2, 5)(y, y))))
+
+    model = functional(make, (16, 6))
+    [x] = pictures(model)
+    x[:, 9:] = 0
+    assert difference(tf_dwsconv.convert(model), model, [x]) < 1e-5
+
+
 @pytest.mark.parametrize("axis", [1, -2, [2], (3,), -1])
 @pytest.mark.parametrize("apply", [
     lambda x, axis: L.Softmax(axis)(x),
@@ -269,7 +291,7 @@ def test_softmax_over_two_axes_stays():
 
 
 def test_transformers_of_sequences_alone_are_no_programs():
-    model = functional(transformer, (7, 8))
+    model = functional(lambda x, y: (transformer(x), L.ReLU()(L.MultiHeadAttention(2, 5)(y, y))), (7, 8), (2, 3, 8))
     assert not any(isinstance(layer, FusedNetwork) for layer in tf_dwsconv.convert(model).layers)
 
 

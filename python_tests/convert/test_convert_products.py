@@ -56,6 +56,7 @@ def becomes(multiply, shapes, expected=None):
     (lambda x: x @ numbers(4, 7), [(3, 5, 4)], ["dense"]),
     (lambda x: ops.dot(x, numbers(4, 7)), [(3, 5, 4)], ["dense"]),
     (lambda x: ops.matmul(L.Flatten()(x), numbers(60, 7)), [(3, 5, 4)], ["reshape", "dense"]),
+    (lambda x: ops.einsum("abcd,edf->abce", x, numbers(7, 4, 2)), [(3, 5, 4)], ["dense"]),
     (lambda x: ops.matmul(numbers(7, 5), x), [(3, 5, 4)], ["transpose", "dense", "transpose"]),
 ])  # fmt: skip
 def test_matmul(multiply, shapes, expected):

@@ -19,7 +19,6 @@ from tf_dwsconv._keras_graph import (
     calls,
     flat,
     functional,
-    has_mask,
     has_nodes,
     inputs_called,
     is_graph,
@@ -78,9 +77,6 @@ class Follower:
         if id(node) in self._inner and is_graph(layer):
             return self._within(_of_model(node))
         if not is_custom(layer) or called_in_training(node):
-            return None
-        if has_mask(node):
-            self.reasons[layer.name] = "it is called with a tensor that has a mask"
             return None
         try:
             found = self._within(_trace.trace(node))
