@@ -199,7 +199,9 @@ _AXIS = (
 OPS: dict[str, _Kind] = {
     "chain": _CHAIN,
     "dense": _Kind(
-        optional=("residual",), weights=("filter", "bias"), needed=("filter",),
+        optional=("residual",),
+        weights=("filter", "bias"),
+        needed=("filter",),
         options={"activation": (_ACTIVATION, NONE)},
     ),
     "max_pool": _POOL,

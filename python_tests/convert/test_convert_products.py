@@ -193,3 +193,19 @@ def test_quantized_and_low_rank_layers():
     model = functional(make, (6, 6, 4))
     model.get_layer("e").quantize("int8")
     assert any(type(layer) is L.EinsumDense for layer in tf_dwsconv.convert(model).layers)
+
+
+def test_residuals_of_a_product_with_a_filter():
+    """A sum goes into the product as its residual; what scales the sum stays behind it."""
+
+    def scaled(x):
+        x = L.Reshape((15, 4))(x)
+        return L.ReLU()(L.BatchNormalization()(L.Add()([L.Dense(4)(x), x])))
+
+    def in_between(x):
+        x = L.Reshape((15, 4))(x)
+        return L.ReLU()(L.Add()([x, L.Dense(4)(L.Dense(9, activation="relu")(x))]))
+
+    becomes(scaled, [(3, 5, 4)], ["reshape", "dense", "multiply", "add"])
+    becomes(in_between, [(3, 5, 4)], ["reshape", "dense", "dense"])
+    becomes(lambda x: L.Add()([L.Dense(4)(x), ops.max(x, axis=[1, 2], keepdims=True)]), [(3, 5, 4)])

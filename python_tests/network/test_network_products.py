@@ -133,7 +133,9 @@ def test_residuals_of_a_product_with_a_filter(shape, dtype):
     x, w = b.input(shape), np.random.default_rng(0).uniform(-0.2, 0.2, (24, 24))
     ends = b.step("activation", x, activation={"word": "tanh"})
     y = b.step("dense", x, weights={"filter": w, "bias": w[0]}, residual=ends, activation={"word": "silu"})
-    b.output(b.step("dense", y, weights={"filter": w}, residual=x), b.step("dense", x, weights={"filter": w}, residual=x))
+    b.output(
+        b.step("dense", y, weights={"filter": w}, residual=x), b.step("dense", x, weights={"filter": w}, residual=x)
+    )
     inputs = np.random.default_rng(1).uniform(-1, 1, [3, *shape[1:]]).astype(DTYPES[dtype])
     expected = b.expect(inputs)
     for isa in ISAS:
