@@ -13,6 +13,7 @@ import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import attribute
 from tf_dwsconv.convert.graphs._ours import OPS, Ours
+from tf_dwsconv.convert.graphs._reductions import REDUCTIONS
 from tf_dwsconv.convert.graphs._turns import TURNS
 from tf_dwsconv.convert.graphs._view import done, layer_name, layout_of, named, settings
 
@@ -35,19 +36,6 @@ def _pool(reader: Any, node: Any) -> Optional[str]:
     )  # fmt: skip
     done(reader, node, layer(reader.tensor(node.input[0])))
     return None
-
-
-def _reduce(reader: Any, node: Any) -> Optional[str]:
-    axes = reader.nodes.value(node.input[1])
-    if axes is None:
-        return "its axes are no constants"
-    word, keeps = _REDUCE[node.op], bool(attribute(node, "keep_dims").b)
-    axis = tuple(int(number) for number in axes.reshape(-1))
-    done(reader, node, named(node, word(reader.tensor(node.input[0]), axis=axis, keepdims=keeps)))
-    return None
-
-
-_REDUCE: dict[str, Callable] = {"Mean": K.mean, "Max": K.max, "Sum": K.sum}
 
 
 def _softmax(reader: Any, node: Any) -> None:
@@ -164,7 +152,7 @@ def _ours(reader: Any, node: Any) -> Optional[str]:
 BETWEEN: dict[str, Callable] = {
     "MaxPool": _pool,
     "AvgPool": _pool,
-    **dict.fromkeys(_REDUCE, _reduce),
+    **REDUCTIONS,
     "Softmax": _softmax,
     "ConcatV2": _concatenate,
     "Pad": _pad,

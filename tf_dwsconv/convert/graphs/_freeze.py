@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_dwsconv.convert.graphs._choices import choose
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._shapes import constant, settle
 from tf_dwsconv.convert.graphs._sizes import hoist
 
 # What reads a variable's handle and leaves the variable as it is.
@@ -84,9 +85,26 @@ def freeze(nodes: Nodes, captures: dict[str, Any], stay: set[int]) -> None:
                     elif node.op == "ReadVariableOp":
                         dtype = tf.as_dtype(node.attr["dtype"].type)
                         make_constant(node, tf.raw_ops.ReadVariableOp(resource=outside, dtype=dtype).numpy())
+                    elif node.op == "ResourceGather":
+                        dtype = tf.as_dtype(node.attr["dtype"].type)
+                        _gather(nodes, node, tf.raw_ops.ReadVariableOp(resource=outside, dtype=dtype).numpy())
         elif outside.dtype not in (tf.resource, tf.variant, tf.string):
             make_constant(nodes.by_name[name], outside.numpy())
             del captures[name]
+
+
+def _gather(nodes: Nodes, node: Any, table: np.ndarray) -> None:
+    """Makes a gather from a variable one from a constant."""
+    axis = int(attribute(node, "batch_dims").i)
+    given = {"Tparams": node.attr["dtype"].type, "Tindices": node.attr["Tindices"].type}
+    node.op = "GatherV2"
+    node.attr.clear()
+    for key, dtype in {**given, "Taxis": tf.int32.as_datatype_enum}.items():
+        node.attr[key].type = dtype
+    node.attr["batch_dims"].i = axis
+    controls = [ref for ref in node.input if ref.startswith("^")]
+    made = [constant(nodes, f"{node.name}/{word}", v) for word, v in (("table", table), ("axis", np.int32(axis)))]
+    node.input[:] = [made[0], node.input[1], made[1], *controls]
 
 
 def make_constant(node: Any, value: Any) -> None:
@@ -203,6 +221,7 @@ def plain(nodes: Nodes) -> None:
     while choose(nodes):
         tidy(nodes)
         fold(nodes)
+    settle(nodes)
     hoist(nodes)
     _drop_whole_transposes(nodes)
     tidy(nodes)

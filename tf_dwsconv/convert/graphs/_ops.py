@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tf_dwsconv.convert._affine import Affine
+from tf_dwsconv.convert.graphs import _products
 from tf_dwsconv.convert.graphs._between import BETWEEN
 from tf_dwsconv.convert.graphs._nodes import attribute, tensor_of
 from tf_dwsconv.convert.graphs._view import done, layer_name, layout_of, named, settings
@@ -233,8 +234,9 @@ def _binary(reader: Any, node: Any) -> Optional[str]:
         done(reader, node, named(node, word(*operands)))
         return None
     axis = None if rank is None else _vector_axis(value, rank)
-    if axis is None or reader.shape(x).as_list()[axis] != value.size:
-        return "it broadcasts a constant"
+    is_other = rank is not None and reader.for_programs and axis != rank - 1  # what programs know no layer for
+    if axis is None or is_other or reader.shape(x).as_list()[axis] != value.size:
+        return _products.broadcast(reader, node, word, at, value)
     vector = value.reshape(-1)
     change = {
         "Add": (1.0, vector), "AddV2": (1.0, vector), "Mul": (vector, 0.0),
@@ -316,11 +318,15 @@ def _dense(reader: Any, node: Any, pattern: Any) -> Optional[str]:
 
 
 def _matrix(reader: Any, node: Any, x: str, matrix: np.ndarray) -> None:
-    if reader.shape(x).as_list()[-1] != matrix.shape[0]:
+    return _dense_of(reader, node, reader.tensor(x), matrix)
+
+
+def _dense_of(reader: Any, node: Any, x: Any, matrix: np.ndarray) -> None:
+    if x.shape[-1] != matrix.shape[0]:
         raise ValueError("the channels of its input are not known")
     bias, others = _bias_behind(reader, node, matrix.shape[1], "channels_last", [])
     layer = L.Dense(matrix.shape[1], use_bias=bias is not None, **settings(reader, node))
-    return _weighted(reader, node, others, layer, reader.tensor(x), matrix, bias)
+    return _weighted(reader, node, others, layer, x, matrix, bias)
 
 
 def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
@@ -347,5 +353,7 @@ _READERS: dict[str, Callable] = {
     "AddN": _add_n,
     "ClipByValue": _clip,
     "MatMul": _mat_mul,
+    **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), lambda r, n: _products.batch_product(r, n, _dense_of)),
+    "Einsum": lambda r, n: _products.einsum(r, n, _dense_of),
     **BETWEEN,
 }

@@ -42,12 +42,14 @@ class Reader:
         model: the Keras graph; None where nothing could be read.
         reasons: why a convolution is opaque, by its node's name.
         read: names of the nodes that are in the view.
+        for_programs: whether a program will be made of the view; else blocks are searched in it.
         sizes: tells what is known of a tensor that holds sizes.
     """
 
     def __init__(self, nodes: Nodes, ours: bool = False):
         self.nodes, self.readers, self._specs = nodes, nodes.readers(), nodes.specs()
         self.ours = {op.name: op for op in nodes.operations() if op.type in _ours.OPS} if ours else {}
+        self.for_programs = ours
         self.reasons: dict[str, str] = {}
         self.read: set[str] = set()
         self._known = _shapes_by_filters(nodes)

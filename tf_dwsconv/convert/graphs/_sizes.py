@@ -189,8 +189,10 @@ def _gathered(sizes: Sizes, node: Any) -> Optional[np.ndarray]:
 def _product(sizes: Sizes, node: Any) -> Optional[np.ndarray]:
     values = [sizes(ref) for ref in (node.input[:1] if node.op == "Prod" else node.input)]
     flat = [size for value in values if value is not None for size in np.atleast_1d(value)]
-    if any(value is None for value in values) or any(not isinstance(size, int) for size in flat):
+    if any(value is None or value.dtype != object for value in values):
         return None
+    if any(not isinstance(size, int) for size in flat):
+        return np.array(None, object) if node.op == "Prod" or not any(value.ndim for value in values) else None
     product = np.prod(values[0]) if node.op == "Prod" else values[0] * values[1]
     return np.asarray(product, object)
 
