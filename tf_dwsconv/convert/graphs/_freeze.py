@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dwsconv.convert.graphs._choices import choose
+from tf_dwsconv.convert.graphs._merged import take_apart
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
 from tf_dwsconv.convert.graphs._shapes import constant, settle
 from tf_dwsconv.convert.graphs._sizes import hoist
@@ -222,6 +223,7 @@ def plain(nodes: Nodes) -> None:
         tidy(nodes)
         fold(nodes)
     settle(nodes)
+    take_apart(nodes)
     hoist(nodes)
     _drop_whole_transposes(nodes)
     tidy(nodes)

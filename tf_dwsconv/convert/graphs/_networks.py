@@ -14,6 +14,9 @@ from tf_dwsconv.convert.graphs._reader import Reader, node_names
 from tf_dwsconv.convert.graphs._rows import Rows
 from tf_dwsconv.convert.network import _emit, _parts
 
+# A layer's share of the way between two nodes: a node of the graph may be many layers of the view.
+_STEP = 1 / 1024
+
 
 def join(nodes: Nodes, rows: Rows) -> None:
     """Makes programs of a graph's blocks and of what is between them.
@@ -54,8 +57,8 @@ def _order(graph: Graph, reader: Reader) -> list:
     for node in reversed(graph.nodes):
         refs = [ref for t in node.outputs if (ref := reader.ref(t)) is not None]
         readers = [found[id(call)] for t in node.outputs for call in graph.readers(t)]
-        # What is between two nodes comes right before the first that reads it.
-        found[id(node)] = min((float(places[node_of(ref)]) for ref in refs), default=min(readers, default=0.0) - 0.5)
+        # What is between two nodes comes right before the first that reads it, and behind any other node.
+        found[id(node)] = min((float(places[node_of(ref)]) for ref in refs), default=min(readers, default=0.0) - _STEP)
     return sorted(graph.nodes, key=lambda node: found[id(node)])
 
 
