@@ -17,6 +17,7 @@ from tf_dwsconv.convert.graphs._merged import take_apart
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
 from tf_dwsconv.convert.graphs._shapes import constant, settle
 from tf_dwsconv.convert.graphs._sizes import hoist
+from tf_dwsconv.convert.graphs._uniform import name_uniform
 
 # What reads a variable's handle and leaves the variable as it is.
 _READING = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp")
@@ -223,6 +224,7 @@ def plain(nodes: Nodes) -> None:
         tidy(nodes)
         fold(nodes)
     settle(nodes)
+    name_uniform(nodes)
     take_apart(nodes)
     hoist(nodes)
     _drop_whole_transposes(nodes)

@@ -44,7 +44,9 @@ class _Regions:
         self._changes: dict[str, Callable[[], None]] = {}  # by node
         self._parents: dict[str, str] = {}
         self._broken: set[str] = set(nodes.loops())
-        self._products: dict[str, Any] = {}  # Reshapes to rows, by the Reshape behind a product that takes the rows back
+        self._products: dict[
+            str, Any
+        ] = {}  # Reshapes to rows, by the Reshape behind a product that takes the rows back
         for node in nodes:
             self._find_product(node)
         rows = {node.name for node in self._products.values()}

@@ -207,6 +207,10 @@ def _channel_axis(reader: Any, node: Any) -> int:
 
 
 def _affine(reader: Any, node: Any, x: str, scale: Any, shift: Any, axis: int, passes: int = 1) -> None:
+    if reader.for_programs and reader.dtype(x) == "float32" and axis == reader.shape(x).rank - 1:
+        # The words that programs are made of; those that blocks are have the two in one.
+        done(reader, node, _products.scaled(node, reader.tensor(x), scale, shift))
+        return
     layer = Affine(scale, shift, axis, passes, **settings(reader, node))
     done(reader, node, layer(reader.tensor(x)))
 
@@ -338,7 +342,13 @@ def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
     done(reader, node, result)
 
 
-_PATTERNS: dict[str, Callable] = {"dense": _dense, "layer_norm": _layer_norm}
+def _gelu(reader: Any, node: Any, pattern: Any) -> None:
+    done(reader, node, named(node, K.gelu(reader.tensor(pattern.x), approximate=False)))
+
+
+_PATTERNS: dict[str, Callable] = {
+    "dense": _dense, "layer_norm": _layer_norm, "group_norm": _products.whole_norm, "gelu": _gelu,
+}  # fmt: skip
 _READERS: dict[str, Callable] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
     "Conv2DBackpropInput": _transposed,
@@ -353,7 +363,9 @@ _READERS: dict[str, Callable] = {
     "AddN": _add_n,
     "ClipByValue": _clip,
     "MatMul": _mat_mul,
-    **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), lambda r, n: _products.batch_product(r, n, _dense_of)),
+    **dict.fromkeys(
+        ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), lambda r, n: _products.batch_product(r, n, _dense_of)
+    ),
     "Einsum": lambda r, n: _products.einsum(r, n, _dense_of),
     **BETWEEN,
 }

@@ -1,7 +1,7 @@
 """Finds what a graph spells in several nodes and Keras has one layer for, before the nodes are read one by one.
 
 That is a convolution between SpaceToBatchND and BatchToSpaceND, which dilates it; a Dense over the channels of
-pictures, by Reshape and MatMul; and a normalisation of each pixel over its channels.
+pictures, by Reshape and MatMul; a normalisation of each pixel over its channels, or of pictures as a whole; and GELU.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
+from tf_dwsconv.convert.graphs import _gelu
 from tf_dwsconv.convert.graphs._dilated import of_sizes
 from tf_dwsconv.convert.graphs._nodes import Nodes, attribute, node_of, tensor_of
 
@@ -22,7 +23,7 @@ class Pattern(NamedTuple):
 
     word: which layer. x: the tensor that goes in. inner: names of the nodes but the last. values: what the layer is
     made of, by the word: "dilated": the convolution, dilations, pads; "dense": the matrix; "layer_norm": epsilon,
-    scale, shift.
+    scale, shift, and so "group_norm"; "gelu": nothing.
     """
 
     word: str
@@ -46,6 +47,7 @@ class Patterns:
         self.inner: set[str] = set()
         finders: dict[str, Callable] = {
             "BatchToSpaceND": self._dilated, "Reshape": self._dense, "AddV2": self._norm, "Add": self._norm,
+            "Mul": self._gelu,
         }  # fmt: skip
         for node in nodes:
             found = finders[node.op](node) if node.op in finders else None
@@ -147,6 +149,10 @@ class Patterns:
             return False
         return axes.tolist() == list(range(rank - 1)) and size.reshape(-1).tolist() == [last]
 
+    def _gelu(self, end: Any) -> Optional[Pattern]:
+        found = _gelu.of(self._nodes, end)
+        return None if found is None else Pattern("gelu", *found, ())
+
     def _norm(self, end: Any) -> Optional[Pattern]:
         """`x * s + (shift - mean * s)` with `s = scale * rsqrt(variance + epsilon)`, in any order of the operands."""
         for scaled_ref, rest_ref in (end.input[:2], end.input[1::-1]):
@@ -155,17 +161,16 @@ class Patterns:
                 continue
             for x, factor in (scaled.input[:2], scaled.input[1::-1]):
                 found = self._factor(tensor_of(x), factor)
+                word = None if found is None else found[4]
                 rest = None if found is None else self._rest(rest_ref, tensor_of(factor), found[3])
                 if rest is not None:
-                    epsilon, scale, inner, _ = found
+                    epsilon, scale, inner = found[:3]
                     shift, more = rest
-                    return Pattern(
-                        "layer_norm", tensor_of(x), frozenset({scaled.name, *inner, *more}), (epsilon, scale, shift)
-                    )
+                    return Pattern(word, tensor_of(x), frozenset({scaled.name, *inner, *more}), (epsilon, scale, shift))
         return None
 
     def _factor(self, x: str, ref: str) -> Optional[tuple]:
-        """(epsilon, scale, nodes, mean) where a tensor is `scale * rsqrt(variance of x + epsilon)`."""
+        """(epsilon, scale, nodes, mean, word) where a tensor is `scale * rsqrt(variance of x + epsilon)`."""
         inner, scale = [], 1.0
         node = self._node(ref, "Mul", "Rsqrt")
         if node is not None and node.op == "Mul":
@@ -185,16 +190,23 @@ class Patterns:
         mean = next((n for n in (self._node(r, "Mean") for r in refs if r != x) if n is not None), None)
         if x not in refs or mean is None or tensor_of(mean.input[0]) != x:
             return None
-        if not self._over_channels(mean, x) or not self._over_channels(variance, x):
+        words = {self._word(mean, x), self._word(variance, x)}
+        if len(words) != 1 or None in words:
             return None
         names = [*inner, node.name, total.name, variance.name, square.name, mean.name]
-        return float(epsilon.reshape(())), np.asarray(scale, np.float64), names, f"{mean.name}:0"
+        return float(epsilon.reshape(())), np.asarray(scale, np.float64), names, f"{mean.name}:0", words.pop()
 
-    def _over_channels(self, mean: Any, x: str) -> bool:
+    def _word(self, mean: Any, x: str) -> Optional[str]:
+        """What moments over some axes make of a normalisation: of each pixel, or of each picture as a whole."""
         axes, rank = self._nodes.value(mean.input[1]), self._shapes[x].rank
         if axes is None or rank is None or not attribute(mean, "keep_dims").b:
-            return False
-        return axes.reshape(-1).tolist() in ([-1], [rank - 1])
+            return None
+        found = {int(axis) % rank for axis in axes.reshape(-1)}
+        if found == {rank - 1}:
+            return "layer_norm"
+        sizes = self._shapes[x].as_list()
+        is_whole = 0 not in found and None not in sizes[1:] and all(i in found or sizes[i] == 1 for i in range(1, rank))
+        return "group_norm" if is_whole else None
 
     def _rest(self, ref: str, factor: str, mean: str) -> Optional[tuple]:
         """(shift, nodes) where a tensor is `shift - mean * factor`, or `shift + (-mean) * factor`."""

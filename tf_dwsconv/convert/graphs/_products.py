@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import attribute
-from tf_dwsconv.convert.graphs._view import done, layer_name, named
+from tf_dwsconv.convert.graphs._view import done, layer_name, named, settings
 
 K = keras.ops
+L = keras.layers
 
 
 def batch_product(reader: Any, node: Any, dense: Callable) -> Optional[str]:
@@ -89,4 +91,36 @@ def broadcast(reader: Any, node: Any, word: Callable, at: int, value: np.ndarray
     operands: list = [x, x]
     operands[at] = np.asarray(value, np.float32)
     done(reader, node, named(node, word(*operands)))
+    return None
+
+
+def scaled(node: Any, x: Any, scale: Any, shift: Any) -> Any:
+    """`x * scale + shift` by arrays that are broadcast to float32; NaN of them stays with the graph.
+
+    Raises:
+        ValueError: one is not finite.
+    """
+    y = x
+    for word, value, nothing, suffix in ((K.multiply, scale, 1.0, "/scale"), (K.add, shift, 0.0, "/shift")):
+        value = np.asarray(value, np.float64)
+        if not np.isfinite(value).all():
+            raise ValueError("its constants are not finite")
+        if np.any(value != nothing):
+            y = word(y, np.asarray(value, np.float32) if value.ndim else float(value))
+            y._keras_history.operation.name = layer_name(node, suffix)
+    return K.multiply(x, 1.0) if y is x else y
+
+
+def whole_norm(reader: Any, node: Any, pattern: Any) -> Optional[str]:
+    """A normalisation of each picture as a whole: of one group of channels, all of them."""
+    epsilon, scale, shift = pattern.values
+    x = reader.tensor(pattern.x)
+    if not all(v.ndim < len(x.shape) or (v.ndim == len(x.shape) and v.shape[0] == 1) for v in (scale, shift)):
+        return "its scale or its shift has more axes than the tensor"
+    if reader.dtype(pattern.x) != "float32":
+        return "it normalises whole pictures in another dtype than float32"
+    row = L.Reshape((math.prod(x.shape[1:]),), **settings(reader, node, "/row"))(x)
+    layer = L.LayerNormalization(epsilon=epsilon, center=False, scale=False, **settings(reader, node, "/norm"))
+    y = L.Reshape(x.shape[1:], **settings(reader, node, "/back"))(layer(row))
+    done(reader, node, scaled(node, y, scale, shift))
     return None
