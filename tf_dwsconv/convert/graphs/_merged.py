@@ -1,4 +1,4 @@
-"""Takes apart axes that a graph merges with the batch: [N, 4, 256, 64] that it reshapes to [-1, 256, 64], and back later.
+"""Takes apart axes that a graph merges with the batch: [N, 4, 256, 64], reshaped to [-1, 256, 64] and later back.
 
 Networks with windows or patches have such regions, where the first axis is no number of pictures, so no layer of a view
 and no program could compute there. In a region all of whose ops can have one more axis, each tensor gets it: the first
@@ -44,9 +44,7 @@ class _Regions:
         self._changes: dict[str, Callable[[], None]] = {}  # by node
         self._parents: dict[str, str] = {}
         self._broken: set[str] = set(nodes.loops())
-        self._products: dict[
-            str, Any
-        ] = {}  # Reshapes to rows, by the Reshape behind a product that takes the rows back
+        self._products: dict[str, Any] = {}  # Reshapes to rows, by those from rows behind a product
         for node in nodes:
             self._find_product(node)
         rows = {node.name for node in self._products.values()}

@@ -333,6 +333,14 @@ def _dense_of(reader: Any, node: Any, x: Any, matrix: np.ndarray) -> None:
     return _weighted(reader, node, others, layer, x, matrix, bias)
 
 
+def _batch_product(reader: Any, node: Any) -> Optional[str]:
+    return _products.batch_product(reader, node, _dense_of)
+
+
+def _einsum(reader: Any, node: Any) -> Optional[str]:
+    return _products.einsum(reader, node, _dense_of)
+
+
 def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
     epsilon, scale, shift = pattern.values
     layer = L.LayerNormalization(epsilon=epsilon, **settings(reader, node))
@@ -363,9 +371,7 @@ _READERS: dict[str, Callable] = {
     "AddN": _add_n,
     "ClipByValue": _clip,
     "MatMul": _mat_mul,
-    **dict.fromkeys(
-        ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), lambda r, n: _products.batch_product(r, n, _dense_of)
-    ),
-    "Einsum": lambda r, n: _products.einsum(r, n, _dense_of),
+    **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), _batch_product),
+    "Einsum": _einsum,
     **BETWEEN,
 }

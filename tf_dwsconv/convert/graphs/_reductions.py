@@ -1,4 +1,4 @@
-"""Sums, means and maxima over any axes behind the batch, by those that programs have: over pixels, and over channels."""
+"""Sums, means and maxima over any axes behind the batch, by what programs have: over pixels, and over channels."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ def _reduce(reader: Any, node: Any) -> Optional[str]:
         return None
     run = math.prod(x.shape[axis[0] : axis[-1] + 1])
     before, behind = math.prod(x.shape[1 : axis[0]]), math.prod(x.shape[axis[-1] + 1 :])
-    if before > 1 and behind > 1 and node.op == "Max":
-        return "it takes maxima over an axis between others"
     y = _over(reader, node, x, before, run, behind)
     sizes = [1 if i in axis else n for i, n in enumerate(x.shape)]
     rest = sizes[1:] if keeps else [n for i, n in enumerate(sizes) if i and i not in axis]
@@ -47,30 +45,19 @@ def _is_other(x: Any, axis: tuple, op: str) -> bool:
 
 def _over(reader: Any, node: Any, x: Any, before: int, run: int, behind: int) -> Any:
     """A tensor of one element for each place beside the run: [N, before, run, behind] without the run."""
-
-    def shaped(x: Any, *shape: int) -> Any:
-        return L.Reshape(shape, **settings(reader, node, f"/{len(x.shape)}to{len(shape)}"))(x)
-
-    if before == 1:
-        picture = shaped(x, run, 1, behind)
-        y = _WORDS[node.op](picture, axis=(1, 2), keepdims=True)
-        y._keras_history.operation.name = layer_name(node, "/pixels")
-        return y
-    if behind > 1:
-        y = K.transpose(shaped(x, before, run, behind), [0, 1, 3, 2])
-        y._keras_history.operation.name = layer_name(node, "/turned")
-    else:
-        y = shaped(x, before, run)
-    if node.op == "Max":
-        picture = K.transpose(y, [0, 2, 1])
-        picture._keras_history.operation.name = layer_name(node, "/turned")
-        y = K.max(L.Reshape((run, 1, before), **settings(reader, node, "/picture"))(picture), axis=(1, 2))
-        y._keras_history.operation.name = layer_name(node, "/pixels")
-        return y
-    layer = L.Dense(1, use_bias=False, **settings(reader, node, "/over"))
-    result = layer(y)
-    layer.kernel.assign(np.full([run, 1], 1 / run if node.op == "Mean" else 1.0))
-    return result
+    if behind == 1 and node.op == "Sum":
+        rows = L.Reshape((before, run), **settings(reader, node, "/rows"))(x)
+        layer = L.Dense(1, use_bias=False, **settings(reader, node, "/over"))
+        result = layer(rows)
+        layer.kernel.assign(np.ones([run, 1]))
+        return result
+    if before > 1:  # the run in front, as the pixels of a picture
+        x = K.transpose(L.Reshape((before, run, behind), **settings(reader, node, "/apart"))(x), [0, 2, 1, 3])
+        x._keras_history.operation.name = layer_name(node, "/turned")
+    picture = L.Reshape((run, 1, before * behind), **settings(reader, node, "/picture"))(x)
+    y = _WORDS[node.op](picture, axis=(1, 2), keepdims=True)
+    y._keras_history.operation.name = layer_name(node, "/pixels")
+    return y
 
 
 _WORDS: dict[str, Callable] = {"Mean": K.mean, "Max": K.max, "Sum": K.sum}

@@ -1,4 +1,4 @@
-"""Reshapes by constants, where a graph computes the new shape from the old one though only the number of pictures is open.
+"""Reshapes by constants, where a graph computes a shape of which only the number of pictures is open.
 
 `tf.tensordot` writes seven nodes for each Dense layer over tokens, and TensorFlow infers no shape behind some of them.
 """
