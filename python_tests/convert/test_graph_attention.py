@@ -187,15 +187,17 @@ def test_windows(tmp_path):
         lambda x, w: tf.transpose(tf.nn.relu(tf.transpose(x, [1, 0, 2])), [1, 0, 2]),
         lambda x, w: x - tf.reduce_mean(x, [0, 1], keepdims=True),
         lambda x, w: tf.identity(tf.nn.relu(x) + x, name="also"),
+        lambda x, w: tf.concat(tf.split(x, [2, 4, 2], 2, name="part")[::-1], 2),
     ],
-    ids=["convolution", "order", "turned", "mean of all", "result"],
+    ids=["convolution", "order", "turned", "mean of all", "result", "result of several"],
 )
 def test_windows_that_stay(tmp_path, between, request):
     """Where the pictures' windows are pictures themselves, or are mixed, or are what is asked for."""
     w = Weights()
 
     path = saved(lambda: end(windows(block(picture(8, 8, 4), w), w, between), w), tmp_path / "frozen.pb")
-    options = {"outputs": ["y", "also"]} if request.node.callspec.id == "result" else {}
+    also = {"result": "also", "result of several": "part:1"}.get(request.node.callspec.id)
+    options = {"outputs": ["y", also]} if also else {}
     [signature] = open_source(path, **options).signatures
     assert any(n.op == "Reshape" and signature.nodes.value(n.input[1]).tolist() == [-1, 16, 8] for n in signature.nodes)
     assert "Reshape" in converted(path, **options)
@@ -279,3 +281,17 @@ def test_a_dense_layer_by_einsum(tmp_path):
         tf.reduce_mean(y, 1, name="y")
 
     assert one(build, tmp_path) == [NETWORK]
+
+
+def test_a_scale_of_tokens(tmp_path):
+    """As many numbers as there are channels, but along another axis, make no layer norm."""
+    w = Weights()
+    scale = w.positive(8, 1).numpy()
+
+    def build():
+        x = tf.reshape(block(picture(8, 8, 4), w), [-1, 8, 8, 8])
+        mean, variance = tf.nn.moments(x, [3], keepdims=True)
+        factor = tf.math.rsqrt(variance + 1e-3) * scale
+        end(x * factor + (scale - mean * factor), w)
+
+    one(build, tmp_path)

@@ -7,6 +7,7 @@ axis is that of the pictures again, the second what they were merged with. No el
 
 from __future__ import annotations
 
+import collections
 import math
 from typing import Any, Callable, Optional
 
@@ -40,6 +41,9 @@ class _Regions:
 
     def __init__(self, nodes: Nodes):
         self._nodes, self._readers, self._specs = nodes, nodes.readers(), nodes.specs()
+        self._outputs: dict[str, list[str]] = collections.defaultdict(list)
+        for ref in self._specs:
+            self._outputs[node_of(ref)].append(ref)
         self._times: dict[str, int] = {}  # by tensor, where it is more than one
         self._changes: dict[str, Callable[[], None]] = {}  # by node
         self._parents: dict[str, str] = {}
@@ -87,8 +91,8 @@ class _Regions:
         if rows.op != "Reshape" or len(behind) != 1 or behind[0].op != "Reshape":
             return
         x, y, wide = (self._shape(ref) for ref in (rows.input[0], f"{behind[0].name}:0", f"{node.name}:0"))
-        is_alone = len(self._readers.get(f"{rows.name}:0", ())) == 1 and self._shape(f"{rows.name}:0") == x[-1:]
-        if is_alone and x and y and y[-1:] == wide:
+        is_alone = len(self._readers.get(f"{rows.name}:0", ())) == 1
+        if is_alone and x and y and self._shape(f"{rows.name}:0") == x[-1:] and y[-1:] == wide:
             self._products[behind[0].name] = rows
             self._join(rows.name, node.name)
             self._join(node.name, behind[0].name)
@@ -105,7 +109,7 @@ class _Regions:
         if not times:
             return
         rule = _RULES.get(node.op)
-        outputs = [ref for ref in self._readers if ref.startswith(f"{node.name}:")] or [f"{node.name}:0"]
+        outputs = self._outputs[node.name]
         change = None
         if len(times) == 1 and rule is not None and len(data) == len(node.input) and self._is_short(data, outputs):
             change = rule(self, node)

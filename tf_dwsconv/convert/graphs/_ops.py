@@ -341,13 +341,16 @@ def _einsum(reader: Any, node: Any) -> Optional[str]:
     return _products.einsum(reader, node, _dense_of)
 
 
-def _layer_norm(reader: Any, node: Any, pattern: Any) -> None:
+def _layer_norm(reader: Any, node: Any, pattern: Any) -> Optional[str]:
     epsilon, scale, shift = pattern.values
+    if any(value.size > 1 and value.shape[-1] != value.size for value in (scale, shift)):
+        return "its scale or its shift is none of channels"
     layer = L.LayerNormalization(epsilon=epsilon, **settings(reader, node))
     result = layer(reader.tensor(pattern.x))
     for weight, value in ((layer.gamma, scale), (layer.beta, shift)):
         weight.assign(np.broadcast_to(value.reshape(-1) if value.size > 1 else value.reshape(()), weight.shape))
     done(reader, node, result)
+    return None
 
 
 def _gelu(reader: Any, node: Any, pattern: Any) -> None:

@@ -151,7 +151,9 @@ class Patterns:
 
     def _gelu(self, end: Any) -> Optional[Pattern]:
         found = _gelu.of(self._nodes, end)
-        return None if found is None else Pattern("gelu", *found, ())
+        if found is None or self._shapes[found[0]].rank != self._shapes[f"{end.name}:0"].rank:
+            return None
+        return Pattern("gelu", *found, ())
 
     def _norm(self, end: Any) -> Optional[Pattern]:
         """`x * s + (shift - mean * s)` with `s = scale * rsqrt(variance + epsilon)`, in any order of the operands."""

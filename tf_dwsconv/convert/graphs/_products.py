@@ -40,7 +40,7 @@ def batch_product(reader: Any, node: Any, dense: Callable) -> Optional[str]:
 
 def _of_two(reader: Any, node: Any, x: Any, turned: list[bool]) -> Optional[str]:
     y = reader.tensor(node.input[1])
-    if len(x.shape) != len(y.shape) or x.shape[1:-2] != y.shape[1:-2] or None in x.shape[1:-2]:
+    if len(x.shape) != len(y.shape) or x.shape[:-2] != y.shape[:-2] or None in x.shape[1:-2]:
         return "it broadcasts one of its operands, or its axes are not known"
     operands = [_turned(node, t, f"/{key}") if is_turned else t for key, t, is_turned in zip("xy", (x, y), turned)]
     done(reader, node, named(node, K.matmul(*operands)))
@@ -122,5 +122,8 @@ def whole_norm(reader: Any, node: Any, pattern: Any) -> Optional[str]:
     row = L.Reshape((math.prod(x.shape[1:]),), **settings(reader, node, "/row"))(x)
     layer = L.LayerNormalization(epsilon=epsilon, center=False, scale=False, **settings(reader, node, "/norm"))
     y = L.Reshape(x.shape[1:], **settings(reader, node, "/back"))(layer(row))
-    done(reader, node, scaled(node, y, scale, shift))
+    y = scaled(node, y, scale, shift)
+    if y.shape != x.shape:
+        return "its scale or its shift makes it larger"
+    done(reader, node, y)
     return None

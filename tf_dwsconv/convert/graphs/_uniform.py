@@ -119,8 +119,8 @@ class _Uniform:
             return self._batch_of(node.input[0]) if keeps else own
         if node.op in _BINARY and len(node.input) == 2:
             refs = [ref for ref in node.input if self._specs[tensor_of(ref)].shape.rank != 0]
-            found = {self._batch_of(ref) for ref in refs if self._nodes.value(ref) is None}
-            return found.pop() if len(found) == 1 and len(refs) == 2 - (len(refs) == 1) else own
+            found = {self._batch_of(ref) for ref in refs}  # a constant has one of its own
+            return found.pop() if len(found) == 1 else own
         return own
 
     def _batch_of(self, ref: str) -> str:
