@@ -177,5 +177,5 @@ def test_a_product_needs_y():
     b = Builder()
     b.output(b.step("matmul", b.input([None, 2, 2])))
     for make in (Program.from_text, lambda text: native.Network.from_program(text, b.weights)):
-        with pytest.raises(ValueError, match="'y'|y must be given"):
+        with pytest.raises(ValueError, match=r"'y'|y must be given"):
             make(b.text)
