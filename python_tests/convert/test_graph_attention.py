@@ -295,3 +295,51 @@ def test_a_scale_of_tokens(tmp_path):
         end(x * factor + (scale - mean * factor), w)
 
     one(build, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda mean, factor, w: -mean * factor,
+        lambda mean, factor, w: factor * -mean,
+        lambda mean, factor, w: -(mean * factor),
+        lambda mean, factor, w: mean * -factor,
+        lambda mean, factor, w: w(8) - factor * mean,
+        lambda mean, factor, w: -mean * factor + w(8),
+    ],
+    ids=["mean", "mean behind", "product", "factor", "shift", "shift behind"],
+)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_layer_norms(tmp_path, rest, scaled):
+    """As `tf.nn.batch_normalization` writes it, with an offset and without, and in other orders."""
+    w = Weights()
+
+    def build():
+        x = tf.reshape(block(picture(8, 8, 4), w), [-1, 64, 8])
+        mean, variance = tf.nn.moments(x, [2], keepdims=True)
+        factor = tf.math.rsqrt(variance + 1e-3) * (w.positive(8) if scaled else 1.0)
+        end(tf.reshape(x * factor + rest(mean, factor, w), [-1, 8, 8, 8]), w)
+
+    path = saved(build, tmp_path / "frozen.pb")
+    assert converted(path) == [NETWORK]
+    [signature] = open_source(path).signatures
+    graphs._fuse(signature, "network")
+    [program] = [node.attr["program"].s for node in signature.nodes if node.op == NETWORK]
+    assert b'"normalize"' in program and b'"power"' not in program
+
+
+@pytest.mark.parametrize("rest", [
+    lambda mean, factor: mean * factor,
+    lambda mean, factor: -mean * mean,
+    lambda mean, factor: -factor * factor,
+])  # fmt: skip
+def test_what_is_no_layer_norm(tmp_path, rest):
+    w = Weights()
+
+    def build():
+        x = tf.reshape(block(picture(8, 8, 4), w), [-1, 64, 8])
+        mean, variance = tf.nn.moments(x, [2], keepdims=True)
+        factor = tf.math.rsqrt(variance + 1e-3)
+        end(tf.reshape(x * factor + rest(mean, factor), [-1, 8, 8, 8]), w)
+
+    one(build, tmp_path)

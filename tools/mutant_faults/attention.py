@@ -1,8 +1,9 @@
-"""Of products of tensors and attention in networks that `convert` makes."""
+"""Of products of tensors and attention in networks that `convert` makes, of models and of graphs."""
 
 from mutant_faults._fault import Fault
 
 _ATTENTION = ("convert/test_convert_attention.py", "convert/test_convert_attention_inside.py")
+_GRAPHS = ("convert/test_graph_attention.py",)
 _RESIDUAL = ("convert/test_convert_products.py",)
 _PRODUCTS = ("convert/test_convert_products.py",)
 
@@ -83,5 +84,54 @@ FAULTS = (
         'stage is None or "residual" in before.reads',
         "stage is None",
         _RESIDUAL,
+    ),
+    Fault(
+        "axes taken apart from the batch are turned otherwise",
+        "tf_dwsconv/convert/graphs/_merged.py",
+        "[0, 1, *(int(axis) + 1 for axis in value[1:])]",
+        "[0, 1, *(int(axis) + 1 for axis in value[1:][::-1])]",
+        _GRAPHS,
+    ),
+    Fault(
+        "adjoints of the other operand",
+        "tf_dwsconv/convert/graphs/_products.py",
+        '[bool(attribute(node, name).b) for name in ("adj_x", "adj_y")]',
+        '[bool(attribute(node, name).b) for name in ("adj_y", "adj_x")]',
+        _GRAPHS,
+    ),
+    Fault(
+        "a quotient by zero on the other side",
+        "tf_dwsconv/convert/graphs/_uniform.py",
+        "(number == 0 or at == 0)",
+        "(number == 0 or at == 1)",
+        _GRAPHS,
+    ),
+    Fault(
+        "reduced axes stay where they were",
+        "tf_dwsconv/convert/graphs/_reductions.py",
+        "[0, 2, 1, 3]",
+        "[0, 1, 2, 3]",
+        _GRAPHS,
+    ),
+    Fault(
+        "a scale of tokens is one of channels",
+        "tf_dwsconv/convert/graphs/_ops.py",
+        "value.shape[-1] != value.size",
+        "value.shape[-1] == 0",
+        _GRAPHS,
+    ),
+    Fault(
+        "of an op with several results the first alone is asked for",
+        "tf_dwsconv/convert/graphs/_merged.py",
+        "self._outputs[node.name]",
+        '[f"{node.name}:0"]',
+        _GRAPHS,
+    ),
+    Fault(
+        "a norm with another product behind it",
+        "tf_dwsconv/convert/graphs/_patterns.py",
+        "tensor_of(rest) == other",
+        "True",
+        _GRAPHS,
     ),
 )

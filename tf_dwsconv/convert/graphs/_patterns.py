@@ -211,23 +211,35 @@ class Patterns:
         return "group_norm" if is_whole else None
 
     def _rest(self, ref: str, factor: str, mean: str) -> Optional[tuple]:
-        """(shift, nodes) where a tensor is `shift - mean * factor`, or `shift + (-mean) * factor`."""
+        """(shift, nodes) where a tensor is `shift - mean * factor` or `shift + (-mean) * factor`, with a shift or without."""
         node = self._node(ref, "Sub", "AddV2", "Add")
         if node is None:
-            return None
+            product = self._negative_product(ref, factor, mean)
+            return None if product is None else (np.zeros(()), product)
         values = [self._nodes.value(given) for given in node.input[:2]]
         at = next((i for i, value in enumerate(values) if value is not None), None)
         if at is None or (node.op == "Sub" and at != 0):
             return None
-        product = self._node(node.input[1 - at], "Mul")
-        if product is None:
-            return None
-        refs = {tensor_of(given) for given in product.input[:2]}
-        inner = [node.name, product.name]
-        if node.op != "Sub":
-            negative = next((n for n in (self._node(r, "Neg") for r in refs - {factor}) if n is not None), None)
-            if negative is None or tensor_of(negative.input[0]) != mean:
-                return None
-            inner.append(negative.name)
-            mean = f"{negative.name}:0"
-        return (np.asarray(values[at], np.float64), inner) if refs == {factor, mean} else None
+        if node.op == "Sub":
+            product = self._product(node.input[1], factor, mean)
+        else:
+            product = self._negative_product(node.input[1 - at], factor, mean)
+        return None if product is None else (np.asarray(values[at], np.float64), [node.name, *product])
+
+    def _negative_product(self, ref: str, factor: str, mean: str) -> Optional[list]:
+        """The nodes of `-(mean * factor)`, of `(-mean) * factor` or of `mean * (-factor)`."""
+        negative = self._node(ref, "Neg")
+        if negative is not None:
+            product = self._product(negative.input[0], factor, mean)
+            return None if product is None else [negative.name, *product]
+        product = self._node(ref, "Mul")
+        for one, other in ((mean, factor), (factor, mean)):
+            for given, rest in () if product is None else (product.input[:2], product.input[1::-1]):
+                negative = self._node(given, "Neg")
+                if negative is not None and tensor_of(negative.input[0]) == one and tensor_of(rest) == other:
+                    return [product.name, negative.name]
+        return None
+
+    def _product(self, ref: str, factor: str, mean: str) -> Optional[list]:
+        node = self._node(ref, "Mul")
+        return [node.name] if node is not None and {tensor_of(r) for r in node.input[:2]} == {factor, mean} else None
