@@ -31,7 +31,7 @@ FAULTS = (
     ),
     Fault(
         "a mean keeps its axes",
-        f"{_GRAPHS}/_between.py",
+        f"{_GRAPHS}/_reductions.py",
         "keepdims=keeps",
         "keepdims=True",
         (f"{_NETWORKS}::test_one_program",),

@@ -211,7 +211,7 @@ class Patterns:
         return "group_norm" if is_whole else None
 
     def _rest(self, ref: str, factor: str, mean: str) -> Optional[tuple]:
-        """(shift, nodes) where a tensor is `shift - mean * factor` or `shift + (-mean) * factor`, with a shift or without."""
+        """(shift, nodes) where a tensor is `shift - mean * factor`, or `shift + (-mean) * factor`, or has no shift."""
         node = self._node(ref, "Sub", "AddV2", "Add")
         if node is None:
             product = self._negative_product(ref, factor, mean)
