@@ -191,13 +191,19 @@ def _resize(step: Step, reads: dict, weights: dict) -> Shape:
 
 
 def _reshape(step: Step, reads: dict, weights: dict) -> Shape:
-    x, shape = reads["x"], list(step.options["shape"])
+    x, shape, (before, after) = reads["x"], list(step.options["shape"]), step.options["pictures"]
     known = math.prod(size for size in shape if size != -1)
-    total = None if None in x[1:] else math.prod(x[1:])
-    if total is not None and (total % known if -1 in shape and known else total != known):
-        raise _wrong("x", f"have as many elements as shape {tuple(shape)}", x)
+    total = None if None in x[1:] else math.prod(x[1:]) * before
+    if total is not None:
+        fits = total % after == 0
+        total //= after
+        if not fits or (total % known if -1 in shape and known else total != known):
+            raise _wrong("x", f"have as many elements as shape {tuple(shape)}", x)
+    if x[0] is not None and x[0] % before:
+        raise _wrong("x", f"have a multiple of {before} pictures", x)
     free = None if total is None or not known else total // known
-    return [x[0], *(free if size == -1 else size for size in shape)]
+    batch = None if x[0] is None else x[0] // before * after
+    return [batch, *(free if size == -1 else size for size in shape)]
 
 
 def _crop(step: Step, reads: dict, weights: dict) -> Shape:

@@ -217,7 +217,9 @@ OPS: dict[str, _Kind] = {
     "concatenate": _Kind(reads=("xs",), options={"axis": (_AXIS, _REQUIRED)}),
     "pad": _Kind(options=_PAD),
     "resize": _Kind(options=_RESIZE),
-    "reshape": _Kind(options={"shape": (("sizes, one of which may be -1", _shape), _REQUIRED)}),
+    "reshape": _Kind(
+        options={"shape": (("sizes, one of which may be -1", _shape), _REQUIRED), "pictures": (_PAIR, (1, 1))}
+    ),
     "crop": _Kind(options={"croppings": (_PAIRS, _REQUIRED)}),
     "transpose": _Kind(options={"axes": (("the numbers of all axes, 0 first", _axes), _REQUIRED)}),
     "depth_to_space": _Kind(options=_TO_SPACE),

@@ -109,6 +109,7 @@ struct Step {
   std::vector<int64_t> scale, size;
   std::string method;
   std::optional<std::vector<int64_t>> shape;
+  std::vector<int64_t> pictures;  // of a reshape: so many of x become so many; empty: as many as there were
 
   Step() { weights.fill(kNone); }
   int64_t weight(Role role) const { return weights[static_cast<size_t>(role)]; }

@@ -67,9 +67,24 @@ std::string Reshape(const Step& step, const Sizes& x, Sizes* output) {
     }
   }
   if (open > 1) return WrongSizes("shape", "have -1 once at most", shape);
-  output->assign(1, x[0]);
+  int64_t batch = x[0], elements = Elements(Sizes(x.begin() + 1, x.end()));
+  if (!step.pictures.empty()) {
+    const Sizes& p = step.pictures;
+    if (p.size() != 2 || !AllAtLeast(p, 1)) return WrongSizes("pictures", "be two numbers >= 1", p);
+    // Of so many pictures' elements, each picture that they become has its share.
+    if (elements != kUnknown && __builtin_mul_overflow(elements, p[0], &elements)) {
+      return WrongSizes("pictures", "fit 64 bits with x, " + ShowShape(x), p);
+    }
+    if (elements != kUnknown && elements % p[1] != 0) {
+      return WrongSizes("pictures", "share the elements of x, " + ShowShape(x), p);
+    }
+    if (elements != kUnknown) elements /= p[1];
+    if (batch != kUnknown && (batch % p[0] != 0 || __builtin_mul_overflow(batch / p[0], p[1], &batch))) {
+      return WrongSizes("pictures", "divide the batch of x, " + ShowShape(x), p);
+    }
+  }
+  output->assign(1, batch);
   output->insert(output->end(), shape.begin(), shape.end());
-  const int64_t elements = Elements(Sizes(x.begin() + 1, x.end()));
   const bool fits = elements == kUnknown || (open == 0 ? elements == known : known > 0 && elements % known == 0);
   if (!fits) return WrongSizes("shape", "hold the elements behind x's batch, " + ShowShape(x), shape);
   std::replace(output->begin() + 1, output->end(), int64_t{-1},

@@ -74,6 +74,7 @@ Json ToJson(const Step& s) {
   if (!s.size.empty()) json["size"] = s.size;
   if (!s.method.empty()) json["method"] = s.method;
   if (s.shape) json["shape"] = *s.shape;
+  if (!s.pictures.empty()) json["pictures"] = s.pictures;
   if (!s.axes.empty()) json["axes"] = s.axes;
   if (!s.block.empty()) json["block"] = s.block;
   if (!s.croppings.empty()) json["croppings"] = Pairs(s.croppings);

@@ -223,6 +223,7 @@ std::map<std::string, Reader> KeysOf(StepKind kind, Step* s) {
       break;
     case StepKind::kReshape:
       keys["shape"] = [=](const Json& v) { return ToNumbers("shape", v, &s->shape.emplace()); };
+      keys["pictures"] = numbers("pictures", &s->pictures);
       break;
     case StepKind::kCrop:
       keys["croppings"] = pairs("croppings", &s->croppings);

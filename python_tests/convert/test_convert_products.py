@@ -209,3 +209,35 @@ def test_residuals_of_a_product_with_a_filter():
     becomes(scaled, [(3, 5, 4)], ["reshape", "dense", "multiply", "add"])
     becomes(in_between, [(3, 5, 4)], ["reshape", "dense", "dense"])
     becomes(lambda x: L.Add()([L.Dense(4)(x), ops.max(x, axis=[1, 2], keepdims=True)]), [(3, 5, 4)])
+
+
+def windows(x):
+    """Of 4 x 4 pixels, merged with the batch: a convolution and attention in each, and back."""
+    y = ops.transpose(ops.reshape(x, (-1, 2, 4, 2, 4, 6)), (0, 1, 3, 2, 4, 5))
+    y = L.Conv2D(6, 3, padding="same", activation="relu")(ops.reshape(y, (-1, 4, 4, 6)))
+    y = L.Reshape((16, 6))(y)
+    y = L.MultiHeadAttention(2, 3)(y, y)
+    y = ops.transpose(ops.reshape(y, (-1, 2, 2, 4, 4, 6)), (0, 1, 3, 2, 4, 5))
+    return L.Add()([x, ops.reshape(y, (-1, 8, 8, 6))])
+
+
+def test_windows_that_are_merged_with_the_batch():
+    becomes(windows, [(8, 8, 6)])
+    model = functional(among_convolutions(windows), (8, 8, 6))
+    converted = one_program(model)
+    pictures_of = [step.get("pictures") for step in json.loads(converted.layers[-1].program)["steps"]]
+    assert [1, 4] in pictures_of and [4, 1] in pictures_of
+    x = numbers(5, 8, 8, 6)
+    for n in (0, 1, 5):
+        np.testing.assert_allclose(converted(x[:n]), model(x[:n]), atol=1e-5)
+    np.testing.assert_allclose(converted.predict(x, batch_size=2, verbose=0), model(x), atol=1e-5)
+    np.testing.assert_allclose(tf_dwsconv.to_builtin(converted)(x), model(x), atol=1e-5)
+
+
+def test_pictures_that_are_parts_of_none():
+    """What fits some batches alone, and sizes that only a call knows, stay Keras'."""
+    with_ends = among_convolutions(lambda x: L.ReLU()(L.Conv2D(6, 1)(ops.reshape(x, (-1, 5, 8, 8)))))
+    model = functional(with_ends, (8, 8, 6))
+    converted = tf_dwsconv.convert(model)
+    assert any(type(operation).__name__ == "Reshape" for operation in converted.operations)
+    np.testing.assert_allclose(converted(numbers(5, 8, 8, 6)), model(numbers(5, 8, 8, 6)), atol=1e-5)

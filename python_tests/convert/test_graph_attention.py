@@ -180,18 +180,21 @@ def test_windows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "between",
+    "between, expected",
     [
-        lambda x, w: tf.reshape(block(tf.reshape(x, [-1, 4, 4, 8]), w), [-1, 16, 8]),
-        lambda x, w: tf.reverse(x, [0]),
-        lambda x, w: tf.transpose(tf.nn.relu(tf.transpose(x, [1, 0, 2])), [1, 0, 2]),
-        lambda x, w: x - tf.reduce_mean(x, [0, 1], keepdims=True),
-        lambda x, w: tf.identity(tf.nn.relu(x) + x, name="also"),
-        lambda x, w: tf.concat([tf.split(x, 2, 2, name="part")[0]] * 2, 2),
+        (lambda x, w: tf.reshape(block(tf.reshape(x, [-1, 4, 4, 8]), w), [-1, 16, 8]), [NETWORK]),
+        (lambda x, w: tf.reverse(x, [0]), [NETWORK, "ReverseV2", NETWORK]),
+        (
+            lambda x, w: tf.transpose(tf.nn.relu(tf.transpose(x, [1, 0, 2])), [1, 0, 2]),
+            [NETWORK, "Transpose", "Relu", "Transpose", NETWORK],
+        ),
+        (lambda x, w: x - tf.reduce_mean(x, [0, 1], keepdims=True), [NETWORK, "Mean", NETWORK]),
+        (lambda x, w: tf.identity(tf.nn.relu(x) + x, name="also"), None),
+        (lambda x, w: tf.concat([tf.split(x, 2, 2, name="part")[0]] * 2, 2), [NETWORK]),
     ],
     ids=["convolution", "order", "turned", "mean of all", "result", "result of several"],
 )
-def test_windows_that_stay(tmp_path, between, request):
+def test_windows_as_pictures(tmp_path, between, expected, request):
     """Where the pictures' windows are pictures themselves, or are mixed, or are what is asked for."""
     w = Weights()
 
@@ -200,7 +203,20 @@ def test_windows_that_stay(tmp_path, between, request):
     options = {"outputs": ["y", also]} if also else {}
     [signature] = open_source(path, **options).signatures
     assert any(n.op == "Reshape" and signature.nodes.value(n.input[1]).tolist() == [-1, 16, 8] for n in signature.nodes)
-    assert "Reshape" in converted(path, **options)
+    ops = converted(path, **options)
+    assert ops == expected if expected else "Reshape" not in ops
+
+
+@pytest.mark.parametrize("sizes", [[3, 8, 8], [8, 12, 8]])
+def test_reshapes_that_fit_some_batches(tmp_path, sizes):
+    """Neither are pictures parts of others nor others parts of them."""
+    w = Weights()
+
+    def build():
+        x = tf.reshape(tf.concat([block(picture(8, 8, 4), w)] * 3, 0), [-1, *sizes])
+        end(tf.reshape(tf.nn.relu(x), [-1, 8, 8, 8]), w)
+
+    assert "Reshape" in one(build, tmp_path)
 
 
 def group_norm(x, w):

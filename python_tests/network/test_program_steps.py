@@ -89,6 +89,8 @@ CASES = {
     "resize nearest": ({"op": "resize", "scale": [2, 3], "method": "nearest"}, [PICTURE], []),
     "resize bilinear": ({"op": "resize", "size": [10, 18], "method": "bilinear"}, [PICTURE], []),
     "reshape": ({"op": "reshape", "shape": [3, -1, 5]}, [PICTURE], []),
+    "reshape to more pictures": ({"op": "reshape", "shape": [6, -1], "pictures": [1, 7]}, [PICTURE], []),
+    "reshape to fewer pictures": ({"op": "reshape", "shape": [9, 5], "pictures": [3, 1]}, [ROWS], []),
     "crop": ({"op": "crop", "croppings": [[0, 0], [1, 2], [0, 3], [0, 0]]}, [PICTURE], []),
     "crop of channels": ({"op": "crop", "croppings": [[0, 0], [0, 0], [0, 0], [2, 1]]}, [PICTURE], []),
     "crop of rows": ({"op": "crop", "croppings": [[0, 0], [1, 1], [3, 0]]}, [ROWS], []),

@@ -248,6 +248,11 @@ def _resize(step, tensors, weights):
     return x
 
 
+def _reshape(step, tensors, weights):
+    before, after = step.get("pictures", (1, 1))
+    return tensors[step["x"]].reshape(tensors[step["x"]].shape[0] // before * after, *step["shape"])
+
+
 def _crop(step, tensors, weights):
     x = tensors[step["x"]]
     return x[tuple(slice(a, size - b) for size, (a, b) in zip(x.shape, step["croppings"]))]
@@ -286,7 +291,7 @@ OPS = {
     "concatenate": lambda s, t, w: np.concatenate([t[x] for x in s["xs"]], s["axis"]),
     "pad": _pad,
     "resize": _resize,
-    "reshape": lambda s, t, w: t[s["x"]].reshape(t[s["x"]].shape[0], *s["shape"]),
+    "reshape": _reshape,
     "crop": _crop,
     "transpose": lambda s, t, w: np.transpose(t[s["x"]], s["axes"]),
     "depth_to_space": _depth_to_space,

@@ -166,11 +166,13 @@ def _resize(step: Step, t: dict) -> tf.Tensor:
 
 
 def _reshape(step: Step, reads: dict) -> tf.Tensor:
-    x, shape = reads["x"], list(step.options["shape"])
+    x, shape, (before, after) = reads["x"], list(step.options["shape"]), step.options["pictures"]
     known = math.prod(size for size in shape if size != -1)
-    if None not in x.shape[1:] and known:  # an empty batch leaves nothing to divide
-        shape = [math.prod(x.shape[1:]) // known if size == -1 else size for size in shape]
-    return tf.reshape(x, tf.concat([tf.shape(x)[:1], shape], axis=0) if x.shape[0] is None else [x.shape[0], *shape])
+    if -1 in shape and known:  # an empty batch leaves nothing to divide
+        total = tf.reduce_prod(tf.shape(x)[1:]) if None in x.shape[1:] else math.prod(x.shape[1:])
+        shape = [total * before // after // known if size == -1 else size for size in shape]
+    n = size_of(x, 0)  # TensorFlow refuses what is left of a division
+    return tf.reshape(x, _sizes([n // before * after, *shape]))
 
 
 def _without(x: tf.Tensor, pairs: Sequence[Sequence[int]]) -> tf.Tensor:

@@ -134,4 +134,25 @@ FAULTS = (
         "True",
         _GRAPHS,
     ),
+    Fault(
+        "as many pictures as there were windows",
+        "tf_dwsconv/convert/network/_operations.py",
+        "math.prod(after), math.prod(before)",
+        "math.prod(before), math.prod(after)",
+        ("convert/test_convert_products.py",),
+    ),
+    Fault(
+        "of two reshapes the last alone says how many pictures there are",
+        "tf_dwsconv/convert/network/_turned.py",
+        "tuple(a * b for a, b in pairs)",
+        "tuple(b for a, b in pairs)",
+        ("convert/test_convert_products.py",),
+    ),
+    Fault(
+        "a window of pictures by stock ops is a picture",
+        "tf_dwsconv/_tf/program_stock.py",
+        "n // before * after",
+        "n // after * before",
+        ("network/test_program_steps.py",),
+    ),
 )

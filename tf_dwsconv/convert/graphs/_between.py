@@ -59,6 +59,11 @@ def _reshape(reader: Any, node: Any) -> Optional[str]:
     first, rest, before = sizes[0], list(sizes[1:]), reader.sizes.of(node.input[0])
     # One size alone may be -1.
     fits = all(isinstance(size, int) for size in rest) and [*rest, first].count(-1) <= 1
+    if first == -1 and fits and -1 not in rest and None not in x.shape[1:] and 0 not in (*rest, *x.shape[1:]):
+        sizes = math.prod(rest), math.prod(x.shape[1:])
+        if sizes[0] != sizes[1] and max(sizes) % min(sizes) == 0:  # merged with the batch, or taken apart
+            done(reader, node, named(node, K.reshape(x, (-1, *rest))))
+            return None
     if first == -1 or first is None:
         fits = fits and -1 not in rest and None not in x.shape[1:] and math.prod(rest) == math.prod(x.shape[1:])
     elif first != before[0]:

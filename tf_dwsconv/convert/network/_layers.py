@@ -285,6 +285,14 @@ def _resize(step: Step, options: dict) -> Any:
     return L.Resizing(*size, method, data_format="channels_last", **options)
 
 
+def _reshape(network: _Network, step: Step) -> _Apply:
+    shape = step.options["shape"]
+    if step.options["pictures"] != (1, 1):
+        return lambda t: keras.ops.reshape(t["x"], (-1, *shape))
+    layer = L.Reshape(shape, **network.options(step))
+    return lambda t: layer(t["x"])
+
+
 def _crop(network: _Network, step: Step) -> _Apply:
     pairs = step.options["croppings"]
     if len(pairs) == 4 and not any(pairs[3]):
@@ -336,7 +344,7 @@ _MAKERS: dict[str, Callable[[_Network, Step], _Apply]] = {
     "concatenate": _concatenate,
     "pad": _pad,
     "resize": _plain(_resize),
-    "reshape": _plain(lambda step, options: L.Reshape(step.options["shape"], **options)),
+    "reshape": _reshape,
     "crop": _crop,
     "transpose": _plain(lambda step, options: L.Permute(step.options["axes"][1:], **options)),
     "depth_to_space": _depth_to_space,

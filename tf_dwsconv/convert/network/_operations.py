@@ -156,11 +156,17 @@ def _over_pixels(op: str) -> Callable[[Call], Optional[int]]:
 
 
 def _reshape(call: Call) -> Optional[int]:
-    """Where the first axis stays the batch."""
+    """Where the first axis stays the batch, or is merged with others or taken apart, as of windows of pictures."""
     before, after = call.builder.shapes[call.x[0]][1:], call.shape[1:]
-    if None in (*before, *after) or math.prod(before) != math.prod(after):
+    if None in (*before, *after):
         return None
-    return _translate.reshape(call)
+    sizes = math.prod(after), math.prod(before)
+    if sizes[0] == sizes[1]:
+        return _translate.reshape(call)
+    is_free = call.shape[0] is None and call.node.arguments.keras_tensors[0].shape[0] is None
+    if not is_free or 0 in sizes or max(sizes) % min(sizes):
+        return None
+    return call.step("reshape", shape=after, pictures=tuple(n // math.gcd(*sizes) for n in sizes))
 
 
 def _axes(call: Call) -> Optional[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Optional
 
 from tf_dwsconv._program_steps import Step
@@ -38,4 +39,7 @@ def reshaped(builder: Builder, before: Step, step: Step) -> Optional[Step]:
     """Of two reshapes only the last says what there is."""
     if step.op != "reshape" or before.op != "reshape":
         return None
-    return dataclasses.replace(step, reads={"x": before.reads["x"]})
+    pairs = zip(before.options["pictures"], step.options["pictures"])
+    pictures = tuple(a * b for a, b in pairs)
+    joined = step.with_options(pictures=tuple(n // math.gcd(*pictures) for n in pictures))
+    return dataclasses.replace(joined, reads={"x": before.reads["x"]})
