@@ -241,3 +241,14 @@ def test_pictures_that_are_parts_of_none():
     converted = tf_dwsconv.convert(model)
     assert any(type(operation).__name__ == "Reshape" for operation in converted.operations)
     np.testing.assert_allclose(converted(numbers(5, 8, 8, 6)), model(numbers(5, 8, 8, 6)), atol=1e-5)
+
+
+def test_parts_of_parts():
+    """Reshapes one behind the other are one."""
+
+    def make(x):
+        y = ops.reshape(ops.reshape(x, (-1, 4, 8, 6)), (-1, 2, 8, 6))
+        y = L.Conv2D(6, 3, padding="same")(y)
+        return L.ReLU()(ops.reshape(ops.reshape(y, (-1, 4, 8, 6)), (-1, 8, 8, 6)))
+
+    becomes(make, [(8, 8, 6)], ["reshape", "chain", "reshape", "activation"])

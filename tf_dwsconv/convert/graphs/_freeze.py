@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_dwsconv.convert.graphs._choices import choose
 from tf_dwsconv.convert.graphs._merged import take_apart
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
-from tf_dwsconv.convert.graphs._shapes import constant, settle
+from tf_dwsconv.convert.graphs._reshapes import constant, settle
 from tf_dwsconv.convert.graphs._sizes import hoist
 from tf_dwsconv.convert.graphs._uniform import name_uniform
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, node_of, tensor_of
-from tf_dwsconv.convert.graphs._shapes import constant
+from tf_dwsconv.convert.graphs._reshapes import constant
 
 # TensorFlow's ops and programs have no more than 8.
 _MOST_AXES = 7

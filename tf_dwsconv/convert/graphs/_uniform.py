@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, tensor_of
-from tf_dwsconv.convert.graphs._shapes import constant
+from tf_dwsconv.convert.graphs._reshapes import constant
 
 _BINARY = {
     "Add": np.add, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply, "RealDiv": np.divide, "DivNoNan": None,
