@@ -58,6 +58,9 @@ def test_a_convolution_with_a_batch_norm_is_in_the_report(tmp_path):
         lambda x: tf.concat(tf.split(x, [3, -1, 2], axis=-1)[::-1], 3),
         lambda x: tf.nn.depth_to_space(x, 2),
         lambda x: tf.reshape(x, [-1, 4, 8, 8]),
+        lambda x: tf.reduce_sum([x[..., :4], x[..., 4:], x[..., 2:6]], axis=0),
+        lambda x: tf.reduce_sum(tf.stack(tf.split(x, 2, 3), axis=-1), 4),
+        lambda x: tf.raw_ops.AddN(inputs=[x, tf.nn.relu(x), tf.nn.relu6(x)]),
     ],
     ids=[
         "max",
@@ -78,6 +81,9 @@ def test_a_convolution_with_a_batch_norm_is_in_the_report(tmp_path):
         "split_rest",
         "pixels",
         "pictures",
+        "sum of packed",
+        "sum of stacked",
+        "sum of three",
     ],
 )
 def test_one_program(tmp_path, between):

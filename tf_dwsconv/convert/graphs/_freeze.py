@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_dwsconv.convert.graphs._choices import choose
 from tf_dwsconv.convert.graphs._merged import take_apart
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, is_stateful, node_of, tensor_of
+from tf_dwsconv.convert.graphs._packs import add_packed
 from tf_dwsconv.convert.graphs._reshapes import constant, settle
 from tf_dwsconv.convert.graphs._sizes import hoist
 from tf_dwsconv.convert.graphs._uniform import name_uniform
@@ -225,6 +226,7 @@ def plain(nodes: Nodes) -> None:
         fold(nodes)
     settle(nodes)
     name_uniform(nodes)
+    add_packed(nodes)
     take_apart(nodes)
     hoist(nodes)
     _drop_whole_transposes(nodes)

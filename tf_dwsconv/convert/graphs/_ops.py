@@ -295,9 +295,13 @@ def _selu(reader: Any, node: Any) -> None:
 
 
 def _add_n(reader: Any, node: Any) -> Optional[str]:
-    if len(node.input) != 2 or any(reader.nodes.value(ref) is not None for ref in node.input):
-        return "it adds constants, or not two tensors"
-    done(reader, node, named(node, K.add(*(reader.tensor(ref) for ref in node.input))))
+    if len(node.input) < 2 or any(reader.nodes.value(ref) is not None for ref in node.input):
+        return "it adds constants, or a single tensor"
+    x, *others = (reader.tensor(ref) for ref in node.input)
+    for i, other in enumerate(others):
+        x = K.add(x, other)
+        x._keras_history.operation.name = layer_name(node, f"/{i}" if i + 1 < len(others) else "")
+    done(reader, node, x)
     return None
 
 
