@@ -152,10 +152,9 @@ def test_a_size_that_the_graph_asks_for(tmp_path):
         lambda x, other: tf.stack([tf.shape(other)[0], -1, 4]),
         lambda x, other: tf.stack([2 * tf.shape(x)[0], -1, 4]),
         lambda x, other: tf.stack([tf.shape(x)[1], -1, 4]),
-        lambda x, other: tf.constant([-1, 16, 4]),
         lambda x, other: tf.concat([tf.shape(x)[:1], tf.shape(other)[:1], [-1]], 0),
     ],
-    ids=["of another input", "twice", "rows", "more pictures", "two batches"],
+    ids=["of another input", "twice", "rows", "two batches"],
 )
 def test_reshapes_that_may_change_the_pictures_stay(shape, tmp_path):
     """With as many pictures in both inputs they all give what was expected; others may come."""
