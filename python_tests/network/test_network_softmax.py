@@ -72,3 +72,16 @@ def test_in_place(length, isa):
     _, in_place = network("float32", length, isa, in_place=True)
     x = np.random.default_rng(2).standard_normal([2, 5, 7, length]).astype(np.float32)
     assert in_place(x).tobytes() == apart(np.maximum(x, 0)).tobytes()
+
+
+@pytest.mark.parametrize("n", [3, 16, 17, 64, 65, 100, 4097])
+@pytest.mark.parametrize("at", [0, -1, -2])
+def test_a_number_far_above_all_others(n, at):
+    """Wherever it is, it is the one that is subtracted: no power overflows."""
+    x = np.zeros((2, n), np.float32)
+    x[:, at] = 300
+    b = Builder()
+    b.output(b.step("softmax", b.input([None, n])))
+    for isa in ISAS:
+        y = native.Network.from_program(b.text, b.weights, isa=isa)(x)
+        np.testing.assert_array_equal(y, x / 300)
