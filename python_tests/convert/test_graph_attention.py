@@ -174,9 +174,17 @@ def among_tokens(x, w):
     return dense(both, w, 8) + tf.reduce_mean(y, 1, keepdims=True)
 
 
-def test_windows(tmp_path):
+def by_heads(x, w):
+    """Turned inside windows, not the same there and back."""
+    y = tf.transpose(tf.reshape(x, [-1, 16, 2, 4]), [0, 2, 3, 1])
+    y = tf.nn.softmax(y) * w(2, 4, 16)
+    return tf.reshape(tf.transpose(y, [0, 3, 1, 2]), [-1, 16, 8])
+
+
+@pytest.mark.parametrize("between", [among_tokens, by_heads])
+def test_windows(tmp_path, between):
     w = Weights()
-    assert one(lambda: end(windows(block(picture(8, 8, 4), w), w, among_tokens), w), tmp_path) == [NETWORK]
+    assert one(lambda: end(windows(block(picture(8, 8, 4), w), w, between), w), tmp_path) == [NETWORK]
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,14 @@ FAULTS = (
         "tf_dwsconv/convert/network/_parts.py",
         "isinstance(operation, _PRODUCTS)",
         "False",
-        _PRODUCTS,
+        _ATTENTION,
     ),
     Fault(
         "the second operand of tf.matmul is never turned",
         "tf_dwsconv/convert/_symbolic.py",
         "((a, transpose_a), (b, transpose_b))",
         "((a, transpose_a), (b, False))",
-        _PRODUCTS,
+        _ATTENTION,
     ),
     Fault(
         "models that are called with masks are opened",
