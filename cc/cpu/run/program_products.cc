@@ -9,7 +9,7 @@
 #include "cc/core/half.h"
 #include "cc/core/whole.h"
 #include "cc/cpu/kernels/targets.h"
-#include "cc/cpu/run/call.h"
+#include "cc/cpu/run/executor.h"
 #include "cc/cpu/run/program_share.h"
 #include "cc/cpu/run/scratch_pool.h"
 

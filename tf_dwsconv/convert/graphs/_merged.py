@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_dwsconv.convert.graphs._nodes import IDENTITIES, Nodes, attribute, node_of, tensor_of
 from tf_dwsconv.convert.graphs._reshapes import constant
+from tf_dwsconv.convert.network._parts import Groups
 
 # TensorFlow's ops and programs have no more than 8.
 _MOST_AXES = 7
@@ -46,7 +47,7 @@ class _Regions:
             self._outputs[node_of(ref)].append(ref)
         self._times: dict[str, int] = {}  # by tensor, where it is more than one
         self._changes: dict[str, Callable[[], None]] = {}  # by node
-        self._parents: dict[str, str] = {}
+        self._regions = Groups()  # of nodes
         self._broken: set[str] = set(nodes.loops())
         self._products: dict[str, Any] = {}  # Reshapes to rows, by those from rows behind a product
         for node in nodes:
@@ -60,22 +61,14 @@ class _Regions:
             if ref in nodes.fetches or name in nodes.kept or self._readers.get(f"^{name}"):
                 self._broken.add(name)
             for reader in self._readers.get(ref, ()):
-                self._join(name, reader.name)
+                self._regions.join(name, reader.name)
 
     def rewrite(self) -> None:
-        broken = {self._root(name) for name in self._broken}
+        broken = {self._regions.root(name) for name in self._broken}
         for name, change in self._changes.items():
-            if self._root(name) not in broken:
+            if self._regions.root(name) not in broken:
                 change()
         self._nodes.prune()
-
-    def _root(self, name: str) -> str:
-        while self._parents.get(name, name) != name:
-            name = self._parents[name]
-        return name
-
-    def _join(self, a: str, b: str) -> None:
-        self._parents[self._root(a)] = self._root(b)
 
     def _shape(self, ref: str) -> Optional[list]:
         """A tensor's sizes behind the first, where all are known."""
@@ -94,8 +87,8 @@ class _Regions:
         is_alone = len(self._readers.get(f"{rows.name}:0", ())) == 1
         if is_alone and x and y and self._shape(f"{rows.name}:0") == x[-1:] and y[-1:] == wide:
             self._products[behind[0].name] = rows
-            self._join(rows.name, node.name)
-            self._join(node.name, behind[0].name)
+            self._regions.join(rows.name, node.name)
+            self._regions.join(node.name, behind[0].name)
 
     def _look_at(self, node: Any) -> None:
         if node.name in self._products:

@@ -126,7 +126,7 @@ def find(
     stages, and so never comes back.
     """
     stages: dict[int, int] = {}
-    groups = _Groups()
+    groups = Groups()
     for node in graph.nodes if order is None else order:
         kind = translator.kind(node)
         tensors = node.arguments.keras_tensors
@@ -146,18 +146,18 @@ def find(
     return [_part(graph, nodes, translator.kind(nodes[0])) for nodes in members.values() if _pays(nodes)]
 
 
-class _Groups:
-    """Sets of ids that are joined."""
+class Groups:
+    """Sets of ids, or names, that are joined."""
 
     def __init__(self) -> None:
-        self._parents: dict[int, int] = {}
+        self._parents: dict[Any, Any] = {}
 
-    def root(self, key: int) -> int:
+    def root(self, key: Any) -> Any:
         while self._parents.get(key, key) != key:
             key = self._parents[key]
         return key
 
-    def join(self, a: int, b: int) -> None:
+    def join(self, a: Any, b: Any) -> None:
         self._parents[self.root(a)] = self.root(b)
 
 
