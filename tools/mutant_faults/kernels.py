@@ -6,26 +6,27 @@ _LAYER = ("native/test_native.py::test_agrees_with_float64",)
 _GATES = ("block/test_block_gates.py",)
 _BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
 _FORWARD_WAYS = ("op/test_forward_ways.py",)
+_SMALL = ("block/test_small_tiles.py",)
 _SHARES = ("op/test_forward_ways.py::test_few_pixels_by_many_channels",)
 
 FAULTS = (
     Fault(
         "residual after the activation, tail",
-        "cc/cpu/kernels/pointwise_body.h",
+        "cc/cpu/kernels/pointwise_tile_body.h",
         "acc[i][v] + LoadN(residual + v * kV, n)",
         "Apply(acc[i][v], end.clamp) + LoadN(residual + v * kV, n)",
         _LAYER,
     ),
     Fault(
         "residual after the activation, whole vectors",
-        "cc/cpu/kernels/pointwise_body.h",
+        "cc/cpu/kernels/pointwise_tile_body.h",
         "acc[i][v] + Load(residual + v * kV)",
         "Apply(acc[i][v], end.clamp) + Load(residual + v * kV)",
         _LAYER,
     ),
     Fault(
         "no activation in the last row of a tile",
-        "cc/cpu/kernels/pointwise_body.h",
+        "cc/cpu/kernels/pointwise_tile_body.h",
         "rows * kTileChannels",
         "(rows - 1) * kTileChannels",
         _LAYER,
@@ -33,7 +34,7 @@ FAULTS = (
     ),
     Fault(
         "no activation at the end of a whole tile of 16 bits",
-        "cc/cpu/kernels/pointwise_body.h",
+        "cc/cpu/kernels/pointwise_tile_body.h",
         "Apply(Load(sums + i), clamp)",
         "Load(sums + i)",
         _LAYER,
@@ -347,15 +348,14 @@ FAULTS = (
         "channels == a.y_step",
         "true",
         _SHARES,
-        at="if (channels == a.y_step) return ActivateRow",
+        at="if (channels == a.y_step) {",
     ),
     Fault(
         "an activation in Y of the pixels of an even group",
         "cc/cpu/kernels/pointwise_body.h",
-        "first_pixel(g + 1) - in",
-        "rows_of_last",
+        "groups.First(g + 1) - in",
+        "groups.rows",
         ("native/test_native.py", "op/test_activation_kernels.py"),
-        at="if (in_y) ActivateY(a, line * line_pixels + in, first_pixel(g + 1) - in, given.activation);",
     ),
     Fault(
         "one pixel's activation is left to Y",
@@ -378,5 +378,53 @@ FAULTS = (
         "true",
         _SHARES,
         at="return a.dtype == kZType && !IsClamp",
+    ),
+    Fault(
+        "small tiles of a line begin where its larger groups do",
+        "cc/cpu/kernels/pointwise_body.h",
+        "z + in * a.z_stride, first + in, others",
+        "z, first + in, others",
+        _SMALL,
+        isa="avx512",
+    ),
+    Fault(
+        "no small tiles of a last vector",
+        "cc/cpu/kernels/pointwise_body.h",
+        "k_whole < k_end",
+        "false",
+        _SMALL,
+        isa="avx512",
+    ),
+    Fault(
+        "small tiles leave nothing to large ones",
+        "cc/cpu/kernels/pointwise_body.h",
+        "part.k_end == a.k_end",
+        "true",
+        _SMALL,
+        isa="avx512",
+    ),
+    Fault(
+        "each part of a filter in small tiles is the first",
+        "cc/cpu/kernels/pointwise_body.h",
+        "static_cast<const ZType*>(a.panels) + k * step",
+        "static_cast<const ZType*>(a.panels) + (k - end.k) * step",
+        _SMALL,
+        isa="avx512",
+    ),
+    Fault(
+        "lines of small tiles are those of the first",
+        "cc/cpu/kernels/pointwise_body.h",
+        "line * a.z_line_step",
+        "0 * a.z_line_step",
+        _SMALL,
+        at="const ZType* const z = static_cast<const ZType*>(a.z) + line * a.z_line_step;",
+        isa="avx512",
+    ),
+    Fault(
+        "an activation in Y leaves out the last numbers",
+        "cc/cpu/kernels/pointwise_body.h",
+        "left == 0",
+        "true",
+        _SMALL,
     ),
 )

@@ -20,7 +20,7 @@ FAULTS = (
     ),
     Fault(
         "the next four panels' channels of the first",
-        "cc/cpu/kernels/pointwise_body.h",
+        "cc/cpu/kernels/pointwise_tile_body.h",
         "p * step + c * kTileChannels",
         "c * kTileChannels",
         _NATIVE,

@@ -39,8 +39,8 @@ inline void FetchBurst(Fetch* fetch) {
 
 // acc[i][v] += sum over c of Z[i][c] * panel[c][v]. Rows are addressed as three a base pointer (base, + stride,
 // + 2 * stride): with one pointer a row the compiler runs out of integer registers and spills inside the loop. With
-// kHalf the later half of the last vector is not summed.
-template <int kRows, int kVectors, bool kHalf = false>
+// kHalf the later half of the last vector is not summed. What is fetched wants a kUnroll that divides kStepsAtOnce.
+template <int kRows, int kVectors, bool kHalf = false, int kUnroll = kUnrolledSteps>
 inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t z_stride, int64_t cm,
                                                         const ZType* panel, Vec (&acc)[kRows][kVectors],
                                                         Fetch* fetch = nullptr) {
@@ -72,7 +72,8 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
     }
   };
   int64_t c = 0;
-  const int64_t even = cm / kStepsAtOnce * kStepsAtOnce;
+  constexpr int64_t kAtOnce = kStepsAtOnce % (kUnroll * kPair) == 0 ? kStepsAtOnce : kUnroll * kPair;
+  const int64_t even = cm / kAtOnce * kAtOnce;
   const bool fetching = fetch != nullptr && fetch->from < fetch->end;
   if (fetching && even == 0) FetchBurst(fetch);
   while (c < even) {
@@ -82,9 +83,9 @@ inline __attribute__((always_inline)) void MultiplyTile(const ZType* z, int64_t 
       stop = c + fetch->span < even ? c + fetch->span : even;
     }
 #pragma GCC unroll 1
-    for (; c < stop; c += kUnrolledSteps * kPair) {
+    for (; c < stop; c += kUnroll * kPair) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kUnrolledSteps; ++i) step(c + i * kPair, false);
+      for (int i = 0; i < kUnroll; ++i) step(c + i * kPair, false);
     }
   }
 #pragma GCC unroll 1

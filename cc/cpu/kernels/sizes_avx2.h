@@ -9,6 +9,8 @@ constexpr int kV = 8;
 constexpr int kTilePixels = 6;  // 6 x 16: 12 accumulators, 2 filter vectors, 2 broadcasts: all 16 registers
 constexpr int kTileVectors = 2;
 constexpr int kUnrolledSteps = 2;  // of a tile's sum: of four the compiler keeps one accumulator in memory
+constexpr int kSmallPixels = 0, kLeastSmallPixels = 0, kUnrolledSmallSteps = 0;  // no small tiles: this one is small
+constexpr int64_t kMostSmallTerms = 0;
 constexpr int kDepthwisePixels = 6;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;

@@ -8,7 +8,10 @@ namespace {
 constexpr int kV = 16;           // floats in a Vec
 constexpr int kTilePixels = 14;  // 14 x 32: 28 accumulators, 2 filter vectors, 2 broadcasts
 constexpr int kTileVectors = 2;
-constexpr int kUnrolledSteps = 4;  // of a tile's sum
+constexpr int kUnrolledSteps = 4;                       // of a tile's sum
+constexpr int kSmallPixels = 8, kLeastSmallPixels = 6;  // of small tiles: 16 accumulators
+constexpr int kUnrolledSmallSteps = 3;
+constexpr int64_t kMostSmallTerms = 96;
 constexpr int kDepthwisePixels = 8;
 constexpr int kGroupRows = 3;  // 3 x 6 accumulators and a 3x3 filter: 27 registers
 constexpr int kGroupPixels = 6;

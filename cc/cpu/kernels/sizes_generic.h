@@ -9,7 +9,9 @@ namespace {
 constexpr int kV = 4;
 constexpr int kTilePixels = 6;
 constexpr int kTileVectors = 2;
-constexpr int kUnrolledSteps = 2;  // as for AVX2
+constexpr int kUnrolledSteps = 2;                                                // as for AVX2
+constexpr int kSmallPixels = 0, kLeastSmallPixels = 0, kUnrolledSmallSteps = 0;  // no small tiles: this one is small
+constexpr int64_t kMostSmallTerms = 0;
 constexpr int kDepthwisePixels = 4;
 constexpr int kGroupRows = 1;  // no registers for a second row
 constexpr int kGroupPixels = 4;
