@@ -51,7 +51,7 @@ def check(y, sums, activation, dtype):
 @pytest.mark.parametrize("isa", ISAS)
 def test_lines_of_any_length(isa, dtype, activation):
     rng = np.random.default_rng(1)
-    for C, K in ((1, 32), (3, 16), (16, 96), (24, 144), (25, 40), (40, 240), (96, 88), (97, 64)):
+    for C, K in ((1, 32), (3, 16), (16, 96), (24, 144), (25, 40), (40, 240), (96, 88), (61, 24), (33, 37), (97, 64)):
         net, dense, bias = network(dtype, C, K, activation, isa, rng)
         for pixels in (*range(1, 35), 49, 113):
             x = whole(rng, 1, 1, pixels, C).astype(DTYPES[dtype])
@@ -63,16 +63,23 @@ def test_lines_of_any_length(isa, dtype, activation):
 def test_lines_of_windows(isa, dtype):
     """As a first layer's: 27 terms in three runs, with zeros around the picture."""
     rng = np.random.default_rng(2)
-    for K in (16, 32, 48, 72, 136):
+    for K, activation in (
+        (16, "relu6"),
+        (16, "hard_swish"),
+        (32, "none"),
+        (48, "relu6"),
+        (72, "relu6"),
+        (152, "relu6"),
+    ):
         geometry = {"kernel": (3, 3), "strides": [2, 2], "padding": "same"}
-        net, dense, bias = network(dtype, 3, K, "relu6", isa, rng, **geometry)
+        net, dense, bias = network(dtype, 3, K, activation, isa, rng, **geometry)
         for columns in (12, 15, 16, 17, 23, 33):
             x = whole(rng, 2, 9, 2 * columns, 3).astype(DTYPES[dtype])
             padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (0, 1), (0, 0)))
             sums = bias + sum(
                 padded[:, r : r + 9 : 2, s : s + 2 * columns : 2] @ dense[r, s] for r in range(3) for s in range(3)
             )
-            check(net(x, num_threads=2), sums, "relu6", dtype)
+            check(net(x, num_threads=2), sums, activation, dtype)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -39,8 +39,8 @@ void ActivateY(const PointwiseArgs& a, int64_t pixel, int64_t pixels, const Acti
 
 // Small tiles, for sums of few terms: a core computes the sums of one while it stores those of the one before, which of
 // large tiles it does not. `groups` of kRows pixels by the panels of channels [end.k, k_end), of each of which kVectors
-// whole vectors are wanted.
-template <bool kClamp, int kRows, int kVectors>
+// vectors are wanted, with kHalf half of the last one.
+template <bool kClamp, bool kHalf, int kRows, int kVectors>
 __attribute__((noinline)) void SmallTiles(const PointwiseArgs& a, const TileEnd& end, const ZType* z, int64_t pixel,
                                           int64_t groups, int64_t k_end, Fetch* fetch) {
   const int64_t step = PanelStep(a.cm), run = end.run;
@@ -50,23 +50,23 @@ __attribute__((noinline)) void SmallTiles(const PointwiseArgs& a, const TileEnd&
 #pragma GCC unroll 1
     for (int64_t k = end.k; k < k_end; k += kTileChannels) {
       Vec acc[kRows][kVectors];
-      SumTile<false, kUnrolledSmallSteps>(a, a.bias + k, run, z, static_cast<const ZType*>(a.panels) + k * step, acc,
+      SumTile<kHalf, kUnrolledSmallSteps>(a, a.bias + k, run, z, static_cast<const ZType*>(a.panels) + k * step, acc,
                                           nullptr);
-      StoreWholeTile<false, kClamp>(a, clamp, acc, pixel, k);
+      StoreWholeTile<false, kClamp, kHalf>(a, clamp, acc, pixel, k);
     }
   }
 }
 
 // Pixels of a group given at run time to the tiles compiled for that many.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, bool kHalf>
 inline void SmallTilesOfRows(int64_t rows, const PointwiseArgs& a, const TileEnd& end, const ZType* z, int64_t pixel,
                              int64_t groups, int64_t k_end, Fetch* fetch) {
   if constexpr (kRows > kLeastSmallPixels) {
-    if (rows < kRows) return SmallTilesOfRows<kRows - 1, kVectors>(rows, a, end, z, pixel, groups, k_end, fetch);
+    if (rows < kRows) return SmallTilesOfRows<kRows - 1, kVectors, kHalf>(rows, a, end, z, pixel, groups, k_end, fetch);
   }
   a.activation.kind == ActivationKind::kNone
-      ? SmallTiles<false, kRows, kVectors>(a, end, z, pixel, groups, k_end, fetch)
-      : SmallTiles<true, kRows, kVectors>(a, end, z, pixel, groups, k_end, fetch);
+      ? SmallTiles<false, kHalf, kRows, kVectors>(a, end, z, pixel, groups, k_end, fetch)
+      : SmallTiles<true, kHalf, kRows, kVectors>(a, end, z, pixel, groups, k_end, fetch);
 }
 
 // Lines of pixels in groups of nearly equal size: 49 pixels are 13 + 12 + 12 + 12, not 3 x 14 and a slow tail of 7.
@@ -82,24 +82,30 @@ struct Groups {
   int64_t First(int64_t g) const { return g * rows + Min(g, larger); }  // pixel of a line
 };
 
-// Whether small tiles are faster, and can be: not for lines that would make them smaller still.
-inline bool InSmallTiles(const PointwiseArgs& a) {
-  return a.cm <= kMostSmallTerms && a.k_end - a.k_begin >= kTileChannels && a.dtype == kZType && !a.stream &&
-         a.residual == nullptr && IsClamp(a.activation.kind) && Groups(a, kSmallPixels).rows >= kLeastSmallPixels;
+// Whether small tiles of up to `most` pixels are faster, and can be: not for lines that would make them smaller still.
+inline bool InSmallTiles(const PointwiseArgs& a, int64_t most) {
+  return a.cm <= kMostSmallTerms && a.dtype == kZType && !a.stream && a.residual == nullptr &&
+         IsClamp(a.activation.kind) && Groups(a, most).rows >= kLeastSmallPixels;
 }
 
-// A line whose Z and first pixel are `z` and `first`.
-template <int kPixels, int kVectors>
-void SmallTilesOfLine(const PointwiseArgs& a, const Groups& groups, const TileEnd& end, const ZType* z, int64_t first,
-                      int64_t k_end, Fetch* fetch) {
+inline const ZType* LineOfZ(const PointwiseArgs& a, int64_t line) {
+  return static_cast<const ZType*>(a.z) + line * a.z_line_step;
+}
+
+template <int kPixels, int kVectors, bool kHalf>
+void SmallTilesOfLine(const PointwiseArgs& a, const Groups& groups, const TileEnd& end, int64_t line, int64_t k_end,
+                      Fetch* fetch) {
+  const ZType* const z = LineOfZ(a, line);
+  const int64_t first = line * groups.line_pixels;
   const int64_t others = groups.in_line - groups.larger, in = groups.First(groups.larger);
   if (groups.larger > 0) {
-    SmallTilesOfRows<kPixels, kVectors>(groups.rows + 1, a, end, z, first, groups.larger, k_end, fetch);
+    SmallTilesOfRows<kPixels, kVectors, kHalf>(groups.rows + 1, a, end, z, first, groups.larger, k_end, fetch);
   }
-  SmallTilesOfRows<kPixels, kVectors>(groups.rows, a, end, z + in * a.z_stride, first + in, others, k_end, fetch);
+  SmallTilesOfRows<kPixels, kVectors, kHalf>(groups.rows, a, end, z + in * a.z_stride, first + in, others, k_end,
+                                             fetch);
 }
 
-// Channels that are whole panels or, of the last panel, a whole vector.
+// Channels that are whole halves of vectors.
 template <int kPixels>
 void PointwiseInSmallTiles(const PointwiseArgs& a) {
   const Groups groups(a, kPixels);
@@ -118,15 +124,38 @@ void PointwiseInSmallTiles(const PointwiseArgs& a) {
       next = Fetch(reinterpret_cast<const char*>(from), panel_bytes * (part / kTileChannels), tiles, 1);
     }
     for (int64_t line = 0; line < groups.lines; ++line) {
-      const ZType* const z = static_cast<const ZType*>(a.z) + line * a.z_line_step;
       Fetch* const fetch = next.from < next.end ? &next : &ahead;
       end.k = k;
-      SmallTilesOfLine<kPixels, kTileVectors>(a, groups, end, z, line * groups.line_pixels, k_whole, fetch);
+      SmallTilesOfLine<kPixels, kTileVectors, false>(a, groups, end, line, k_whole, fetch);
       end.k = k_whole;
-      if (k_whole < k_end) {
-        SmallTilesOfLine<kPixels, 1>(a, groups, end, z, line * groups.line_pixels, k_end, fetch);
+      const auto rest = [&](auto tiles) { tiles(a, groups, end, line, k_end, fetch); };
+      switch ((k_end - k_whole) / (kV / 2)) {
+        case 1:
+          rest(SmallTilesOfLine<kPixels, 1, true>);
+          break;
+        case 2:
+          rest(SmallTilesOfLine<kPixels, 1, false>);
+          break;
+        case 3:
+          rest(SmallTilesOfLine<kPixels, kTileVectors, true>);
+          break;
       }
     }
+  }
+}
+
+// A single vector of channels. `late` is an activation that follows in Y, or null.
+template <int kPixels>
+void PointwiseInVectors(const PointwiseArgs& a, const Activation* late) {
+  const Groups groups(a, kPixels);
+  Fetch ahead(a.ahead, a.ahead_bytes, groups.lines * groups.in_line, 1);
+  TileEnd end;
+  end.clamp = MakeClamp(a.activation);
+  end.run = a.cm / a.z_rows;
+  end.k = a.k_begin;
+  for (int64_t line = 0; line < groups.lines; ++line) {
+    SmallTilesOfLine<kPixels, 1, false>(a, groups, end, line, a.k_end, &ahead);
+    if (late) ActivateY(a, line * groups.line_pixels, groups.line_pixels, *late);
   }
 }
 
@@ -149,7 +178,7 @@ void PointwiseInLargeTiles(const PointwiseArgs& a, const Activation* late) {
   const auto tile = [&](int64_t line, int64_t g, int64_t k) {
     const int64_t in = groups.First(g), rows = groups.rows + (g < groups.larger ? 1 : 0);
     const int64_t pixel = line * groups.line_pixels + in;
-    const ZType* z = static_cast<const ZType*>(a.z) + line * a.z_line_step + in * a.z_stride;
+    const ZType* z = LineOfZ(a, line) + in * a.z_stride;
     const ZType* panel = static_cast<const ZType*>(a.panels) + k * panel_step;
     Fetch* const fetch = next.from < next.end ? &next : &ahead;
     end.k = k;
@@ -212,10 +241,12 @@ void Pointwise(const PointwiseArgs& given) {
     late = &given.activation;
   }
   if constexpr (kSmallPixels > 0) {
-    if (late == nullptr && InSmallTiles(a)) {
-      const int64_t left = (a.k_end - a.k_begin) % kTileChannels;
+    const int64_t channels = a.k_end - a.k_begin, left = channels % kTileChannels;
+    if (channels == kV && InSmallTiles(a, kTilePixels)) return PointwiseInVectors<kTilePixels>(a, late);
+    const bool halves = left % (kV / 2) == 0;
+    if ((channels > left || (left > kV && halves)) && late == nullptr && InSmallTiles(a, kSmallPixels)) {
       PointwiseArgs part = a;
-      if (left != kV) part.k_end -= left;
+      if (!halves) part.k_end -= left;
       PointwiseInSmallTiles<kSmallPixels>(part);
       if (part.k_end == a.k_end) return;
       a.k_begin = part.k_end;

@@ -78,7 +78,7 @@ __attribute__((noinline)) void FinishRows(const PointwiseArgs& a, const TileEnd&
 
 // Sums to Y where all of the tile's channels are wanted, and nothing is added. What there is to decide is decided
 // before: with few channels in the sum, the stores are most of the work.
-template <bool kStream, bool kClamp, int kRows, int kVectors>
+template <bool kStream, bool kClamp, bool kHalf = false, int kRows, int kVectors>
 inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a, const Clamp& clamp,
                                                           const Vec (&acc)[kRows][kVectors], int64_t pixel, int64_t k) {
   ZType* y = static_cast<ZType*>(a.y) + pixel * a.y_step + k;
@@ -87,7 +87,9 @@ inline __attribute__((always_inline)) void StoreWholeTile(const PointwiseArgs& a
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const Vec value = kClamp ? Apply(acc[i][v], clamp) : acc[i][v];
-      if (kStream) {
+      if (kHalf && v == kVectors - 1) {
+        StoreN(y + v * kV, value, kV / 2);
+      } else if (kStream) {
         Stream(y + v * kV, value);
       } else {
         Store(y + v * kV, value);

@@ -154,7 +154,10 @@ inline __m256i ToFloat16(Vec v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEARES
 inline void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline void Store(BFloat16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ToBFloat16(v)); }
 inline void Store(Float16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ToFloat16(v)); }
-inline void StoreN(float* p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
+inline void StoreN(float* p, Vec v, int64_t n) {
+  if (n == kV / 2) return _mm256_storeu_ps(p, Narrow(v));
+  _mm512_mask_storeu_ps(p, FirstLanes(n), v);
+}
 inline void StoreN(BFloat16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToBFloat16(v)); }
 inline void StoreN(Float16* p, Vec v, int64_t n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), ToFloat16(v)); }
 // Lane i of the result is lane lanes[i] of v.
