@@ -6,6 +6,7 @@ _LAYER = ("native/test_native.py::test_agrees_with_float64",)
 _GATES = ("block/test_block_gates.py",)
 _BLOCK = ("block/test_block_kernel.py", "block/test_conv_block.py")
 _FORWARD_WAYS = ("op/test_forward_ways.py",)
+_EDGES = ("native/test_row_edges.py",)
 _SMALL = ("block/test_small_tiles.py",)
 _SHARES = ("op/test_forward_ways.py::test_few_pixels_by_many_channels",)
 
@@ -137,7 +138,7 @@ FAULTS = (
         "row.bias + c",
         "row.bias",
         _LAYER,
-        at="kLeft, kRight, true>(row, x + c, c_end - c, filter, row.bias + c,",
+        at="kStride, kPixels, kLeft, kRight, true>(row, x + c, c_end - c, filter, row.bias + c,",
     ),
     Fault(
         "columns past the end of a row are read",
@@ -449,5 +450,27 @@ FAULTS = (
         "left == 0",
         "true",
         _SMALL,
+    ),
+    Fault(
+        "rows of strips end one strip early",
+        "cc/cpu/kernels/depthwise_body.h",
+        "q < last",
+        "q + kPixels < last",
+        _EDGES,
+    ),
+    Fault(
+        "the last strip of a row has no edge",
+        "cc/cpu/kernels/depthwise_body.h",
+        "Strip<T, Z, kS, 1, kPixels, 0, kEdge>",
+        "Strip<T, Z, kS, 1, kPixels, 0, 0>",
+        _EDGES,
+    ),
+    Fault(
+        "rows in groups read what is right of them",
+        "cc/cpu/kernels/depthwise_interior_body.h",
+        "w < kColumns - kRight",
+        "w < kColumns",
+        _EDGES,
+        isa="avx512",
     ),
 )

@@ -66,7 +66,7 @@ void PairStrip(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z
 // strip's few columns through all the rows, not row by row.
 template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight>
 void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, Z* z) {
-  constexpr bool kGroups = kS == 3 && kStride == 1 && kLeft + kRight == 0 && kPixels <= kGroupPixels;
+  constexpr bool kGroups = kS == 3 && kStride == 1 && kPixels <= kGroupPixels;
   constexpr int kGroup = kGroups ? kGroupRows : 1;
   const Chain& p = *rows->p;
   if constexpr (kPairsOf<T>) {
@@ -83,7 +83,8 @@ void StripChannels(DepthwiseRows<T>* rows, int64_t q, int64_t c, int64_t c_end, 
       const int64_t h = out_row * p.stride_h - p.pad_top;
       if (p.R == kS && p.stride_h == kStride && out_row + kGroup <= rows->last && h >= 0 &&
           h + (kGroup - 1) * kStride + kS <= p.H) {
-        GroupPixels<T, Z, kS, kStride, kGroup, kPixels>(rows->row, rows->row.x + x_at, c, c_end, to, z_row);
+        GroupPixels<T, Z, kS, kStride, kGroup, kPixels, kLeft, kRight>(rows->row, rows->row.x + x_at, c, c_end, to,
+                                                                       z_row);
         out_row += kGroup;
         continue;
       }
@@ -141,6 +142,16 @@ constexpr int kEdgePixels = 4;
 // Rows of so many columns at once: what most networks end with.
 constexpr int kWholeRow = 7;
 
+// All columns of rows of two strips or more, of which the first and the last have an edge; stride 1.
+template <typename T, typename Z, int kS, int kPixels>
+void WholeRows(DepthwiseRows<T>* rows, Z* z) {
+  constexpr int kEdge = kS / 2;
+  const int64_t last = rows->p->Wo - kPixels, z_stride = rows->row.z_stride;
+  Strip<T, Z, kS, 1, kPixels, kEdge>(rows, 0, z);
+  for (int64_t q = kPixels; q < last; q += kPixels) Strip<T, Z, kS, 1, kPixels>(rows, q, z + q * z_stride);
+  Strip<T, Z, kS, 1, kPixels, 0, kEdge>(rows, last, z + last * z_stride);
+}
+
 // Output columns [q, q_end) of all rows. z is column q of the first row.
 template <typename T, typename Z, int kS, int kStride>
 void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
@@ -154,6 +165,10 @@ void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   if (q == 0 && q_end == kWholeRow && p.Wo == kWholeRow && right == kEdge) {
     if (kStride == 1 && left == kEdge) return Strip<T, Z, kS, kStride, kWholeRow, kEdge, kEdge>(rows, 0, z);
     if (kStride == 2 && left == kLess) return Strip<T, Z, kS, kStride, kWholeRow, kLess, kEdge>(rows, 0, z);
+  }
+  if (kStride == 1 && q == 0 && q_end == p.Wo && left == kEdge && right == kEdge) {
+    if (p.Wo % kWholeRow == 0) return WholeRows<T, Z, kS, kWholeRow>(rows, z);
+    if (kPixels == 8 && p.Wo % kPixels == 0 && p.Wo > kPixels) return WholeRows<T, Z, kS, kPixels>(rows, z);
   }
   int64_t inside, outside;
   SplitRow(p, q, q_end, &inside, &outside);
@@ -177,7 +192,10 @@ void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   }
   z += (from - q) * z_stride;
   q = from;
-  for (; to - q >= kPixels; q += kPixels, z += kPixels * z_stride) Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
+  const bool halves = kPixels == 7;  // rather 4 + 4 than 7 + 1
+  for (; to - q >= kPixels && !(halves && to - q == 8); q += kPixels, z += kPixels * z_stride) {
+    Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
+  }
   for (; to - q >= 4; q += 4, z += 4 * z_stride) Strip<T, Z, kS, kStride, 4>(rows, q, z);
   for (; to - q >= 2; q += 2, z += 2 * z_stride) Strip<T, Z, kS, kStride, 2>(rows, q, z);
   if (q < to) Strip<T, Z, kS, kStride, 1>(rows, q, z);

@@ -127,9 +127,9 @@ void InteriorPixels(const DepthwiseRow<T>& shared, const T* x, int64_t c, int64_
   }
 }
 
-// The same for kGroup output rows by kPixels pixels of a square kernel, all windows inside the image: an input vector
-// serves the taps of several output rows while it is in a register.
-template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels, bool kTail>
+// The same for kGroup output rows by kPixels pixels of a square kernel, all rows of their windows inside the image: an
+// input vector serves the taps of several output rows while it is in a register.
+template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels, int kLeft, int kRight, bool kTail>
 inline __attribute__((always_inline)) void GroupChannels(const DepthwiseRow<T>& row, const T* x, int64_t lanes,
                                                          const float* filter, const float* bias, Z* z, int64_t z_row) {
   constexpr int kColumns = (kPixels - 1) * kStride + kS;
@@ -146,15 +146,15 @@ inline __attribute__((always_inline)) void GroupChannels(const DepthwiseRow<T>& 
   for (int h = 0; h < (kGroup - 1) * kStride + kS; ++h, x += row.row_step) {
     const Columns<T, kColumns> columns(x, row.C);
 #pragma GCC unroll 32
-    for (int column = 0; column < kColumns; ++column) {
-      const Vec v = Opaque(LoadInput<T, kTail>(columns[column], lanes));
+    for (int w = kLeft; w < kColumns - kRight; ++w) {
+      const Vec v = Opaque(LoadInput<T, kTail>(columns[w], lanes));
 #pragma GCC unroll 8
       for (int g = 0; g < kGroup; ++g) {
         const int r = h - g * kStride;
         if (r < 0 || r >= kS) continue;
 #pragma GCC unroll 16
         for (int i = 0; i < kPixels; ++i) {
-          const int s = column - i * kStride;
+          const int s = w - i * kStride;
           if (s >= 0 && s < kS) acc[g][i] = Fma(v, f[r * kS + s], acc[g][i]);
         }
       }
@@ -163,15 +163,17 @@ inline __attribute__((always_inline)) void GroupChannels(const DepthwiseRow<T>& 
   StoreSums(row, acc, z, z_row);
 }
 
-template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels>
+template <typename T, typename Z, int kS, int kStride, int kGroup, int kPixels, int kLeft, int kRight>
 void GroupPixels(const DepthwiseRow<T>& shared, const T* x, int64_t c, int64_t c_end, Z* z, int64_t z_row) {
   const DepthwiseRow<T> row = shared;  // as above
   const float* filter = row.filter + c * row.taps;
   for (; c + kV <= c_end; c += kV, filter += kV * row.taps) {
-    GroupChannels<T, Z, kS, kStride, kGroup, kPixels, false>(row, x + c, kV, filter, row.bias + c, z + c, z_row);
+    GroupChannels<T, Z, kS, kStride, kGroup, kPixels, kLeft, kRight, false>(row, x + c, kV, filter, row.bias + c, z + c,
+                                                                            z_row);
   }
   if (c < c_end) {
-    GroupChannels<T, Z, kS, kStride, kGroup, kPixels, true>(row, x + c, c_end - c, filter, row.bias + c, z + c, z_row);
+    GroupChannels<T, Z, kS, kStride, kGroup, kPixels, kLeft, kRight, true>(row, x + c, c_end - c, filter, row.bias + c,
+                                                                           z + c, z_row);
   }
 }
 
