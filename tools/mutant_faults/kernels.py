@@ -148,12 +148,11 @@ FAULTS = (
         ("native/test_row_edges.py",),
     ),
     Fault(
-        "a row of seven columns with any padding on the left",
+        "rows of whole strips with any padding on the left",
         "cc/cpu/kernels/depthwise_body.h",
-        "kStride == 2 && left == kLess",
-        "kStride == 2",
+        "left == kLeft && right == kEdge",
+        "right == kEdge",
         ("native/test_row_edges.py",),
-        at="if (kStride == 2 && left == kLess) return",
     ),
     Fault(
         "a group at the end of a row where its first window crosses the beginning",
@@ -461,8 +460,8 @@ FAULTS = (
     Fault(
         "the last strip of a row has no edge",
         "cc/cpu/kernels/depthwise_body.h",
-        "Strip<T, Z, kS, 1, kPixels, 0, kEdge>",
-        "Strip<T, Z, kS, 1, kPixels, 0, 0>",
+        "Strip<T, Z, kS, kStride, kPixels, 0, kRight>",
+        "Strip<T, Z, kS, kStride, kPixels, 0, 0>",
         _EDGES,
     ),
     Fault(

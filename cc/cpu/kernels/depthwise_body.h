@@ -142,14 +142,13 @@ constexpr int kEdgePixels = 4;
 // Rows of so many columns at once: what most networks end with.
 constexpr int kWholeRow = 7;
 
-// All columns of rows of two strips or more, of which the first and the last have an edge; stride 1.
-template <typename T, typename Z, int kS, int kPixels>
+// All columns of rows of two strips or more, with kLeft and kRight columns outside.
+template <typename T, typename Z, int kS, int kStride, int kPixels, int kLeft, int kRight>
 void WholeRows(DepthwiseRows<T>* rows, Z* z) {
-  constexpr int kEdge = kS / 2;
   const int64_t last = rows->p->Wo - kPixels, z_stride = rows->row.z_stride;
-  Strip<T, Z, kS, 1, kPixels, kEdge>(rows, 0, z);
-  for (int64_t q = kPixels; q < last; q += kPixels) Strip<T, Z, kS, 1, kPixels>(rows, q, z + q * z_stride);
-  Strip<T, Z, kS, 1, kPixels, 0, kEdge>(rows, last, z + last * z_stride);
+  Strip<T, Z, kS, kStride, kPixels, kLeft>(rows, 0, z);
+  for (int64_t q = kPixels; q < last; q += kPixels) Strip<T, Z, kS, kStride, kPixels>(rows, q, z + q * z_stride);
+  Strip<T, Z, kS, kStride, kPixels, 0, kRight>(rows, last, z + last * z_stride);
 }
 
 // Output columns [q, q_end) of all rows. z is column q of the first row.
@@ -158,17 +157,17 @@ void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   // Pairs go row by row; with few registers left, more columns of a row are the better.
   constexpr bool kGroups = kS == 3 && kStride == 1 && kGroupRows > 1 && !kPairsOf<T>;
   constexpr int kPixels = kGroups ? kGroupPixels : kDepthwisePixels;
-  constexpr int kEdge = kS / 2, kLess = kEdge - 1;  // columns outside with "SAME"; one less on the left at a stride
+  // Columns outside with "SAME"; one less on the left at a stride, where rows are of an even length.
+  constexpr int kEdge = kS / 2, kLess = kEdge - 1, kLeft = kStride == 1 ? kEdge : kLess;
   const Chain& p = *rows->p;
   const int64_t z_stride = rows->row.z_stride;
   const int64_t left = p.pad_left, right = (p.Wo - 1) * kStride - left + kS - p.W;
-  if (q == 0 && q_end == kWholeRow && p.Wo == kWholeRow && right == kEdge) {
-    if (kStride == 1 && left == kEdge) return Strip<T, Z, kS, kStride, kWholeRow, kEdge, kEdge>(rows, 0, z);
-    if (kStride == 2 && left == kLess) return Strip<T, Z, kS, kStride, kWholeRow, kLess, kEdge>(rows, 0, z);
-  }
-  if (kStride == 1 && q == 0 && q_end == p.Wo && left == kEdge && right == kEdge) {
-    if (p.Wo % kWholeRow == 0) return WholeRows<T, Z, kS, kWholeRow>(rows, z);
-    if (kPixels == 8 && p.Wo % kPixels == 0 && p.Wo > kPixels) return WholeRows<T, Z, kS, kPixels>(rows, z);
+  if (q == 0 && q_end == p.Wo && left == kLeft && right == kEdge) {
+    if (p.Wo == kWholeRow) return Strip<T, Z, kS, kStride, kWholeRow, kLeft, kEdge>(rows, 0, z);
+    if (p.Wo % kWholeRow == 0) return WholeRows<T, Z, kS, kStride, kWholeRow, kLeft, kEdge>(rows, z);
+    if (kPixels == 8 && p.Wo % kPixels == 0 && p.Wo > kPixels) {
+      return WholeRows<T, Z, kS, kStride, kPixels, kLeft, kEdge>(rows, z);
+    }
   }
   int64_t inside, outside;
   SplitRow(p, q, q_end, &inside, &outside);
