@@ -5,7 +5,20 @@ bad texts of C++ are two expressions of one type, or two statements that declare
 program runs.
 """
 
-from mutant_faults import attention, backward, blocks, checks, convert, follow, graphs, kernels, ops, plans, programs
+from mutant_faults import (
+    attention,
+    backward,
+    blocks,
+    checks,
+    convert,
+    follow,
+    graphs,
+    kernels,
+    ops,
+    plans,
+    programs,
+    tiles,
+)
 from mutant_faults._fault import Fault
 
 __all__ = ["FAULTS", "Fault"]
@@ -23,4 +36,5 @@ FAULTS: "tuple[Fault, ...]" = (
     *graphs.FAULTS,
     *follow.FAULTS,
     *attention.FAULTS,
+    *tiles.FAULTS,
 )
