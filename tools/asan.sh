@@ -20,7 +20,8 @@ if [[ ${#tests[@]} == 0 ]]; then
   tools/build.sh test --config=asan
   tests=(op/test_op.py op/test_bad_input.py op/test_forward_ways.py op/test_activation_kernels.py op/test_small_channels.py)
   tests+=(op/test_filter_cache.py block/test_block_kernel.py block/test_block_ways.py block/test_block_gates.py)
-  tests+=(block/test_dense_windows.py network/test_network_groups.py network/test_network_products.py)
+  tests+=(block/test_dense_windows.py block/test_small_tiles.py native/test_row_edges.py)
+  tests+=(network/test_network_groups.py network/test_network_products.py)
   tests+=(native/test_native.py native/test_native_errors.py native/test_native_module.py native/test_own_threads.py)
   tests+=(native/test_reference_variant.py network/test_network_native.py network/test_network_changed.py)
   tests+=(network/test_network_op.py network/test_network_c.py network/test_network_scales.py network/test_network_pools.py)

@@ -11,7 +11,7 @@ if [[ ${#tests[@]} == 0 ]]; then
   tests+=(gradient/test_backward.py block/test_block_kernel.py block/test_block_gates.py op/test_activation_sizes.py)
   tests+=(gradient/test_batch_norm.py network/test_network_softmax.py network/test_network_groups.py
     network/test_network_products.py)
-  tests+=(block/test_dense_windows.py)
+  tests+=(block/test_dense_windows.py block/test_small_tiles.py)
   tests=("${tests[@]/#/python_tests/}" -k avx512)
 fi
 PYTHONPATH="$PWD/build/avx512_model" .venv/bin/pytest -p no:cacheprovider "${tests[@]}"
