@@ -139,7 +139,7 @@ void EdgeColumns(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
 // Columns at an edge of the rows, with neighbours to make it kEdgePixels: four sums, each of which waits for the one
 // before less than one alone would.
 constexpr int kEdgePixels = 4;
-// Rows of so many columns at once: what most networks end with.
+// Rows of so many columns at once, or of whole strips of as many: the sizes of most networks for 224 pixels.
 constexpr int kWholeRow = 7;
 
 // All columns of rows of two strips or more, with kLeft and kRight columns outside.
