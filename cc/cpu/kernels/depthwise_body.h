@@ -191,8 +191,8 @@ void Strips(DepthwiseRows<T>* rows, int64_t q, int64_t q_end, Z* z) {
   }
   z += (from - q) * z_stride;
   q = from;
-  const bool halves = kPixels == 7;  // rather 4 + 4 than 7 + 1
-  for (; to - q >= kPixels && !(halves && to - q == 8); q += kPixels, z += kPixels * z_stride) {
+  constexpr int kHalved = kPixels == 7 ? 8 : 0;  // columns that are rather 4 + 4 than 7 + 1
+  for (; to - q >= kPixels && to - q != kHalved; q += kPixels, z += kPixels * z_stride) {
     Strip<T, Z, kS, kStride, kPixels>(rows, q, z);
   }
   for (; to - q >= 4; q += 4, z += 4 * z_stride) Strip<T, Z, kS, kStride, 4>(rows, q, z);

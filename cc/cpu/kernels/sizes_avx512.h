@@ -13,7 +13,7 @@ constexpr int kSmallPixels = 8, kLeastSmallPixels = 6;  // of small tiles: 16 ac
 constexpr int kUnrolledSmallSteps = 3;
 constexpr int64_t kMostSmallTerms = 96;
 constexpr int kDepthwisePixels = 8;
-constexpr int kGroupRows = 3;  // 3 x 6 accumulators and a 3x3 filter: 27 registers
+constexpr int kGroupRows = 3;  // 3 x 7 accumulators and a 3x3 filter: 30 registers
 constexpr int kGroupPixels = 7;
 constexpr bool kHalves = true;  // half a vector costs half, on 256-bit units
 
